@@ -1,0 +1,101 @@
+package l4
+
+import (
+	"crypto/tls"
+	"io/fs"
+	"time"
+)
+
+// Config is everything a Server serves. It is complete, already validated by
+// whoever built it, and not changed after it has been handed to Apply.
+type Config struct {
+	Listeners []ListenerConfig
+	Upstreams []UpstreamConfig
+	// MaxSessions bounds the sessions of the whole process. If zero, it is 45 %
+	// of the descriptor limit: a session needs two descriptors, and the rest is
+	// for listeners, the admin API, files and name look-ups.
+	MaxSessions int
+}
+
+// ListenerConfig is one place where downstreams connect.
+type ListenerConfig struct {
+	Name string
+	// Address is "HOST:PORT", "unix:/path" or "systemd:NAME".
+	Address string
+	Socket  SocketConfig
+	// UnsafePlaintextListen allows plaintext on an address that is not loopback.
+	UnsafePlaintextListen bool
+	// Upstream is the Name of one of Config.Upstreams.
+	Upstream string
+	Timeouts Timeouts
+}
+
+// SocketConfig says what a unix listener's file looks like.
+type SocketConfig struct {
+	// Mode is the file's permission bits. If zero, 0600.
+	Mode fs.FileMode
+	// UID and GID own the file. Nil leaves them as they are.
+	UID, GID *int
+}
+
+// Timeouts bound what a session may wait for. Zero is none, but for Handshake,
+// where it is DefaultHandshakeTimeout: a wait for the client always has a bound.
+type Timeouts struct {
+	// Handshake bounds every wait for the client's part before the relay.
+	Handshake time.Duration
+	// Idle ends a session that moved no byte either way for so long.
+	Idle time.Duration
+	// HalfCloseIdle is Idle for a session of which one side has ended.
+	HalfCloseIdle time.Duration
+	// Lifetime bounds the relay as a whole.
+	Lifetime time.Duration
+}
+
+// Defaults of the fields that are zero.
+const (
+	DefaultHandshakeTimeout = 10 * time.Second
+	DefaultConnectTimeout   = 10 * time.Second
+	DefaultAttemptTimeout   = 3 * time.Second
+	DefaultAttempts         = 3
+	DefaultBackoff          = 100 * time.Millisecond
+)
+
+// UpstreamConfig is one named remote service.
+type UpstreamConfig struct {
+	Name string
+	// Key is the text of everything that makes this upstream what it is. On
+	// Apply an upstream of the same Name and Key is kept with all it has learned.
+	Key       string
+	Endpoints []EndpointConfig
+	// StartTLS names a protocol of l4/starttls; empty for none.
+	StartTLS string
+	// TLS gives the configuration for a connection to address ("10.0.0.7:5432")
+	// of the endpoint configured as host. Nil: the upstream speaks plaintext. An
+	// error means that our side is not ready (ReasonNoIdentity).
+	TLS func(host, address string) (*tls.Config, error)
+	// IdentityReady says why the identity cannot be used now. Nil: none is needed.
+	IdentityReady func() error
+	Connect       ConnectConfig
+	// DNSServers ("10.0.0.2:53") answer for this upstream's names. Empty: the system's.
+	DNSServers []string
+	// Required upstreams count for readiness.
+	Required bool
+}
+
+// EndpointConfig is one configured line of an upstream.
+type EndpointConfig struct {
+	// Address is "HOST:PORT" (a name or an IP) or "unix:/path".
+	Address string
+}
+
+// ConnectConfig bounds establishing a connection. If zero, a field is its default.
+type ConnectConfig struct {
+	// Timeout bounds everything from the first attempt to the end of TLS.
+	Timeout time.Duration
+	// AttemptTimeout bounds one attempt: dial, STARTTLS and TLS to one address.
+	AttemptTimeout time.Duration
+	// Attempts is how often one session tries, each time another address first.
+	Attempts int
+	// Backoff is the pause before an address is tried again; it grows and has jitter.
+	Backoff time.Duration
+}

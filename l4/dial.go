@@ -1,0 +1,107 @@
+package l4
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// raceDelay is when a dial that has not connected gets one of the other address
+// family beside it (RFC 8305 calls it the Connection Attempt Delay).
+const raceDelay = 250 * time.Millisecond
+
+// dialTo connects conn.candidate, or its sibling of the other family if that is
+// faster; conn.candidate is then the one that connected.
+func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) error {
+	start := time.Now()
+	r := race{upstream: u, results: make(chan dialed, 2)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // the loser's dial ends here
+	r.begin(ctx, conn.candidate)
+	delay := time.NewTimer(raceDelay)
+	defer delay.Stop()
+	for {
+		select {
+		case <-delay.C:
+			if c, ok := plan.sibling(conn.candidate); ok {
+				r.begin(ctx, c)
+			}
+		case d := <-r.results:
+			r.running--
+			if d.err != nil && r.running > 0 {
+				e := u.failed(ctx, StageDial, d.candidate, d.err)
+				u.settled(d.candidate, e.Reason, e)
+				plan.failed(d.candidate, e)
+				continue // the other is still on its way
+			}
+			conn.candidate, conn.raw = d.candidate, d.conn
+			if d.err != nil {
+				return d.err
+			}
+			r.discard()
+			u.timed(PhaseDial, start)
+			return nil
+		}
+	}
+}
+
+// race is one or two dials at once.
+type race struct {
+	upstream *Upstream
+	results  chan dialed
+	running  int
+}
+
+type dialed struct {
+	candidate candidate
+	conn      net.Conn
+	err       error
+}
+
+// begin starts a dial; results has room, so its goroutine always ends.
+func (r *race) begin(ctx context.Context, c candidate) {
+	r.running++
+	go func() { // dialTo or discard takes the result
+		conn, err := r.upstream.dialOne(ctx, c)
+		r.results <- dialed{c, conn, err}
+	}()
+}
+
+// discard closes what the loser may still bring.
+func (r *race) discard() {
+	if r.running == 0 {
+		return
+	}
+	go func() { // ends with the cancelled dial
+		if d := <-r.results; d.conn != nil {
+			d.conn.Close()
+		}
+	}()
+}
+
+func (u *Upstream) dialOne(ctx context.Context, c candidate) (net.Conn, error) {
+	if c.unix != "" {
+		return u.dial(ctx, "unix", c.unix)
+	}
+	return u.dial(ctx, "tcp", c.addr.String())
+}
+
+// dial is the DialFunc of real sockets: no MPTCP, which would cost a wrapped
+// socket, keepalive as everywhere, and TCP_NODELAY, which is Go's default.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d.SetMultipathTCP(false)
+	if network == "unix" {
+		return d.DialContext(ctx, network, address)
+	}
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := d.DialTCP(ctx, network, netip.AddrPort{}, addr)
+	if err != nil {
+		return nil, err // not a typed nil in a net.Conn
+	}
+	return conn, nil
+}

@@ -1,0 +1,26 @@
+// Package l4 is the path of a connection: it accepts, decides where to, dials,
+// originates TLS, and hands both ends to the relay. It owns every socket.
+//
+// A Server is given a Config by Apply, again on every reload. Each accepted
+// connection is a session; (*session).run is its life, in order, and session.go
+// tells it without another file. Beside it: listener.go binds and accepts,
+// upstream.go makes connections (plan.go in which order, resolve.go where to,
+// dial.go, originate.go), outcome.go names every ending, observe.go accounts for
+// it, drain.go stops, status.go tells.
+//
+// # Promised
+//
+//   - Every accepted connection ends in exactly one Record, refused ones included.
+//   - No byte of a client is sent to more than one connection: an attempt is
+//     repeated only before the first.
+//   - An attempt never waits for the client, and every wait has a bound.
+//   - Endings that the ambassador decides are resets; a FIN is the peer's.
+//   - Errors are named by their type and number, never by their text.
+//
+// # Not promised
+//
+//   - Connections waiting in a listening socket's queue when it closes are reset
+//     by the kernel, without a record.
+//   - A client that resets while a connection is established is noticed after
+//     20 ms at the earliest, and on unix sockets only by the relay.
+package l4

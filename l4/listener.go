@@ -1,0 +1,242 @@
+package l4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// listener is one bound socket and its accept loop. A reload that keeps the
+// address keeps the listener and swaps its route.
+type listener struct {
+	// Static after construction.
+	server *Server
+	net.Listener
+	addr   string // as printed: "127.0.0.1:5432", "unix:/path"
+	key    string // what a reload must leave alone for the socket to be kept
+	unlink func() // removes a unix socket's file; nil otherwise
+
+	route   atomic.Pointer[route]
+	closing chan struct{} // closed before the socket is
+}
+
+// route is what a listener does with a session: its configuration, as one
+// immutable whole.
+type route struct {
+	cfg      ListenerConfig
+	upstream *Upstream
+	traffic  *traffic
+}
+
+func (r *route) handshake() time.Duration {
+	return orDefault(r.cfg.Timeouts.Handshake, DefaultHandshakeTimeout)
+}
+
+// listenKey is the part of the configuration that a socket depends on. A port
+// that the system chooses belongs to the listener's name.
+func listenKey(cfg ListenerConfig) string {
+	key := fmt.Sprintf("%s %o", cfg.Address, cfg.Socket.Mode)
+	for _, id := range []*int{cfg.Socket.UID, cfg.Socket.GID} {
+		if id != nil {
+			key += " " + strconv.Itoa(*id)
+		}
+	}
+	if strings.HasSuffix(cfg.Address, ":0") {
+		key += " " + cfg.Name
+	}
+	return key
+}
+
+// listen binds the socket that cfg asks for. The error names the address and,
+// where it is known, the mend.
+func (s *Server) listen(ctx context.Context, cfg ListenerConfig) (*listener, error) {
+	l := &listener{server: s, key: listenKey(cfg), closing: make(chan struct{})}
+	var err error
+	switch {
+	case strings.HasPrefix(cfg.Address, "unix:"):
+		err = l.listenUnix(ctx, strings.TrimPrefix(cfg.Address, "unix:"), cfg.Socket)
+	case strings.HasPrefix(cfg.Address, "systemd:"):
+		err = l.inherit(strings.TrimPrefix(cfg.Address, "systemd:"))
+	default:
+		err = l.listenTCP(ctx, cfg.Address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
+	}
+	if err := checkPlaintext(l.Addr(), cfg); err != nil {
+		l.close()
+		return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
+	}
+	return l, nil
+}
+
+func (l *listener) listenTCP(ctx context.Context, address string) error {
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
+	ln, err := lc.Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port", address)
+	}
+	if err != nil {
+		return err
+	}
+	l.Listener, l.addr = ln, ln.Addr().String()
+	return nil
+}
+
+// inherit takes the one socket that systemd passed under name. A dup of it is
+// used, so that a reload may give it up and take it again.
+func (l *listener) inherit(name string) error {
+	files := l.server.opts.Inherited[name]
+	if len(files) != 1 {
+		return fmt.Errorf("systemd:%s: %d sockets of that name were passed, one is needed; set FileDescriptorName=%s in the .socket unit", name, len(files), name)
+	}
+	ln, err := net.FileListener(files[0])
+	if err != nil {
+		return fmt.Errorf("systemd:%s: %w", name, err)
+	}
+	l.Listener, l.addr = ln, ln.Addr().String()
+	if u, ok := ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the file is systemd's
+		l.addr = "unix:" + l.addr
+	}
+	return nil
+}
+
+// listenUnix makes the socket under a name beside path, gives it mode and owner,
+// and only then renames it to path: nobody can connect before it is guarded, and
+// a socket that is replaced is replaced at once.
+func (l *listener) listenUnix(ctx context.Context, path string, cfg SocketConfig) error {
+	if err := claimSocket(path); err != nil {
+		return err
+	}
+	draft := filepath.Join(filepath.Dir(path), "."+strconv.Itoa(os.Getpid())+"~"+filepath.Base(path))
+	if len(draft) >= len(syscall.RawSockaddrUnix{}.Path) {
+		return fmt.Errorf("listen unix:%s: the path is too long for a socket, and the system allows about 100 bytes; choose a shorter folder", path)
+	}
+	os.Remove(draft) // of a process of this id that died here
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "unix", draft)
+	if err != nil {
+		return fmt.Errorf("listen unix:%s: %w", path, err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	info, err := guardSocket(draft, path, cfg)
+	if err != nil {
+		ln.Close()
+		os.Remove(draft)
+		return fmt.Errorf("listen unix:%s: %w", path, err)
+	}
+	l.Listener, l.addr = ln, "unix:"+path
+	l.unlink = func() {
+		if now, err := os.Lstat(path); err == nil && os.SameFile(info, now) {
+			os.Remove(path)
+		}
+	}
+	return nil
+}
+
+// claimSocket makes sure that path can be taken: nothing is there, or a socket
+// that nobody answers.
+func claimSocket(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("listen unix:%s: a file that is no socket is there; move it away or choose another path", path)
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("listen unix:%s: the socket is in use by a running process; stop it or choose another path", path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("listen unix:%s: a socket is there, and whether it is in use cannot be told: %w", path, err)
+	}
+	return nil
+}
+
+func guardSocket(draft, path string, cfg SocketConfig) (os.FileInfo, error) {
+	if err := os.Chmod(draft, orDefault(cfg.Mode, 0o600)); err != nil {
+		return nil, err
+	}
+	if cfg.UID != nil || cfg.GID != nil {
+		keep := -1
+		if err := os.Chown(draft, *orDefault(cfg.UID, &keep), *orDefault(cfg.GID, &keep)); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Rename(draft, path); err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
+}
+
+// checkPlaintext refuses a plaintext socket that others than this host reach.
+func checkPlaintext(addr net.Addr, cfg ListenerConfig) error {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || cfg.UnsafePlaintextListen || tcp.IP.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("listen %s: plaintext on an address that others can reach; listen on 127.0.0.1 or a unix socket, or set unsafe_plaintext_listen: true", addr)
+}
+
+// close stops accepting. Sessions go on.
+func (l *listener) close() {
+	close(l.closing)
+	if l.unlink != nil {
+		l.unlink()
+	}
+	l.Listener.Close()
+}
+
+// acceptLoop turns connections into sessions until close. The server waits for it.
+func (l *listener) acceptLoop() {
+	wait := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			wait = 0
+			l.server.begin(l, conn)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if wait == 0 {
+			l.server.log.Warn("accepting pauses", "listener", l.route.Load().cfg.Name, "cause", err.Error())
+		}
+		if !l.backOff(&wait) {
+			return
+		}
+	}
+}
+
+// backOff waits after a failed accept, which means that descriptors or memory
+// ran out: 5 ms at first, a second at most. It is false if the listener closed.
+func (l *listener) backOff(wait *time.Duration) bool {
+	if f := l.server.opts.Observer.AcceptPaused; f != nil {
+		f(l.route.Load().cfg.Name)
+	}
+	*wait = min(max(2**wait, 5*time.Millisecond), time.Second)
+	t := time.NewTimer(*wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.closing:
+		return false
+	}
+}

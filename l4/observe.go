@@ -1,0 +1,197 @@
+package l4
+
+import (
+	"log/slog"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Seconds is a duration that is a number of seconds in JSON, to the microsecond.
+type Seconds time.Duration
+
+// MarshalJSON writes seconds with at most six decimals.
+func (d Seconds) MarshalJSON() ([]byte, error) {
+	us := time.Duration(d).Round(time.Microsecond).Microseconds()
+	return strconv.AppendFloat(nil, float64(us)/1e6, 'f', -1, 64), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (d *Seconds) UnmarshalJSON(b []byte) error {
+	f, err := strconv.ParseFloat(string(b), 64)
+	*d = Seconds(f * float64(time.Second))
+	return err
+}
+
+// String is the form of time.Duration, rounded for a reader.
+func (d Seconds) String() string {
+	v := time.Duration(d)
+	switch {
+	case v > 10*time.Second:
+		return v.Round(10 * time.Millisecond).String()
+	case v > 10*time.Millisecond:
+		return v.Round(100 * time.Microsecond).String()
+	}
+	return v.Round(time.Microsecond).String()
+}
+
+// Record is the one account of a session: in the log, in /v1/sessions, among
+// the recent ones, and in `ambassador why`. Of a live session Reason is empty
+// and Stage is where it is now.
+type Record struct {
+	ID          string    `json:"id"`
+	Start       time.Time `json:"start"`
+	Listener    string    `json:"listener"`
+	Client      string    `json:"client"`
+	User        string    `json:"user,omitempty"`
+	Principal   string    `json:"principal,omitempty"`
+	Rule        string    `json:"rule,omitempty"`
+	Destination string    `json:"destination,omitempty"`
+	Upstream    string    `json:"upstream,omitempty"`
+	Endpoint    string    `json:"endpoint,omitempty"`
+	Address     string    `json:"address,omitempty"`
+	Stage       Stage     `json:"stage"`
+	Reason      Reason    `json:"reason,omitempty"`
+	// Cause says in words what was seen. Empty where Reason says it all.
+	Cause    string `json:"cause,omitempty"`
+	Attempts int    `json:"attempts"`
+	// BytesUp went from downstream to upstream, BytesDown the other way.
+	BytesUp   int64 `json:"bytes_up"`
+	BytesDown int64 `json:"bytes_down"`
+	// Establish is the time from accept to the relay; zero if it was not reached.
+	Establish Seconds `json:"establish"`
+	Duration  Seconds `json:"duration"`
+	// FirstClose is the side that ended first: downstream or upstream.
+	FirstClose string `json:"first_close,omitempty"`
+	Limit      string `json:"limit,omitempty"`
+	// Truncated: a TLS peer ended without close_notify.
+	Truncated bool   `json:"truncated,omitempty"`
+	Tag       string `json:"tag,omitempty"`
+}
+
+// LogAttrs are the record's fields for slog, in the order of the type; empty
+// ones that only some sessions have are left out.
+func (r *Record) LogAttrs() []slog.Attr {
+	a := make([]slog.Attr, 0, 24)
+	str := func(k, v string) {
+		if v != "" {
+			a = append(a, slog.String(k, v))
+		}
+	}
+	str("id", r.ID)
+	a = append(a, slog.Time("start", r.Start))
+	str("listener", r.Listener)
+	str("client", r.Client)
+	str("user", r.User)
+	str("principal", r.Principal)
+	str("rule", r.Rule)
+	str("destination", r.Destination)
+	str("upstream", r.Upstream)
+	str("endpoint", r.Endpoint)
+	str("address", r.Address)
+	str("stage", string(r.Stage))
+	str("reason", string(r.Reason))
+	str("cause", r.Cause)
+	a = append(a, slog.Int("attempts", r.Attempts),
+		slog.Int64("bytes_up", r.BytesUp), slog.Int64("bytes_down", r.BytesDown),
+		slog.Duration("establish", time.Duration(r.Establish)),
+		slog.Duration("duration", time.Duration(r.Duration)))
+	str("first_close", r.FirstClose)
+	str("limit", r.Limit)
+	if r.Truncated {
+		a = append(a, slog.Bool("truncated", true))
+	}
+	str("tag", r.Tag)
+	return a
+}
+
+// Phase is a part of establishing a connection that is timed on its own.
+type Phase string
+
+// The phases of one connection to an upstream.
+const (
+	PhaseDNS      Phase = "dns"
+	PhaseDial     Phase = "dial"
+	PhaseStartTLS Phase = "starttls"
+	PhaseTLS      Phase = "tls"
+	PhaseTotal    Phase = "total"
+)
+
+// Observer is told of what happens, for metrics. A nil field is not called. Its
+// functions are called from many goroutines and must not block.
+type Observer struct {
+	// Opened: a connection was accepted.
+	Opened func(listener string)
+	// Ended: a session is over; the record is final and not changed any more.
+	Ended func(*Record)
+	// Attempt: an attempt to reach the upstream settled; ReasonOK is success.
+	Attempt func(upstream string, reason Reason)
+	// Phase: a phase that went well took so long.
+	Phase func(upstream string, phase Phase, d time.Duration)
+	// AcceptPaused: accepting pauses because descriptors or memory ran out.
+	AcceptPaused func(listener string)
+}
+
+// Traffic is what one listener and upstream have moved, live sessions included.
+// The byte counts never go down while the process lives.
+type Traffic struct {
+	Listener, Upstream string
+	Active             int
+	Up, Down           int64
+}
+
+// recentRecords is how many ended sessions are kept for `why`: at about 600
+// bytes each they cost 2.5 MB.
+const recentRecords = 4096
+
+// recent is a ring of the last ended sessions.
+type recent struct {
+	mu   sync.Mutex
+	ring []*Record // guarded by mu; oldest at next once full
+	next int       // guarded by mu
+}
+
+func (r *recent) add(rec *Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.ring) < recentRecords {
+		r.ring = append(r.ring, rec)
+		return
+	}
+	r.ring[r.next] = rec
+	r.next = (r.next + 1) % recentRecords
+}
+
+// list returns the records that match, the newest first.
+func (r *recent) list(match func(*Record) bool) []Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Record
+	for i := range r.ring {
+		rec := r.ring[(r.next+len(r.ring)-1-i)%len(r.ring)]
+		if match(rec) {
+			out = append(out, *rec)
+		}
+	}
+	return out
+}
+
+// matchClient says whether a record is of the client at want: an address with
+// port, an address alone, or a session's id. "localhost:PORT" is any loopback.
+func matchClient(rec *Record, want string) bool {
+	if want == "" || rec.ID == want || rec.Client == want {
+		return true
+	}
+	have, err := netip.ParseAddrPort(rec.Client)
+	if err != nil {
+		return false
+	}
+	if ap, err := netip.ParseAddrPort(want); err == nil {
+		return ap.Port() == have.Port() && ap.Addr().Unmap() == have.Addr().Unmap()
+	}
+	if ip, err := netip.ParseAddr(want); err == nil {
+		return ip.Unmap() == have.Addr().Unmap()
+	}
+	return false
+}

@@ -1,0 +1,219 @@
+package l4
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"ambassador/l4/relay"
+	"ambassador/l4/starttls"
+)
+
+// upstreamConn is a connection to one address of an upstream, from the dial to
+// the relay. It is a reader and writer of what the client's bytes will travel
+// in: TLS where the upstream has it.
+type upstreamConn struct {
+	upstream  *Upstream
+	candidate candidate
+	raw       net.Conn
+	tls       *tls.Conn        // nil: plaintext
+	transport *relay.Transport // below tls
+	told      atomic.Bool      // the upstream has heard how the attempt went
+}
+
+func (c *upstreamConn) Read(b []byte) (int, error)  { return c.stream().Read(b) }
+func (c *upstreamConn) Write(b []byte) (int, error) { return c.stream().Write(b) }
+
+// SetDeadline bounds reads and writes; after a write that missed it a TLS
+// connection cannot be used any more.
+func (c *upstreamConn) SetDeadline(t time.Time) error { return c.raw.SetDeadline(t) }
+
+func (c *upstreamConn) stream() net.Conn {
+	if c.tls != nil {
+		return c.tls
+	}
+	return c.raw
+}
+
+// leg is the connection for the relay, which owns it from then on.
+func (c *upstreamConn) leg() relay.Leg {
+	if c.tls != nil {
+		return relay.TLS(c.tls, c.transport, nil)
+	}
+	return relay.Plain(c.raw, nil)
+}
+
+// startTLS asks the server, in its protocol, to go on in TLS.
+func (c *upstreamConn) startTLS(ctx context.Context) error {
+	start := time.Now()
+	unbound := boundIO(ctx, DefaultAttemptTimeout, c.raw)
+	if err := c.upstream.protocol.Upgrade(c.raw); err != nil {
+		return err
+	}
+	unbound()
+	c.upstream.timed(PhaseStartTLS, start)
+	return nil
+}
+
+// originate does the TLS handshake, bounded by ctx. In TLS 1.3 a server that
+// refuses our certificate says so only on the first read: see settle.
+func (c *upstreamConn) originate(ctx context.Context) error {
+	start := time.Now()
+	cfg, err := c.upstream.cfg.TLS(c.candidate.endpoint.host, c.candidate.String())
+	if err != nil {
+		return &notReadyError{err}
+	}
+	c.transport = relay.NewTransport(c.raw)
+	conn := tls.Client(c.transport, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	c.tls = conn
+	c.upstream.timed(PhaseTLS, start)
+	return nil
+}
+
+// settle tells the upstream how the attempt went, once. Success is provisional
+// after the handshake: the relay makes it final at the first byte from the
+// server, after a second, or at an end that the client began. An empty reason
+// is neutral: the ending was ours or the client's.
+func (c *upstreamConn) settle(reason Reason, err error) {
+	if c.told.Swap(true) || reason == "" {
+		return
+	}
+	c.upstream.settled(c.candidate, reason, err)
+}
+
+// succeeded settles the attempt as a success.
+func (c *upstreamConn) succeeded() { c.settle(ReasonOK, nil) }
+
+// confirmTimeout is how long a trial waits for a refusal after the handshake: a
+// round trip and the server's judgement.
+const confirmTimeout = 250 * time.Millisecond
+
+// confirm settles a trial that sends nothing: silence and data are success, an
+// alert or an end is the failure it would be for a session.
+func (c *upstreamConn) confirm() *Error {
+	if c.tls == nil {
+		c.succeeded()
+		return nil
+	}
+	c.raw.SetReadDeadline(time.Now().Add(confirmTimeout))
+	_, err := c.Read(make([]byte, 1))
+	if timeout := net.Error(nil); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		c.succeeded()
+		return nil
+	}
+	e := c.error(StageTLS, earlyReason(err), err)
+	c.settle(e.Reason, e)
+	return e
+}
+
+// hand writes packet and waits for the server to close, bounded by ctx.
+func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
+	unbound := boundIO(ctx, DefaultConnectTimeout, c)
+	defer unbound()
+	if _, err := c.Write(packet); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(c, 64<<10)); err != nil && earlyReason(err) != ReasonUpstreamEarlyClose {
+		e := c.error(StageDialogue, earlyReason(err), err)
+		c.settle(e.Reason, e)
+		return e
+	}
+	c.succeeded()
+	return nil
+}
+
+// dialogueError says whose fault the end of a dialogue was, and settles the
+// attempt if it was the server's.
+func (c *upstreamConn) dialogueError(err error) *Error {
+	e := c.error(StageDialogue, dialogueReason(err), err)
+	switch e.Reason {
+	case ReasonStartTLSRefused, ReasonUpstreamEarlyClose, ReasonUpstreamTLSRejected, ReasonUpstreamTLS, ReasonTimeout:
+		c.settle(e.Reason, e)
+	}
+	return e
+}
+
+func (c *upstreamConn) error(stage Stage, reason Reason, err error) *Error {
+	return &Error{Stage: stage, Reason: reason, Upstream: c.upstream.cfg.Name,
+		Endpoint: c.candidate.endpoint.address, Address: c.candidate.String(),
+		Err: c.upstream.explain(stage, c.candidate, reason, err)}
+}
+
+// abort gives up a connection that no relay has taken: with a reset, unless the
+// client has closed in good order, which the server then sees too.
+func (c *upstreamConn) abort(end error) {
+	c.settle("", nil)
+	var e *Error
+	if errors.As(end, &e) && (e.Reason == ReasonClosed || e.Reason == ReasonProbe) {
+		c.closePolitely()
+		return
+	}
+	reset(c.raw)
+}
+
+// politeTimeout bounds the close_notify of closePolitely.
+const politeTimeout = time.Second
+
+// closePolitely ends TLS with close_notify, then closes.
+func (c *upstreamConn) closePolitely() {
+	if c.tls != nil {
+		c.raw.SetDeadline(time.Now().Add(politeTimeout))
+		c.tls.CloseWrite()
+	}
+	c.raw.Close()
+}
+
+func (c *upstreamConn) closeRaw() {
+	if c.raw != nil {
+		c.raw.Close()
+	}
+}
+
+// explain adds to what was seen what it means and its mend, where the server's
+// first bytes or its silence tell: it may want another starttls, or none.
+func (u *Upstream) explain(stage Stage, c candidate, reason Reason, err error) error {
+	var refused *starttls.RefusedError
+	if stage != StageTLS || u.protocol != nil || errors.As(err, &refused) {
+		return err
+	}
+	var header tls.RecordHeaderError
+	hungUp := errors.Is(err, io.EOF) || isReset(err)
+	if !errors.As(err, &header) && !hungUp {
+		return err
+	}
+	var first []byte
+	if !hungUp {
+		first = header.RecordHeader[:]
+	}
+	what, advice := starttls.Identify(first, c.addr.Port())
+	if what == "" && advice == "" {
+		return err
+	}
+	return &explainedError{err: err, what: what, advice: advice}
+}
+
+// explainedError is an error with what the server's first bytes look like.
+type explainedError struct {
+	err          error
+	what, advice string
+}
+
+func (e *explainedError) Unwrap() error { return e.err }
+
+func (e *explainedError) Error() string {
+	s := e.err.Error()
+	if e.what != "" {
+		s += "; the server's answer looks like " + e.what
+	}
+	if e.advice != "" {
+		s += "; " + e.advice
+	}
+	return s
+}

@@ -1,0 +1,300 @@
+package l4
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"ambassador/l4/relay"
+)
+
+// Options is what a Server is made with and keeps for its life.
+type Options struct {
+	// Log gets state changes; the records of sessions go to Observer.Ended. If
+	// nil, nothing is logged.
+	Log      *slog.Logger
+	Observer Observer
+	// Inherited are the sockets passed by systemd, by name. They stay open.
+	Inherited map[string][]*os.File
+	// Dial replaces the dialling of real sockets, in tests. If nil, real ones.
+	Dial DialFunc
+}
+
+// Server accepts connections, makes sessions of them, and knows them all.
+type Server struct {
+	// Static after construction.
+	opts   Options
+	log    *slog.Logger
+	ctx    context.Context // parent of all work; cancelled when Shutdown is over
+	cancel context.CancelFunc
+	engine *relay.Engine
+	prefix string // of session ids
+	recent recent
+	seq    atomic.Uint64  // of the last session
+	loops  sync.WaitGroup // accept loops and reach
+
+	applying sync.Mutex // held by Apply and while listeners are being closed
+
+	mu        sync.Mutex
+	cfg       Config                  // guarded by mu
+	listeners []*listener             // guarded by mu; in the configuration's order
+	upstreams []*Upstream             // guarded by mu; in the configuration's order
+	sessions  map[uint64]*session     // guarded by mu
+	traffic   map[trafficKey]*traffic // guarded by mu
+	limit     int                     // guarded by mu
+	draining  bool                    // guarded by mu
+	quiet     chan struct{}           // guarded by mu; closed and nil again when the last session ends
+}
+
+type trafficKey struct{ listener, upstream string }
+
+// traffic is what ended sessions have moved. Guarded by Server.mu.
+type traffic struct {
+	active   int
+	up, down int64
+}
+
+// New makes a server that does nothing until Apply. When ctx is cancelled it
+// ends at once: sessions are reset with ReasonShutdown.
+func New(ctx context.Context, o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = dial
+	}
+	s := &Server{opts: o, log: o.Log, engine: relay.New(), prefix: rand.Text()[:4] + "-",
+		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, s.end)
+	return s
+}
+
+// end ends everything at once.
+func (s *Server) end() {
+	s.closeListeners()
+	s.stopAll(errShutdown)
+	s.cancel()
+}
+
+// Apply makes cfg the server's configuration. New sockets are bound before old
+// ones close, unchanged ones are kept, sessions are not touched. On an error
+// nothing has changed.
+func (s *Server) Apply(cfg Config) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if s.isDraining() {
+		return fmt.Errorf("draining: no new configuration is taken")
+	}
+	upstreams, fresh, err := s.makeUpstreams(cfg)
+	if err != nil {
+		return err
+	}
+	listeners, bound, err := s.bind(cfg)
+	if err != nil {
+		return err
+	}
+	old := s.publish(cfg, listeners, upstreams)
+	for _, u := range fresh {
+		ctx, cancel := context.WithCancel(s.ctx)
+		u.retire = cancel
+		if u.cfg.Required {
+			s.loops.Go(func() { u.reach(ctx) })
+		}
+	}
+	for _, l := range bound {
+		s.loops.Go(l.acceptLoop)
+	}
+	for _, l := range old.listeners {
+		if !slices.Contains(listeners, l) {
+			l.close()
+		}
+	}
+	for _, u := range old.upstreams {
+		if !slices.Contains(upstreams, u) {
+			u.retire()
+		}
+	}
+	return nil
+}
+
+// makeUpstreams keeps the upstreams that are unchanged and makes the others.
+func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
+	for _, c := range cfg.Upstreams {
+		i := slices.IndexFunc(s.upstreams, func(u *Upstream) bool { return u.cfg.Name == c.Name && u.cfg.Key == c.Key })
+		if i >= 0 {
+			all = append(all, s.upstreams[i])
+			continue
+		}
+		u, err := newUpstream(c, s.opts)
+		if err != nil {
+			return nil, nil, err
+		}
+		all, fresh = append(all, u), append(fresh, u)
+	}
+	return all, fresh, nil
+}
+
+// bind gives each configured listener its socket: the one it has, or a new one.
+func (s *Server) bind(cfg Config) (all, fresh []*listener, err error) {
+	for _, c := range cfg.Listeners {
+		key := listenKey(c)
+		i := slices.IndexFunc(s.listeners, func(l *listener) bool { return l.key == key })
+		if i >= 0 {
+			err = checkPlaintext(s.listeners[i].Addr(), c)
+			all = append(all, s.listeners[i])
+		} else if l, bindErr := s.listen(s.ctx, c); bindErr != nil {
+			err = bindErr
+		} else {
+			all, fresh = append(all, l), append(fresh, l)
+		}
+		if err != nil {
+			for _, l := range fresh {
+				l.close()
+			}
+			return nil, nil, err
+		}
+	}
+	return all, fresh, nil
+}
+
+type generation struct {
+	listeners []*listener
+	upstreams []*Upstream
+}
+
+// publish makes the new configuration the one that sessions begin with.
+func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstream) (old generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old = generation{s.listeners, s.upstreams}
+	s.cfg, s.listeners, s.upstreams = cfg, listeners, upstreams
+	s.limit = cfg.MaxSessions
+	if s.limit == 0 {
+		s.limit = defaultMaxSessions()
+	}
+	for i, c := range cfg.Listeners {
+		u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == c.Upstream })]
+		key := trafficKey{c.Name, c.Upstream}
+		if s.traffic[key] == nil {
+			s.traffic[key] = &traffic{}
+		}
+		listeners[i].route.Store(&route{cfg: c, upstream: u, traffic: s.traffic[key]})
+	}
+	return old
+}
+
+// defaultMaxSessions is 45 % of the descriptors the process may have, which Go
+// has raised to the hard limit at its start.
+func defaultMaxSessions() int {
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur > 1<<30 {
+		return 1 << 28
+	}
+	return int(r.Cur * 45 / 100)
+}
+
+// begin makes a session of an accepted connection and runs it.
+func (s *Server) begin(l *listener, conn net.Conn) {
+	route := l.route.Load()
+	sess := &session{server: s, route: route, seq: s.seq.Add(1), start: time.Now(), downstream: conn}
+	sess.rec = Record{ID: sess.id(), Start: sess.start, Listener: route.cfg.Name, Client: clientName(conn, l), Stage: StageAccept}
+	s.mu.Lock()
+	s.sessions[sess.seq] = sess
+	route.traffic.active++
+	s.mu.Unlock()
+	if f := s.opts.Observer.Opened; f != nil {
+		f(route.cfg.Name)
+	}
+	go sess.run(s.ctx) // Shutdown waits for the session, by quiet
+}
+
+// clientName is the client's address; on unix sockets, where clients have none,
+// the listener's path.
+func clientName(conn net.Conn, l *listener) string {
+	if _, ok := conn.(*net.TCPConn); ok {
+		return conn.RemoteAddr().String()
+	}
+	return l.addr
+}
+
+// forget takes a session's final record and frees its slot. Only the first call
+// for a session counts.
+func (s *Server) forget(sess *session, rec *Record) {
+	s.mu.Lock()
+	if s.sessions[sess.seq] == nil {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.sessions, sess.seq)
+	t := sess.route.traffic
+	t.active--
+	t.up += rec.BytesUp
+	t.down += rec.BytesDown
+	if len(s.sessions) == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
+	}
+	s.mu.Unlock()
+	s.recent.add(rec)
+	if f := s.opts.Observer.Ended; f != nil {
+		f(rec)
+	}
+}
+
+func (s *Server) active() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+func (s *Server) maxSessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.limit
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// live lists the live sessions, the oldest first.
+func (s *Server) live() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*session, 0, len(s.sessions))
+	for _, sess := range s.sessions {
+		out = append(out, sess)
+	}
+	slices.SortFunc(out, func(a, b *session) int { return int(a.seq) - int(b.seq) })
+	return out
+}
+
+func (s *Server) stopAll(cause error) {
+	for _, sess := range s.live() {
+		sess.stop(cause)
+	}
+}
+
+// closeListeners stops accepting, for good.
+func (s *Server) closeListeners() {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	s.mu.Lock()
+	listeners := s.listeners
+	s.listeners, s.draining = nil, true
+	s.mu.Unlock()
+	for _, l := range listeners {
+		l.close()
+	}
+}

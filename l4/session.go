@@ -1,0 +1,340 @@
+package l4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"ambassador/l4/relay"
+	"ambassador/l4/starttls"
+)
+
+// session is one accepted connection, from accept to its record.
+type session struct {
+	// Static after accept.
+	server     *Server
+	route      *route // the listener's configuration when the session was accepted
+	seq        uint64
+	start      time.Time
+	downstream net.Conn
+
+	mu      sync.Mutex
+	rec     Record             // guarded by mu; what others may see of the session while it lives
+	cancel  context.CancelFunc // guarded by mu; ends establishment
+	stopped error              // guarded by mu; why the session was stopped from outside; first wins
+	flow    *relay.Session     // guarded by mu; nil before the relay
+}
+
+// run is the life of a connection up to the relay:
+//
+//	admit → greet → route → [permit → dial → starttls → tls] → answer → dialogue → relay
+//
+// The stages in brackets are one attempt; connect repeats them while attempts
+// and time are left. Each stage begins only if the one before went well, and
+// the first error goes to close, which writes the one record. When all went
+// well, run hands both connections to the relay and its goroutine ends; the
+// relay's end calls close.
+func (s *session) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.cancel = cancel
+	s.mu.Unlock()
+	defer s.recoverPanic()
+	if err := s.establish(ctx); err != nil {
+		s.close(s.ending(err))
+	}
+}
+
+// establish is run's list of stages. An error means that the session is still
+// ours to close.
+func (s *session) establish(ctx context.Context) error {
+	if err := s.admit(); err != nil {
+		return err
+	}
+	if err := s.greet(); err != nil {
+		return err
+	}
+	upstream := s.routeTo()
+	watch := s.watchDownstream()
+	conn, failure := upstream.connect(ctx, s.trying)
+	watch.stop()
+	if err := s.answer(failure); err != nil {
+		return err
+	}
+	if err := s.dialogue(ctx, conn); err != nil {
+		conn.abort(err)
+		return err
+	}
+	return s.relay(conn)
+}
+
+// admit refuses a session that the process has no room for.
+func (s *session) admit() error {
+	s.at(StageAdmit)
+	if limit := s.server.maxSessions(); s.server.active() > limit {
+		s.note(func(r *Record) { r.Limit = "limits.connections" })
+		return &Error{Stage: StageAdmit, Reason: ReasonLimit,
+			Err: fmt.Errorf("%d sessions are open, and limits.connections is %d", limit, limit)}
+	}
+	return nil
+}
+
+// greet learns from the client what it wants before anything is dialled. A
+// plain listener needs nothing: the server may be the one who speaks first.
+func (s *session) greet() error {
+	s.at(StageGreet)
+	return nil
+}
+
+// routeTo chooses the upstream: the listener's.
+func (s *session) routeTo() *Upstream {
+	s.note(func(r *Record) {
+		r.Stage = StageRoute
+		r.Upstream = s.route.upstream.cfg.Name
+	})
+	return s.route.upstream
+}
+
+// answer tells the client how the connection to the upstream went, where its
+// protocol has a word for it. A plain client learns it from what follows.
+func (s *session) answer(failure *Error) error {
+	if failure != nil {
+		return failure
+	}
+	s.at(StageAnswer)
+	return nil
+}
+
+// dialogue is the client's part of a STARTTLS protocol. Here, and nowhere else
+// before the relay, the session waits for its client, at most
+// timeouts.handshake. A dialogue that needs no relay (a PostgreSQL
+// CancelRequest) ends the session with ReasonClosed.
+func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
+	protocol := s.route.upstream.protocol
+	if protocol == nil || protocol.Dialogue == nil {
+		return nil
+	}
+	s.at(StageDialogue)
+	unbound := boundIO(ctx, s.route.handshake(), s.downstream, conn)
+	out, err := protocol.Dialogue(s.downstream, conn)
+	s.note(func(r *Record) { r.BytesUp, r.BytesDown = out.Up, out.Down })
+	if err != nil {
+		s.refuse(protocol, err)
+		return conn.dialogueError(err)
+	}
+	unbound()
+	if out.Cancel != nil {
+		return s.sendCancel(ctx, conn, out.Cancel)
+	}
+	conn.succeeded()
+	return nil
+}
+
+// refuse tells a client that waits for an answer, in its protocol, why it gets
+// none from the server. It is best effort: the record has the reason anyway.
+func (s *session) refuse(protocol *starttls.Protocol, err error) {
+	var refused *starttls.RefusedError
+	var greeting *starttls.GreetingError
+	if protocol.Refuse == nil || !errors.As(err, &refused) && !errors.As(err, &greeting) {
+		return
+	}
+	if _, err := s.downstream.Write(protocol.Refuse("ambassador: " + err.Error())); err == nil {
+		closeAfterReading(s.downstream)
+	}
+}
+
+// sendCancel passes a CancelRequest to every address of the upstream, over TLS:
+// a cancel key belongs to one server, and only that server knows it.
+func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []byte) error {
+	n, err := s.route.upstream.deliver(ctx, conn, packet)
+	if n == 0 {
+		return err
+	}
+	s.note(func(r *Record) { r.BytesUp += int64(len(packet)) })
+	return &Error{Stage: StageDialogue, Reason: ReasonClosed,
+		Err: fmt.Errorf("cancel request passed on to %d of the upstream's addresses", n)}
+}
+
+// relay hands both connections over. From here the session holds no goroutine:
+// the relay calls settled and ended.
+func (s *session) relay(conn *upstreamConn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped != nil || s.server.ctx.Err() != nil {
+		conn.abort(s.stopped)
+		return errShutdown // ending knows the real cause
+	}
+	s.rec.Stage = StageRelay
+	s.rec.Establish = Seconds(time.Since(s.start))
+	t := s.route.cfg.Timeouts
+	s.flow = s.server.engine.Start(relay.Config{
+		Downstream:    relay.Plain(s.downstream, nil),
+		Upstream:      conn.leg(),
+		Idle:          t.Idle,
+		HalfCloseIdle: t.HalfCloseIdle,
+		Lifetime:      t.Lifetime,
+		Settled:       conn.succeeded,
+		Done:          func(r relay.Result) { s.ended(conn, r) },
+	})
+	return nil
+}
+
+// ended is called by the relay when both connections are closed.
+func (s *session) ended(conn *upstreamConn, r relay.Result) {
+	defer s.recoverPanic()
+	reason, err := relayReason(r, conn.told.Load() && !r.Settled)
+	end := conn.error(StageRelay, reason, err)
+	conn.settle(settleReason(reason, r), end)
+	s.note(func(rec *Record) {
+		rec.BytesUp += r.Up
+		rec.BytesDown += r.Down
+		rec.Truncated = r.Truncated
+		if r.FirstClose != relay.None {
+			rec.FirstClose = r.FirstClose.String()
+		}
+	})
+	s.close(end)
+}
+
+// close ends the session, however far it came: both connections are closed or
+// reset, the slot is free again, and the one record is written.
+func (s *session) close(end *Error) {
+	s.mu.Lock()
+	r := &s.rec
+	r.Stage, r.Reason = end.Stage, end.Reason
+	r.Duration = Seconds(time.Since(s.start))
+	if end.Err != nil {
+		r.Cause = end.Err.Error()
+	}
+	if r.FirstClose == "" && (end.Reason == ReasonClosed || end.Reason == ReasonProbe) {
+		r.FirstClose = relay.Downstream.String()
+	}
+	relayed := s.flow != nil
+	rec := *r
+	s.mu.Unlock()
+	if !relayed {
+		closeDownstream(s.downstream, end.Reason)
+	}
+	s.server.forget(s, &rec)
+}
+
+// closeDownstream ends a session that never reached the relay. What the
+// ambassador decides is a reset, so that it never looks like a complete answer;
+// an ending that the client itself began is a plain close.
+func closeDownstream(c net.Conn, why Reason) {
+	if why == ReasonClosed || why == ReasonProbe {
+		c.Close()
+		return
+	}
+	reset(c)
+}
+
+// ending turns what establish returned into how the session ended. A session
+// that was stopped from outside ended for that reason, whatever it broke.
+func (s *session) ending(err error) *Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var end *Error
+	if !errors.As(err, &end) {
+		end = &Error{Stage: s.rec.Stage, Reason: ReasonInternal, Err: err}
+	}
+	cause := s.stopped
+	if cause == nil && s.server.ctx.Err() != nil {
+		cause = errShutdown
+	}
+	if cause != nil {
+		return &Error{Stage: end.Stage, Reason: stopReason(cause), Err: cause}
+	}
+	return end
+}
+
+// stop ends the session from outside, for a cause of stopReason. It may be
+// called at any time, from any goroutine; the first cause counts.
+func (s *session) stop(cause error) {
+	s.mu.Lock()
+	if s.stopped == nil {
+		s.stopped = cause
+	}
+	flow, cancel := s.flow, s.cancel
+	s.mu.Unlock()
+	switch {
+	case flow != nil:
+		flow.Stop(cause)
+	case cancel != nil:
+		cancel()
+	}
+}
+
+// recoverPanic keeps a broken session from taking the others with it.
+func (s *session) recoverPanic() {
+	if v := recover(); v != nil {
+		s.server.log.Error("panic in a session", "id", s.id(), "panic", v, "stack", string(debug.Stack()))
+		s.close(&Error{Stage: s.snapshot().Stage, Reason: ReasonInternal, Err: fmt.Errorf("panic: %v", v)})
+	}
+}
+
+// trying is the progress of connect.
+func (s *session) trying(stage Stage, c candidate, attempt int) {
+	s.note(func(r *Record) {
+		r.Stage, r.Attempts, r.Address = stage, attempt, c.String()
+		if c.endpoint != nil {
+			r.Endpoint = c.endpoint.address
+		}
+	})
+}
+
+// at notes which stage the session is in.
+func (s *session) at(stage Stage) { s.note(func(r *Record) { r.Stage = stage }) }
+
+// note changes the record under its lock.
+func (s *session) note(change func(*Record)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.rec)
+}
+
+// snapshot is the record of a live session as it is now.
+func (s *session) snapshot() Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rec
+	r.Duration = Seconds(time.Since(s.start))
+	if s.flow != nil {
+		r.BytesUp += s.flow.Up()
+		r.BytesDown += s.flow.Down()
+	}
+	return r
+}
+
+// moved is what the relay has moved both ways, and whether there is a relay.
+func (s *session) moved() (int64, *relay.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flow == nil {
+		return 0, nil
+	}
+	return s.flow.Up() + s.flow.Down(), s.flow
+}
+
+func (s *session) id() string { return s.server.prefix + strconv.FormatUint(s.seq, 10) }
+
+// closeAfterReading ends our side and lets the client read what we sent: a
+// close with unread bytes in the buffer would be a reset that takes it away. It
+// waits at most lastReadTimeout and reads at most 64 KiB.
+func closeAfterReading(c net.Conn) {
+	if cw, ok := c.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		c.SetReadDeadline(time.Now().Add(lastReadTimeout))
+		io.CopyN(io.Discard, c, 64<<10)
+	}
+	c.Close()
+}
+
+// lastReadTimeout is how long a refused client may take to close in its turn.
+const lastReadTimeout = time.Second

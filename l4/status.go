@@ -1,0 +1,179 @@
+package l4
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bound is a listener's name and the address it is bound to: "127.0.0.1:5432",
+// "unix:/path".
+type Bound struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"`
+}
+
+// Listening lists the bound listeners, in the configuration's order.
+func (s *Server) Listening() []Bound {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Bound
+	for _, l := range s.listeners {
+		out = append(out, Bound{l.route.Load().cfg.Name, l.addr})
+	}
+	return out
+}
+
+// Sessions lists the live sessions, the oldest first.
+func (s *Server) Sessions() []Record {
+	var out []Record
+	for _, sess := range s.live() {
+		out = append(out, sess.snapshot())
+	}
+	return out
+}
+
+// Recent lists ended sessions, the newest first: all that are kept, or those of
+// a client ("ADDR:PORT", "ADDR") or the one of an id.
+func (s *Server) Recent(client string) []Record {
+	return s.recent.list(func(r *Record) bool { return matchClient(r, client) })
+}
+
+// Kill ends the live session of that id with a reset; false if there is none.
+func (s *Server) Kill(id string) bool {
+	seq, err := strconv.ParseUint(strings.TrimPrefix(id, s.prefix), 10, 64)
+	if err != nil || !strings.HasPrefix(id, s.prefix) {
+		return false
+	}
+	s.mu.Lock()
+	sess := s.sessions[seq]
+	s.mu.Unlock()
+	if sess == nil {
+		return false
+	}
+	sess.stop(errKilled)
+	return true
+}
+
+// Traffic lists what each listener has moved for each upstream.
+func (s *Server) Traffic() []Traffic {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	live := map[*traffic][2]int64{}
+	for _, sess := range s.sessions {
+		r := sess.snapshot()
+		t := live[sess.route.traffic]
+		live[sess.route.traffic] = [2]int64{t[0] + r.BytesUp, t[1] + r.BytesDown}
+	}
+	var out []Traffic
+	for key, t := range s.traffic {
+		out = append(out, Traffic{Listener: key.listener, Upstream: key.upstream, Active: t.active,
+			Up: t.up + live[t][0], Down: t.down + live[t][1]})
+	}
+	slices.SortFunc(out, func(a, b Traffic) int {
+		return strings.Compare(a.Listener+" "+a.Upstream, b.Listener+" "+b.Upstream)
+	})
+	return out
+}
+
+// UpstreamStatus is what is known of an upstream.
+type UpstreamStatus struct {
+	Name     string `json:"name"`
+	Required bool   `json:"required"`
+	// Reached says whether it was ever reached, ReachedAt when first.
+	Reached   bool       `json:"reached"`
+	ReachedAt *time.Time `json:"reached_at,omitempty"`
+	Active    int        `json:"active"`
+	StartTLS  string     `json:"starttls,omitempty"`
+	TLS       bool       `json:"tls"`
+	// IdentityError says why our identity cannot be used; empty if it can.
+	IdentityError string           `json:"identity_error,omitempty"`
+	Endpoints     []EndpointStatus `json:"endpoints"`
+}
+
+// EndpointStatus is what the last attempts at an endpoint taught. LastReason is
+// that of the last attempt, ReasonOK for success, empty before the first.
+type EndpointStatus struct {
+	Endpoint    string     `json:"endpoint"`
+	LastAddress string     `json:"last_address,omitempty"`
+	LastSuccess *time.Time `json:"last_success,omitempty"`
+	LastFailure *time.Time `json:"last_failure,omitempty"`
+	LastReason  Reason     `json:"last_reason,omitempty"`
+	LastError   string     `json:"last_error,omitempty"`
+}
+
+// Upstreams lists the upstreams, in the configuration's order.
+func (s *Server) Upstreams() []UpstreamStatus {
+	s.mu.Lock()
+	upstreams := slices.Clone(s.upstreams)
+	active := map[string]int{}
+	for key, t := range s.traffic {
+		active[key.upstream] += t.active
+	}
+	s.mu.Unlock()
+	var out []UpstreamStatus
+	for _, u := range upstreams {
+		st := u.status()
+		st.Active = active[st.Name]
+		out = append(out, st)
+	}
+	return out
+}
+
+func (u *Upstream) status() UpstreamStatus {
+	at := u.reached.Load()
+	st := UpstreamStatus{Name: u.cfg.Name, Required: u.cfg.Required, Reached: at != nil, ReachedAt: at,
+		StartTLS: u.cfg.StartTLS, TLS: u.cfg.TLS != nil}
+	if err := u.permit(); err != nil {
+		st.IdentityError = err.Error()
+	}
+	for _, e := range u.endpoints {
+		e.mu.Lock()
+		st.Endpoints = append(st.Endpoints, e.last)
+		e.mu.Unlock()
+	}
+	return st
+}
+
+// Readiness says whether traffic should be sent here, and if not, why.
+type Readiness struct {
+	Ready    bool     `json:"ready"`
+	Draining bool     `json:"draining"`
+	Waiting  []string `json:"waiting,omitempty"`
+}
+
+// Ready is true once every required upstream has been reached once, while its
+// identity is valid, until a drain. A later outage changes nothing: it is the
+// upstream's, and all who share it would be unready at once.
+func (s *Server) Ready() Readiness {
+	r := Readiness{Draining: s.isDraining()}
+	if r.Draining {
+		r.Waiting = append(r.Waiting, "draining")
+	}
+	for _, u := range s.Upstreams() {
+		if u.Required {
+			r.Waiting = append(r.Waiting, u.waiting()...)
+		}
+	}
+	r.Ready = len(r.Waiting) == 0
+	return r
+}
+
+// waiting says in words what keeps the upstream from being ready.
+func (u UpstreamStatus) waiting() []string {
+	switch {
+	case u.IdentityError != "":
+		return []string{fmt.Sprintf("upstream %s: %s: %s", u.Name, ReasonNoIdentity, u.IdentityError)}
+	case u.Reached:
+		return nil
+	}
+	text := fmt.Sprintf("upstream %s: not reached yet", u.Name)
+	for _, e := range u.Endpoints {
+		if e.LastError != "" {
+			text += fmt.Sprintf("; %s (%s)", e.LastError, e.LastReason)
+		}
+	}
+	return []string{text}
+}

@@ -1,0 +1,276 @@
+package l4
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ambassador/l4/starttls"
+	"ambassador/policy"
+)
+
+// Upstream is one named remote service: where it is, how a connection to it is
+// made, and what the last attempts taught.
+type Upstream struct {
+	// Static after construction.
+	cfg       UpstreamConfig
+	protocol  *starttls.Protocol // nil: none
+	endpoints []*endpoint
+	resolver  *resolver
+	dial      DialFunc
+	observer  Observer
+	log       *slog.Logger
+	retire    context.CancelFunc // ends reach when a reload drops the upstream
+
+	turn    atomic.Uint32             // round robin over endpoints
+	reached atomic.Pointer[time.Time] // nil: never yet
+}
+
+// endpoint is one configured line.
+type endpoint struct {
+	address string        // as configured
+	host    string        // the host of address; empty on unix
+	turn    atomic.Uint32 // round robin over the addresses of one family
+
+	mu   sync.Mutex
+	last EndpointStatus // guarded by mu
+}
+
+// DialFunc opens a connection to a unix path or to an IP address with port.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
+	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: o.Dial, resolver: newResolver(cfg.DNSServers)}
+	if cfg.StartTLS != "" {
+		p, ok := starttls.Lookup(cfg.StartTLS)
+		if !ok {
+			return nil, fmt.Errorf("upstream %s: starttls %s: unknown; this version has %v", cfg.Name, cfg.StartTLS, starttls.Names())
+		}
+		u.protocol = p
+	}
+	for _, e := range cfg.Endpoints {
+		host, err := hostOf(e.Address)
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: endpoint %s: %w", cfg.Name, e.Address, err)
+		}
+		u.endpoints = append(u.endpoints, &endpoint{address: e.Address, host: host, last: EndpointStatus{Endpoint: e.Address}})
+	}
+	if len(u.endpoints) == 0 {
+		return nil, fmt.Errorf("upstream %s: no endpoint", cfg.Name)
+	}
+	return u, nil
+}
+
+// progress is told where an attempt is, for the session's record.
+type progress func(stage Stage, c candidate, attempt int)
+
+// connect makes a connection to the upstream that is ready for the client's
+// bytes. It tries at most connect.attempts times within connect.timeout, each
+// time another address while there is one. No byte of the client is sent here,
+// so an attempt can be repeated safely. The caller owns the connection.
+func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *Error) {
+	timeout := orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	start, plan := time.Now(), u.newPlan()
+	backoff := policy.Backoff{Base: orDefault(u.cfg.Connect.Backoff, DefaultBackoff), Max: time.Second}
+	last := &Error{Stage: StagePermit, Reason: ReasonNoEndpoint, Upstream: u.cfg.Name}
+	for n := range orDefault(u.cfg.Connect.Attempts, DefaultAttempts) {
+		if plan.exhausted() {
+			if !plan.again() || pause(ctx, backoff.Pause(plan.rounds-1, rand.Float64())) != nil {
+				break
+			}
+		}
+		conn, err := u.attempt(ctx, plan, n+1, tell)
+		if err == nil {
+			u.timed(PhaseTotal, start)
+			return conn, nil
+		}
+		last = err
+		if err.ours() || ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, last
+}
+
+// attempt makes one connection to one address: permit → dial → starttls → tls,
+// bounded by connect.attempt_timeout. The upstream hears of its failure here,
+// and of its success when the connection settles.
+func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *Error) {
+	parent := ctx
+	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
+	defer cancel()
+	conn := &upstreamConn{upstream: u}
+	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
+		e := u.failed(ctx, stage, conn.candidate, err)
+		conn.closeRaw()
+		if parent.Err() != context.Canceled { // else nobody waits any more: neutral
+			u.settled(conn.candidate, e.Reason, e)
+		}
+		plan.failed(conn.candidate, e)
+		return nil, e
+	}
+	if err := u.permit(); err != nil {
+		return fail(StagePermit, err)
+	}
+	var err error
+	conn.candidate, err = plan.next(ctx)
+	tell(StageDial, conn.candidate, n)
+	if err != nil {
+		return fail(StageDial, err)
+	}
+	if err = u.dialTo(ctx, plan, conn); err != nil {
+		return fail(StageDial, err)
+	}
+	if u.protocol != nil {
+		tell(StageStartTLS, conn.candidate, n)
+		if err = conn.startTLS(ctx); err != nil {
+			return fail(StageStartTLS, err)
+		}
+	}
+	if u.cfg.TLS != nil {
+		tell(StageTLS, conn.candidate, n)
+		if err = conn.originate(ctx); err != nil {
+			return fail(StageTLS, err)
+		}
+	}
+	return conn, nil
+}
+
+// permit says whether an attempt may be made at all: not without our identity.
+func (u *Upstream) permit() error {
+	if u.cfg.IdentityReady == nil {
+		return nil
+	}
+	if err := u.cfg.IdentityReady(); err != nil {
+		return &notReadyError{err}
+	}
+	return nil
+}
+
+// failed makes the *Error of an attempt that ended at stage.
+func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err error) *Error {
+	reason := classify(stage, err)
+	if ctx.Err() == context.DeadlineExceeded && reason != ReasonDNS {
+		reason = ReasonTimeout
+	}
+	e := &Error{Stage: stage, Reason: reason, Upstream: u.cfg.Name, Address: c.String(), Err: u.explain(stage, c, reason, err)}
+	if c.endpoint != nil {
+		e.Endpoint = c.endpoint.address
+	}
+	return e
+}
+
+// settled is told once of each attempt how it went; ReasonOK is success.
+func (u *Upstream) settled(c candidate, reason Reason, err error) {
+	if u.observer.Attempt != nil {
+		u.observer.Attempt(u.cfg.Name, reason)
+	}
+	if reason == ReasonOK && u.reached.Load() == nil {
+		now := time.Now()
+		if u.reached.CompareAndSwap(nil, &now) {
+			u.log.Info("upstream reached", "upstream", u.cfg.Name, "address", c.String())
+		}
+	}
+	if c.endpoint == nil {
+		return
+	}
+	now := time.Now()
+	c.endpoint.mu.Lock()
+	defer c.endpoint.mu.Unlock()
+	last := &c.endpoint.last
+	last.LastAddress = c.String()
+	if reason == ReasonOK {
+		last.LastSuccess, last.LastReason, last.LastError = &now, ReasonOK, ""
+		return
+	}
+	last.LastFailure, last.LastReason, last.LastError = &now, reason, err.Error()
+}
+
+// deliver sends packet, a PostgreSQL CancelRequest, over first and over a new
+// connection to each other address of the upstream, and waits for the servers
+// to close, which says that they have acted on it. It returns how many got it;
+// the error is that of one that did not.
+func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []byte) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
+	defer cancel()
+	plans := u.newPlan().others(ctx, first.candidate)
+	results := make(chan error, len(plans)+1)
+	go func() { results <- first.hand(ctx, packet) }() // collected below
+	for _, p := range plans {
+		go func() { // collected below
+			conn, err := u.attempt(ctx, p, 1, func(Stage, candidate, int) {})
+			if err != nil {
+				results <- err
+				return
+			}
+			defer conn.closePolitely()
+			results <- conn.hand(ctx, packet)
+		}()
+	}
+	n, failed := 0, error(nil)
+	for range cap(results) {
+		if err := <-results; err != nil {
+			failed = err
+		} else {
+			n++
+		}
+	}
+	return n, failed
+}
+
+// reachInterval is the pause between trials of an upstream that was never reached.
+const reachInterval = time.Second
+
+// reach tries a required upstream through the whole path until it has been
+// reached once, by a trial or by a session. It ends with ctx.
+func (u *Upstream) reach(ctx context.Context) {
+	var said Reason
+	for u.reached.Load() == nil && ctx.Err() == nil {
+		conn, err := u.connect(ctx, func(Stage, candidate, int) {})
+		if err == nil {
+			err = conn.confirm()
+			conn.closePolitely()
+		}
+		if err != nil && err.Reason != said && ctx.Err() == nil {
+			said = err.Reason
+			u.log.Warn("upstream not reached yet", "upstream", u.cfg.Name, "reason", string(err.Reason), "cause", err.Error())
+		}
+		if err != nil {
+			pause(ctx, reachInterval)
+		}
+	}
+}
+
+func (u *Upstream) timed(p Phase, start time.Time) {
+	if u.observer.Phase != nil {
+		u.observer.Phase(u.cfg.Name, p, time.Since(start))
+	}
+}
+
+// pause waits for d, or for the end of ctx, whose error it returns.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// orDefault is v, or d where v is zero.
+func orDefault[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}

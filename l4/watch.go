@@ -1,0 +1,54 @@
+package l4
+
+import (
+	"net"
+	"time"
+)
+
+// watchDelay is how long establishing may take before the client is watched: a
+// connection that is made faster than this costs no watcher.
+const watchDelay = 20 * time.Millisecond
+
+// watch looks out for a client that resets while the session is being
+// established, so that an attempt in flight is not finished for nobody. A FIN
+// is data and goes unnoticed here. On unix sockets a close cannot be told from
+// a FIN, so they are not watched.
+type watch struct {
+	session *session
+	conn    *net.TCPConn
+	timer   *time.Timer
+	done    chan struct{}
+}
+
+// watchDownstream starts a watch. Its owner calls stop before anybody reads
+// from the client.
+func (s *session) watchDownstream() *watch {
+	conn, ok := s.downstream.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	w := &watch{session: s, conn: conn, done: make(chan struct{})}
+	w.timer = time.AfterFunc(watchDelay, w.run) // stop waits for it
+	return w
+}
+
+func (w *watch) run() {
+	defer close(w.done)
+	raw, err := w.conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	if raw.Read(hungUp) == nil {
+		w.session.stop(errDownstreamGone)
+	}
+}
+
+// stop ends the watch and leaves the connection without a read deadline.
+func (w *watch) stop() {
+	if w == nil || w.timer.Stop() {
+		return
+	}
+	w.conn.SetReadDeadline(time.Unix(1, 0))
+	<-w.done
+	w.conn.SetReadDeadline(time.Time{})
+}

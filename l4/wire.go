@@ -1,0 +1,45 @@
+package l4
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// keepAlive is for both legs: a peer that has vanished is noticed after
+// 60 s + 10 × 30 s at the latest.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 30 * time.Second, Count: 10}
+
+// deadliner is what boundIO needs of a connection.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// boundIO bounds all reading and writing on the connections by d and by ctx.
+// The function it returns takes the bound away again; where the connections are
+// closed anyway it need not be called, only ctx cancelled.
+func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
+	set := func(t time.Time) {
+		for _, c := range conns {
+			c.SetDeadline(t)
+		}
+	}
+	set(time.Now().Add(d))
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		set(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-cut
+		}
+		set(time.Time{})
+	}
+}
+
+// reset closes the connection with a RST where the transport has one.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
+	c.Close()
+}
