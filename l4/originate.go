@@ -179,12 +179,11 @@ func (c *upstreamConn) closeRaw() {
 // explain adds to what was seen what it means and its mend, where the server's
 // first bytes or its silence tell: it may want another starttls, or none.
 func (u *Upstream) explain(stage Stage, c candidate, reason Reason, err error) error {
-	var refused *starttls.RefusedError
-	if stage != StageTLS || u.protocol != nil || errors.As(err, &refused) {
+	if stage != StageTLS {
 		return err
 	}
 	var header tls.RecordHeaderError
-	hungUp := errors.Is(err, io.EOF) || isReset(err)
+	hungUp := isHangUp(err) && u.protocol == nil
 	if !errors.As(err, &header) && !hungUp {
 		return err
 	}

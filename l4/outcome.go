@@ -165,7 +165,7 @@ func classify(stage Stage, err error) Reason {
 	}
 	switch stage {
 	case StageTLS:
-		if isHangUp(err) || isAlert(err) {
+		if isAlert(err) {
 			return ReasonUpstreamTLSRejected
 		}
 		return ReasonUpstreamTLS

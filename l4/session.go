@@ -191,6 +191,9 @@ func (s *session) ended(conn *upstreamConn, r relay.Result) {
 	defer s.recoverPanic()
 	reason, err := relayReason(r, conn.told.Load() && !r.Settled)
 	end := conn.error(StageRelay, reason, err)
+	if reason == ReasonUpstreamTLSRejected {
+		end.Stage = StageTLS // in TLS 1.3 the refusal only arrives here
+	}
 	conn.settle(settleReason(reason, r), end)
 	s.note(func(rec *Record) {
 		rec.BytesUp += r.Up

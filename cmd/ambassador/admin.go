@@ -1,0 +1,495 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// adminDeps is what the admin API shows and what it sets going. Functions are
+// called from many goroutines.
+type adminDeps struct {
+	ready     func() l4.Readiness
+	listening func() []l4.Bound
+	upstreams func() []l4.UpstreamStatus
+	traffic   func() []l4.Traffic
+	sessions  func() []l4.Record
+	recent    func(client string) []l4.Record
+	kill      func(id string) bool
+
+	// identities may be nil: there are none.
+	identities func() []certs.Status
+	// config is the configuration in use as YAML, without secrets.
+	config func() ([]byte, error)
+	// reload validates and applies the configuration's file. An error means that
+	// the old configuration is in use as a whole. Nil: there is no file.
+	reload func(context.Context) error
+	// drain and quit set it going and return at once.
+	drain, quit func()
+	metrics     http.Handler
+	version     string
+	started     time.Time
+}
+
+// adminDepsFor fills in what a server provides. The rest is the caller's.
+func adminDepsFor(s *l4.Server) adminDeps {
+	return adminDeps{ready: s.Ready, listening: s.Listening, upstreams: s.Upstreams, traffic: s.Traffic,
+		sessions: s.Sessions, recent: s.Recent, kill: s.Kill}
+}
+
+// adminOptions is how the admin API is guarded.
+type adminOptions struct {
+	// TCP: the API is on a TCP address, which any page in a local browser can
+	// reach. On a unix socket the file's mode is the guard.
+	TCP bool
+	// Hosts are names that requests may use for us, besides IP addresses and
+	// localhost.
+	Hosts []string
+	// Token is the content of admin.token_file. Empty: over TCP nothing may be
+	// changed.
+	Token string
+}
+
+// newAdminHandler serves the whole admin API.
+func newAdminHandler(d adminDeps, o adminOptions) http.Handler {
+	a := &admin{adminDeps: d, guard: o}
+	return a.handler(append(a.probes(), a.api()...))
+}
+
+// newMetricsOnlyHandler serves /livez, /readyz and /metrics: nothing that
+// changes anything, so that it may be on any address, under any name.
+func newMetricsOnlyHandler(d adminDeps) http.Handler {
+	a := &admin{adminDeps: d}
+	return a.handler(a.probes())
+}
+
+const (
+	// adminReloadTimeout is how long a reload may take: it asks nobody, but the
+	// files may be many.
+	adminReloadTimeout = 30 * time.Second
+	// adminTimeout bounds a request as a whole, a reload included. It bounds
+	// reading as well as writing, because net/http cancels the context of a
+	// request that is still being served when ReadTimeout has passed.
+	adminTimeout = 60 * time.Second
+)
+
+// newHTTPServer is a server with a bound on every wait.
+func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       adminTimeout,
+		WriteTimeout:      adminTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+}
+
+type admin struct {
+	adminDeps
+	guard adminOptions
+}
+
+// adminRoute is one path of the API, with the only method it has.
+type adminRoute struct {
+	method, path string
+	query        []string // the parameters it knows
+	serve        func(http.ResponseWriter, *http.Request) error
+}
+
+func (a *admin) probes() []adminRoute {
+	return []adminRoute{
+		{"GET", "/livez", nil, a.livez},
+		{"GET", "/readyz", []string{"upstream", "verbose"}, a.readyz},
+		{"GET", "/metrics", []string{"name[]"}, a.scrape},
+	}
+}
+
+func (a *admin) api() []adminRoute {
+	return []adminRoute{
+		{"GET", "/v1/status", nil, a.status},
+		{"GET", "/v1/sessions", []string{"client"}, a.listSessions},
+		{"GET", "/v1/sessions/recent", []string{"client"}, a.listRecent},
+		{"GET", "/v1/upstreams", nil, a.listUpstreams},
+		{"GET", "/v1/identities", nil, a.listIdentities},
+		{"GET", "/v1/config", nil, a.showConfig},
+		{"POST", "/v1/reload", nil, a.doReload},
+		{"POST", "/v1/drain", nil, a.doDrain},
+		{"POST", "/v1/quit", nil, a.doQuit},
+		{"POST", "/v1/sessions/{id}/kill", nil, a.doKill},
+	}
+}
+
+// apiError is what a refused request is answered with.
+type apiError struct {
+	Status int      `json:"-"`
+	Text   string   `json:"error"`
+	Mend   string   `json:"mend,omitempty"`
+	Paths  []string `json:"paths,omitempty"`
+}
+
+func (e *apiError) Error() string { return e.Text }
+
+// handler makes one handler of the routes. Every request passes the guard first.
+func (a *admin) handler(routes []adminRoute) http.Handler {
+	mux := http.NewServeMux()
+	var paths []string
+	for _, r := range routes {
+		paths = append(paths, r.method+" "+r.path)
+		mux.Handle(r.path, a.guarded(func(w http.ResponseWriter, req *http.Request) error {
+			if err := r.check(req); err != nil {
+				w.Header().Set("Allow", r.method)
+				err.Paths = paths
+				return err
+			}
+			return r.serve(w, req)
+		}))
+	}
+	mux.Handle("/", a.guarded(func(_ http.ResponseWriter, req *http.Request) error {
+		return &apiError{Status: http.StatusNotFound, Text: req.URL.Path + ": no such path", Mend: "use one of paths", Paths: paths}
+	}))
+	return mux
+}
+
+// guarded answers with the error of serve as JSON, and asks the guard before.
+func (a *admin) guarded(serve func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		var err error
+		if refused := a.guard.check(r); refused != nil {
+			err = refused
+		} else {
+			err = serve(w, r)
+		}
+		if err == nil {
+			return
+		}
+		e, ok := err.(*apiError)
+		if !ok {
+			e = &apiError{Status: http.StatusInternalServerError, Text: err.Error()}
+		}
+		if e.Status == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+		}
+		replyJSON(w, e.Status, e)
+	})
+}
+
+// check refuses another method and parameters that would be ignored.
+func (r *adminRoute) check(req *http.Request) *apiError {
+	if req.Method != r.method && !(req.Method == http.MethodHead && r.method == http.MethodGet) {
+		return &apiError{Status: http.StatusMethodNotAllowed, Text: req.Method + " " + req.URL.Path + ": this path takes only " + r.method, Mend: "use one of paths"}
+	}
+	query, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return &apiError{Status: http.StatusBadRequest, Text: "query: " + err.Error(), Mend: "escape the parameters as in a URL"}
+	}
+	for _, key := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(r.query, key) {
+			return &apiError{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: unknown parameter %q", key), Mend: r.knownQuery()}
+		}
+		if len(query[key]) > 1 && !strings.HasSuffix(key, "[]") {
+			return &apiError{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: parameter %q is given %d times", key, len(query[key])), Mend: "give it once"}
+		}
+	}
+	return nil
+}
+
+func (r *adminRoute) knownQuery() string {
+	if len(r.query) == 0 {
+		return r.path + " takes no parameter"
+	}
+	return r.path + " takes only " + strings.Join(r.query, ", ")
+}
+
+// check is the guard of a TCP address. A page in a browser on this host can
+// send requests here: it is told apart by the name it uses for us (Host, against
+// DNS rebinding), by what browsers say of where a request comes from, and by not
+// knowing the token.
+func (o adminOptions) check(r *http.Request) *apiError {
+	if !o.TCP {
+		return nil
+	}
+	if !o.knownHost(r.Host) {
+		return &apiError{Status: http.StatusForbidden, Text: fmt.Sprintf("Host %q is not one of this server's names", r.Host), Mend: "use an IP address or localhost, or add the name to admin.hosts"}
+	}
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return &apiError{Status: http.StatusForbidden, Text: err.Error(), Mend: "send the request from a program, not from a page of another origin"}
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	return o.checkToken(r.Header.Get("Authorization"))
+}
+
+func (o adminOptions) knownHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
+		return true
+	}
+	return host != "" && slices.ContainsFunc(o.Hosts, func(h string) bool { return strings.EqualFold(strings.TrimSuffix(h, "."), host) })
+}
+
+func (o adminOptions) checkToken(header string) *apiError {
+	if o.Token == "" {
+		return &apiError{Status: http.StatusForbidden, Text: "over TCP, changes need a token, and none is configured", Mend: "set admin.token_file, or use a unix socket in admin.listen"}
+	}
+	scheme, token, _ := strings.Cut(header, " ")
+	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(o.Token))
+	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		return &apiError{Status: http.StatusUnauthorized, Text: "the token is missing or wrong", Mend: "send Authorization: Bearer TOKEN with the content of admin.token_file (ambassador … --token-file FILE)"}
+	}
+	return nil
+}
+
+// replyJSON writes v as JSON. A client that has gone is not told of.
+func replyJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	enc.Encode(v)
+}
+
+// replyText writes lines of text.
+func replyText(w http.ResponseWriter, status int, lines ...string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	for _, l := range lines {
+		fmt.Fprintln(w, oneLine(l))
+	}
+}
+
+func (a *admin) livez(w http.ResponseWriter, _ *http.Request) error {
+	replyText(w, http.StatusOK, "ok")
+	return nil
+}
+
+func (a *admin) scrape(w http.ResponseWriter, r *http.Request) error {
+	a.metrics.ServeHTTP(w, r)
+	return nil
+}
+
+// readyz says whether traffic should come here: "ready", or a reason a line.
+// With upstream=NAME it speaks of that upstream as it is now; verbose adds a
+// line on each upstream as it is now, and changes nothing else.
+func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	if query.Has("upstream") {
+		return a.upstreamReady(w, query.Get("upstream"))
+	}
+	ready := a.ready()
+	status, lines := http.StatusOK, []string{"ready"}
+	if !ready.Ready {
+		status, lines = http.StatusServiceUnavailable, ready.Waiting
+		if len(lines) == 0 {
+			lines = []string{"not ready"}
+		}
+	}
+	if query.Has("verbose") {
+		for _, u := range a.upstreams() {
+			_, line := liveState(u)
+			lines = append(lines, line)
+		}
+	}
+	replyText(w, status, lines...)
+	return nil
+}
+
+func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
+	upstreams := a.upstreams()
+	i := slices.IndexFunc(upstreams, func(u l4.UpstreamStatus) bool { return u.Name == name })
+	if i < 0 {
+		return &apiError{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Mend: "see GET /v1/upstreams for their names"}
+	}
+	ok, line := liveState(upstreams[i])
+	if !ok {
+		replyText(w, http.StatusServiceUnavailable, line)
+		return nil
+	}
+	replyText(w, http.StatusOK, "ready", line)
+	return nil
+}
+
+// liveState says whether an upstream works now: our identity is valid and the
+// last attempt at one of its endpoints at least went well. line says it in words.
+func liveState(u l4.UpstreamStatus) (ok bool, line string) {
+	var failures []string
+	for _, e := range u.Endpoints {
+		switch e.LastReason {
+		case l4.ReasonOK:
+			ok = true
+		case "":
+		default:
+			failures = append(failures, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LastError, e.LastReason))
+		}
+	}
+	words := "ok"
+	switch {
+	case u.IdentityError != "":
+		ok, words = false, fmt.Sprintf("%s: %s", l4.ReasonNoIdentity, u.IdentityError)
+	case !u.Reached:
+		ok, words = false, "not reached yet"
+	case !ok:
+		words = "the last attempts failed"
+	}
+	return ok, "upstream " + u.Name + ": " + words + strings.Join(failures, "")
+}
+
+func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {
+	s := statusReply{Version: a.version, PID: os.Getpid(), Started: a.started, Readiness: a.ready(),
+		Listeners: orEmpty(a.listening()), Upstreams: orEmpty(a.upstreams()), Identities: a.identityReplies()}
+	for _, t := range a.traffic() {
+		s.Sessions += t.Active
+		s.BytesUp += t.Up
+		s.BytesDown += t.Down
+	}
+	replyJSON(w, http.StatusOK, s)
+	return nil
+}
+
+// orEmpty is s, and an empty list in JSON where s is nil.
+func orEmpty[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
+	replyJSON(w, http.StatusOK, sessionsReply{matching(a.sessions(), r)})
+	return nil
+}
+
+func (a *admin) listRecent(w http.ResponseWriter, r *http.Request) error {
+	replyJSON(w, http.StatusOK, sessionsReply{matching(a.recent(""), r)})
+	return nil
+}
+
+func matching(all []l4.Record, r *http.Request) []l4.Record {
+	match := sessionMatcher(r.URL.Query().Get("client"))
+	return orEmpty(slices.DeleteFunc(all, func(rec l4.Record) bool { return !match(&rec) }))
+}
+
+// sessionMatcher understands what people say of a session: its id, its client's
+// address with or without port, the port alone ("40000", ":40000"),
+// "localhost:40000" for any loopback address, or a unix listener's address.
+// Empty is every session.
+func sessionMatcher(want string) func(*l4.Record) bool {
+	matches := addressMatcher(want)
+	return func(r *l4.Record) bool {
+		if want == "" || r.ID == want || r.Client == want {
+			return true
+		}
+		client, err := netip.ParseAddrPort(r.Client)
+		return err == nil && matches(client)
+	}
+}
+
+func addressMatcher(want string) func(client netip.AddrPort) bool {
+	if ap, err := netip.ParseAddrPort(want); err == nil {
+		return func(c netip.AddrPort) bool { return c.Port() == ap.Port() && c.Addr().Unmap() == ap.Addr().Unmap() }
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(want, "[]")); err == nil {
+		return func(c netip.AddrPort) bool { return c.Addr().Unmap() == ip.Unmap() }
+	}
+	host, port, err := net.SplitHostPort(want)
+	if err != nil {
+		host, port = "", want
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || host != "" && host != "localhost" {
+		return func(netip.AddrPort) bool { return false }
+	}
+	return func(c netip.AddrPort) bool {
+		return c.Port() == uint16(number) && (host == "" || c.Addr().Unmap().IsLoopback())
+	}
+}
+
+func (a *admin) listUpstreams(w http.ResponseWriter, _ *http.Request) error {
+	replyJSON(w, http.StatusOK, map[string]any{"upstreams": orEmpty(a.upstreams())})
+	return nil
+}
+
+func (a *admin) listIdentities(w http.ResponseWriter, _ *http.Request) error {
+	replyJSON(w, http.StatusOK, map[string]any{"identities": a.identityReplies()})
+	return nil
+}
+
+func (a *admin) showConfig(w http.ResponseWriter, _ *http.Request) error {
+	text, err := a.config()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/yaml")
+	w.Write(text)
+	return nil
+}
+
+func (a *admin) doReload(w http.ResponseWriter, r *http.Request) error {
+	if a.reload == nil {
+		return &apiError{Status: http.StatusConflict, Text: "there is no configuration file to load again", Mend: "use `ambassador run -c FILE`"}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminReloadTimeout)
+	defer cancel()
+	if err := a.reload(ctx); err != nil {
+		return &apiError{Status: http.StatusUnprocessableEntity, Text: err.Error(), Mend: "the old configuration is still in use, whole; mend the file and reload again"}
+	}
+	replyJSON(w, http.StatusOK, map[string]any{"reloaded": true})
+	return nil
+}
+
+func (a *admin) doDrain(w http.ResponseWriter, _ *http.Request) error {
+	a.drain()
+	replyJSON(w, http.StatusAccepted, map[string]any{"draining": true, "sessions": a.active()})
+	return nil
+}
+
+// doQuit answers before it acts: afterwards there may be nobody to answer.
+func (a *admin) doQuit(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Connection", "close")
+	replyJSON(w, http.StatusAccepted, map[string]any{"quitting": true, "sessions": a.active()})
+	http.NewResponseController(w).Flush()
+	a.quit()
+	return nil
+}
+
+func (a *admin) active() int {
+	n := 0
+	for _, t := range a.traffic() {
+		n += t.Active
+	}
+	return n
+}
+
+func (a *admin) doKill(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("id")
+	if !a.kill(id) {
+		return &apiError{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Mend: "see GET /v1/sessions for their ids"}
+	}
+	replyJSON(w, http.StatusOK, map[string]any{"killed": id})
+	return nil
+}

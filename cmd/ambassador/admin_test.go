@@ -1,0 +1,438 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// fakeServer is what the admin API of a test shows. Fields are set before use.
+type fakeServer struct {
+	readiness  l4.Readiness
+	upstreams  []l4.UpstreamStatus
+	live, over []l4.Record
+	identities []certs.Status
+	reloadErr  error
+
+	reloads, drains, quits atomic.Int32
+	killed                 atomic.Value // string
+}
+
+// noon is when the records of the tests are told.
+func noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
+
+func beforeNoon(d time.Duration) *time.Time {
+	t := noon().Add(-d)
+	return &t
+}
+
+func newFakeServer() *fakeServer {
+	return &fakeServer{
+		readiness: l4.Readiness{Ready: true},
+		upstreams: []l4.UpstreamStatus{
+			{Name: "orders_db", Required: true, Reached: true, ReachedAt: beforeNoon(time.Hour), Active: 1, StartTLS: "postgres", TLS: true,
+				Endpoints: []l4.EndpointStatus{
+					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: beforeNoon(3 * time.Second), LastReason: l4.ReasonOK},
+					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: beforeNoon(90 * time.Second), LastReason: l4.ReasonRefused,
+						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused"},
+				}},
+			{Name: "mail", Endpoints: []l4.EndpointStatus{{Endpoint: "mail.internal:25"}}},
+		},
+		live: []l4.Record{
+			{ID: "K7QX-41", Start: *beforeNoon(time.Minute), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
+				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Attempts: 1, BytesUp: 1500, BytesDown: 3 << 20, Establish: l4.Seconds(4200 * time.Microsecond), Duration: l4.Seconds(time.Minute)},
+		},
+		over: []l4.Record{
+			{ID: "K7QX-40", Start: *beforeNoon(2 * time.Minute), Listener: "postgres", Client: "127.0.0.1:39998", Upstream: "orders_db", Endpoint: "db1.internal:5432",
+				Address: "10.0.0.1:5432", Stage: l4.StageTLS, Reason: l4.ReasonUpstreamTLSRejected, Cause: "tls orders_db 10.0.0.1:5432: remote error: tls: certificate required",
+				Attempts: 3, Duration: l4.Seconds(1234500 * time.Microsecond)},
+			{ID: "K7QX-39", Start: *beforeNoon(26 * time.Hour), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
+				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed, Attempts: 1, BytesUp: 12, BytesDown: 1023, FirstClose: "downstream",
+				Establish: l4.Seconds(9 * time.Millisecond), Duration: l4.Seconds(time.Hour), Truncated: true},
+		},
+		identities: []certs.Status{
+			{Name: "orders", Ready: true, Names: []string{"dns:orders.svc", "spiffe://corp/orders"}, Serial: "4d2", NotBefore: *beforeNoon(24 * time.Hour),
+				NotAfter: noon().Add(7*24*time.Hour + 16*time.Hour), Loads: 2, Failures: 1, Err: errors.New("load client.crt: no such file or directory")},
+		},
+	}
+}
+
+func (f *fakeServer) deps() adminDeps {
+	return adminDeps{
+		ready:     func() l4.Readiness { return f.readiness },
+		listening: func() []l4.Bound { return []l4.Bound{{Name: "postgres", Addr: "127.0.0.1:5432"}} },
+		upstreams: func() []l4.UpstreamStatus { return f.upstreams },
+		traffic: func() []l4.Traffic {
+			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
+		},
+		sessions:   func() []l4.Record { return slices.Clone(f.live) },
+		recent:     func(string) []l4.Record { return slices.Clone(f.over) },
+		kill:       func(id string) bool { f.killed.Store(id); return id == "K7QX-41" },
+		identities: func() []certs.Status { return f.identities },
+		config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
+		reload:     func(context.Context) error { f.reloads.Add(1); return f.reloadErr },
+		drain:      func() { f.drains.Add(1) },
+		quit:       func() { f.quits.Add(1) },
+		metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
+		version:    "v0.1.0",
+		started:    noon().Add(-3*time.Hour - 12*time.Minute),
+	}
+}
+
+// askHandler asks a handler without a connection.
+func askHandler(h http.Handler, method, target string, edit ...func(*http.Request)) (status int, body string) {
+	r := httptest.NewRequest(method, target, nil)
+	for _, f := range edit {
+		f(r)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Code, w.Body.String()
+}
+
+func TestAdminPaths(t *testing.T) {
+	f := newFakeServer()
+	h := newAdminHandler(f.deps(), adminOptions{})
+	for _, tt := range []struct {
+		method, target string
+		status         int
+		want           string // in the body
+	}{
+		{"GET", "/livez", 200, "ok\n"},
+		{"HEAD", "/livez", 200, ""},
+		{"GET", "/readyz", 200, "ready\n"},
+		{"GET", "/readyz?verbose", 200, "ready\nupstream orders_db: ok; db2.internal:5432: dial orders_db 10.0.0.2:5432: connect: connection refused (refused)\nupstream mail: not reached yet\n"},
+		{"GET", "/readyz?upstream=orders_db", 200, "ready\nupstream orders_db: ok"},
+		{"GET", "/readyz?upstream=mail", 503, "upstream mail: not reached yet\n"},
+		{"GET", "/readyz?upstream=none", 404, `"error": "upstream \"none\": there is none of that name"`},
+		{"GET", "/readyz?upstrem=mail", 400, `"mend": "/readyz takes only upstream, verbose"`},
+		{"GET", "/readyz?upstream=mail&upstream=orders_db", 400, "given 2 times"},
+		{"GET", "/readyz?%zz", 400, "invalid URL escape"},
+		{"GET", "/metrics", 200, "metrics\n"},
+		{"GET", "/metrics?name[]=a&name[]=b", 200, "metrics\n"},
+		{"GET", "/v1/status", 200, `"version": "v0.1.0"`},
+		{"GET", "/v1/status?x=1", 400, `"/v1/status takes no parameter"`},
+		{"GET", "/v1/sessions", 200, `"id": "K7QX-41"`},
+		{"GET", "/v1/sessions?client=1", 200, `"sessions": []`},
+		{"GET", "/v1/sessions/recent", 200, `"start": "2026-11-23T11:58:00Z"`},
+		{"GET", "/v1/sessions/recent?client=127.0.0.1:39998", 200, `"reason": "upstream_tls_rejected"`},
+		{"GET", "/v1/upstreams", 200, `"last_reason": "refused"`},
+		{"GET", "/v1/identities", 200, `"not_after": "2026-12-01T04:00:00Z"`},
+		{"GET", "/v1/config", 200, "listeners: {}\n"},
+		{"POST", "/v1/reload", 200, `"reloaded": true`},
+		{"POST", "/v1/drain", 202, `"sessions": 1`},
+		{"POST", "/v1/quit", 202, `"quitting": true`},
+		{"POST", "/v1/sessions/K7QX-41/kill", 200, `"killed": "K7QX-41"`},
+		{"POST", "/v1/sessions/K7QX-9/kill", 404, "there is no live one of that id"},
+		{"GET", "/", 404, `"GET /v1/sessions/recent"`},
+		{"GET", "/v2/status", 404, `"error": "/v2/status: no such path"`},
+		{"GET", "/debug/pprof/", 404, "no such path"},
+		{"GET", "/v1/reload", 405, `"POST /v1/reload"`},
+		{"POST", "/readyz", 405, "this path takes only GET"},
+		{"DELETE", "/v1/sessions", 405, "this path takes only GET"},
+	} {
+		status, body := askHandler(h, tt.method, tt.target)
+		if status != tt.status || !strings.Contains(body, tt.want) {
+			t.Errorf("%s %s: %d, want %d with %q:\n%s", tt.method, tt.target, status, tt.status, tt.want, body)
+		}
+		if status >= 400 && status != 503 && !json.Valid([]byte(body)) {
+			t.Errorf("%s %s: not JSON: %s", tt.method, tt.target, body)
+		}
+	}
+	if f.reloads.Load() != 1 || f.drains.Load() != 1 || f.quits.Load() != 1 {
+		t.Errorf("%d reloads, %d drains, %d quits; want 1 each", f.reloads.Load(), f.drains.Load(), f.quits.Load())
+	}
+}
+
+func TestMethodNotAllowedNamesTheMethod(t *testing.T) {
+	w := httptest.NewRecorder()
+	newAdminHandler(newFakeServer().deps(), adminOptions{}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/drain", nil))
+	if got := w.Header().Get("Allow"); got != "POST" {
+		t.Errorf("Allow: %q", got)
+	}
+}
+
+func TestNotReadyHasAReasonALine(t *testing.T) {
+	f := newFakeServer()
+	f.readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet; dial:\nrefused", "upstream b: no_identity: expired"}}
+	status, body := askHandler(newAdminHandler(f.deps(), adminOptions{}), "GET", "/readyz")
+	if want := "upstream a: not reached yet; dial: refused\nupstream b: no_identity: expired\n"; status != 503 || body != want {
+		t.Errorf("%d %q, want 503 %q", status, body, want)
+	}
+}
+
+func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
+	ok, bad := l4.EndpointStatus{Endpoint: "a:1", LastReason: l4.ReasonOK}, l4.EndpointStatus{Endpoint: "b:1", LastReason: l4.ReasonTimeout, LastError: "dial"}
+	for _, tt := range []struct {
+		what string
+		u    l4.UpstreamStatus
+		ok   bool
+		line string
+	}{
+		{"one works", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{bad, ok}}, true, "upstream : ok; b:1: dial (timeout)"},
+		{"none works any more", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : the last attempts failed; b:1: dial (timeout)"},
+		{"never reached", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : not reached yet; b:1: dial (timeout)"},
+		{"not reached, whatever an endpoint says", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : not reached yet"},
+		{"identity lost", l4.UpstreamStatus{Reached: true, IdentityError: "expired", Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : no_identity: expired"},
+	} {
+		if ok, line := liveState(tt.u); ok != tt.ok || line != tt.line {
+			t.Errorf("%s: %v %q, want %v %q", tt.what, ok, line, tt.ok, tt.line)
+		}
+	}
+}
+
+func TestFailedReloadSaysSo(t *testing.T) {
+	f := newFakeServer()
+	f.reloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
+	status, body := askHandler(newAdminHandler(f.deps(), adminOptions{}), "POST", "/v1/reload")
+	if status != 422 || !strings.Contains(body, "unknown key") || !strings.Contains(body, "the old configuration is still in use") {
+		t.Errorf("%d %s", status, body)
+	}
+	d := f.deps()
+	d.reload = nil
+	if status, body := askHandler(newAdminHandler(d, adminOptions{}), "POST", "/v1/reload"); status != 409 {
+		t.Errorf("without a file: %d %s", status, body)
+	}
+}
+
+func TestQuitIsAnsweredBeforeItHappens(t *testing.T) {
+	d := newFakeServer().deps()
+	w := httptest.NewRecorder()
+	d.quit = func() {
+		if !w.Flushed || !strings.Contains(w.Body.String(), "quitting") {
+			t.Errorf("nothing answered yet: %q", w.Body)
+		}
+	}
+	newAdminHandler(d, adminOptions{}).ServeHTTP(w, httptest.NewRequest("POST", "/v1/quit", nil))
+}
+
+func TestTCPGuardHost(t *testing.T) {
+	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Hosts: []string{"Admin.corp"}})
+	for host, want := range map[string]int{
+		"127.0.0.1": 200, "127.0.0.1:9901": 200, "[::1]:9901": 200, "[::1]": 200, "10.1.2.3:1": 200, "localhost": 200, "LOCALHOST:9901": 200, "localhost.": 200,
+		"admin.corp:9901": 200, "ADMIN.corp": 200,
+		"evil.example": 403, "evil.example:9901": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "admin.corp.evil": 403, "": 403, "x:y:z": 403,
+	} {
+		status, body := askHandler(h, "GET", "/livez", func(r *http.Request) { r.Host = host })
+		if status != want || want == 403 && !strings.Contains(body, "admin.hosts") {
+			t.Errorf("Host %q: %d, want %d: %s", host, status, want, body)
+		}
+	}
+	if status, _ := askHandler(h, "GET", "/no/such", func(r *http.Request) { r.Host = "evil.example" }); status != 403 {
+		t.Errorf("the guard lets an unknown path through: %d", status)
+	}
+}
+
+func TestTCPGuardToken(t *testing.T) {
+	for _, tt := range []struct {
+		token, header string
+		want          int
+	}{
+		{"", "", 403}, {"", "Bearer ", 403}, {"", "Bearer x", 403},
+		{"secret", "", 401}, {"secret", "Bearer", 401}, {"secret", "Bearer wrong", 401}, {"secret", "Basic secret", 401}, {"secret", "secret", 401},
+		{"secret", "Bearer secret", 202}, {"secret", "bearer secret", 202}, {"secret", "Bearer secrets", 401},
+	} {
+		f := newFakeServer()
+		h := newAdminHandler(f.deps(), adminOptions{TCP: true, Token: tt.token})
+		status, body := askHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) { r.Header.Set("Authorization", tt.header) })
+		if status != tt.want || status != 202 && !strings.Contains(body, "admin.token_file") {
+			t.Errorf("token %q, Authorization %q: %d, want %d: %s", tt.token, tt.header, status, tt.want, body)
+		}
+		if done := f.drains.Load() == 1; done != (tt.want == 202) {
+			t.Errorf("token %q, Authorization %q: drained: %v", tt.token, tt.header, done)
+		}
+		if status, _ := askHandler(h, "GET", "http://127.0.0.1/v1/status"); status != 200 {
+			t.Errorf("reading needs no token: %d", status)
+		}
+	}
+}
+
+func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
+	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Token: "secret"})
+	for _, tt := range []struct {
+		key, value string
+		want       int
+	}{
+		{"Sec-Fetch-Site", "cross-site", 403}, {"Sec-Fetch-Site", "same-site", 403}, {"Origin", "https://evil.example", 403}, {"Origin", "null", 403},
+		{"Sec-Fetch-Site", "same-origin", 202}, {"Sec-Fetch-Site", "none", 202}, {"Origin", "http://127.0.0.1", 202},
+	} {
+		status, body := askHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) {
+			r.Header.Set("Authorization", "Bearer secret")
+			r.Header.Set(tt.key, tt.value)
+		})
+		if status != tt.want {
+			t.Errorf("%s: %s: %d, want %d: %s", tt.key, tt.value, status, tt.want, body)
+		}
+	}
+}
+
+func TestUnixNeedsNoGuard(t *testing.T) {
+	status, body := askHandler(newAdminHandler(newFakeServer().deps(), adminOptions{}), "POST", "/v1/drain", func(r *http.Request) { r.Host = "anything" })
+	if status != 202 {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+func TestMetricsOnly(t *testing.T) {
+	h := newMetricsOnlyHandler(newFakeServer().deps())
+	for target, want := range map[string]int{"/livez": 200, "/readyz": 200, "/metrics": 200, "/v1/status": 404, "/v1/config": 404, "/": 404} {
+		status, body := askHandler(h, "GET", "http://any.name"+target)
+		if status != want || want == 404 && strings.Contains(body, "POST") {
+			t.Errorf("%s: %d, want %d: %s", target, status, want, body)
+		}
+	}
+	if status, _ := askHandler(h, "POST", "/v1/quit"); status != 404 {
+		t.Errorf("POST /v1/quit: %d", status)
+	}
+}
+
+func TestSessionMatcher(t *testing.T) {
+	for _, tt := range []struct {
+		client string
+		want   string
+		ok     bool
+	}{
+		{"127.0.0.1:40000", "", true}, {"127.0.0.1:40000", "127.0.0.1:40000", true}, {"127.0.0.1:40000", "127.0.0.1", true},
+		{"127.0.0.1:40000", "40000", true}, {"127.0.0.1:40000", ":40000", true}, {"127.0.0.1:40000", "localhost:40000", true},
+		{"127.0.0.1:40000", "X-1", true}, {"127.0.0.1:40000", "[::ffff:127.0.0.1]:40000", true},
+		{"127.0.0.1:40000", "40001", false}, {"127.0.0.1:40000", "127.0.0.1:40001", false}, {"127.0.0.1:40000", "127.0.0.2", false},
+		{"127.0.0.1:40000", "4000", false}, {"127.0.0.1:40000", "X-10", false}, {"127.0.0.1:40000", "65536", false}, {"127.0.0.1:40000", "-1", false},
+		{"127.0.0.1:40000", "evil.example:40000", false}, {"127.0.0.1:40000", "::1", false}, {"127.0.0.1:40000", "nonsense", false}, {"127.0.0.1:40000", ":", false},
+		{"10.0.0.1:40000", "localhost:40000", false}, {"10.0.0.1:40000", "40000", true},
+		{"[::1]:40000", "[::1]:40000", true}, {"[::1]:40000", "::1", true}, {"[::1]:40000", "[::1]", true}, {"[::1]:40000", "localhost:40000", true},
+		{"unix:/run/a.sock", "unix:/run/a.sock", true}, {"unix:/run/a.sock", "/run/a.sock", false}, {"unix:/run/a.sock", "40000", false},
+	} {
+		if got := sessionMatcher(tt.want)(&l4.Record{ID: "X-1", Client: tt.client}); got != tt.ok {
+			t.Errorf("%q matches client %s: %v, want %v", tt.want, tt.client, got, tt.ok)
+		}
+	}
+}
+
+func FuzzSessionMatcher(f *testing.F) {
+	for _, s := range []string{"", "40000", ":40000", "127.0.0.1:40000", "[::1%eth0]:1", "unix:/x", "K7QX-41", "localhost:1", "[", "::"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, want string) {
+		match := sessionMatcher(want)
+		match(&l4.Record{Client: "unix:/x"})
+		if ap, err := netip.ParseAddrPort(want); err == nil && !match(&l4.Record{Client: ap.String()}) {
+			t.Errorf("%q does not match itself", want)
+		}
+	})
+}
+
+// A real server on a real socket, with the server's bounds.
+func TestAdminOverItsSockets(t *testing.T) {
+	for _, at := range []adminListen{{Address: "unix:" + shortDir(t) + "/a.sock"}, {Address: "127.0.0.1:0"}} {
+		addr := serveAdmin(t, newFakeServer(), at, adminOptions{TCP: !strings.HasPrefix(at.Address, "unix:")})
+		c, err := (&adminFlags{admin: addr}).client(t.Context(), appWith())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s statusReply
+		if err := c.get(t.Context(), "/v1/status", &s); err != nil {
+			t.Fatal(err)
+		}
+		if s.Version != "v0.1.0" || !s.Readiness.Ready || s.Sessions != 1 || len(s.Upstreams) != 2 || s.Identities[0].LastError == "" {
+			t.Errorf("%s: status %+v", addr, s)
+		}
+	}
+}
+
+// serveAdmin serves the admin API of f until the test ends.
+func serveAdmin(t *testing.T, f *fakeServer, at adminListen, o adminOptions) (addr string) {
+	t.Helper()
+	ln, addr, err := appWith().listenAdmin(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOn(t, ln, addr, newAdminHandler(f.deps(), o))
+}
+
+// The whole of it over a real server: a connection that is refused is in
+// /metrics, among the recent sessions and in `why`, by its client's own port.
+func TestAdminOfARealServer(t *testing.T) {
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody.Close()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	defer cancel()
+	m := newMetrics("test")
+	o := m.observer()
+	count, ended := o.Ended, make(chan *l4.Record, 1)
+	o.Ended = func(r *l4.Record) { count(r); ended <- r }
+	server := l4.New(ctx, l4.Options{Observer: o})
+	defer server.Shutdown(ctx, l4.Drain{})
+	cfg := l4.Config{
+		Listeners: []l4.ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Upstream: "up"}},
+		Upstreams: []l4.UpstreamConfig{{Name: "up", Endpoints: []l4.EndpointConfig{{Address: nobody.Addr().String()}}, Connect: l4.ConnectConfig{Attempts: 1}}},
+	}
+	if err := server.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	m.attach(server, nil)
+	m.applied(cfg)
+	d := adminDepsFor(server)
+	d.metrics = m.handler()
+
+	if c, err := net.Dial("tcp", server.Listening()[0].Addr); err == nil { // else the reset came before Dial had looked
+		defer c.Close()
+	}
+	var client string
+	select {
+	case r := <-ended:
+		client = r.Client
+	case <-time.After(10 * time.Second):
+		t.Fatal("the session does not end")
+	}
+	h := newAdminHandler(d, adminOptions{})
+	_, port, _ := net.SplitHostPort(client)
+	for target, want := range map[string]string{
+		"/metrics":                               `ambassador_sessions_total{listener="in",reason="refused",stage="dial",upstream="up"} 1`,
+		"/v1/sessions/recent?client=" + client:   `"reason": "refused"`,
+		"/v1/sessions/recent?client=" + port:     `"reason": "refused"`,
+		"/v1/sessions":                           `"sessions": []`,
+		"/v1/status":                             `"identities": []`,
+		"/readyz?upstream=up":                    "upstream up: not reached yet; ",
+		"/readyz":                                "ready",
+		"/metrics?name[]=ambassador_bytes_total": `ambassador_bytes_total{direction="up",listener="in",upstream="up"} 0`,
+	} {
+		if _, body := askHandler(h, "GET", target); !strings.Contains(body, want) {
+			t.Errorf("%s: want %s in\n%s", target, want, body)
+		}
+	}
+	if status, _ := askHandler(h, "POST", "/v1/sessions/none/kill"); status != 404 {
+		t.Errorf("kill of nothing: %d", status)
+	}
+}
+
+func TestHTTPServerBoundsEveryWait(t *testing.T) {
+	s := newHTTPServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	for name, d := range map[string]time.Duration{"ReadHeaderTimeout": s.ReadHeaderTimeout, "ReadTimeout": s.ReadTimeout, "WriteTimeout": s.WriteTimeout, "IdleTimeout": s.IdleTimeout} {
+		if d <= 0 || d > 5*time.Minute {
+			t.Errorf("%s is %v", name, d)
+		}
+	}
+	if s.MaxHeaderBytes <= 0 || s.Handler == nil {
+		t.Errorf("server: %+v", s)
+	}
+	if min(s.ReadTimeout, s.WriteTimeout) <= adminReloadTimeout {
+		t.Error("a reload may take longer than its request")
+	}
+}

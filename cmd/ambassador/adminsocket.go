@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// adminListen is where the admin API listens.
+type adminListen struct {
+	// Address is admin.listen: "unix:/path" or "HOST:PORT". Empty: the default
+	// socket, in the default folder.
+	Address string
+	// Unsafe is admin.unsafe_admin_listen: TCP beyond loopback is allowed.
+	Unsafe bool
+}
+
+// listenAdmin binds the admin API's socket and gives its address as printed. To
+// close the listener also removes the socket's file, if it is still ours.
+func (a *app) listenAdmin(ctx context.Context, at adminListen) (ln net.Listener, addr string, err error) {
+	path, unix := strings.CutPrefix(at.Address, "unix:")
+	switch {
+	case at.Address == "":
+		ln, err = listenAdminDefault(ctx, defaultAdminFolder(a.env))
+	case unix:
+		ln, err = bindAdminSocket(ctx, path)
+	default:
+		ln, err = listenAdminTCP(ctx, at)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("admin: %w", err)
+	}
+	addr = ln.Addr().String()
+	if ln.Addr().Network() == "unix" {
+		addr = "unix:" + addr
+	}
+	return ln, addr, nil
+}
+
+func listenAdminTCP(ctx context.Context, at adminListen) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
+	ln, err := lc.Listen(ctx, "tcp", at.Address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port in admin.listen", at.Address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
+		ln.Close()
+		return nil, fmt.Errorf("listen %s: others could reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", at.Address)
+	}
+	return ln, nil
+}
+
+// adminFolder is a folder where default admin sockets are.
+type adminFolder struct {
+	path string
+	// given: a supervisor made the folder and answers for who may enter it.
+	// Otherwise we make it, and use it only if it is ours alone.
+	given bool
+}
+
+// defaultAdminFolder is the folder of a default socket: the first of
+// $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/ambassador, else ambassador-UID in
+// the temporary folder.
+func defaultAdminFolder(env func(string) (string, bool)) adminFolder {
+	return adminFolders(env)[0]
+}
+
+// systemAdminFolder is where a service with RuntimeDirectory=ambassador, and the
+// container image, have their socket.
+const systemAdminFolder = "/run/ambassador"
+
+// adminFolders are the folders in which clients look for a socket: those that a
+// default socket would be in, in their order, and, where the environment is not
+// a service's own, the system's.
+func adminFolders(env func(string) (string, bool)) []adminFolder {
+	var out []adminFolder
+	get := func(key string) string { v, _ := env(key); return v }
+	given, _, _ := strings.Cut(get("RUNTIME_DIRECTORY"), ":")
+	if given != "" {
+		out = append(out, adminFolder{given, true})
+	}
+	if dir := get("XDG_RUNTIME_DIR"); dir != "" {
+		out = append(out, adminFolder{path: filepath.Join(dir, "ambassador")})
+	}
+	tmp := get("TMPDIR")
+	if tmp == "" {
+		tmp = "/tmp"
+	}
+	out = append(out, adminFolder{path: filepath.Join(tmp, "ambassador-"+strconv.Itoa(os.Geteuid()))})
+	if given == "" {
+		out = append(out, adminFolder{systemAdminFolder, true})
+	}
+	return out
+}
+
+// prepare makes the folder if it is to be ours, and checks it.
+func (f adminFolder) prepare() error {
+	if !f.given {
+		if err := os.Mkdir(f.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return f.check()
+}
+
+// check refuses a folder in which somebody else could put a socket or take ours.
+func (f adminFolder) check() error {
+	if f.given {
+		info, err := os.Stat(f.path)
+		if err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s: not a folder", f.path)
+		}
+		return err
+	}
+	info, err := os.Lstat(f.path)
+	if err != nil {
+		return err
+	}
+	owner, _ := info.Sys().(*syscall.Stat_t)
+	switch {
+	case info.Mode().Type() == fs.ModeSymlink:
+		return fmt.Errorf("%s: a symbolic link, not a folder of our own; remove it, or set admin.listen", f.path)
+	case !info.IsDir():
+		return fmt.Errorf("%s: not a folder; remove it, or set admin.listen", f.path)
+	case owner == nil || int(owner.Uid) != os.Geteuid():
+		return fmt.Errorf("%s: belongs to another user; remove it, or set admin.listen", f.path)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s: mode %#o lets others in; chmod 700 it, or set admin.listen", f.path, info.Mode().Perm())
+	}
+	return nil
+}
+
+// listenAdminDefault binds admin.sock, or admin-PID.sock where another process
+// answers on that, and clears away what dead processes have left.
+func listenAdminDefault(ctx context.Context, f adminFolder) (net.Listener, error) {
+	if err := f.prepare(); err != nil {
+		return nil, err
+	}
+	unlock, err := lockFolder(ctx, f.path)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	path := filepath.Join(f.path, "admin.sock")
+	for _, other := range adminSocketsIn(f.path) {
+		switch err := tryAdminSocket(ctx, other); {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			os.Remove(other)
+		case other == path:
+			path = filepath.Join(f.path, fmt.Sprintf("admin-%d.sock", os.Getpid()))
+		}
+	}
+	return bindAdminSocket(ctx, path)
+}
+
+// adminSocketsIn lists the default admin sockets of a folder, dead ones included.
+func adminSocketsIn(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		name := e.Name()
+		if e.Type() == fs.ModeSocket && (name == "admin.sock" || strings.HasPrefix(name, "admin-") && strings.HasSuffix(name, ".sock")) {
+			out = append(out, filepath.Join(dir, name))
+		}
+	}
+	return out
+}
+
+// adminDialTimeout bounds connecting to an admin socket: the kernel answers for
+// the process, so that more than this means that there is none to speak to.
+const adminDialTimeout = time.Second
+
+// tryAdminSocket says whether a process listens at path: nil if so,
+// ECONNREFUSED if it has ended, another error if that cannot be told.
+func tryAdminSocket(ctx context.Context, path string) error {
+	d := net.Dialer{Timeout: adminDialTimeout}
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	return err
+}
+
+// lockTimeout bounds the wait for another ambassador that is starting in the
+// same folder: it holds the lock for the time of a bind.
+const lockTimeout = 2 * time.Second
+
+// lockFolder lets one process at a time decide which sockets of a folder are
+// dead, so that nobody removes one that has just been bound.
+func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			file.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			file.Close()
+			return nil, fmt.Errorf("lock %s: another process has held it for %v; set admin.listen", dir, lockTimeout)
+		}
+	}
+}
+
+// adminSocket is a bound unix socket. To close it removes its file.
+type adminSocket struct {
+	*net.UnixListener
+	path string
+	info fs.FileInfo // of the file that we made
+}
+
+// Addr is the path that clients use.
+func (s *adminSocket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
+
+// Close removes the file, unless somebody else has one of that name now.
+func (s *adminSocket) Close() error {
+	if now, err := os.Lstat(s.path); err == nil && os.SameFile(s.info, now) {
+		os.Remove(s.path)
+	}
+	return s.UnixListener.Close()
+}
+
+// bindAdminSocket makes the socket under a name beside path, gives it mode 0600
+// and only then renames it to path: nobody can connect before it is guarded.
+func bindAdminSocket(ctx context.Context, path string) (*adminSocket, error) {
+	if err := claimAdminSocket(ctx, path); err != nil {
+		return nil, err
+	}
+	draft := filepath.Join(filepath.Dir(path), "."+strconv.Itoa(os.Getpid())+"~"+filepath.Base(path))
+	if len(draft) >= len(syscall.RawSockaddrUnix{}.Path) {
+		return nil, fmt.Errorf("listen unix:%s: the path is too long for a socket, and the system allows about 100 bytes; choose a shorter folder", path)
+	}
+	os.Remove(draft) // of a process of this id that died here
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "unix", draft)
+	if err != nil {
+		return nil, fmt.Errorf("listen unix:%s: %w", path, err)
+	}
+	s := &adminSocket{UnixListener: ln.(*net.UnixListener), path: path}
+	s.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(draft, 0o600), os.Rename(draft, path)); err != nil {
+		s.UnixListener.Close()
+		os.Remove(draft)
+		return nil, fmt.Errorf("listen unix:%s: %w", path, err)
+	}
+	if s.info, err = os.Lstat(path); err != nil {
+		s.UnixListener.Close()
+		return nil, fmt.Errorf("listen unix:%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// claimAdminSocket makes sure that path can be taken: nothing is there, or a
+// socket on which nobody answers.
+func claimAdminSocket(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("listen unix:%s: a file that is no socket is there; move it away or choose another path in admin.listen", path)
+	}
+	switch err := tryAdminSocket(ctx, path); {
+	case err == nil:
+		return fmt.Errorf("listen unix:%s: a running process answers there; stop it or choose another path in admin.listen", path)
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("listen unix:%s: a socket is there, and whether it is in use cannot be told: %w", path, err)
+	}
+	return nil
+}
+
+// liveAdminSockets are the sockets in the folders on which a process answers.
+// Folders that could be another user's are left out. failed are the sockets
+// that exist but could not be asked, each with its reason.
+func liveAdminSockets(ctx context.Context, folders []adminFolder) (live []string, failed []error) {
+	for _, f := range folders {
+		if f.check() != nil {
+			continue
+		}
+		for _, path := range adminSocketsIn(f.path) {
+			switch err := tryAdminSocket(ctx, path); {
+			case err == nil && !slices.Contains(live, path):
+				live = append(live, path)
+			case err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist):
+				failed = append(failed, fmt.Errorf("%s: %w", path, err))
+			}
+		}
+	}
+	return live, failed
+}

@@ -1,0 +1,297 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// shortDir is a folder whose path leaves room for a socket's name.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "amb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// appWith is an app with nothing in its environment but pairs ("KEY=value").
+func appWith(pairs ...string) *app {
+	return &app{stdin: strings.NewReader(""), stdout: &strings.Builder{}, stderr: &strings.Builder{},
+		env: func(key string) (string, bool) {
+			for _, p := range pairs {
+				if v, ok := strings.CutPrefix(p, key+"="); ok {
+					return v, true
+				}
+			}
+			return "", false
+		}}
+}
+
+// listenDefault binds a default admin socket; it is closed when the test ends.
+func listenDefault(t *testing.T, a *app) string {
+	t.Helper()
+	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return addr
+}
+
+// deadSocket leaves a socket file behind, as a killed process does.
+func deadSocket(t *testing.T, path string) {
+	t.Helper()
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+}
+
+func TestDefaultAdminFolder(t *testing.T) {
+	uid := fmt.Sprint(os.Geteuid())
+	for _, tt := range []struct {
+		env  []string
+		want adminFolder
+	}{
+		{[]string{"RUNTIME_DIRECTORY=/run/a", "XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/t"}, adminFolder{"/run/a", true}},
+		{[]string{"RUNTIME_DIRECTORY=/run/a:/run/b"}, adminFolder{"/run/a", true}},
+		{[]string{"RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/t"}, adminFolder{"/run/user/1/ambassador", false}},
+		{[]string{"XDG_RUNTIME_DIR=", "TMPDIR=/t"}, adminFolder{"/t/ambassador-" + uid, false}},
+		{nil, adminFolder{"/tmp/ambassador-" + uid, false}},
+	} {
+		if got := defaultAdminFolder(appWith(tt.env...).env); got != tt.want {
+			t.Errorf("with %q: %+v, want %+v", tt.env, got, tt.want)
+		}
+	}
+}
+
+func TestAdminFoldersOfTheEnvironment(t *testing.T) {
+	t.Setenv("RUNTIME_DIRECTORY", "")
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
+	t.Setenv("TMPDIR", "/t")
+	var got []string
+	for _, f := range adminFolders(os.LookupEnv) {
+		got = append(got, f.path)
+	}
+	want := []string{"/run/user/1/ambassador", fmt.Sprintf("/t/ambassador-%d", os.Geteuid()), "/run/ambassador"}
+	if !slices.Equal(got, want) {
+		t.Errorf("clients look in %q, want %q", got, want)
+	}
+}
+
+func TestDefaultSocketIsGuardedAndRemoved(t *testing.T) {
+	tmp := shortDir(t)
+	ln, addr, err := appWith("TMPDIR="+tmp).listenAdmin(t.Context(), adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(tmp, fmt.Sprintf("ambassador-%d", os.Geteuid()))
+	path := filepath.Join(dir, "admin.sock")
+	if addr != "unix:"+path {
+		t.Errorf("address %s, want unix:%s", addr, path)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("folder: %v, %v", info, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", info, err)
+	}
+	if err := ln.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind after close: %v", left)
+	}
+}
+
+func TestSecondAmbassadorHasItsOwnSocket(t *testing.T) {
+	a := appWith("RUNTIME_DIRECTORY=" + shortDir(t))
+	first, second := listenDefault(t, a), listenDefault(t, a)
+	if filepath.Base(first) != "admin.sock" || filepath.Base(second) != fmt.Sprintf("admin-%d.sock", os.Getpid()) {
+		t.Errorf("sockets %s, %s", first, second)
+	}
+	live, failed := liveAdminSockets(t.Context(), adminFolders(a.env)[:1])
+	if len(live) != 2 || len(failed) > 0 {
+		t.Errorf("live %q, failed %v", live, failed)
+	}
+}
+
+func TestDeadSocketsAreRemovedAndOthersKept(t *testing.T) {
+	dir := shortDir(t)
+	for _, name := range []string{"admin.sock", "admin-1.sock", "other.sock"} {
+		deadSocket(t, filepath.Join(dir, name))
+	}
+	if addr := listenDefault(t, appWith("RUNTIME_DIRECTORY="+dir)); filepath.Base(addr) != "admin.sock" {
+		t.Errorf("address %s", addr)
+	}
+	entries, _ := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if !slices.Equal(names, []string{"admin.sock", "other.sock"}) {
+		t.Errorf("folder has %q", names)
+	}
+}
+
+func TestCloseKeepsASuccessorsSocket(t *testing.T) {
+	path := filepath.Join(shortDir(t), "a.sock")
+	old, _, err := appWith().listenAdmin(t.Context(), adminListen{Address: "unix:" + path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(path)
+	next, _, err := appWith().listenAdmin(t.Context(), adminListen{Address: "unix:" + path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	old.Close()
+	if err := tryAdminSocket(t.Context(), path); err != nil {
+		t.Errorf("the successor's socket is gone: %v", err)
+	}
+}
+
+func TestFoldersThatAreNotOurs(t *testing.T) {
+	name := fmt.Sprintf("ambassador-%d", os.Geteuid())
+	for _, tt := range []struct {
+		what string
+		make func(path string) error
+		want string
+	}{
+		{"a link", func(p string) error { return os.Symlink(t.TempDir(), p) }, "symbolic link"},
+		{"a file", func(p string) error { return os.WriteFile(p, nil, 0o600) }, "not a folder"},
+		{"open to others", func(p string) error { return errors.Join(os.Mkdir(p, 0o700), os.Chmod(p, 0o750)) }, "lets others in"},
+		{"another user's", func(p string) error { return errors.Join(os.Mkdir(p, 0o700), os.Chown(p, 4711, -1)) }, "another user"},
+	} {
+		tmp := shortDir(t)
+		if err := tt.make(filepath.Join(tmp, name)); errors.Is(err, os.ErrPermission) {
+			continue // only root can give a folder away
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		a := appWith("TMPDIR=" + tmp)
+		ln, _, err := a.listenAdmin(t.Context(), adminListen{})
+		if err == nil {
+			ln.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "admin.listen") {
+			t.Errorf("%s: error %v, want one about %q with its mend", tt.what, err, tt.want)
+		}
+	}
+}
+
+// A client must not speak to a socket that another user may have planted.
+func TestClientsLeaveOutFoldersThatAreNotOurs(t *testing.T) {
+	tmp := shortDir(t)
+	a := appWith("TMPDIR="+tmp, "RUNTIME_DIRECTORY="+shortDir(t))
+	dir := filepath.Join(tmp, fmt.Sprintf("ambassador-%d", os.Geteuid()))
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", filepath.Join(dir, "admin.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if live, _ := liveAdminSockets(t.Context(), adminFolders(a.env)); len(live) > 0 {
+		t.Errorf("live sockets: %q", live)
+	}
+}
+
+func TestFolderInUseIsWaitedForWithABound(t *testing.T) {
+	dir := shortDir(t)
+	unlock, err := lockFolder(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := lockFolder(ctx, dir); err == nil {
+		t.Error("two processes have the lock")
+	}
+	unlock()
+	again, err := lockFolder(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+}
+
+func TestConfiguredAdminListen(t *testing.T) {
+	dir := shortDir(t)
+	file, dead, long := filepath.Join(dir, "file"), filepath.Join(dir, "dead"), filepath.Join(dir, strings.Repeat("x", 110))
+	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	deadSocket(t, dead)
+	taken := listenDefault(t, appWith("RUNTIME_DIRECTORY="+dir))
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	for _, tt := range []struct {
+		at   adminListen
+		want string // in the error; empty: it works
+	}{
+		{adminListen{Address: "unix:" + filepath.Join(dir, "new")}, ""},
+		{adminListen{Address: "unix:" + dead}, ""},
+		{adminListen{Address: "unix:" + file}, "no socket"},
+		{adminListen{Address: taken}, "a running process answers"},
+		{adminListen{Address: "unix:" + long}, "too long"},
+		{adminListen{Address: "unix:" + filepath.Join(dir, "none", "a.sock")}, "no such file"},
+		{adminListen{Address: "127.0.0.1:0"}, ""},
+		{adminListen{Address: "localhost:0"}, ""},
+		{adminListen{Address: "0.0.0.0:0"}, "unsafe_admin_listen: true"},
+		{adminListen{Address: "0.0.0.0:0", Unsafe: true}, ""},
+		{adminListen{Address: busy.Addr().String()}, "in use"},
+	} {
+		ln, addr, err := appWith().listenAdmin(t.Context(), tt.at)
+		if err == nil {
+			ln.Close()
+		}
+		switch {
+		case tt.want == "" && err != nil:
+			t.Errorf("%+v: %v", tt.at, err)
+		case tt.want == "" && strings.HasPrefix(tt.at.Address, "unix:") && addr != tt.at.Address:
+			t.Errorf("%+v: address %s", tt.at, addr)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("%+v: error %v, want %q in it", tt.at, err, tt.want)
+		}
+	}
+	if b, err := os.ReadFile(file); string(b) != "keep" || err != nil {
+		t.Errorf("the file in the way: %q, %v", b, err)
+	}
+}
+
+func TestAdminSocketIsNoMPTCP(t *testing.T) {
+	ln, _, err := appWith().listenAdmin(t.Context(), adminListen{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		const soProtocol = 38 // Linux; other systems have no MPTCP by default
+		if p, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol); err == nil && p != syscall.IPPROTO_TCP {
+			t.Errorf("protocol %d", p)
+		}
+	})
+}

@@ -1,0 +1,457 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ambassador/l4"
+)
+
+// adminFlags are the flags of the commands that speak to a running ambassador.
+type adminFlags struct {
+	admin, tokenFile string
+	json             bool
+}
+
+func (f *adminFlags) bind(flags *pflag.FlagSet) {
+	flags.StringVar(&f.admin, "admin", "", "the admin API: unix:/path, /path, HOST:PORT or http://HOST:PORT (default: the only live default socket)")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of admin.token_file, for changes over TCP")
+	flags.BoolVar(&f.json, "json", false, "print JSON")
+}
+
+const (
+	// clientTimeout bounds a question, its answer included.
+	clientTimeout = 15 * time.Second
+	// reloadTimeout is longer than the server's own bound, so that its answer is
+	// the one that is heard.
+	reloadTimeout = adminReloadTimeout + 10*time.Second
+	// maxAnswer bounds an answer: 4096 records are 2 MB, 100 000 live sessions 50.
+	maxAnswer = 256 << 20
+)
+
+// adminClient asks one admin API.
+type adminClient struct {
+	http  http.Client
+	where string // as a user would give it to --admin
+	base  string
+	token string
+}
+
+// client finds the admin API that the flags mean.
+func (f *adminFlags) client(ctx context.Context, a *app) (*adminClient, error) {
+	c := &adminClient{where: f.admin}
+	if c.where == "" {
+		path, err := a.onlyAdminSocket(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.where = "unix:" + path
+	}
+	network, address, err := parseAdmin(c.where)
+	if err != nil {
+		return nil, &exitError{Code: 2, Err: err}
+	}
+	c.base = "http://localhost"
+	if network == "tcp" {
+		c.base = "http://" + address
+	}
+	if f.tokenFile != "" {
+		token, err := os.ReadFile(f.tokenFile)
+		if err != nil {
+			return nil, &exitError{Code: 2, Err: fmt.Errorf("--token-file: %w", err)}
+		}
+		c.token = strings.TrimSpace(string(token))
+	}
+	d := net.Dialer{Timeout: 5 * time.Second}
+	c.http.Transport = &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, network, address) }}
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // a token goes nowhere else
+	return c, nil
+}
+
+// parseAdmin reads the value of --admin.
+func parseAdmin(s string) (network, address string, err error) {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		return "unix", path, nil
+	}
+	if rest, ok := strings.CutPrefix(s, "http://"); ok {
+		u, err := url.Parse(s)
+		if err != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+			return "", "", fmt.Errorf("--admin %s: give http://HOST:PORT without more", s)
+		}
+		s = strings.TrimSuffix(rest, "/")
+	} else if strings.Contains(s, "://") {
+		return "", "", fmt.Errorf("--admin %s: give unix:/path, HOST:PORT or http://HOST:PORT", s)
+	} else if strings.Contains(s, "/") {
+		return "unix", s, nil
+	}
+	if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
+		return "", "", fmt.Errorf("--admin %s: give unix:/path, HOST:PORT or http://HOST:PORT", s)
+	}
+	return "tcp", s, nil
+}
+
+// severalError is that --admin is needed to choose.
+type severalError struct{ sockets []string }
+
+func (e *severalError) Error() string {
+	return fmt.Sprintf("%d ambassadors are running; choose one with\n  --admin unix:%s", len(e.sockets), strings.Join(e.sockets, "\n  --admin unix:"))
+}
+
+// onlyAdminSocket is the one default socket on which a process answers.
+func (a *app) onlyAdminSocket(ctx context.Context) (string, error) {
+	folders := adminFolders(a.env)
+	live, failed := liveAdminSockets(ctx, folders)
+	switch {
+	case len(live) == 1:
+		return live[0], nil
+	case len(live) > 1:
+		return "", &exitError{Code: 2, Err: &severalError{live}}
+	case len(failed) > 0:
+		return "", fmt.Errorf("no admin socket answers: %w; run this as the user of the ambassador, or give --admin ADDR", errors.Join(failed...))
+	}
+	var paths []string
+	for _, f := range folders {
+		paths = append(paths, f.path)
+	}
+	return "", fmt.Errorf("no ambassador is running here: no admin socket in %s; start one (`ambassador run`, `ambassador forward`), or give --admin ADDR (it prints `listening admin ADDR` at its start)", strings.Join(paths, ", "))
+}
+
+// adminAnswer is what the API said.
+type adminAnswer struct {
+	status int
+	body   []byte
+}
+
+// ask sends a request and reads the whole answer, within timeout. An answer that
+// is no success is an error, but for those in fine.
+func (c *adminClient) ask(ctx context.Context, method, path string, timeout time.Duration, fine ...int) (adminAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	if err != nil {
+		return adminAnswer{}, err
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return adminAnswer{}, fmt.Errorf("ask %s: %w; is the ambassador running?", c.where, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return adminAnswer{}, fmt.Errorf("ask %s: %s %s: %w", c.where, method, path, err)
+	}
+	a := adminAnswer{resp.StatusCode, body}
+	if resp.StatusCode/100 == 2 {
+		return a, nil
+	}
+	for _, status := range fine {
+		if resp.StatusCode == status {
+			return a, nil
+		}
+	}
+	return a, a.refusal(method + " " + path)
+}
+
+// refusal is the error that an answer carries.
+func (a adminAnswer) refusal(what string) error {
+	var e apiError
+	if json.Unmarshal(a.body, &e) != nil || e.Text == "" {
+		return fmt.Errorf("%s: status %d, and no word of an ambassador; check --admin", what, a.status)
+	}
+	e.Status = a.status
+	if e.Mend == "" {
+		return &e
+	}
+	return fmt.Errorf("%w\n%s", &e, e.Mend)
+}
+
+// get reads the JSON at path into v.
+func (c *adminClient) get(ctx context.Context, path string, v any) error {
+	a, err := c.ask(ctx, http.MethodGet, path, clientTimeout)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(a.body, v); err != nil {
+		return fmt.Errorf("GET %s: %w; check --admin", path, err)
+	}
+	return nil
+}
+
+// clientCommand is a command that speaks to a running ambassador.
+func (a *app) clientCommand(use, short, example string, args cobra.PositionalArgs, run func(context.Context, *adminFlags, []string) error) *cobra.Command {
+	f := &adminFlags{}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: args,
+		RunE: func(cmd *cobra.Command, args []string) error { return run(cmd.Context(), f, args) }}
+	f.bind(cmd.Flags())
+	return cmd
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return a.clientCommand("status", "Show readiness, listeners, upstreams and identities of a running ambassador",
+		"  ambassador status\n  ambassador status --admin unix:/run/ambassador/admin.sock --json", cobra.NoArgs, a.status)
+}
+
+func (a *app) status(ctx context.Context, f *adminFlags, _ []string) error {
+	c, err := f.client(ctx, a)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return a.copyAnswer(ctx, c, "/v1/status")
+	}
+	var s statusReply
+	if err := c.get(ctx, "/v1/status", &s); err != nil {
+		return err
+	}
+	return writeStatus(a.stdout, s, time.Now())
+}
+
+// copyAnswer prints the API's JSON as it is.
+func (a *app) copyAnswer(ctx context.Context, c *adminClient, path string) error {
+	got, err := c.ask(ctx, http.MethodGet, path, clientTimeout)
+	if err != nil {
+		return err
+	}
+	_, err = a.stdout.Write(got.body)
+	return err
+}
+
+func (a *app) sessionsCommand() *cobra.Command {
+	path, recent := "/v1/sessions", false
+	cmd := a.clientCommand("sessions", "List open sessions, or those that have ended",
+		"  ambassador sessions\n  ambassador sessions --recent --json", cobra.NoArgs,
+		func(ctx context.Context, f *adminFlags, _ []string) error {
+			if recent {
+				path = "/v1/sessions/recent"
+			}
+			c, err := f.client(ctx, a)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return a.copyAnswer(ctx, c, path)
+			}
+			var s sessionsReply
+			if err := c.get(ctx, path, &s); err != nil {
+				return err
+			}
+			return writeSessions(a.stdout, s.Sessions, recent, time.Now())
+		})
+	cmd.Flags().BoolVar(&recent, "recent", false, "the last 4096 that have ended, the newest first")
+	return cmd
+}
+
+func (a *app) whyCommand() *cobra.Command {
+	cmd := a.clientCommand("why ADDR|ID", "Tell how a connection ended, by its client's own address",
+		"  ambassador why 127.0.0.1:40000\n  ambassador why 40000\n  ambassador why K7QX-42 --json", cobra.ExactArgs(1), a.why)
+	cmd.Long = `Tell how a connection ended, what was seen, and what can be done.
+
+ADDR is the client's own address: ADDR:PORT, ADDR, or PORT alone, as the
+application, ss or netstat show it. ID is a session's id from the log.
+If several match, the newest are told first.`
+	return cmd
+}
+
+func (a *app) why(ctx context.Context, f *adminFlags, args []string) error {
+	c, err := f.client(ctx, a)
+	if err != nil {
+		return err
+	}
+	// Live ones are asked for first: a session that ends meanwhile is then changeReply
+	// of twice rather than not at all.
+	query := "?client=" + url.QueryEscape(args[0])
+	var live, ended sessionsReply
+	if err := c.get(ctx, "/v1/sessions"+query, &live); err != nil {
+		return err
+	}
+	if err := c.get(ctx, "/v1/sessions/recent"+query, &ended); err != nil {
+		return err
+	}
+	live.Sessions = withoutEnded(live.Sessions, ended.Sessions)
+	found := stories(live.Sessions, ended.Sessions)
+	if len(found) == 0 {
+		return fmt.Errorf("why %s: no such session: none is open, and it is not among the last 4096 that have ended; give the client's own address (ADDR:PORT or PORT) or the id in the log", args[0])
+	}
+	if f.json {
+		return writeStoriesJSON(a.stdout, found)
+	}
+	return writeStories(a.stdout, found, len(live.Sessions)+len(ended.Sessions), time.Now())
+}
+
+// withoutEnded leaves out those that ended between the two questions.
+func withoutEnded(live, ended []l4.Record) []l4.Record {
+	over := map[string]bool{}
+	for _, r := range ended {
+		over[r.ID] = true
+	}
+	var out []l4.Record
+	for _, r := range live {
+		if !over[r.ID] {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (a *app) reloadCommand() *cobra.Command {
+	return a.clientCommand("reload", "Let a running ambassador load its configuration again",
+		"  ambassador reload", cobra.NoArgs, a.tell("/v1/reload", reloadTimeout, func(changeReply) string { return "reloaded" }))
+}
+
+func (a *app) drainCommand() *cobra.Command {
+	return a.clientCommand("drain", "Let a running ambassador stop accepting; it stays, unready, while sessions end",
+		"  ambassador drain", cobra.NoArgs, a.tell("/v1/drain", clientTimeout, func(t changeReply) string {
+			return "draining, " + plural(t.Sessions, "session") + " open; `ambassador sessions` lists them"
+		}))
+}
+
+func (a *app) quitCommand() *cobra.Command {
+	return a.clientCommand("quit", "Let a running ambassador drain and end, as SIGTERM does",
+		"  ambassador quit", cobra.NoArgs, a.tell("/v1/quit", clientTimeout, func(t changeReply) string {
+			return "quitting, " + plural(t.Sessions, "session") + " open"
+		}))
+}
+
+// changeReply is the answer to a change.
+type changeReply struct {
+	Sessions int `json:"sessions"`
+}
+
+// tell sends a change and prints what it led to.
+func (a *app) tell(path string, timeout time.Duration, words func(changeReply) string) func(context.Context, *adminFlags, []string) error {
+	return func(ctx context.Context, f *adminFlags, _ []string) error {
+		c, err := f.client(ctx, a)
+		if err != nil {
+			return err
+		}
+		got, err := c.ask(ctx, http.MethodPost, path, timeout)
+		if err != nil {
+			return err
+		}
+		if f.json {
+			_, err = a.stdout.Write(got.body)
+			return err
+		}
+		var t changeReply
+		if err := json.Unmarshal(got.body, &t); err != nil {
+			return fmt.Errorf("POST %s: %w; check --admin", path, err)
+		}
+		_, err = fmt.Fprintln(a.stdout, words(t))
+		return err
+	}
+}
+
+func (a *app) waitCommand() *cobra.Command {
+	w := &waitFlags{}
+	cmd := a.clientCommand("wait", "Wait until a running or starting ambassador is ready",
+		"  ambassador wait --timeout 1m && psql -h 127.0.0.1\n  ambassador wait --upstream orders_db", cobra.NoArgs,
+		func(ctx context.Context, f *adminFlags, _ []string) error {
+			if w.timeout <= 0 {
+				return &exitError{Code: 2, Err: fmt.Errorf("--timeout %v: give a duration above zero", w.timeout)}
+			}
+			return a.wait(ctx, f, w)
+		})
+	cmd.Flags().DurationVar(&w.timeout, "timeout", 30*time.Second, "how long to wait")
+	cmd.Flags().StringVar(&w.upstream, "upstream", "", "wait for this upstream alone")
+	return cmd
+}
+
+type waitFlags struct {
+	timeout  time.Duration
+	upstream string
+}
+
+// path is what is asked again and again.
+func (w *waitFlags) path() string {
+	if w.upstream == "" {
+		return "/readyz"
+	}
+	return "/readyz?upstream=" + url.QueryEscape(w.upstream)
+}
+
+// waitInterval is the pause between two questions of `wait`.
+const waitInterval = 100 * time.Millisecond
+
+// wait asks until the answer is yes. An ambassador that is not there yet may be
+// starting; what another question would not change ends the wait.
+func (a *app) wait(parent context.Context, f *adminFlags, w *waitFlags) error {
+	ctx, cancel := context.WithTimeout(parent, w.timeout)
+	defer cancel()
+	tick := time.NewTicker(waitInterval)
+	defer tick.Stop()
+	var reasons []string
+	for {
+		got, err := a.askReady(ctx, f, w)
+		var exit *exitError
+		var refused *apiError
+		switch {
+		case err == nil && got == nil:
+			return a.printReady(f, nil)
+		case errors.As(err, &exit) || errors.As(err, &refused):
+			return err
+		case ctx.Err() != nil && len(reasons) > 0: // what was cut off says nothing new
+		case err != nil:
+			reasons = []string{err.Error()}
+		default:
+			reasons = got
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if parent.Err() != nil {
+		return context.Cause(parent)
+	}
+	if f.json {
+		if err := a.printReady(f, reasons); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("not ready after %v:\n  %s", w.timeout, strings.Join(reasons, "\n  "))
+}
+
+// askReady asks once. No reasons and no error: it is ready.
+func (a *app) askReady(ctx context.Context, f *adminFlags, w *waitFlags) (reasons []string, err error) {
+	c, err := f.client(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	got, err := c.ask(ctx, http.MethodGet, w.path(), clientTimeout, http.StatusServiceUnavailable)
+	if err != nil || got.status == http.StatusOK {
+		return nil, err
+	}
+	return strings.Split(string(bytes.TrimSpace(got.body)), "\n"), nil
+}
+
+func (a *app) printReady(f *adminFlags, reasons []string) error {
+	if !f.json {
+		_, err := fmt.Fprintln(a.stdout, "ready")
+		return err
+	}
+	return json.NewEncoder(a.stdout).Encode(map[string]any{"ready": len(reasons) == 0, "waiting": orEmpty(reasons)})
+}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"ambassador/l4"
+)
+
+// serveOn serves h on ln until the test ends.
+func serveOn(t *testing.T, ln net.Listener, addr string, h http.Handler) string {
+	t.Helper()
+	s := newHTTPServer(h, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ln) }() // the cleanup waits for it
+	t.Cleanup(func() { s.Close(); <-done })
+	return addr
+}
+
+// runningAdmin is an ambassador with a default admin socket, and an app of its user.
+func runningAdmin(t *testing.T, f *fakeServer) (a *app, out *bytes.Buffer) {
+	t.Helper()
+	a, out = appWith("RUNTIME_DIRECTORY="+shortDir(t)), &bytes.Buffer{}
+	a.stdout = out
+	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, ln, addr, newAdminHandler(f.deps(), adminOptions{}))
+	return a, out
+}
+
+// runClient runs a command line, as the root command would.
+func runClient(ctx context.Context, a *app, args ...string) error {
+	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
+	root.AddCommand(a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(), a.reloadCommand(), a.drainCommand(), a.quitCommand())
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+// exitCode is the exit code of an error.
+func exitCode(err error) int {
+	var e *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return e.Code
+	}
+	return 1
+}
+
+func TestClientCommandsHaveExamples(t *testing.T) {
+	a := appWith()
+	for _, cmd := range []*cobra.Command{a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(), a.reloadCommand(), a.drainCommand(), a.quitCommand()} {
+		if !strings.Contains(cmd.Example, "ambassador "+cmd.Name()) || cmd.Short == "" {
+			t.Errorf("%s: example %q, short %q", cmd.Name(), cmd.Example, cmd.Short)
+		}
+		for _, flag := range []string{"admin", "json", "token-file"} {
+			if cmd.Flags().Lookup(flag) == nil {
+				t.Errorf("%s has no --%s", cmd.Name(), flag)
+			}
+		}
+	}
+}
+
+func TestCommandsAgainstARunningOne(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string // in the output
+	}{
+		{[]string{"status"}, "ambassador v0.1.0 (pid "},
+		{[]string{"status", "--json"}, `"last_reason": "refused"`},
+		{[]string{"sessions"}, "K7QX-41"},
+		{[]string{"sessions", "--json"}, `"bytes_up": 1500`},
+		{[]string{"sessions", "--recent"}, "upstream_tls_rejected"},
+		{[]string{"sessions", "--recent", "--json"}, `"id": "K7QX-39"`},
+		{[]string{"why", "127.0.0.1:39998"}, "session K7QX-40: upstream_tls_rejected, in stage tls\n"},
+		{[]string{"why", "39998"}, "session K7QX-40"},
+		{[]string{"why", ":39998"}, "session K7QX-40"},
+		{[]string{"why", "K7QX-41"}, "session K7QX-41: still open, in stage relay\n"},
+		{[]string{"why", "K7QX-40", "--json"}, `"reason": "upstream_tls_rejected"`},
+		{[]string{"wait"}, "ready\n"},
+		{[]string{"wait", "--json"}, `{"ready":true,"waiting":[]}`},
+		{[]string{"wait", "--upstream", "orders_db"}, "ready\n"},
+		{[]string{"reload"}, "reloaded\n"},
+		{[]string{"drain"}, "draining, 1 session open"},
+		{[]string{"quit"}, "quitting, 1 session open\n"},
+		{[]string{"drain", "--json"}, `"draining": true`},
+	} {
+		a, out := runningAdmin(t, newFakeServer())
+		if err := runClient(t.Context(), a, tt.args...); err != nil || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%q: %v, want %q in\n%s", tt.args, err, tt.want, out)
+		}
+		if tt.args[len(tt.args)-1] == "--json" && !json.Valid(out.Bytes()) {
+			t.Errorf("%q: not JSON: %s", tt.args, out)
+		}
+	}
+}
+
+// A session that ends between the two questions of `why` is told of once, as ended.
+func TestWhyOfASessionThatEndsMeanwhile(t *testing.T) {
+	f := newFakeServer()
+	live := f.over[0]
+	live.Reason = ""
+	f.live = append(f.live, live)
+	a, out := runningAdmin(t, f)
+	if err := runClient(t.Context(), a, "why", live.ID); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "session "+live.ID); n != 1 || strings.Contains(out.String(), "still open") {
+		t.Errorf("told of %d times:\n%s", n, out)
+	}
+}
+
+func TestCommandsThatFail(t *testing.T) {
+	f := newFakeServer()
+	f.reloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
+	a, _ := runningAdmin(t, f)
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string // in the error
+	}{
+		{[]string{"why", "1"}, 1, "the last 4096"},
+		{[]string{"reload"}, 1, "listener: unknown key\nthe old configuration is still in use"},
+		{[]string{"status", "--admin", "ftp://x"}, 2, "unix:/path, HOST:PORT"},
+		{[]string{"status", "--admin", "x"}, 2, "unix:/path, HOST:PORT"},
+		{[]string{"status", "--admin", "http://127.0.0.1:1/v1"}, 2, "without more"},
+		{[]string{"status", "--admin", "127.0.0.1:1"}, 1, "is the ambassador running?"},
+		{[]string{"status", "--admin", "/nonexistent/a.sock"}, 1, "no such file"},
+		{[]string{"drain", "--token-file", "/nonexistent"}, 2, "--token-file"},
+		{[]string{"wait", "--timeout", "0s"}, 2, "above zero"},
+		{[]string{"wait", "--upstream", "none"}, 1, "there is none of that name"},
+	} {
+		err := runClient(t.Context(), a, tt.args...)
+		if exitCode(err) != tt.code || err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: exit code %d, want %d, with %q in %v", tt.args, exitCode(err), tt.code, tt.want, err)
+		}
+	}
+}
+
+func TestNobodyIsRunning(t *testing.T) {
+	err := runClient(t.Context(), appWith("RUNTIME_DIRECTORY="+shortDir(t), "TMPDIR="+shortDir(t)), "status")
+	if exitCode(err) != 1 || !strings.Contains(err.Error(), "ambassador run") || !strings.Contains(err.Error(), "--admin") {
+		t.Errorf("exit code %d: %v", exitCode(err), err)
+	}
+}
+
+func TestSeveralAreRunning(t *testing.T) {
+	xdg, tmp := shortDir(t), shortDir(t)
+	one := listenDefault(t, appWith("XDG_RUNTIME_DIR="+xdg))
+	two := listenDefault(t, appWith("TMPDIR="+tmp))
+	// A folder of its own for RUNTIME_DIRECTORY keeps the search out of the system's.
+	err := runClient(t.Context(), appWith("RUNTIME_DIRECTORY="+shortDir(t), "XDG_RUNTIME_DIR="+xdg, "TMPDIR="+tmp), "wait")
+	if exitCode(err) != 2 || !strings.Contains(err.Error(), "--admin "+one) || !strings.Contains(err.Error(), "--admin "+two) {
+		t.Errorf("exit code %d: %v", exitCode(err), err)
+	}
+}
+
+func TestParseAdmin(t *testing.T) {
+	for _, tt := range []struct{ in, network, address string }{
+		{"unix:/run/a.sock", "unix", "/run/a.sock"}, {"/run/a.sock", "unix", "/run/a.sock"}, {"./a.sock", "unix", "./a.sock"},
+		{"127.0.0.1:9901", "tcp", "127.0.0.1:9901"}, {"localhost:9901", "tcp", "localhost:9901"}, {"[::1]:9901", "tcp", "[::1]:9901"},
+		{"http://127.0.0.1:9901", "tcp", "127.0.0.1:9901"}, {"http://127.0.0.1:9901/", "tcp", "127.0.0.1:9901"},
+		{"https://127.0.0.1:9901", "", ""}, {"127.0.0.1", "", ""}, {"http://x", "", ""}, {"http://x:1?a", "", ""}, {"http://u@x:1", "", ""}, {"x:", "", ""},
+	} {
+		network, address, err := parseAdmin(tt.in)
+		if network != tt.network || address != tt.address || (err == nil) != (tt.network != "") {
+			t.Errorf("%s: %s %s, %v; want %s %s", tt.in, network, address, err, tt.network, tt.address)
+		}
+	}
+}
+
+func TestTokenOverTCP(t *testing.T) {
+	f := newFakeServer()
+	addr := serveAdmin(t, f, adminListen{Address: "127.0.0.1:0"}, adminOptions{TCP: true, Token: "secret"})
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := runClient(t.Context(), appWith(), "drain", "--admin", addr); err == nil || !strings.Contains(err.Error(), "--token-file") {
+		t.Errorf("without the token: %v", err)
+	}
+	a := appWith()
+	if err := runClient(t.Context(), a, "drain", "--admin", "http://"+addr, "--token-file", file); err != nil || f.drains.Load() != 1 {
+		t.Errorf("with the token: %v, %d drains", err, f.drains.Load())
+	}
+}
+
+func TestSomebodyElsesServer(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := serveOn(t, ln, ln.Addr().String(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host == "evil.example" {
+			t.Error("a redirect is followed")
+		}
+		if r.URL.Path == "/v1/sessions" {
+			http.Redirect(w, r, "http://evil.example/", http.StatusFound)
+			return
+		}
+		w.Write([]byte("<html>"))
+	}))
+	for _, args := range [][]string{{"status"}, {"sessions"}, {"drain"}} {
+		err := runClient(t.Context(), appWith(), append(args, "--admin", addr)...)
+		if err == nil || !strings.Contains(err.Error(), "check --admin") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+func TestWaitUntilReady(t *testing.T) {
+	f := newFakeServer()
+	d := f.deps()
+	var asked atomic.Int32
+	d.ready = func() l4.Readiness {
+		if asked.Add(1) < 3 {
+			return l4.Readiness{Waiting: []string{"upstream orders_db: not reached yet"}}
+		}
+		return l4.Readiness{Ready: true}
+	}
+	a := appWith("RUNTIME_DIRECTORY=" + shortDir(t))
+	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, ln, addr, newAdminHandler(d, adminOptions{}))
+	if err := runClient(t.Context(), a, "wait"); err != nil || asked.Load() != 3 {
+		t.Errorf("%v after %d questions", err, asked.Load())
+	}
+}
+
+// `wait` may be called before the ambassador is there.
+func TestWaitForOneThatIsStarting(t *testing.T) {
+	a := appWith("RUNTIME_DIRECTORY="+shortDir(t), "TMPDIR="+shortDir(t))
+	done := make(chan error, 1)
+	go func() { done <- runClient(t.Context(), a, "wait", "--timeout", "10s") }() // collected below
+	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, ln, addr, newAdminHandler(newFakeServer().deps(), adminOptions{}))
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWaitGivesUpWithTheReasons(t *testing.T) {
+	f := newFakeServer()
+	f.readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet", "upstream b: no_identity: expired"}}
+	a, out := runningAdmin(t, f)
+	err := runClient(t.Context(), a, "wait", "--timeout", "150ms")
+	want := "not ready after 150ms:\n  upstream a: not reached yet\n  upstream b: no_identity: expired"
+	if exitCode(err) != 1 || err.Error() != want {
+		t.Errorf("exit code %d: %v", exitCode(err), err)
+	}
+	if err := runClient(t.Context(), a, "wait", "--timeout", "150ms", "--json"); exitCode(err) != 1 {
+		t.Errorf("exit code %d: %v", exitCode(err), err)
+	}
+	if diff := cmp.Diff(`{"ready":false,"waiting":["upstream a: not reached yet","upstream b: no_identity: expired"]}`+"\n", out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stopped := errors.New("interrupted")
+	f := newFakeServer()
+	d := f.deps()
+	d.ready = func() l4.Readiness { cancel(stopped); return l4.Readiness{} }
+	a := appWith("RUNTIME_DIRECTORY=" + shortDir(t))
+	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, ln, addr, newAdminHandler(d, adminOptions{}))
+	if err := runClient(ctx, a, "wait"); !errors.Is(err, stopped) {
+		t.Error(err)
+	}
+}
+
+// An ambassador that accepts and says nothing does not hold a command for longer
+// than its bound.
+func TestSilentAdminAPI(t *testing.T) {
+	ln, err := net.Listen("unix", filepath.Join(shortDir(t), "a.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	start := time.Now()
+	err = runClient(t.Context(), appWith(), "wait", "--timeout", "100ms", "--admin", ln.Addr().String())
+	if exitCode(err) != 1 || time.Since(start) > 5*time.Second {
+		t.Errorf("exit code %d after %v: %v", exitCode(err), time.Since(start), err)
+	}
+}

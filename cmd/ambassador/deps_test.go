@@ -1,0 +1,190 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// ours lists every package of this module and which of ours it may import. A
+// package that is not here has no charter yet: write its doc.go, then its line.
+var ours = map[string][]string{
+	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
+		"ambassador/certs/files", "ambassador/certs/embedded", "ambassador/policy"},
+	"ambassador/l4":             {"ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/policy"},
+	"ambassador/l4/relay":       {},
+	"ambassador/l4/starttls":    {},
+	"ambassador/certs":          {},
+	"ambassador/certs/files":    {"ambassador/certs"},
+	"ambassador/certs/embedded": {"ambassador/certs"},
+	"ambassador/policy":         {},
+	"ambassador/integration":    {},
+}
+
+// wrapped lists every module that is not ours nor the standard library, and the
+// packages that may import it. One package each, so that its types do not
+// travel; golang.org/x/sys, which is the system itself, is the exception.
+var wrapped = map[string][]string{
+	"github.com/smallstep/certificates": {"ambassador/certs/embedded"},
+	"go.step.sm/crypto":                 {"ambassador/certs/embedded"},
+	"github.com/prometheus":             {"ambassador/cmd/ambassador"},
+	"github.com/spf13":                  {"ambassador/cmd/ambassador"},
+	"go.yaml.in/yaml/v4":                {"ambassador/cmd/ambassador"},
+	"github.com/google/jsonschema-go":   {"ambassador/cmd/ambassador"},
+	"github.com/coreos/go-systemd/v22":  {"ambassador/cmd/ambassador"},
+	"golang.org/x/term":                 {"ambassador/cmd/ambassador"},
+	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
+	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
+}
+
+// forbidden lists imports that a package must not have itself, and why.
+var forbidden = []struct{ pkg, path, reason string }{
+	{"ambassador/policy", "net", "policy decides and does no I/O; net/netip has the addresses"},
+	{"ambassador/policy", "os", "policy decides and does no I/O"},
+	{"ambassador/policy", "context", "what needs a context waits, and policy never waits"},
+	{"ambassador/policy", "crypto/tls", "policy decides and does no I/O"},
+	{"ambassador/l4/starttls", "net", "a dialogue is io.ReadWriter code, so that it can be fuzzed"},
+	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
+	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
+	{"ambassador/l4", "net/http", "l4 moves bytes; the admin API is cmd's"},
+	{"ambassador/certs", "net/http", "certs holds identities; fetching them is certs/step's"},
+}
+
+// banned lists imports that no package of ours may have, and why.
+var banned = map[string]string{
+	"log":            "log/slog is passed in",
+	"math/rand":      "math/rand/v2",
+	"io/ioutil":      "deprecated",
+	"net/http/pprof": "it registers itself with the default mux",
+	"expvar":         "it registers itself with the default mux",
+}
+
+// listed is what `go list -json` says of a package, as far as it matters here.
+type listed struct {
+	ImportPath string
+	Standard   bool
+	Imports    []string
+	Deps       []string
+}
+
+// list asks for our packages and all they import, as built for a system. Test
+// files do not count.
+func list(t *testing.T, goos string) map[string]listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", "ambassador/...")
+	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	text, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &stderr)
+	}
+	packages := map[string]listed{}
+	for dec := json.NewDecoder(strings.NewReader(string(text))); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages[p.ImportPath] = p
+	}
+}
+
+func isOurs(path string) bool { return strings.HasPrefix(path, "ambassador/") }
+
+// TestDependencies asserts that imports point one way and that each library has
+// one door.
+func TestDependencies(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin"} {
+		t.Run(goos, func(t *testing.T) {
+			t.Parallel()
+			packages := list(t, goos)
+			for name, p := range packages {
+				if isOurs(name) {
+					checkImports(t, p, packages)
+				}
+			}
+		})
+	}
+}
+
+func checkImports(t *testing.T, p listed, packages map[string]listed) {
+	t.Helper()
+	allowed, known := ours[p.ImportPath]
+	if !known {
+		t.Errorf("%s is not in the list of our packages", p.ImportPath)
+	}
+	for _, path := range p.Imports {
+		switch {
+		case banned[path] != "":
+			t.Errorf("%s imports %s: %s", p.ImportPath, path, banned[path])
+		case isOurs(path) && !slices.Contains(allowed, path):
+			t.Errorf("%s imports %s: imports point cmd → l4, certs, policy; l4 → policy and what is below l4; certs/* → certs", p.ImportPath, path)
+		case !isOurs(path) && !packages[path].Standard && !slices.Contains(wrapped[module(path)], p.ImportPath):
+			t.Errorf("%s imports %s: allowed in %q; a library is wrapped in one package", p.ImportPath, path, wrapped[module(path)])
+		}
+	}
+	for _, f := range forbidden {
+		if f.pkg == p.ImportPath && slices.Contains(p.Imports, f.path) {
+			t.Errorf("%s imports %s: %s", f.pkg, f.path, f.reason)
+		}
+	}
+}
+
+// module is the key of wrapped that a package's path lies below.
+func module(pkg string) string {
+	for pkg != "." && pkg != "/" {
+		if wrapped[pkg] != nil {
+			return pkg
+		}
+		pkg = path.Dir(pkg)
+	}
+	return ""
+}
+
+// TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
+// 474 packages come with it, and they stay behind certs/embedded.
+func TestHeavyDependencies(t *testing.T) {
+	packages := list(t, "linux")
+	for name, p := range packages {
+		if !isOurs(name) || name == "ambassador/cmd/ambassador" || name == "ambassador/certs/embedded" {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if d := packages[dep]; !d.Standard && !isOurs(dep) && module(dep) == "" {
+				t.Errorf("%s depends on %s, which is none of the libraries we chose", name, dep)
+			}
+		}
+	}
+}
+
+// TestRulesAreAlive asserts that the lists above name what exists, so that a rule
+// does not outlive what it is about.
+func TestRulesAreAlive(t *testing.T) {
+	packages := list(t, "linux")
+	used := map[string]bool{}
+	for name, p := range packages {
+		if isOurs(name) {
+			for _, path := range p.Imports {
+				used[module(path)] = true
+			}
+		}
+	}
+	for name := range ours {
+		if _, ok := packages[name]; !ok {
+			t.Errorf("%s is in the list of our packages and does not exist", name)
+		}
+	}
+	for name := range wrapped {
+		if !used[name] {
+			t.Errorf("%s is in the list of libraries and nobody imports it", name)
+		}
+	}
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// metrics are the series of /metrics, in a registry of their own. Label values
+// come from the configuration and from closed lists, so that their number is
+// bounded whatever clients do.
+type metrics struct {
+	// Static after construction.
+	registry  *prometheus.Registry
+	opened    *prometheus.CounterVec
+	ended     *prometheus.CounterVec
+	duration  *prometheus.HistogramVec
+	establish *prometheus.HistogramVec
+	attempts  *prometheus.CounterVec
+	reloads   *prometheus.CounterVec
+	pauses    *prometheus.CounterVec
+
+	serving atomic.Pointer[servingNames] // nil before the first applied
+}
+
+// servingNames are the label values of the configuration in use.
+type servingNames struct {
+	listeners, upstreams []string
+	pairs                []listenerUpstream
+}
+
+type listenerUpstream struct{ listener, upstream string }
+
+// newMetrics makes the series that follow from events, and those of Go and the
+// process. attach adds those that are read from a server.
+func newMetrics(version string) *metrics {
+	m := &metrics{
+		registry:  prometheus.NewRegistry(),
+		opened:    newCounter("ambassador_sessions_opened_total", "Connections accepted.", "listener"),
+		ended:     newCounter("ambassador_sessions_total", "Sessions ended, by the stage they reached and the reason they ended for.", "listener", "upstream", "stage", "reason"),
+		duration:  newHistogram("ambassador_session_duration_seconds", "Time from accept to the end of a session, in seconds.", sessionBuckets(), "listener", "upstream"),
+		establish: newHistogram("ambassador_establish_seconds", "Time that a phase of connecting to the upstream took, where it went well, in seconds.", establishBuckets(), "upstream", "phase"),
+		attempts:  newCounter("ambassador_attempts_total", "Attempts to connect to the upstream, by how they went; ok is success.", "upstream", "reason"),
+		reloads:   newCounter("ambassador_reloads_total", "Reloads of the configuration.", "result"),
+		pauses:    newCounter("ambassador_accept_pauses_total", "Pauses in accepting because descriptors or memory ran out.", "listener"),
+	}
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambassador_build_info", Help: "The version that runs; always 1."}, []string{"version"})
+	info.WithLabelValues(version).Set(1)
+	m.reloads.WithLabelValues("ok")
+	m.reloads.WithLabelValues("error")
+	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func newCounter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+// newHistogram is a native histogram with classic buckets beside it: only the
+// protobuf format carries native ones. A factor of 1.1 is a resolution of 10 %,
+// 160 buckets bound its size, and it is reset at most once an hour to keep to
+// that.
+func newHistogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour}, labels)
+}
+
+// establishBuckets span a connection on the same host to a connect.timeout.
+func establishBuckets() []float64 {
+	return []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+}
+
+// sessionBuckets span a single query to a connection that lives for days.
+func sessionBuckets() []float64 {
+	return []float64{.01, .1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600}
+}
+
+// observer feeds the metrics. It sets every field.
+func (m *metrics) observer() l4.Observer {
+	return l4.Observer{
+		Opened: func(listener string) { m.opened.WithLabelValues(listener).Inc() },
+		Ended: func(r *l4.Record) {
+			m.ended.WithLabelValues(r.Listener, r.Upstream, string(r.Stage), string(r.Reason)).Inc()
+			m.duration.WithLabelValues(r.Listener, r.Upstream).Observe(time.Duration(r.Duration).Seconds())
+		},
+		Attempt: func(upstream string, reason l4.Reason) { m.attempts.WithLabelValues(upstream, string(reason)).Inc() },
+		Phase: func(upstream string, p l4.Phase, d time.Duration) {
+			m.establish.WithLabelValues(upstream, string(p)).Observe(d.Seconds())
+		},
+		AcceptPaused: func(listener string) { m.pauses.WithLabelValues(listener).Inc() },
+	}
+}
+
+// attach adds the series that are read from the server and from the identities
+// when they are asked for. It is called once. identities may be nil.
+func (m *metrics) attach(server *l4.Server, identities func() []certs.Status) {
+	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, identities: identities})
+}
+
+// applied says that cfg is in use now: series of its listeners and upstreams
+// start at zero, so that the first event is a rise, and those of others go.
+func (m *metrics) applied(cfg l4.Config) {
+	names := &servingNames{}
+	for _, l := range cfg.Listeners {
+		names.listeners = append(names.listeners, l.Name)
+		names.pairs = append(names.pairs, listenerUpstream{l.Name, l.Upstream})
+		m.opened.WithLabelValues(l.Name)
+		m.pauses.WithLabelValues(l.Name)
+	}
+	for _, u := range cfg.Upstreams {
+		names.upstreams = append(names.upstreams, u.Name)
+		m.attempts.WithLabelValues(u.Name, string(l4.ReasonOK))
+	}
+	old := m.serving.Swap(names)
+	if old == nil {
+		return
+	}
+	for _, name := range old.listeners {
+		if !slices.Contains(names.listeners, name) {
+			m.forget("listener", name)
+		}
+	}
+	for _, name := range old.upstreams {
+		if !slices.Contains(names.upstreams, name) {
+			m.forget("upstream", name)
+		}
+	}
+}
+
+// forget deletes the series of a listener or an upstream that is gone. Sessions
+// that outlive it bring some back when they end: not more than there were names.
+func (m *metrics) forget(label, name string) {
+	match := prometheus.Labels{label: name}
+	m.opened.DeletePartialMatch(match)
+	m.ended.DeletePartialMatch(match)
+	m.duration.DeletePartialMatch(match)
+	m.establish.DeletePartialMatch(match)
+	m.attempts.DeletePartialMatch(match)
+	m.pauses.DeletePartialMatch(match)
+}
+
+// served says whether the pair is worth a series: it is configured, or has
+// sessions that outlived a reload.
+func (m *metrics) served(t l4.Traffic) bool {
+	names := m.serving.Load()
+	return names == nil || t.Active > 0 || slices.Contains(names.pairs, listenerUpstream{t.Listener, t.Upstream})
+}
+
+// reloaded counts a reload.
+func (m *metrics) reloaded(ok bool) {
+	result := "error"
+	if ok {
+		result = "ok"
+	}
+	m.reloads.WithLabelValues(result).Inc()
+}
+
+// maxScrapes bounds the scrapes at the same time; more are told 503.
+const maxScrapes = 4
+
+// handler serves the metrics in the format that the scraper asks for.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})
+}
+
+// stateCollector reads what others count anyway.
+type stateCollector struct {
+	metrics    *metrics
+	traffic    func() []l4.Traffic
+	identities func() []certs.Status
+}
+
+// stateDescs are the series of stateCollector.
+type stateDescs struct{ active, bytes, notAfter, renewals *prometheus.Desc }
+
+func newStateDescs() stateDescs {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return stateDescs{
+		active:   desc("ambassador_sessions_active", "Sessions that are open.", "listener", "upstream"),
+		bytes:    desc("ambassador_bytes_total", "Bytes of the application that were passed on, those of open sessions included; up is towards the upstream.", "listener", "upstream", "direction"),
+		notAfter: desc("ambassador_identity_not_after_timestamp_seconds", "When the certificate in use expires, in seconds since 1970.", "identity"),
+		renewals: desc("ambassador_identity_renewals_total", "Certificates loaded or renewed; error is one that could not be used.", "identity", "result"),
+	}
+}
+
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	d := newStateDescs()
+	ch <- d.active
+	ch <- d.bytes
+	ch <- d.notAfter
+	ch <- d.renewals
+}
+
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	d := newStateDescs()
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(desc *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v, labels...)
+	}
+	for _, t := range c.traffic() {
+		if !c.metrics.served(t) {
+			continue
+		}
+		gauge(d.active, float64(t.Active), t.Listener, t.Upstream)
+		count(d.bytes, float64(t.Up), t.Listener, t.Upstream, "up")
+		count(d.bytes, float64(t.Down), t.Listener, t.Upstream, "down")
+	}
+	if c.identities == nil {
+		return
+	}
+	for _, id := range c.identities() {
+		if !id.NotAfter.IsZero() {
+			gauge(d.notAfter, float64(id.NotAfter.Unix()), id.Name)
+		}
+		count(d.renewals, float64(id.Loads), id.Name, "ok")
+		count(d.renewals, float64(id.Failures), id.Name, "error")
+	}
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// usedMetrics has had one event of every kind.
+func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
+	t.Helper()
+	m := newMetrics("v0.1.0")
+	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return traffic },
+		identities: func() []certs.Status { return newFakeServer().identities }})
+	m.applied(twoListeners())
+	o := m.observer()
+	o.Opened("postgres")
+	o.AcceptPaused("postgres")
+	o.Attempt("orders_db", l4.ReasonRefused)
+	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
+		o.Phase("orders_db", p, 3*time.Millisecond)
+	}
+	o.Ended(&newFakeServer().over[0])
+	m.reloaded(true)
+	return m
+}
+
+func twoListeners() l4.Config {
+	return l4.Config{
+		Listeners: []l4.ListenerConfig{{Name: "postgres", Upstream: "orders_db"}, {Name: "smtp", Upstream: "mail"}},
+		Upstreams: []l4.UpstreamConfig{{Name: "orders_db"}, {Name: "mail"}},
+	}
+}
+
+func someTraffic() []l4.Traffic {
+	return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 12, Down: 1023}, {Listener: "smtp", Upstream: "mail"}}
+}
+
+// scrape gives the page as Prometheus' text format has it.
+func scrape(t *testing.T, m *metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+// ourLines are the lines about our metrics: all but Go's and the process's.
+func ourLines(page string) string {
+	var out strings.Builder
+	for line := range strings.Lines(page) {
+		if strings.Contains(line, "ambassador_") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
+func TestMetricsAreClean(t *testing.T) {
+	m := usedMetrics(t, someTraffic())
+	problems, err := testutil.GatherAndLint(m.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "ambassador_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+	for _, name := range []string{"go_goroutines", "process_open_fds"} {
+		if n, err := testutil.GatherAndCount(m.registry, name); err != nil || n == 0 && name == "go_goroutines" {
+			t.Errorf("%s: %d series, %v", name, n, err)
+		}
+	}
+}
+
+// The names, helps and labels that dashboards rely on.
+func TestMetricsContract(t *testing.T) {
+	families, err := usedMetrics(t, someTraffic()).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "ambassador_") {
+			continue
+		}
+		labels := map[string][]string{}
+		var names []string
+		for _, series := range f.GetMetric() {
+			for _, l := range series.GetLabel() {
+				if labels[l.GetName()] == nil {
+					names = append(names, l.GetName())
+				}
+				if !slices.Contains(labels[l.GetName()], l.GetValue()) {
+					labels[l.GetName()] = append(labels[l.GetName()], l.GetValue())
+				}
+			}
+		}
+		fmt.Fprintf(&got, "%s %s\n  %s\n", f.GetName(), strings.ToLower(f.GetType().String()), f.GetHelp())
+		for _, n := range names {
+			fmt.Fprintf(&got, "  %s: %s\n", n, strings.Join(labels[n], " "))
+		}
+	}
+	want := `ambassador_accept_pauses_total counter
+  Pauses in accepting because descriptors or memory ran out.
+  listener: postgres smtp
+ambassador_attempts_total counter
+  Attempts to connect to the upstream, by how they went; ok is success.
+  reason: ok refused
+  upstream: mail orders_db
+ambassador_build_info gauge
+  The version that runs; always 1.
+  version: v0.1.0
+ambassador_bytes_total counter
+  Bytes of the application that were passed on, those of open sessions included; up is towards the upstream.
+  direction: down up
+  listener: postgres smtp
+  upstream: orders_db mail
+ambassador_establish_seconds histogram
+  Time that a phase of connecting to the upstream took, where it went well, in seconds.
+  phase: dial dns starttls tls total
+  upstream: orders_db
+ambassador_identity_not_after_timestamp_seconds gauge
+  When the certificate in use expires, in seconds since 1970.
+  identity: orders
+ambassador_identity_renewals_total counter
+  Certificates loaded or renewed; error is one that could not be used.
+  identity: orders
+  result: error ok
+ambassador_reloads_total counter
+  Reloads of the configuration.
+  result: error ok
+ambassador_session_duration_seconds histogram
+  Time from accept to the end of a session, in seconds.
+  listener: postgres
+  upstream: orders_db
+ambassador_sessions_active gauge
+  Sessions that are open.
+  listener: postgres smtp
+  upstream: orders_db mail
+ambassador_sessions_opened_total counter
+  Connections accepted.
+  listener: postgres smtp
+ambassador_sessions_total counter
+  Sessions ended, by the stage they reached and the reason they ended for.
+  listener: postgres
+  reason: upstream_tls_rejected
+  stage: tls
+  upstream: orders_db
+`
+	if diff := cmp.Diff(want, got.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMetricsValues(t *testing.T) {
+	page := scrape(t, usedMetrics(t, someTraffic()))
+	for _, line := range []string{
+		`ambassador_sessions_opened_total{listener="postgres"} 1`,
+		`ambassador_sessions_opened_total{listener="smtp"} 0`,
+		`ambassador_accept_pauses_total{listener="postgres"} 1`,
+		`ambassador_accept_pauses_total{listener="smtp"} 0`,
+		`ambassador_attempts_total{reason="ok",upstream="orders_db"} 0`,
+		`ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`,
+		`ambassador_bytes_total{direction="up",listener="postgres",upstream="orders_db"} 12`,
+		`ambassador_bytes_total{direction="down",listener="postgres",upstream="orders_db"} 1023`,
+		`ambassador_sessions_active{listener="postgres",upstream="orders_db"} 1`,
+		`ambassador_sessions_total{listener="postgres",reason="upstream_tls_rejected",stage="tls",upstream="orders_db"} 1`,
+		`ambassador_session_duration_seconds_sum{listener="postgres",upstream="orders_db"} 1.2345`,
+		`ambassador_session_duration_seconds_bucket{listener="postgres",upstream="orders_db",le="10"} 1`,
+		`ambassador_establish_seconds_bucket{phase="tls",upstream="orders_db",le="0.005"} 1`,
+		`ambassador_identity_not_after_timestamp_seconds{identity="orders"} 1.7960976e+09`,
+		`ambassador_identity_renewals_total{identity="orders",result="ok"} 2`,
+		`ambassador_identity_renewals_total{identity="orders",result="error"} 1`,
+		`ambassador_reloads_total{result="ok"} 1`,
+		`ambassador_reloads_total{result="error"} 0`,
+		`ambassador_build_info{version="v0.1.0"} 1`,
+	} {
+		if !strings.Contains(page, line+"\n") {
+			t.Errorf("lacks %s", line)
+		}
+	}
+}
+
+func TestHistogramsAreNativeToo(t *testing.T) {
+	families, err := usedMetrics(t, nil).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range families {
+		if f.GetName() != "ambassador_session_duration_seconds" && f.GetName() != "ambassador_establish_seconds" {
+			continue
+		}
+		n++
+		if h := f.GetMetric()[0].GetHistogram(); len(h.GetPositiveSpan()) == 0 || len(h.GetBucket()) == 0 {
+			t.Errorf("%s: %d native spans, %d classic buckets", f.GetName(), len(h.GetPositiveSpan()), len(h.GetBucket()))
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d histograms", n)
+	}
+}
+
+func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
+	traffic := someTraffic()
+	m := usedMetrics(t, traffic)
+	cfg := twoListeners()
+	cfg.Listeners, cfg.Upstreams = cfg.Listeners[1:], cfg.Upstreams[1:]
+	m.applied(cfg)
+	page := ourLines(scrape(t, m))
+	for line := range strings.Lines(page) {
+		live := strings.HasPrefix(line, "ambassador_bytes_total") || strings.HasPrefix(line, "ambassador_sessions_active")
+		if strings.Contains(line, "orders_db") || strings.Contains(line, `"postgres"`) {
+			if live {
+				continue
+			}
+			t.Errorf("still there: %s", line)
+		}
+	}
+	if !strings.Contains(page, `ambassador_sessions_active{listener="postgres",upstream="orders_db"} 1`) {
+		t.Error("sessions that outlive the reload are not shown")
+	}
+	traffic[0].Active = 0
+	if page := ourLines(scrape(t, m)); strings.Contains(page, "orders_db") || !strings.Contains(page, `listener="smtp"`) {
+		t.Errorf("after its last session:\n%s", page)
+	}
+}
+
+// A reload that changes nothing resets no counter.
+func TestReloadKeepsCounters(t *testing.T) {
+	m := usedMetrics(t, someTraffic())
+	m.applied(twoListeners())
+	for _, line := range []string{`ambassador_sessions_opened_total{listener="postgres"} 1`, `ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`} {
+		if page := scrape(t, m); !strings.Contains(page, line+"\n") {
+			t.Errorf("lacks %s", line)
+		}
+	}
+}

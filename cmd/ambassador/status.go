@@ -1,0 +1,289 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// statusReply is the answer of /v1/status.
+type statusReply struct {
+	Version    string              `json:"version"`
+	PID        int                 `json:"pid"`
+	Started    time.Time           `json:"started"`
+	Readiness  l4.Readiness        `json:"readiness"`
+	Listeners  []l4.Bound          `json:"listeners"`
+	Upstreams  []l4.UpstreamStatus `json:"upstreams"`
+	Identities []identityReply     `json:"identities"`
+	// Sessions are open; the bytes are those of ended ones too.
+	Sessions  int   `json:"sessions"`
+	BytesUp   int64 `json:"bytes_up"`
+	BytesDown int64 `json:"bytes_down"`
+}
+
+// identityReply is certs.Status as the API tells it.
+type identityReply struct {
+	Name      string     `json:"name"`
+	Ready     bool       `json:"ready"`
+	Names     []string   `json:"names"`
+	Serial    string     `json:"serial,omitempty"`
+	NotBefore *time.Time `json:"not_before,omitempty"`
+	NotAfter  *time.Time `json:"not_after,omitempty"`
+	Loads     int64      `json:"loads"`
+	Failures  int64      `json:"failures"`
+	LastError string     `json:"last_error,omitempty"`
+}
+
+func (a *admin) identityReplies() []identityReply {
+	out := []identityReply{}
+	if a.identities == nil {
+		return out
+	}
+	for _, s := range a.identities() {
+		out = append(out, newIdentityReply(s))
+	}
+	return out
+}
+
+func newIdentityReply(s certs.Status) identityReply {
+	r := identityReply{Name: s.Name, Ready: s.Ready, Names: orEmpty(s.Names), Serial: s.Serial,
+		Loads: int64(s.Loads), Failures: int64(s.Failures)}
+	if !s.NotAfter.IsZero() {
+		r.NotBefore, r.NotAfter = &s.NotBefore, &s.NotAfter
+	}
+	if s.Err != nil {
+		r.LastError = s.Err.Error()
+	}
+	return r
+}
+
+// sessionsReply is the answer of /v1/sessions and /v1/sessions/recent.
+type sessionsReply struct {
+	Sessions []l4.Record `json:"sessions"`
+}
+
+// writeStatus is the status for people, as of now, whose zone times are in.
+func writeStatus(w io.Writer, s statusReply, now time.Time) error {
+	p := &report{now: now}
+	p.linef("ambassador %s (pid %d), up %s since %s", s.Version, s.PID, age(now.Sub(s.Started)), p.when(s.Started))
+	p.readiness(s.Readiness)
+	p.listeners(s.Listeners)
+	p.upstreams(s.Upstreams)
+	p.identities(s.Identities)
+	p.linef("")
+	p.linef("%s open, %s up and %s down since the start", plural(s.Sessions, "session"), byteCount(s.BytesUp), byteCount(s.BytesDown))
+	_, err := io.WriteString(w, p.String())
+	return err
+}
+
+// report collects lines and tables for people.
+type report struct {
+	strings.Builder
+	now time.Time
+}
+
+func (p *report) linef(format string, args ...any) {
+	fmt.Fprintf(p, format+"\n", args...)
+}
+
+// table prints rows in columns, the first of them the heads. Nothing from
+// outside can break a row or speak to the terminal.
+func (p *report) table(rows [][]string) {
+	w := tabwriter.NewWriter(p, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			if i > 0 {
+				io.WriteString(w, "\t")
+			}
+			if cell = oneLine(cell); cell == "" {
+				cell = "-"
+			}
+			io.WriteString(w, cell)
+		}
+		io.WriteString(w, "\n")
+	}
+	w.Flush()
+}
+
+func (p *report) readiness(r l4.Readiness) {
+	switch {
+	case r.Ready:
+		p.linef("ready")
+		return
+	case r.Draining:
+		p.linef("draining, not ready:")
+	default:
+		p.linef("not ready:")
+	}
+	for _, line := range r.Waiting {
+		p.linef("  %s", oneLine(line))
+	}
+}
+
+func (p *report) listeners(all []l4.Bound) {
+	p.linef("")
+	if len(all) == 0 {
+		p.linef("No listener accepts connections.")
+		return
+	}
+	rows := [][]string{{"LISTENER", "ADDRESS"}}
+	for _, b := range all {
+		rows = append(rows, []string{b.Name, b.Addr})
+	}
+	p.table(rows)
+}
+
+func (p *report) upstreams(all []l4.UpstreamStatus) {
+	rows := [][]string{{"UPSTREAM", "ENDPOINT", "LAST ADDRESS", "OPEN", "STATE"}}
+	for _, u := range all {
+		open := fmt.Sprint(u.Active)
+		for _, e := range u.Endpoints {
+			rows = append(rows, []string{u.Name, e.Endpoint, e.LastAddress, open, p.endpointState(u, e)})
+			open = "" // it is the upstream's
+		}
+	}
+	if len(rows) > 1 {
+		p.linef("")
+		p.table(rows)
+	}
+}
+
+// endpointState is how the last attempt at an endpoint went, in words.
+func (p *report) endpointState(u l4.UpstreamStatus, e l4.EndpointStatus) string {
+	switch {
+	case u.IdentityError != "":
+		return string(l4.ReasonNoIdentity) + ": " + u.IdentityError
+	case e.LastReason == "":
+		return "not tried yet"
+	case e.LastReason == l4.ReasonOK:
+		return "ok" + p.ago(e.LastSuccess)
+	}
+	return string(e.LastReason) + p.ago(e.LastFailure) + ": " + e.LastError
+}
+
+func (p *report) identities(all []identityReply) {
+	rows := [][]string{{"IDENTITY", "NAMES", "EXPIRES", "STATE"}}
+	for _, id := range all {
+		expires := ""
+		if id.NotAfter != nil {
+			expires = p.when(*id.NotAfter) + " (" + p.in(*id.NotAfter) + ")"
+		}
+		rows = append(rows, []string{id.Name, strings.Join(id.Names, " "), expires, identityState(id)})
+	}
+	if len(rows) > 1 {
+		p.linef("")
+		p.table(rows)
+	}
+}
+
+func identityState(id identityReply) string {
+	switch {
+	case id.Ready && id.LastError != "":
+		return "ok, but the last load failed: " + id.LastError
+	case id.Ready:
+		return "ok"
+	case id.LastError != "":
+		return "not ready: " + id.LastError
+	}
+	return "not ready"
+}
+
+// writeSessions lists sessions for people: live ones, or ended ones.
+func writeSessions(w io.Writer, all []l4.Record, recent bool, now time.Time) error {
+	p := &report{now: now}
+	heads := []string{"ID", "START", "CLIENT", "LISTENER", "UPSTREAM", "ADDRESS", "STAGE", "UP", "DOWN", "DURATION"}
+	if recent {
+		heads = append(heads, "REASON")
+	}
+	rows := [][]string{heads}
+	for _, r := range all {
+		row := []string{r.ID, p.when(r.Start), r.Client, r.Listener, r.Upstream, r.Address, string(r.Stage), byteCount(r.BytesUp), byteCount(r.BytesDown), r.Duration.String()}
+		if recent {
+			row = append(row, string(r.Reason))
+		}
+		rows = append(rows, row)
+	}
+	switch {
+	case len(all) > 0:
+		p.table(rows)
+	case recent:
+		p.linef("No session has ended yet.")
+	default:
+		p.linef("No session is open. `ambassador sessions --recent` lists those that have ended.")
+	}
+	_, err := io.WriteString(w, p.String())
+	return err
+}
+
+// when is a time to the second, in the zone of now.
+func (p *report) when(t time.Time) string {
+	return t.In(p.now.Location()).Format("2006-01-02 15:04:05 MST")
+}
+
+func (p *report) ago(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return " " + age(p.now.Sub(*t)) + " ago"
+}
+
+// in says how far off t is: "in 7d16h", "expired 2h ago".
+func (p *report) in(t time.Time) string {
+	if d := t.Sub(p.now); d > 0 {
+		return "in " + age(d)
+	}
+	return "expired " + age(p.now.Sub(t)) + " ago"
+}
+
+// age is a duration for people: its two largest units.
+func age(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(d, 0)/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < day:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+}
+
+// byteCount is a size for people: "512 B", "1.5 KiB".
+func byteCount(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, units := float64(n)/1024, "KMGTPE"
+	for v >= 1023.95 { // which would be rounded to 1024.0
+		v, units = v/1024, units[1:]
+	}
+	return fmt.Sprintf("%.1f %ciB", v, units[0])
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// oneLine replaces what would break a line or speak to a terminal: texts come
+// from servers too.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ambassador/l4"
+)
+
+func fakeStatus() statusReply {
+	f := newFakeServer()
+	a := &admin{adminDeps: f.deps()}
+	return statusReply{Version: a.version, PID: 4711, Started: a.started, Readiness: f.readiness, Listeners: a.listening(),
+		Upstreams: f.upstreams, Identities: a.identityReplies(), Sessions: 1, BytesUp: 1512, BytesDown: 3<<20 + 1023}
+}
+
+func TestStatusForPeople(t *testing.T) {
+	var out strings.Builder
+	if err := writeStatus(&out, fakeStatus(), noon()); err != nil {
+		t.Fatal(err)
+	}
+	want := `ambassador v0.1.0 (pid 4711), up 3h12m since 2026-11-23 08:48:00 UTC
+ready
+
+LISTENER  ADDRESS
+postgres  127.0.0.1:5432
+
+UPSTREAM   ENDPOINT           LAST ADDRESS   OPEN  STATE
+orders_db  db1.internal:5432  10.0.0.1:5432  1     ok 3s ago
+orders_db  db2.internal:5432  10.0.0.2:5432  -     refused 1m30s ago: dial orders_db 10.0.0.2:5432: connect: connection refused
+mail       mail.internal:25   -              0     not tried yet
+
+IDENTITY  NAMES                                EXPIRES                             STATE
+orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h)  ok, but the last load failed: load client.crt: no such file or directory
+
+1 session open, 1.5 KiB up and 3.0 MiB down since the start
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStatusWhenNotReady(t *testing.T) {
+	s := fakeStatus()
+	s.Listeners, s.Upstreams, s.Identities = nil, nil, []identityReply{{Name: "a", LastError: "open a.crt: no such file or directory"}}
+	s.Readiness = l4.Readiness{Draining: true, Waiting: []string{"draining"}}
+	var out strings.Builder
+	if err := writeStatus(&out, s, noon()); err != nil {
+		t.Fatal(err)
+	}
+	want := `ambassador v0.1.0 (pid 4711), up 3h12m since 2026-11-23 08:48:00 UTC
+draining, not ready:
+  draining
+
+No listener accepts connections.
+
+IDENTITY  NAMES  EXPIRES  STATE
+a         -      -        not ready: open a.crt: no such file or directory
+
+1 session open, 1.5 KiB up and 3.0 MiB down since the start
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSessionsForPeople(t *testing.T) {
+	f := newFakeServer()
+	var out strings.Builder
+	err := errors.Join(writeSessions(&out, f.live, false, noon()), writeSessions(&out, f.over, true, noon()),
+		writeSessions(&out, nil, false, noon()), writeSessions(&out, nil, true, noon()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `ID       START                    CLIENT           LISTENER  UPSTREAM   ADDRESS        STAGE  UP       DOWN     DURATION
+K7QX-41  2026-11-23 11:59:00 UTC  127.0.0.1:40000  postgres  orders_db  10.0.0.1:5432  relay  1.5 KiB  3.0 MiB  1m0s
+ID       START                    CLIENT           LISTENER  UPSTREAM   ADDRESS        STAGE  UP    DOWN    DURATION  REASON
+K7QX-40  2026-11-23 11:58:00 UTC  127.0.0.1:39998  postgres  orders_db  10.0.0.1:5432  tls    0 B   0 B     1.2345s   upstream_tls_rejected
+K7QX-39  2026-11-22 10:00:00 UTC  127.0.0.1:40000  postgres  orders_db  10.0.0.1:5432  relay  12 B  1023 B  1h0m0s    closed
+No session is open. ` + "`ambassador sessions --recent`" + ` lists those that have ended.
+No session has ended yet.
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStatesInWords(t *testing.T) {
+	p := &report{now: noon()}
+	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: l4.ReasonOK}); got != "no_identity: expired" {
+		t.Errorf("endpoint without our identity: %s", got)
+	}
+	if got := p.in(*beforeNoon(2 * time.Hour)); got != "expired 2h0m ago" {
+		t.Errorf("past expiry: %s", got)
+	}
+	for _, tt := range []struct {
+		id   identityReply
+		want string
+	}{
+		{identityReply{Ready: true}, "ok"}, {identityReply{}, "not ready"}, {identityReply{LastError: "x"}, "not ready: x"},
+		{identityReply{Ready: true, LastError: "x"}, "ok, but the last load failed: x"},
+	} {
+		if got := identityState(tt.id); got != tt.want {
+			t.Errorf("%+v: %s, want %s", tt.id, got, tt.want)
+		}
+	}
+}
+
+func TestAge(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 0: "0s", 1500 * time.Millisecond: "1s", time.Minute: "1m0s", 90 * time.Second: "1m30s", time.Hour: "1h0m",
+		3*time.Hour + 12*time.Minute + 5*time.Second: "3h12m", 24 * time.Hour: "1d0h", 400*24*time.Hour + 2*time.Hour: "400d2h",
+	} {
+		if got := age(d); got != want {
+			t.Errorf("age(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestByteCount(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 1<<20 - 1: "1.0 MiB", 123 << 20: "123.0 MiB", 1000 << 20: "1000.0 MiB", 1<<63 - 1: "8.0 EiB"} {
+		if got := byteCount(n); got != want {
+			t.Errorf("byteCount(%d) = %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	if got, want := oneLine("a\nb\tc\x1b[31mrot\x00ü"), "a b c?[31mrot?ü"; got != want {
+		t.Errorf("oneLine: %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ambassador/l4"
+)
+
+func tellStories(t *testing.T, live, ended []l4.Record) string {
+	t.Helper()
+	var out strings.Builder
+	if err := writeStories(&out, stories(live, ended), len(live)+len(ended), noon()); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func TestWhyForPeople(t *testing.T) {
+	f := newFakeServer()
+	want := `session K7QX-41: still open, in stage relay
+  start        2026-11-23 11:59:00 UTC (1m0s ago)
+  client       127.0.0.1:40000 on listener postgres
+  upstream     orders_db, endpoint db1.internal:5432, address 10.0.0.1:5432
+  attempts     1
+  bytes        1.5 KiB up, 3.0 MiB down
+  time         open for 1m0s, connected after 4.2ms
+Nothing has gone wrong so far: bytes pass as they come; timeouts.idle and timeouts.lifetime of the listener bound it, if set.
+
+session K7QX-40: upstream_tls_rejected, in stage tls
+  start        2026-11-23 11:58:00 UTC (2m0s ago)
+  client       127.0.0.1:39998 on listener postgres
+  upstream     orders_db, endpoint db1.internal:5432, address 10.0.0.1:5432
+  attempts     3
+  cause        tls orders_db 10.0.0.1:5432: remote error: tls: certificate required
+  bytes        0 B up, 0 B down
+  time         ended after 1.2345s, never connected through
+The server does not accept our TLS: check that identities.NAME.files (--cert, --key) is set, not expired, and from a CA that the server trusts; its log has its reason.
+
+session K7QX-39: closed, in stage relay
+  start        2026-11-22 10:00:00 UTC (1d2h ago)
+  client       127.0.0.1:40000 on listener postgres
+  upstream     orders_db, endpoint db1.internal:5432, address 10.0.0.1:5432
+  attempts     1
+  first close  downstream
+  bytes        12 B up, 1023 B down; a TLS side ended without close_notify, so its last bytes may be missing
+  time         ended after 1h0m0s, connected after 9ms
+Nothing is to be done: both sides ended in good order; if it came too early, ask the side that closed first.
+`
+	if diff := cmp.Diff(want, tellStories(t, f.live, f.over)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWhyOfASessionThatWasRefused(t *testing.T) {
+	refused := l4.Record{ID: "A-1", Start: noon(), Listener: "in", Client: "unix:/run/in.sock", Stage: l4.StageAdmit, Reason: l4.ReasonLimit,
+		Limit: "limits.connections", Cause: "2 sessions are open,\nand \x1b[31mlimits.connections is 2"}
+	want := `session A-1: limit, in stage admit
+  start        2026-11-23 12:00:00 UTC (0s ago)
+  client       unix:/run/in.sock on listener in
+  upstream     none chosen
+  attempts     0
+  cause        2 sessions are open, and ?[31mlimits.connections is 2
+  limit        limits.connections
+  bytes        0 B up, 0 B down
+  time         ended after 0s, never connected through
+` + l4.Advice(l4.ReasonLimit) + "\n"
+	if diff := cmp.Diff(want, tellStories(t, nil, []l4.Record{refused})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWhyTellsTheNewestFirst(t *testing.T) {
+	var ended []l4.Record
+	for _, id := range []string{"9", "8", "7", "6", "5", "4", "3"} {
+		ended = append(ended, l4.Record{ID: id, Reason: l4.ReasonClosed, Start: noon()})
+	}
+	out := tellStories(t, []l4.Record{{ID: "10", Start: noon()}, {ID: "11", Start: noon()}}, ended)
+	last := -1
+	for _, id := range []string{"11", "10", "9", "8", "7"} {
+		at := strings.Index(out, "session "+id+":")
+		if at <= last {
+			t.Errorf("session %s is not in its place:\n%s", id, out)
+		}
+		last = at
+	}
+	if strings.Contains(out, "session 6:") || !strings.HasSuffix(out, "\n4 older sessions of this client not shown; `ambassador sessions --recent` lists all.\n") {
+		t.Errorf("the end:\n%s", out)
+	}
+}
+
+func TestWhyInJSON(t *testing.T) {
+	f := newFakeServer()
+	var out strings.Builder
+	if err := writeStoriesJSON(&out, stories(f.live, f.over)); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Sessions []struct {
+			ID, Reason, Advice string
+			Live               bool
+			Duration           float64
+		}
+	}
+	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Sessions) != 3 || !got.Sessions[0].Live || got.Sessions[1].Reason != "upstream_tls_rejected" || got.Sessions[1].Live || got.Sessions[1].Duration != 1.2345 {
+		t.Errorf("%+v", got)
+	}
+	for _, s := range got.Sessions {
+		if s.Advice == "" {
+			t.Errorf("no advice for %s", s.ID)
+		}
+	}
+}
+
+func TestEveryEndingIsTold(t *testing.T) {
+	for _, reason := range l4.Reasons() {
+		out := tellStories(t, nil, []l4.Record{{ID: "A-1", Start: noon().Add(-time.Second), Stage: l4.StageDial, Reason: reason}})
+		if !strings.Contains(out, string(reason)) || !strings.HasSuffix(out, l4.Advice(reason)+"\n") {
+			t.Errorf("%s:\n%s", reason, out)
+		}
+	}
+}

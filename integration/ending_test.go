@@ -1,0 +1,94 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// record is a session's account in the log, as far as tests look at it.
+type record struct {
+	ID         string `json:"id"`
+	Listener   string `json:"listener"`
+	Client     string `json:"client"`
+	Upstream   string `json:"upstream"`
+	Address    string `json:"address"`
+	Stage      string `json:"stage"`
+	Reason     string `json:"reason"`
+	Cause      string `json:"cause"`
+	Attempts   int    `json:"attempts"`
+	BytesUp    int64  `json:"bytes_up"`
+	BytesDown  int64  `json:"bytes_down"`
+	FirstClose string `json:"first_close"`
+	Truncated  bool   `json:"truncated"`
+}
+
+// ending waits for the record of the client in the log, and checks that log,
+// metrics and `ambassador why` tell the same story.
+func ending(p *process, client, stage, reason string) (record, error) {
+	rec, err := logged(p, client)
+	if err != nil {
+		return rec, err
+	}
+	if rec.Stage != stage || rec.Reason != reason {
+		return rec, fmt.Errorf("the log says stage=%s reason=%s cause=%q, want stage=%s reason=%s", rec.Stage, rec.Reason, rec.Cause, stage, reason)
+	}
+	if err := awaitMetric(p, fmt.Sprintf("ambassador_sessions_total{stage=%s,reason=%s}", stage, reason), 1); err != nil {
+		return rec, err
+	}
+	return rec, why(p, client, rec)
+}
+
+// logged waits for the log's record of the session of a client.
+func logged(p *process, client string) (record, error) {
+	var rec record
+	re := regexp.MustCompile(`(?m)^.*"client":"` + regexp.QuoteMeta(client) + `".*"reason":"\w+".*$`)
+	m, err := p.stderr.awaitAfter(0, re, patience, p.exited)
+	if err != nil {
+		return rec, err
+	}
+	if err := json.Unmarshal([]byte(m[0]), &rec); err != nil {
+		return rec, fmt.Errorf("%w in the log line %s", err, m[0])
+	}
+	return rec, nil
+}
+
+// why checks `ambassador why CLIENT`, for people and for programs.
+func why(p *process, client string, rec record) error {
+	text, stderr, code, err := ask(p, "why", client)
+	if err != nil || code != 0 {
+		return fmt.Errorf("ambassador why %s: exit code %d, %v\n%s", client, code, err, stderr)
+	}
+	for _, want := range []string{rec.Reason, rec.Stage, rec.ID} {
+		if !strings.Contains(text, want) {
+			return fmt.Errorf("ambassador why %s does not say %q:\n%s", client, want, text)
+		}
+	}
+	text, stderr, code, err = ask(p, "why", client, "--json")
+	if err != nil || code != 0 {
+		return fmt.Errorf("ambassador why --json: exit code %d, %v\n%s", code, err, stderr)
+	}
+	if !regexp.MustCompile(`"reason":\s*"` + rec.Reason + `"`).MatchString(text) {
+		return fmt.Errorf("ambassador why --json does not say reason %s:\n%s", rec.Reason, text)
+	}
+	return nil
+}
+
+// sessionID waits until a client's session is listed among the live ones.
+func sessionID(p *process, client string) (id string, err error) {
+	re := regexp.MustCompile(`\{[^{}]*"client":\s*"` + regexp.QuoteMeta(client) + `"[^{}]*\}`)
+	err = eventually(patience, func() error {
+		text, status, err := get(p, "/v1/sessions")
+		if err != nil || status != 200 {
+			return fmt.Errorf("GET /v1/sessions: status %d, %v", status, err)
+		}
+		var rec record
+		if err := json.Unmarshal([]byte(re.FindString(text)), &rec); err != nil {
+			return fmt.Errorf("GET /v1/sessions does not list %s:\n%s", client, text)
+		}
+		id = rec.ID
+		return nil
+	})
+	return id, err
+}

@@ -1,0 +1,65 @@
+package l4
+
+import "slices"
+
+// advised is a reason and what to do about it.
+type advised struct {
+	reason Reason
+	text   string
+}
+
+// advice is what to do about each reason: one sentence that names the key, the
+// flag or the command. Keys are those of the configuration file; the flags in
+// brackets are the same for `ambassador forward`.
+var advice = []advised{
+	{ReasonOK, "Nothing is to be done: the attempt went well."},
+	{ReasonClosed, "Nothing is to be done: both sides ended in good order; if it came too early, ask the side that closed first."},
+	{ReasonDownstreamReset, "The client cut the connection: look into its own log, its timeouts and its pool's settings for why."},
+	{ReasonUpstreamReset, "The upstream, or a firewall between, cut the connection: look into the server's log at that time, and let timeouts.idle of the listener be shorter than what anybody between allows for silence."},
+	{ReasonDownstreamLost, "The client's host stopped answering keepalives for about 6 minutes: check that it is up and that no firewall between forgets silent connections."},
+	{ReasonUpstreamLost, "The upstream's host stopped answering keepalives for about 6 minutes: check that it is up and that no firewall between forgets silent connections."},
+	{ReasonIdle, "No byte moved for the listener's timeouts.idle: raise it (0s: none), or let the application keep idle connections for a shorter time."},
+	{ReasonHalfCloseIdle, "One side had ended and the other moved no byte for the listener's timeouts.half_close_idle: raise it (0s: none) if answers may take that long."},
+	{ReasonLifetime, "The session reached the listener's timeouts.lifetime: raise it (0s: none), or let the application connect again."},
+	{ReasonDrained, "The ambassador was being drained and the session was idle: connect again, to its successor."},
+	{ReasonShutdown, "The ambassador ended while the session was busy: if sessions need longer, raise drain.timeout, and the supervisor's patience (TimeoutStopSec=, terminationGracePeriodSeconds) above it."},
+	{ReasonKilled, "Somebody ended it with POST /v1/sessions/ID/kill: if that was nobody of yours, see who can reach the admin socket (admin.listen, admin.token_file)."},
+	{ReasonLimit, "Raise the limit that the cause names (limits.connections; by default it follows from the descriptor limit: ulimit -n, LimitNOFILE=), or find with `ambassador sessions` who holds so many."},
+	{ReasonLocalExhausted, "This host ran out of descriptors, memory or local ports: raise ulimit -n (LimitNOFILE=) or widen net.ipv4.ip_local_port_range, or lower limits.connections."},
+	{ReasonBadGreeting, "The client's first bytes are not what the upstream's starttls (--starttls) protocol begins with: let it speak that protocol without TLS of its own (PostgreSQL: sslmode=disable or prefer), or correct the key."},
+	{ReasonHandshakeTimeout, "The client did not say its part within the listener's timeouts.handshake: check that it speaks the upstream's starttls (--starttls) protocol, or raise the timeout."},
+	{ReasonNoIdentity, "Our certificate cannot be used: `ambassador status` says why; mend the files under identities.NAME.files (--cert, --key), they are taken up without a restart."},
+	{ReasonNoEndpoint, "No address of the upstream was left to try: see with `ambassador status` what became of each, and check upstreams.NAME.endpoints (--to)."},
+	{ReasonDNS, "The upstream's name did not resolve: check its spelling in upstreams.NAME.endpoints (--to), and dns.servers or /etc/resolv.conf, with `getent hosts HOST`."},
+	{ReasonRefused, "Nobody listens at that address, or its queue is full: check that the service is up, and host and port in upstreams.NAME.endpoints (--to), with `nc -vz HOST PORT`."},
+	{ReasonTimeout, "The upstream did not answer in time: check with `nc -vz HOST PORT` that no firewall swallows it; if it is only slow, raise connect.attempt_timeout and connect.timeout of the upstream."},
+	{ReasonUnreachable, "There is no way to that address from this host: check upstreams.NAME.endpoints (--to), the route with `ip route get ADDRESS`, network policies, and for unix: the path and its permissions."},
+	{ReasonStartTLSRefused, "The upstream does not go over to TLS in the protocol of starttls (--starttls): the cause says what it answered; enable TLS there (PostgreSQL: ssl = on), or set starttls to what it speaks."},
+	{ReasonUpstreamTLS, "We do not accept the server's TLS: check that tls.ca (--ca) is the CA that issued its certificate, and that tls.server_name (--server-name) or one of tls.principals is in it."},
+	{ReasonUpstreamTLSRejected, "The server does not accept our TLS: check that identities.NAME.files (--cert, --key) is set, not expired, and from a CA that the server trusts; its log has its reason."},
+	{ReasonUpstreamEarlyClose, "The upstream took the connection and ended it without a byte: check that tls and starttls (--starttls, --plain) are what it expects on this port; its log, or that of the balancer before it, has its reason."},
+	{ReasonProbe, "Nothing is to be done: somebody connected and left without a byte, as health checks and port scanners do."},
+	{ReasonInternal, "This is a fault of the ambassador: please report it, with the output of `ambassador version` and the log's lines about this id."},
+}
+
+// Reasons lists every reason that a Record of an ended session can have. The
+// slice is the caller's.
+func Reasons() []Reason {
+	var out []Reason
+	for _, a := range advice {
+		if a.reason != ReasonOK {
+			out = append(out, a.reason)
+		}
+	}
+	return out
+}
+
+// Advice is one sentence about what a user can do where a session or an attempt
+// ended for r. It is empty for a word that is not in the closed list.
+func Advice(r Reason) string {
+	i := slices.IndexFunc(advice, func(a advised) bool { return a.reason == r })
+	if i < 0 {
+		return ""
+	}
+	return advice[i].text
+}

@@ -1,0 +1,212 @@
+package l4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeNet answers dials from a script, in a bubble's time.
+type fakeNet struct {
+	answer map[string]func(ctx context.Context) (net.Conn, error)
+
+	mu    sync.Mutex
+	began time.Time
+	log   []string // "250ms 127.0.0.1:1"
+}
+
+func (f *fakeNet) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	f.mu.Lock()
+	f.log = append(f.log, fmt.Sprint(time.Since(f.began).Round(time.Millisecond), " ", address))
+	f.mu.Unlock()
+	return f.answer[address](ctx)
+}
+
+func accepts(context.Context) (net.Conn, error) { c, _ := net.Pipe(); return c, nil }
+func refuses(context.Context) (net.Conn, error) { return nil, sys("connect", syscall.ECONNREFUSED) }
+func hangs(ctx context.Context) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// after answers like next, but only after d.
+func after(d time.Duration, next func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		if err := pause(ctx, d); err != nil {
+			return nil, err
+		}
+		return next(ctx)
+	}
+}
+
+type connectResult struct {
+	address  string
+	err      *Error
+	took     time.Duration
+	attempts []Reason // as the observer heard them
+	dials    []string
+}
+
+// connectIn runs one connect in a bubble. Pauses have jitter, so times are
+// compared only where no pause comes before.
+func connectIn(t *testing.T, f *fakeNet, cfg UpstreamConfig, cancelAfter time.Duration) (res connectResult) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f.began = time.Now()
+		cfg.Name = "u"
+		u, err := newUpstream(cfg, Options{Dial: f.dial, Log: slog.New(slog.DiscardHandler), Observer: Observer{
+			Attempt: func(_ string, r Reason) { res.attempts = append(res.attempts, r) }}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if cancelAfter > 0 {
+			time.AfterFunc(cancelAfter, cancel)
+		}
+		conn, failure := u.connect(ctx, func(Stage, candidate, int) {})
+		res.took, res.err = time.Since(f.began), failure
+		if conn != nil {
+			res.address = conn.candidate.String()
+			conn.closeRaw()
+		}
+		synctest.Wait() // the losers of races end
+		res.dials = f.log
+	})
+	return res
+}
+
+func endpointsOf(addresses ...string) (out []EndpointConfig) {
+	for _, a := range addresses {
+		out = append(out, EndpointConfig{Address: a})
+	}
+	return out
+}
+
+type answers map[string]func(context.Context) (net.Conn, error)
+
+func TestConnectGoesToAnotherAddress(t *testing.T) {
+	f := &fakeNet{answer: answers{"127.0.0.1:1": refuses, "127.0.0.2:1": accepts}}
+	r := connectIn(t, f, UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1")}, 0)
+	if r.address != "127.0.0.2:1" || r.took != 0 || !slices.Equal(r.attempts, []Reason{ReasonRefused}) {
+		t.Errorf("connected to %q after %v, heard %v; want the second address at once, one refused", r.address, r.took, r.attempts)
+	}
+}
+
+func TestConnectTriesTheOnlyAddressAgainAfterAPause(t *testing.T) {
+	n := 0
+	third := func(ctx context.Context) (net.Conn, error) {
+		if n++; n < 3 {
+			return refuses(ctx)
+		}
+		return accepts(ctx)
+	}
+	r := connectIn(t, &fakeNet{answer: answers{"127.0.0.1:1": third}}, UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1")}, 0)
+	if r.err != nil || r.took < 150*time.Millisecond || r.took > 300*time.Millisecond {
+		t.Errorf("connected after %v (%v); want two pauses of 50–100 ms and 100–200 ms", r.took, r.err)
+	}
+}
+
+func TestConnectEndsWithTheLastFailure(t *testing.T) {
+	r := connectIn(t, &fakeNet{answer: answers{"127.0.0.1:1": refuses}}, UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1")}, 0)
+	if r.err == nil || r.err.Reason != ReasonRefused || r.err.Stage != StageDial || len(r.dials) != 3 || len(r.attempts) != 3 {
+		t.Fatalf("%v after %v; want refused at dial after three attempts", r.err, r.dials)
+	}
+	if want := "dial u 127.0.0.1:1"; !strings.HasPrefix(r.err.Error(), want) || !errors.Is(r.err, syscall.ECONNREFUSED) {
+		t.Errorf("error %q; want it to begin with %q and to wrap the system's", r.err, want)
+	}
+}
+
+func TestConnectBoundsAnAttemptAndTheWhole(t *testing.T) {
+	f := &fakeNet{answer: answers{"127.0.0.1:1": hangs, "127.0.0.2:1": after(time.Second, accepts)}}
+	cfg := UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"), Connect: ConnectConfig{AttemptTimeout: 2 * time.Second}}
+	r := connectIn(t, f, cfg, 0)
+	if r.address != "127.0.0.2:1" || r.took != 3*time.Second || !slices.Equal(r.attempts, []Reason{ReasonTimeout}) {
+		t.Errorf("connected to %q after %v, heard %v; want the second after attempt_timeout and a second", r.address, r.took, r.attempts)
+	}
+	f = &fakeNet{answer: answers{"127.0.0.1:1": hangs}}
+	cfg = UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1"), Connect: ConnectConfig{Timeout: 5 * time.Second, AttemptTimeout: 4 * time.Second, Attempts: 9}}
+	r = connectIn(t, f, cfg, 0)
+	if r.err == nil || r.err.Reason != ReasonTimeout || r.took != 5*time.Second {
+		t.Errorf("%v after %v; want timeout after connect.timeout", r.err, r.took)
+	}
+}
+
+func TestConnectCancelledIsNeutral(t *testing.T) {
+	r := connectIn(t, &fakeNet{answer: answers{"127.0.0.1:1": hangs}}, UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1")}, 100*time.Millisecond)
+	if r.err == nil || r.took != 100*time.Millisecond || len(r.attempts) != 0 {
+		t.Errorf("%v after %v, heard %v; want an end at once, and nothing heard", r.err, r.took, r.attempts)
+	}
+}
+
+func TestConnectWithoutIdentityDialsNobody(t *testing.T) {
+	cfg := UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1"), IdentityReady: func() error { return errors.New("expired yesterday") }}
+	r := connectIn(t, &fakeNet{}, cfg, 0)
+	if r.err == nil || r.err.Reason != ReasonNoIdentity || len(r.dials) != 0 || len(r.attempts) != 1 {
+		t.Errorf("%v after dials %v, heard %v; want no_identity once and no dial", r.err, r.dials, r.attempts)
+	}
+}
+
+// raceIn dials one address with a sibling of the other family.
+func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (address string, dials []string, attempts []Reason, took time.Duration, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{began: time.Now(), answer: answers{"[2001:db8::1]:1": six, "10.0.0.1:1": four}}
+		u, _ := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("name:1")}, Options{Dial: f.dial, Observer: Observer{
+			Attempt: func(_ string, r Reason) { attempts = append(attempts, r) }}})
+		p, e := u.newPlan(), u.endpoints[0]
+		p.lines[0].resolved = true
+		p.lines[0].left = []candidate{{endpoint: e, addr: netip.MustParseAddrPort("10.0.0.1:1")}}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		conn := &upstreamConn{upstream: u, candidate: candidate{endpoint: e, addr: netip.MustParseAddrPort("[2001:db8::1]:1")}}
+		err = u.dialTo(ctx, p, conn)
+		took, address = time.Since(f.began), conn.candidate.String()
+		conn.closeRaw()
+		synctest.Wait()
+		dials = f.log
+	})
+	return
+}
+
+func TestDialRacesTheOtherFamily(t *testing.T) {
+	slow := after(400*time.Millisecond, accepts)
+	for _, tt := range []struct {
+		name      string
+		six, four func(context.Context) (net.Conn, error)
+		want      string
+		took      time.Duration
+		dials     int
+		heard     []Reason
+	}{
+		{"fast first: no race", accepts, accepts, "[2001:db8::1]:1", 0, 1, nil},
+		{"first hangs: the other wins, the loser is neutral", hangs, accepts, "10.0.0.1:1", 250 * time.Millisecond, 2, nil},
+		{"first is slow but sooner", slow, slow, "[2001:db8::1]:1", 400 * time.Millisecond, 2, nil},
+		{"first fails during the race", after(300*time.Millisecond, refuses), slow, "10.0.0.1:1", 650 * time.Millisecond, 2, []Reason{ReasonRefused}},
+		{"the other fails, the first goes on", slow, refuses, "[2001:db8::1]:1", 400 * time.Millisecond, 2, []Reason{ReasonRefused}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, dials, heard, took, err := raceIn(t, tt.six, tt.four)
+			if err != nil || got != tt.want || took != tt.took || len(dials) != tt.dials || !slices.Equal(heard, tt.heard) {
+				t.Errorf("%s after %v, dials %v, heard %v, error %v; want %s after %v, %d dials, heard %v",
+					got, took, dials, heard, err, tt.want, tt.took, tt.dials, tt.heard)
+			}
+		})
+	}
+	t.Run("both fail", func(t *testing.T) {
+		_, _, heard, took, err := raceIn(t, hangs, refuses)
+		if !isTimeout(err) || took != 3*time.Second || !slices.Equal(heard, []Reason{ReasonRefused}) {
+			t.Errorf("error %v after %v, heard %v", err, took, heard)
+		}
+	})
+}

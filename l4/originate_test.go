@@ -1,0 +1,139 @@
+package l4
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// selfSigned is a certificate for localhost that signs itself, and a pool of it.
+func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, _ := x509.ParseCertificate(der)
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
+}
+
+// tlsBackend is an echo server of that configuration.
+func tlsBackend(t *testing.T, cfg *tls.Config) string {
+	return backend(t, func(c *net.TCPConn) {
+		s := tls.Server(c, cfg)
+		if s.Handshake() == nil {
+			io.Copy(s, s)
+			s.CloseWrite()
+		}
+	})
+}
+
+func tlsUpstream(addr string, client *tls.Config) Config {
+	cfg := oneUpstream(addr)
+	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return client, nil }
+	return cfg
+}
+
+func TestOriginationCarriesBytes(t *testing.T) {
+	cert, pool := selfSigned(t)
+	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool})
+	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool, Certificates: []tls.Certificate{cert}}))
+	c := f.client(0)
+	ping(t, c)
+	c.CloseWrite()
+	io.Copy(io.Discard, c)
+	if r := f.record(); r.Reason != ReasonClosed || r.Truncated {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+// In TLS 1.3 the refusal comes after our handshake: it must not look like a
+// server that closes early, whether or not the client had sent something.
+func TestServerThatWantsACertificateIsNamed(t *testing.T) {
+	cert, pool := selfSigned(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, early := range []string{"", "early bytes"} {
+			addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: version})
+			heard := make(chan Reason, 9)
+			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}},
+				tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}))
+			if version == tls.VersionTLS12 {
+				f.wantRefused()
+			} else {
+				c := f.client(0)
+				io.WriteString(c, early)
+				wantReset(t, c)
+			}
+			if r := f.record(); r.Reason != ReasonUpstreamTLSRejected || r.Stage != StageTLS || !strings.Contains(r.Cause, "tls: ") {
+				t.Errorf("TLS %x, %q first: record %+v", version, early, r)
+			}
+			if r := <-heard; r != ReasonUpstreamTLSRejected {
+				t.Errorf("TLS %x: the attempt settled as %s", version, r)
+			}
+		}
+	}
+}
+
+func TestTrialSeesTheLateRefusal(t *testing.T) {
+	cert, pool := selfSigned(t)
+	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert})
+	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool})
+	cfg.Upstreams[0].Required = true
+	heard := make(chan Reason, 9)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+	if r := <-heard; r != ReasonUpstreamTLSRejected {
+		t.Errorf("the trial settled as %s", r)
+	}
+	if f.Ready().Ready {
+		t.Error("ready, though the server refuses us")
+	}
+}
+
+func TestUntrustedServerIsOurRefusal(t *testing.T) {
+	cert, _ := selfSigned(t)
+	_, otherRoots := selfSigned(t)
+	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})
+	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: otherRoots}))
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonUpstreamTLS || r.Stage != StageTLS || r.Attempts != 1 {
+		t.Errorf("record: %+v; want one attempt, since another would end the same", r)
+	}
+}
+
+func TestServerWithoutTLSIsExplained(t *testing.T) {
+	mysql := []byte{0x4a, 0, 0, 0, 0x0a, '5', '.', '5'}
+	addr := backend(t, func(c *net.TCPConn) { c.Write(mysql); io.Copy(io.Discard, c) })
+	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost"}))
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonUpstreamTLS || !strings.Contains(r.Cause, "starttls: mysql") {
+		t.Errorf("record: %+v; want the starttls value that fits", r)
+	}
+}
+
+func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return nil, errors.New("the certificate expired just now") }
+	f := serve(t, Options{}, cfg)
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonNoIdentity || r.Cause != "the certificate expired just now" || r.Attempts != 1 {
+		t.Errorf("record: %+v", r)
+	}
+}

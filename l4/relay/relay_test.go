@@ -1,0 +1,709 @@
+package relay
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	mrand "math/rand/v2"
+	"net"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// bound is how long a test waits for what should happen at once.
+const bound = 20 * time.Second
+
+// The behaviour tests run against every engine and every kind of leg: what they
+// ask is the package's promise, not an implementation's.
+
+// engines are the implementations.
+var engines = map[string]func() *Engine{"portable": New}
+
+// kinds are the legs: what the downstream and the upstream end are.
+var kinds = []struct {
+	name     string
+	down, up kind
+}{
+	{"tcp-tcp", kind{}, kind{}},
+	{"unix-tcp", kind{unix: true}, kind{}},
+	{"tcp-unix", kind{}, kind{unix: true}},
+	{"tcp-tls13", kind{}, kind{tls: tls.VersionTLS13}},
+	{"tcp-tls12", kind{}, kind{tls: tls.VersionTLS12}},
+	{"tls13-tcp", kind{tls: tls.VersionTLS13}, kind{}},
+}
+
+type kind struct {
+	unix bool
+	tls  uint16
+}
+
+// end is the application at the far end of a leg.
+type end struct {
+	net.Conn
+	raw net.Conn
+}
+
+func (e *end) closeWrite() error {
+	if c, ok := e.Conn.(*tls.Conn); ok {
+		if err := c.CloseWrite(); err != nil {
+			return err
+		}
+	}
+	return e.raw.(interface{ CloseWrite() error }).CloseWrite()
+}
+
+// reset ends with RST where there is one.
+func (e *end) reset() {
+	if c, ok := e.raw.(*net.TCPConn); ok {
+		c.SetLinger(0)
+	}
+	e.raw.Close()
+}
+
+// pair is a session between two applications.
+type pair struct {
+	t        *testing.T
+	down, up *end
+	session  *Session
+	done     chan Result
+	settled  chan struct{}
+	engine   *Engine
+}
+
+// everywhere runs a test on every engine and kind of leg.
+func everywhere(t *testing.T, f func(t *testing.T, p *pair), change ...func(*Config)) {
+	t.Helper()
+	for name, engine := range engines {
+		for _, k := range kinds {
+			t.Run(name+"/"+k.name, func(t *testing.T) { f(t, newPair(t, engine(), k.down, k.up, change...)) })
+		}
+	}
+}
+
+func newPair(t *testing.T, e *Engine, downKind, upKind kind, change ...func(*Config)) *pair {
+	t.Helper()
+	p := &pair{t: t, done: make(chan Result, 2), settled: make(chan struct{}, 2), engine: e}
+	cfg := Config{Done: func(r Result) { p.done <- r }, Settled: func() { p.settled <- struct{}{} }}
+	p.down, cfg.Downstream = newLeg(t, downKind)
+	p.up, cfg.Upstream = newLeg(t, upKind)
+	for _, f := range change {
+		f(&cfg)
+	}
+	for _, e := range []*end{p.down, p.up} {
+		e.SetDeadline(time.Now().Add(bound))
+	}
+	p.session = e.Start(cfg)
+	t.Cleanup(func() {
+		p.session.Stop(errors.New("the test is over"))
+		p.down.raw.Close()
+		p.up.raw.Close()
+	})
+	return p
+}
+
+func (p *pair) result() Result {
+	p.t.Helper()
+	select {
+	case r := <-p.done:
+		select {
+		case <-p.done:
+			p.t.Error("Done was called twice")
+		default:
+		}
+		return r
+	case <-time.After(bound):
+		p.t.Fatal("the session does not end")
+		return Result{}
+	}
+}
+
+// newLeg connects an application to a leg.
+func newLeg(t *testing.T, k kind) (*end, Leg) {
+	t.Helper()
+	network, address := "tcp", "127.0.0.1:0"
+	if k.unix {
+		network, address = "unix", filepath.Join(t.TempDir(), "s")
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial(network, ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.tls == 0 {
+		return &end{far, far}, Plain(near, nil)
+	}
+	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MaxVersion: k.tls})
+	transport := NewTransport(near)
+	client := tls.Client(transport, &tls.Config{InsecureSkipVerify: true, MaxVersion: k.tls})
+	shaken := make(chan error, 1)
+	go func() { shaken <- server.Handshake() }() // awaited below
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-shaken; err != nil {
+		t.Fatal(err)
+	}
+	return &end{server, far}, TLS(client, transport, nil)
+}
+
+var certificate = func() func(*testing.T) tls.Certificate {
+	var once sync.Once
+	var cert tls.Certificate
+	return func(t *testing.T) tls.Certificate {
+		once.Do(func() {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+			der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+		})
+		return cert
+	}
+}()
+
+// ask writes a question, ends, and reads the answer to its end.
+func ask(t *testing.T, e *end, question string) string {
+	t.Helper()
+	io.WriteString(e, question)
+	if err := e.closeWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(answer)
+}
+
+// A client that has sent all it has gets its answer, however late; and so does
+// a server that ends first.
+func TestHalfCloseAndALateAnswer(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) { lateAnswer(t, p, p.down, p.up, Downstream) })
+	everywhere(t, func(t *testing.T, p *pair) { lateAnswer(t, p, p.up, p.down, Upstream) })
+}
+
+func lateAnswer(t *testing.T, p *pair, asks, answers *end, first Side) {
+	got := make(chan string, 1)
+	go func() { got <- ask(t, asks, "question") }() // awaited below
+	question, err := io.ReadAll(answers)
+	if string(question) != "question" || err != nil {
+		t.Fatalf("the question arrives as %q, %v", question, err)
+	}
+	if !p.session.HalfClosed() {
+		t.Error("not half-closed after one FIN")
+	}
+	io.WriteString(answers, "late answer")
+	answers.closeWrite()
+	if s := <-got; s != "late answer" {
+		t.Errorf("the answer arrives as %q", s)
+	}
+	r := p.result()
+	if r.End != EndClosed || r.FirstClose != first || r.Truncated || r.Err != nil || r.Up+r.Down != int64(len("question")+len("late answer")) {
+		t.Errorf("result %+v; want closed by %v first", r, first)
+	}
+}
+
+func TestResetIsPassedOn(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) { passesReset(t, p, p.down, p.up, EndDownstreamReset, Downstream) })
+	everywhere(t, func(t *testing.T, p *pair) { passesReset(t, p, p.up, p.down, EndUpstreamReset, Upstream) })
+}
+
+func passesReset(t *testing.T, p *pair, resets, other *end, want End, side Side) {
+	io.WriteString(resets, "x")
+	if _, err := io.ReadFull(other, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, unix := resets.raw.(*net.UnixConn); unix {
+		return // unix sockets have no reset
+	}
+	resets.reset()
+	wantReset(t, other)
+	if r := p.result(); r.End != want || r.FirstClose != side || r.ErrSide != side || r.Err == nil {
+		t.Errorf("result %+v; want %v", r, want)
+	}
+}
+
+// wantReset reads on and wants a RST; on a unix socket, an end.
+func wantReset(t *testing.T, e *end) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, e)
+	if _, unix := e.raw.(*net.UnixConn); !unix && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the other end reads %v, want a reset", err)
+	}
+}
+
+// A server that answers and resets while the client is still sending: the
+// answer arrives, as it would on a direct connection.
+func TestBytesBeforeAResetArrive(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, engine(), kind{}, kind{})
+			io.WriteString(p.down, "unread by the server")
+			io.ReadFull(p.up, make([]byte, 6))
+			io.WriteString(p.up, "error: go away")
+			p.up.raw.Close()              // with unread bytes: a RST behind the answer
+			go io.Copy(p.down, endless{}) // ends with the connection
+			got, _ := io.ReadAll(io.LimitReader(p.down, 14))
+			if string(got) != "error: go away" {
+				t.Errorf("the client reads %q", got)
+			}
+			if r := p.result(); r.End != EndUpstreamReset || r.FirstClose != Upstream {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
+// endless never ends.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+// A server that closes both ways after its answer refuses what comes later with
+// a RST, and the client learns it.
+func TestServerGoneAfterItsFIN(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, engine(), kind{}, kind{})
+			io.WriteString(p.up, "bye")
+			p.up.raw.Close()
+			if got, err := io.ReadAll(p.down); string(got) != "bye" || err != nil {
+				t.Fatalf("the client reads %q, %v", got, err)
+			}
+			io.Copy(p.down, endless{})
+			if r := p.result(); r.End != EndUpstreamReset || r.FirstClose != Upstream || r.Down != 3 {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
+// bulkSize is what goes each way.
+const bulkSize = 16 << 20
+
+func TestBulkBothWaysAtOnce(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		var wg sync.WaitGroup
+		sums := make([][2][]byte, 2)
+		for i, e := range []*end{p.down, p.up} {
+			wg.Go(func() { sums[i][0] = sendOdd(e, uint64(i)) })
+			wg.Go(func() { sums[1-i][1] = receive(e) })
+		}
+		wg.Wait()
+		for i, s := range sums {
+			if !bytes.Equal(s[0], s[1]) {
+				t.Errorf("direction %d: sent %x, received %x", i, s[0], s[1])
+			}
+		}
+		if r := p.result(); r.End != EndClosed || r.Up != bulkSize || r.Down != bulkSize || r.Up != p.session.Up() {
+			t.Errorf("result %+v", r)
+		}
+	})
+}
+
+// sendOdd sends bulkSize random bytes in writes of odd sizes, ends, and gives
+// their hash.
+func sendOdd(e *end, seed uint64) []byte {
+	r := mrand.New(mrand.NewPCG(seed, 7))
+	hash, left := sha256.New(), bulkSize
+	noise := make([]byte, 400_003)
+	mrand.NewChaCha8([32]byte{byte(seed)}).Read(noise)
+	for left > 0 {
+		at := r.IntN(len(noise) / 2)
+		b := noise[at : at+min(left, 1+r.IntN(len(noise)/2))]
+		hash.Write(b)
+		if _, err := e.Write(b); err != nil {
+			return nil
+		}
+		left -= len(b)
+	}
+	e.closeWrite()
+	return hash.Sum(nil)
+}
+
+func receive(e *end) []byte {
+	hash := sha256.New()
+	io.Copy(hash, e)
+	return hash.Sum(nil)
+}
+
+func TestBulkBetweenBareSocketsIsSpliced(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has splice")
+	}
+	p := newPair(t, New(), kind{}, kind{})
+	go sendOdd(p.down, 1) // ends with the test's connection
+	receive(p.up)
+	p.up.closeWrite()
+	if r, n := p.result(), p.engine.spliced.Load(); n < bulkSize/2 || r.Up != bulkSize {
+		t.Errorf("%d of %d bytes were spliced", n, r.Up)
+	}
+}
+
+// The counts move while a flow of any kind is under way.
+func TestCountsAreLive(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		for n := int64(1); n <= 3; n++ {
+			io.WriteString(p.down, "x")
+			io.ReadFull(p.up, make([]byte, 1))
+			waitFor(t, func() bool { return p.session.Up() == n })
+		}
+		go sendOdd(p.up, 2) // ends with the test's connection
+		io.ReadFull(p.down, make([]byte, bulkSize/2))
+		waitFor(t, func() bool { return p.session.Down() > bulkSize/4 })
+	})
+}
+
+// waitFor waits for a condition that nothing announces.
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(bound); !ok(); runtime.Gosched() {
+		if time.Now().After(limit) {
+			t.Fatal("it does not come")
+		}
+	}
+}
+
+// A reader that does not read stops its sender, and holds no memory of ours.
+func TestSlowReaderStopsTheSender(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		if p.down.Conn != p.down.raw {
+			return // what is written below TLS is no record
+		}
+		const much = 64 << 20
+		blocked := make(chan int64, 1)
+		p.down.SetWriteDeadline(time.Now().Add(time.Second))
+		go func() { // awaited below
+			n, _ := io.Copy(p.down.raw, io.LimitReader(endless{}, much))
+			blocked <- n
+		}()
+		if n := <-blocked; n >= much {
+			t.Errorf("%d bytes went to a reader that reads nothing", n)
+		}
+	})
+}
+
+func TestEarlyBytesGoFirst(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, engine(), kind{}, kind{}, func(c *Config) {
+				c.Downstream.early = []byte("early up ")
+				c.Upstream.early = []byte("early down ")
+			})
+			io.WriteString(p.down, "then this")
+			p.down.closeWrite()
+			io.WriteString(p.up, "and that")
+			p.up.closeWrite()
+			if got, err := io.ReadAll(p.up); string(got) != "early up then this" || err != nil {
+				t.Errorf("the upstream reads %q, %v", got, err)
+			}
+			if got, err := io.ReadAll(p.down); string(got) != "early down and that" || err != nil {
+				t.Errorf("the downstream reads %q, %v", got, err)
+			}
+			if r := p.result(); r.Up != 18 || r.Down != 19 {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
+func TestLimits(t *testing.T) {
+	const short = 50 * time.Millisecond
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+		first  func(*pair)
+		want   End
+	}{
+		{"idle", func(c *Config) { c.Idle = short }, func(*pair) {}, EndIdle},
+		{"idle though half-closed", func(c *Config) { c.Idle = short }, func(p *pair) { p.down.closeWrite() }, EndIdle},
+		{"half-close idle", func(c *Config) { c.HalfCloseIdle = short }, func(p *pair) { p.down.closeWrite() }, EndHalfCloseIdle},
+		{"lifetime of a busy session", func(c *Config) { c.Lifetime, c.Idle = short, time.Hour }, func(p *pair) { go io.Copy(p.down, endless{}); go io.Copy(io.Discard, p.up) }, EndLifetime},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			everywhere(t, func(t *testing.T, p *pair) {
+				tt.first(p)
+				r := p.result()
+				if r.End != tt.want || r.Duration < short {
+					t.Errorf("result %+v; want %v", r, tt.want)
+				}
+				if tt.want != EndLifetime { // there the writer has met the reset
+					wantReset(t, p.down)
+				}
+			}, tt.change)
+		})
+	}
+}
+
+// Activity puts idle off: the session outlives its limit several times.
+func TestIdleIsMeasuredFromTheLastByte(t *testing.T) {
+	p := newPair(t, New(), kind{}, kind{}, func(c *Config) { c.Idle = 200 * time.Millisecond })
+	tick := time.NewTicker(40 * time.Millisecond)
+	defer tick.Stop()
+	for range 15 {
+		<-tick.C
+		io.WriteString(p.down, "x")
+		if _, err := io.ReadFull(p.up, make([]byte, 1)); err != nil {
+			t.Fatalf("ended though busy: %v, %+v", err, p.result())
+		}
+	}
+	if r := p.result(); r.End != EndIdle || r.Duration < 600*time.Millisecond {
+		t.Errorf("result %+v", r)
+	}
+}
+
+func TestStopResetsBothSides(t *testing.T) {
+	cause := errors.New("killed")
+	everywhere(t, func(t *testing.T, p *pair) {
+		go io.Copy(p.down.raw, endless{}) // ends with the connection; blocks the session in a write
+		p.session.Stop(cause)
+		p.session.Stop(errors.New("second"))
+		if r := p.result(); r.End != EndStopped || r.Cause != cause || r.FirstClose != None {
+			t.Errorf("result %+v", r)
+		}
+		wantReset(t, p.up)
+	})
+	everywhere(t, func(t *testing.T, p *pair) {
+		p.session.Stop(cause)
+		wantReset(t, p.up)
+		wantReset(t, p.down)
+	})
+}
+
+func TestFinishIfIdle(t *testing.T) {
+	cause := errors.New("drained")
+	everywhere(t, func(t *testing.T, p *pair) {
+		io.WriteString(p.down, "x")
+		io.ReadFull(p.up, make([]byte, 1))
+		waitFor(t, func() bool { return p.session.Up() == 1 })
+		if p.session.FinishIfIdle(0, cause) {
+			t.Fatal("finished a session that has moved a byte")
+		}
+		if !p.session.FinishIfIdle(1, cause) {
+			t.Fatal("did not finish an idle session")
+		}
+		for _, e := range []*end{p.down, p.up} {
+			if rest, err := io.ReadAll(e); err != nil || len(rest) > 0 {
+				t.Errorf("an end reads %q, %v; want a FIN", rest, err)
+			}
+		}
+		if r := p.result(); r.End != EndStopped || r.Cause != cause {
+			t.Errorf("result %+v", r)
+		}
+	})
+	everywhere(t, func(t *testing.T, p *pair) {
+		p.down.closeWrite()
+		io.ReadAll(p.up)
+		if p.session.FinishIfIdle(0, cause) {
+			t.Error("finished a half-closed session, which waits for its answer")
+		}
+	})
+}
+
+func TestTruncation(t *testing.T) {
+	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13})
+	io.WriteString(p.up, "all but close_notify")
+	p.up.raw.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(p.down); string(got) != "all but close_notify" || err != nil {
+		t.Errorf("the client reads %q, %v", got, err)
+	}
+	p.down.closeWrite()
+	if r := p.result(); r.End != EndClosed || !r.Truncated || r.FirstClose != Upstream {
+		t.Errorf("result %+v; want a truncated close", r)
+	}
+}
+
+func TestCutInsideARecordIsAReset(t *testing.T) {
+	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13})
+	p.up.raw.Write([]byte{23, 3, 3, 0, 200, 1, 2, 3}) // a record of 200 bytes that ends after three
+	p.up.raw.(*net.TCPConn).CloseWrite()
+	wantReset(t, p.down)
+	if r := p.result(); r.End != EndUpstreamReset || !errors.Is(r.Err, io.ErrUnexpectedEOF) {
+		t.Errorf("result %+v", r)
+	}
+}
+
+func TestAlertIsAResetWithItsError(t *testing.T) {
+	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS12})
+	p.down.Write([]byte("x"))
+	p.up.raw.Write([]byte{99, 3, 3, 0, 1, 0}) // no record type: we answer with an alert
+	wantReset(t, p.down)
+	if r := p.result(); r.End != EndUpstreamReset || r.Err == nil {
+		t.Errorf("result %+v", r)
+	}
+}
+
+func TestSettled(t *testing.T) {
+	t.Run("at the first byte from upstream", func(t *testing.T) {
+		p := newPair(t, New(), kind{}, kind{})
+		io.WriteString(p.up, "x")
+		<-p.settled
+		p.up.reset()
+		if r := p.result(); !r.Settled || r.Duration > SettleAfter {
+			t.Errorf("result %+v", r)
+		}
+	})
+	t.Run("after a second", func(t *testing.T) {
+		p := newPair(t, New(), kind{}, kind{})
+		<-p.settled
+		p.session.Stop(nil)
+		if r := p.result(); !r.Settled || r.Duration < SettleAfter {
+			t.Errorf("result %+v", r)
+		}
+	})
+	t.Run("not when it ends before", func(t *testing.T) {
+		p := newPair(t, New(), kind{}, kind{})
+		p.up.closeWrite()
+		p.down.closeWrite()
+		if r := p.result(); r.Settled || len(p.settled) > 0 {
+			t.Errorf("result %+v", r)
+		}
+	})
+}
+
+// Many short sessions that behave at random: nothing is left behind.
+func TestStorm(t *testing.T) {
+	before, e := runtime.NumGoroutine(), New()
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() { storm(t, e, uint64(i)) })
+		if i%20 == 19 {
+			wg.Wait()
+		}
+	}
+	wg.Wait()
+	waitFor(t, func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// storm is one session of a random kind with a random end.
+func storm(t *testing.T, e *Engine, seed uint64) {
+	r := mrand.New(mrand.NewPCG(seed, 1))
+	k := kinds[r.IntN(len(kinds))]
+	var far [2]*end
+	var cfg Config
+	far[0], cfg.Downstream = newLeg(t, k.down)
+	far[1], cfg.Upstream = newLeg(t, k.up)
+	done := make(chan Result, 1)
+	cfg.Done = func(r Result) { done <- r }
+	s := e.Start(cfg)
+	var wg sync.WaitGroup
+	for _, f := range far {
+		defer f.raw.Close()
+		f.SetDeadline(time.Now().Add(bound))
+		script := r.IntN(5)
+		wg.Go(func() {
+			f.Write(make([]byte, 1+int(seed)*97%5000))
+			switch script {
+			case 0:
+				f.reset()
+			case 1:
+				s.Stop(io.ErrClosedPipe)
+			case 2:
+				f.raw.Close()
+			default:
+				f.closeWrite()
+			}
+			if script != 0 && script != 2 {
+				io.Copy(io.Discard, f)
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case res := <-done:
+		if res.End == EndInternal {
+			t.Errorf("session %d: %+v", seed, res)
+		}
+	case <-time.After(bound):
+		t.Errorf("session %d does not end", seed)
+	}
+}
+
+func BenchmarkBulk(b *testing.B) {
+	down, up, _ := benchPair(b)
+	buf := make([]byte, 64<<10)
+	go io.Copy(io.Discard, up) // ends with the benchmark's connections
+	b.SetBytes(int64(len(buf)))
+	for b.Loop() {
+		if _, err := down.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkPing(b *testing.B) {
+	down, up, _ := benchPair(b)
+	go io.Copy(up, up) // ends with the benchmark's connections
+	buf := make([]byte, 512)
+	b.ReportAllocs()
+	for b.Loop() {
+		down.Write(buf)
+		if _, err := io.ReadFull(down, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSession(b *testing.B) {
+	e := New()
+	b.ReportAllocs()
+	for b.Loop() {
+		down, up, done := sessionOf(b, e)
+		down.Close()
+		io.Copy(io.Discard, up)
+		up.Close()
+		<-done
+	}
+}
+
+func benchPair(b *testing.B) (down, up net.Conn, done <-chan Result) {
+	down, up, done = sessionOf(b, New())
+	b.Cleanup(func() { down.Close(); up.Close() })
+	return
+}
+
+func sessionOf(b *testing.B, e *Engine) (down, up net.Conn, ended <-chan Result) {
+	b.Helper()
+	done := make(chan Result, 1)
+	var legs [2]Leg
+	var far [2]net.Conn
+	for i := range far {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		far[i], _ = net.Dial("tcp", ln.Addr().String())
+		near, err := ln.Accept()
+		if err != nil {
+			b.Fatal(err)
+		}
+		ln.Close()
+		legs[i] = Plain(near, nil)
+	}
+	e.Start(Config{Downstream: legs[0], Upstream: legs[1], Done: func(r Result) { done <- r }})
+	return far[0], far[1], done
+}

@@ -1,0 +1,528 @@
+package l4
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// bound is how long a test waits for what should happen at once.
+const bound = 10 * time.Second
+
+// fixture is a server with one listener, "in", in front of one upstream, "up".
+type fixture struct {
+	*Server
+	t       *testing.T
+	records chan *Record
+	cancel  context.CancelFunc
+}
+
+// serve starts a server; it has ended when the test ends.
+func serve(t *testing.T, o Options, cfg Config) *fixture {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	f := &fixture{t: t, records: make(chan *Record, 1000), cancel: cancel}
+	o.Observer.Ended = func(r *Record) { f.records <- r }
+	f.Server = New(ctx, o)
+	t.Cleanup(func() {
+		cancel()
+		f.Shutdown(ctx, Drain{})
+	})
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func oneUpstream(endpoints ...string) Config {
+	return Config{
+		Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Upstream: "up"}},
+		Upstreams: []UpstreamConfig{{Name: "up", Endpoints: endpointsOf(endpoints...)}},
+	}
+}
+
+// record waits for the next record.
+func (f *fixture) record() *Record {
+	f.t.Helper()
+	select {
+	case r := <-f.records:
+		return r
+	case <-time.After(bound):
+		f.t.Fatal("no record")
+		return nil
+	}
+}
+
+// client connects to the listener of that index.
+func (f *fixture) client(i int) *net.TCPConn {
+	f.t.Helper()
+	c, err := net.Dial("tcp", f.Listening()[i].Addr)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(bound))
+	return c.(*net.TCPConn)
+}
+
+// backend is a TCP server whose connections are handled by serve.
+func backend(t *testing.T, serve func(*net.TCPConn)) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() { // ends with the listener
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); serve(c.(*net.TCPConn)) }() // ends with its client
+		}
+	}()
+	return ln.Addr().String()
+}
+
+func echo(c *net.TCPConn) { io.Copy(c, c) }
+
+// ping sends a line and reads it back.
+func ping(t *testing.T, c net.Conn) {
+	t.Helper()
+	io.WriteString(c, "ping\n")
+	if line, err := bufio.NewReader(c).ReadString('\n'); line != "ping\n" {
+		t.Fatalf("echo answered %q, %v", line, err)
+	}
+}
+
+// refusedAddress is an address where nobody listens.
+func refusedAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func wantReset(t *testing.T, c net.Conn) {
+	t.Helper()
+	if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client sees %v, want a reset", err)
+	}
+}
+
+// wantRefused connects to the first listener and wants a reset, which may come
+// before the client knows that it is connected.
+func (f *fixture) wantRefused() {
+	f.t.Helper()
+	c, err := net.Dial("tcp", f.Listening()[0].Addr)
+	if err == nil {
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(bound))
+		_, err = io.Copy(io.Discard, c)
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		f.t.Errorf("the client sees %v, want a reset", err)
+	}
+}
+
+func TestSessionRoundTripAndRecord(t *testing.T) {
+	addr := backend(t, echo)
+	f := serve(t, Options{}, oneUpstream(addr))
+	c := f.client(0)
+	ping(t, c)
+	if live := f.Sessions(); len(live) != 1 || live[0].Stage != StageRelay || live[0].BytesUp != 5 || live[0].BytesDown != 5 {
+		t.Errorf("live sessions: %+v", live)
+	}
+	c.CloseWrite()
+	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+		t.Errorf("after our FIN: %q, %v", rest, err)
+	}
+	r := f.record()
+	if r.Reason != ReasonClosed || r.Stage != StageRelay || r.FirstClose != "downstream" || r.BytesUp != 5 || r.BytesDown != 5 ||
+		r.Listener != "in" || r.Upstream != "up" || r.Endpoint != addr || r.Address != addr || r.Attempts != 1 ||
+		r.Client != c.LocalAddr().String() || r.Establish <= 0 || r.Duration < r.Establish || r.Cause != "" {
+		t.Errorf("record: %+v", r)
+	}
+	if got := f.Recent(c.LocalAddr().String()); len(got) != 1 || got[0].ID != r.ID {
+		t.Errorf("recent by the client's address: %+v", got)
+	}
+	if tr := f.Traffic(); len(tr) != 1 || tr[0].Up != 5 || tr[0].Down != 5 || tr[0].Active != 0 {
+		t.Errorf("traffic: %+v", tr)
+	}
+}
+
+func TestSessionThatOnlyKnocksIsAProbe(t *testing.T) {
+	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
+	f.client(0).Close()
+	if r := f.record(); r.Reason != ReasonProbe || r.FirstClose != "downstream" {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestRefusedUpstreamIsAReset(t *testing.T) {
+	cfg := oneUpstream(refusedAddress(t))
+	cfg.Upstreams[0].Connect.Attempts = 1
+	f := serve(t, Options{}, cfg)
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonRefused || r.Stage != StageDial || r.Cause == "" || r.BytesUp != 0 {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestMissingUnixUpstreamIsUnreachable(t *testing.T) {
+	cfg := oneUpstream("unix:" + filepath.Join(t.TempDir(), "nobody"))
+	cfg.Upstreams[0].Connect.Attempts = 1
+	f := serve(t, Options{}, cfg)
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonUnreachable {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestUpstreamEarlyClose(t *testing.T) {
+	f := serve(t, Options{}, oneUpstream(backend(t, func(*net.TCPConn) {})))
+	c := f.client(0)
+	io.Copy(io.Discard, c)
+	c.Close()
+	if r := f.record(); r.Reason != ReasonUpstreamEarlyClose || r.FirstClose != "upstream" {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestProcessLimitRefusesAndRecords(t *testing.T) {
+	cfg := oneUpstream(backend(t, echo))
+	cfg.MaxSessions = 1
+	f := serve(t, Options{}, cfg)
+	first := f.client(0)
+	ping(t, first)
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonLimit || r.Stage != StageAdmit || r.Limit != "limits.connections" {
+		t.Errorf("record: %+v", r)
+	}
+	first.Close()
+	f.record()
+	ping(t, f.client(0))
+}
+
+// dialsForever tells on began of each dial, which ends only with its context.
+func dialsForever(began chan<- struct{}) DialFunc {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		began <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+}
+
+func TestClientResetCancelsADialInFlight(t *testing.T) {
+	began := make(chan struct{}, 9)
+	cfg := oneUpstream("127.0.0.1:1")
+	cfg.Upstreams[0].Connect = ConnectConfig{Timeout: time.Hour, AttemptTimeout: time.Hour}
+	f := serve(t, Options{Dial: dialsForever(began)}, cfg)
+	c := f.client(0)
+	io.WriteString(c, "early bytes stay unread")
+	<-began
+	c.SetLinger(0)
+	c.Close()
+	if r := f.record(); r.Reason != ReasonDownstreamReset || r.Stage != StageDial {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+// A client that has sent all it has and waits for the answer is not gone.
+func TestClientFINDuringTheDialCancelsNothing(t *testing.T) {
+	addr := backend(t, echo)
+	release := make(chan struct{})
+	slow := func(ctx context.Context, network, address string) (net.Conn, error) {
+		<-release
+		return dial(ctx, network, address)
+	}
+	f := serve(t, Options{Dial: slow}, oneUpstream(addr))
+	c := f.client(0)
+	io.WriteString(c, "all")
+	c.CloseWrite()
+	time.AfterFunc(3*watchDelay, func() { close(release) }) // past the start of the watch
+	if got, err := io.ReadAll(c); string(got) != "all" || err != nil {
+		t.Errorf("answer %q, %v", got, err)
+	}
+	if r := f.record(); r.Reason != ReasonClosed {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestKill(t *testing.T) {
+	began := make(chan struct{}, 9)
+	addr := backend(t, echo)
+	cfg := oneUpstream(addr)
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "hung", Address: "127.0.0.1:0", Upstream: "nowhere"})
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "nowhere", Endpoints: endpointsOf("127.0.0.1:1"), Connect: ConnectConfig{AttemptTimeout: time.Hour}})
+	f := serve(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == addr {
+			return dial(ctx, network, address)
+		}
+		return dialsForever(began)(ctx, network, address)
+	}}, cfg)
+	relayed := f.client(0)
+	ping(t, relayed)
+	dialling := f.client(1)
+	<-began
+	for _, r := range f.Sessions() {
+		if !f.Kill(r.ID) {
+			t.Errorf("no session %s to kill", r.ID)
+		}
+	}
+	wantReset(t, relayed)
+	wantReset(t, dialling)
+	for range 2 {
+		if r := f.record(); r.Reason != ReasonKilled {
+			t.Errorf("record: %+v", r)
+		}
+	}
+	for _, id := range []string{"", "1", "zzzz-1", f.prefix + "1", f.prefix + "x"} {
+		if f.Kill(id) {
+			t.Errorf("Kill(%q) found something", id)
+		}
+	}
+}
+
+func TestReloadKeepsSocketsAndSessions(t *testing.T) {
+	one, two := backend(t, echo), backend(t, func(c *net.TCPConn) { io.WriteString(c, "two\n"); io.Copy(io.Discard, c) })
+	cfg := oneUpstream(one)
+	cfg.Upstreams[0].Key = "one"
+	f := serve(t, Options{}, cfg)
+	before := f.Listening()[0].Addr
+	c := f.client(0)
+	ping(t, c)
+
+	cfg = oneUpstream(two)
+	cfg.Upstreams[0].Key = "two"
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if after := f.Listening()[0].Addr; after != before {
+		t.Errorf("the listener moved from %s to %s", before, after)
+	}
+	ping(t, c)
+	if line, err := bufio.NewReader(f.client(0)).ReadString('\n'); line != "two\n" {
+		t.Errorf("a new session after the reload reads %q, %v", line, err)
+	}
+}
+
+func TestApplyIsAllOrNothing(t *testing.T) {
+	taken := backend(t, echo)
+	f := serve(t, Options{}, oneUpstream(taken))
+	bad := oneUpstream(taken)
+	bad.Listeners = append(bad.Listeners,
+		ListenerConfig{Name: "fresh", Address: "127.0.0.1:0", Upstream: "up"},
+		ListenerConfig{Name: "second", Address: taken, Upstream: "up"})
+	err := f.Apply(bad)
+	if err == nil || !strings.Contains(err.Error(), "listener second: listen "+taken) || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("error %v; want it to name the listener, the address and the cause", err)
+	}
+	if got := f.Listening(); len(got) != 1 || got[0].Name != "in" {
+		t.Errorf("listening after a failed Apply: %v", got)
+	}
+	ping(t, f.client(0))
+}
+
+func TestPlaintextOnAnOpenAddressIsRefused(t *testing.T) {
+	s := New(t.Context(), Options{})
+	cfg := oneUpstream("127.0.0.1:1")
+	cfg.Listeners[0].Address = "0.0.0.0:0"
+	if err := s.Apply(cfg); err == nil || !strings.Contains(err.Error(), "unsafe_plaintext_listen") {
+		t.Errorf("Apply = %v; want the key that allows it", err)
+	}
+	cfg.Listeners[0].UnsafePlaintextListen = true
+	if err := s.Apply(cfg); err != nil {
+		t.Errorf("with unsafe_plaintext_listen: %v", err)
+	}
+}
+
+func TestUnixListener(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "in.sock")
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Listeners[0].Address = "unix:" + path
+	cfg.Listeners[0].Socket.Mode = 0o640
+	leaveStale(t, path)
+	f := serve(t, Options{}, cfg)
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("socket %v, %v; want mode 0640", info, err)
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(bound))
+	ping(t, c)
+	c.Close()
+	if r := f.record(); r.Client != "unix:"+path || r.Reason != ReasonClosed {
+		t.Errorf("record: %+v", r)
+	}
+	other := New(t.Context(), Options{})
+	if err := other.Apply(cfg); err == nil || !strings.Contains(err.Error(), "in use by a running process") {
+		t.Errorf("a second server on a live socket: %v", err)
+	}
+	f.Shutdown(t.Context(), Drain{})
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket's file is still there: %v", err)
+	}
+}
+
+// leaveStale makes a socket that nobody answers, as a killed process leaves it.
+func leaveStale(t *testing.T, path string) {
+	t.Helper()
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	ln.Close()
+}
+
+func TestUnixListenerLeavesOtherFilesAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := oneUpstream("127.0.0.1:1")
+	cfg.Listeners[0].Address = "unix:" + path
+	if err := New(t.Context(), Options{}).Apply(cfg); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("Apply = %v", err)
+	}
+	if b, err := os.ReadFile(path); string(b) != "data" {
+		t.Errorf("the file is %q, %v", b, err)
+	}
+}
+
+func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
+	cfg := oneUpstream(refusedAddress(t))
+	cfg.Upstreams[0].Required = true
+	cfg.Upstreams[0].Connect.Attempts = 1
+	tried := make(chan Reason, 100)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { tried <- r }}}, cfg)
+	if r := <-tried; r != ReasonRefused {
+		t.Fatalf("first trial: %s", r)
+	}
+	r := f.Ready()
+	if r.Ready || len(r.Waiting) != 1 || !strings.Contains(r.Waiting[0], "upstream up: not reached yet") {
+		t.Errorf("readiness of a dead upstream: %+v", r)
+	}
+	cfg = oneUpstream(backend(t, echo))
+	cfg.Upstreams[0].Required, cfg.Upstreams[0].Key = true, "alive"
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	for r := range tried {
+		if r == ReasonOK {
+			break
+		}
+	}
+	if r := f.Ready(); !r.Ready {
+		t.Errorf("readiness of a live upstream: %+v", r)
+	}
+	if u := f.Upstreams(); !u[0].Reached || u[0].Endpoints[0].LastReason != ReasonOK || u[0].Endpoints[0].LastSuccess == nil {
+		t.Errorf("upstreams: %+v", u)
+	}
+}
+
+func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
+	answer := make(chan struct{})
+	late := backend(t, func(c *net.TCPConn) {
+		io.ReadAll(c)
+		<-answer
+		io.WriteString(c, "late answer")
+	})
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "late", Address: "127.0.0.1:0", Upstream: "late"})
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "late", Endpoints: endpointsOf(late)})
+	f := serve(t, Options{}, cfg)
+	idle, busy := f.client(0), f.client(1)
+	ping(t, idle)
+	io.WriteString(busy, "question")
+	busy.CloseWrite()
+	for f.halfClosed() == 0 {
+	}
+
+	done := make(chan struct{})
+	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: bound}); close(done) }() // awaited below
+	if rest, err := io.ReadAll(idle); err != nil || len(rest) > 0 {
+		t.Errorf("the idle client reads %q, %v; want a FIN", rest, err)
+	}
+	if r := f.record(); r.Reason != ReasonDrained {
+		t.Errorf("idle session: %+v", r)
+	}
+	if r := f.Ready(); r.Ready || !r.Draining {
+		t.Errorf("readiness while draining: %+v", r)
+	}
+	close(answer)
+	if got, err := io.ReadAll(busy); string(got) != "late answer" || err != nil {
+		t.Errorf("the half-closed client reads %q, %v", got, err)
+	}
+	if r := f.record(); r.Reason != ReasonClosed {
+		t.Errorf("busy session: %+v", r)
+	}
+	<-done
+}
+
+// halfClosed counts the sessions of which one side has ended.
+func (f *fixture) halfClosed() (n int) {
+	for _, s := range f.live() {
+		if _, flow := s.moved(); flow != nil && flow.HalfClosed() {
+			n++
+		}
+	}
+	return n
+}
+
+func TestDrainCutsWhatIsLeftAtItsEnd(t *testing.T) {
+	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
+	c := f.client(0)
+	ping(t, c)
+	f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: 100 * time.Millisecond})
+	wantReset(t, c)
+	if r := f.record(); r.Reason != ReasonShutdown {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestCancelEndsEverythingAtOnce(t *testing.T) {
+	began := make(chan struct{}, 9)
+	cfg := oneUpstream("127.0.0.1:1")
+	cfg.Upstreams[0].Connect = ConnectConfig{Timeout: time.Hour, AttemptTimeout: time.Hour}
+	f := serve(t, Options{Dial: dialsForever(began)}, cfg)
+	c := f.client(0)
+	<-began
+	f.cancel()
+	wantReset(t, c)
+	if r := f.record(); r.Reason != ReasonShutdown {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestPanicEndsOneSessionOnly(t *testing.T) {
+	addr, first := backend(t, echo), true
+	f := serve(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dial(ctx, network, address)
+	}, Observer: Observer{Phase: func(string, Phase, time.Duration) {
+		if first {
+			first = false
+			panic("a bug")
+		}
+	}}}, oneUpstream(addr))
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonInternal {
+		t.Errorf("record: %+v", r)
+	}
+	ping(t, f.client(0))
+}

@@ -1,0 +1,48 @@
+// Package starttls has the wire dialogue of each STARTTLS protocol: what is said
+// in plaintext to a server before TLS begins, and what is said to a client that
+// does not know of the TLS. It is pure code over io.ReadWriter: it opens and
+// closes nothing, sets no deadline and starts no goroutine. One file per
+// protocol; identify.go guesses what a server is that answered something else.
+//
+// # What is read, sent, edited and refused
+//
+// postgres: PostgreSQL documentation, chapter "Frontend/Backend Protocol",
+// protocol 3.0 and 3.2. Lengths include themselves, not the type byte.
+//
+//	part      from      message                       what happens
+//	Upgrade   us        SSLRequest                    sent: 00 00 00 08 04 d2 16 2f
+//	          upstream  S                             read; TLS begins, nothing more is read
+//	          upstream  N, E, any other byte          read; *RefusedError with the mend
+//	Dialogue  client    SSLRequest, GSSENCRequest     read, answered N; the fourth: *GreetingError
+//	          client    CancelRequest (16–268 bytes)  read, returned in Outcome.Cancel; ends the dialogue
+//	          client    startup 3.x (8–10004 bytes)   forwarded as it is
+//	          client    anything else                 *GreetingError that names it
+//	          upstream  v NegotiateProtocolVersion    forwarded as it is
+//	          upstream  N NoticeResponse              forwarded as it is
+//	          upstream  R AuthenticationSASL (10)     SCRAM-SHA-256-PLUS struck, length mended, forwarded;
+//	                                                  nothing else offered: *RefusedError; ends the dialogue
+//	          upstream  R of any other code           forwarded as it is; ends the dialogue
+//	          upstream  E ErrorResponse               forwarded as it is; ends the dialogue
+//	          upstream  anything else, longer than    *RefusedError, nothing of it forwarded
+//	                    64 KiB, or the 33rd message
+//
+// SCRAM-SHA-256-PLUS binds the password exchange to the TLS connection
+// (RFC 5929). The client has none, so libpq aborts when it is offered; without
+// it the exchange is SCRAM-SHA-256 (RFC 7677) through our TLS.
+//
+// # Promised
+//
+//   - Not one byte behind the last message of a dialogue is read, so nothing sent
+//     in plaintext can be taken for something said under TLS (CVE-2021-23214,
+//     CVE-2021-23222), and the relay begins at a message's start.
+//   - Upgrade sends no byte of a client and does not wait for one.
+//   - What is forwarded is whole messages, unchanged but for the table above.
+//   - Refusal is the default: what the table does not have is an error.
+//   - A dialogue holds at most 128 KiB, whatever lengths the peers claim.
+//
+// # Not promised
+//
+//   - A bound on time. Callers set deadlines on the connections.
+//   - That an S came from PostgreSQL: any server whose first byte is S (a MySQL
+//     greeting of 83 bytes, SSH) passes Upgrade and fails the TLS handshake.
+package starttls

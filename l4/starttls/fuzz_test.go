@@ -1,0 +1,185 @@
+package starttls
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func FuzzPostgresUpgrade(f *testing.F) {
+	for _, seed := range []string{"", "S", "N", "E", "Sx", "\x15\x03", "HTTP", "\x4a\x00\x00\x00\x0a", "\xff"} {
+		f.Add(seed)
+	}
+	p := mustLookup(f, "postgres")
+	f.Fuzz(func(t *testing.T, server string) {
+		up := newWire(server)
+		err := p.Upgrade(up)
+		if up.out.String() != sslRequest {
+			t.Fatalf("sent %q", up.out.String())
+		}
+		if read := len(server) - len(up.unread()); read > 1 {
+			t.Fatalf("read %d bytes", read)
+		}
+		var refused *RefusedError
+		var side *SideError
+		switch {
+		case server == "":
+			if !errors.As(err, &side) || side.Side != Upstream || !side.Clean {
+				t.Fatalf("err = %v for a server that closes", err)
+			}
+		case server[0] == 'S':
+			if err != nil {
+				t.Fatalf("err = %v for S", err)
+			}
+		case !errors.As(err, &refused) || refused.Advice == "" || refused.Error() == "":
+			t.Fatalf("err = %v for %q", err, server[0])
+		}
+	})
+}
+
+func FuzzPostgresDialogue(f *testing.F) {
+	for _, client := range []string{"", startup, startup32 + "x", sslRequest + startup, gssRequest + sslRequest + cancel, longCancel(256), "\x16\x03\x01\x02", "GET / HTTP"} {
+		for _, server := range []string{"", authOK + "Z", saslBoth, saslTurned, saslOAuth, saslPlus, saslNone, notice + negotiate + fatal, "Z", "R\x00\x00\x00\x04"} {
+			f.Add(client, server)
+		}
+	}
+	p := mustLookup(f, "postgres")
+	f.Fuzz(func(t *testing.T, client, server string) {
+		down, up := newWire(client), newWire(server)
+		out, err := p.Dialogue(down, up)
+		if err != nil {
+			checkDialogueError(t, err)
+		}
+		said, heard := client[:len(client)-len(down.unread())], server[:len(server)-len(up.unread())]
+		answers, packet := splitClient(said)
+		toClient := checkAnswers(t, down.out.String(), answers)
+		switch {
+		case out.Cancel != nil:
+			if err != nil || string(out.Cancel) != packet || up.out.Len() != 0 || heard != "" || toClient != "" {
+				t.Fatalf("cancel %q of %q; sent %q, read %q of the server; err %v", out.Cancel, packet, up.out.String(), heard, err)
+			}
+		case up.out.Len() == 0:
+			if err == nil || heard != "" || toClient != "" {
+				t.Fatalf("without a startup: err %v, read %q, sent %q", err, heard, toClient)
+			}
+		default:
+			if up.out.String() != packet {
+				t.Fatalf("sent %q to the server, the client's startup is %q", up.out.String(), packet)
+			}
+			checkServer(t, heard, toClient, err)
+		}
+		if out.Up != int64(up.out.Len()) || out.Down != int64(len(toClient)) {
+			t.Fatalf("Outcome %+v; sent %d and %d", out, up.out.Len(), len(toClient))
+		}
+	})
+}
+
+// checkDialogueError: the error is of one of the three types, and its text and
+// what it keeps are bounded.
+func checkDialogueError(t *testing.T, err error) {
+	t.Helper()
+	var refused *RefusedError
+	var greeting *GreetingError
+	var side *SideError
+	if !errors.As(err, &refused) && !errors.As(err, &greeting) && !errors.As(err, &side) {
+		t.Fatalf("err = %T %v", err, err)
+	}
+	if refused != nil && len(refused.Got) > gotMax || len(err.Error()) > 1000 {
+		t.Fatalf("err is too long: %v", err)
+	}
+}
+
+// splitClient cuts the encryption requests off what was read of a client.
+func splitClient(said string) (answers int, packet string) {
+	for answers < pgRequestsMax && (strings.HasPrefix(said, sslRequest) || strings.HasPrefix(said, gssRequest)) {
+		said = said[8:]
+		answers++
+	}
+	return answers, said
+}
+
+// checkAnswers cuts the dialogue's own answers off what the client got.
+func checkAnswers(t *testing.T, got string, answers int) (forwarded string) {
+	t.Helper()
+	if !strings.HasPrefix(got, strings.Repeat("N", answers)) {
+		t.Fatalf("the client got %q, want %d answers first", got, answers)
+	}
+	return got[answers:]
+}
+
+// checkServer: of the messages read of the server, the client got each that is
+// allowed, whole and unchanged but for the struck mechanism; after success
+// reading ended exactly where an R or E ends.
+func checkServer(t *testing.T, heard, toClient string, err error) {
+	t.Helper()
+	for {
+		n := messageSize(heard)
+		if n == 0 || toClient == "" {
+			break
+		}
+		msg := heard[:n]
+		heard = heard[n:]
+		if msg[0] == 'R' {
+			msg = struckSlowly(msg)
+		}
+		if !strings.HasPrefix(toClient, msg) {
+			t.Fatalf("the client got %q, want %q", toClient, msg)
+		}
+		toClient = toClient[len(msg):]
+		if msg[0] == 'R' || msg[0] == 'E' {
+			if err != nil || heard != "" || toClient != "" {
+				t.Fatalf("after the last message: err %v, read %q, sent %q", err, heard, toClient)
+			}
+			return
+		}
+	}
+	if err == nil || toClient != "" {
+		t.Fatalf("ended without R or E: err %v, sent %q", err, toClient)
+	}
+}
+
+// messageSize is the size of the whole message that s begins with, 0 if it is not
+// whole.
+func messageSize(s string) int {
+	if len(s) < 5 {
+		return 0
+	}
+	n := 1 + int(binary.BigEndian.Uint32([]byte(s[1:5])))
+	if n < 5 || n > len(s) {
+		return 0
+	}
+	return n
+}
+
+// struckSlowly is what pgStrike should make of a message, said in another way.
+func struckSlowly(msg string) string {
+	if !strings.HasPrefix(msg[5:], "\x00\x00\x00\x0a") {
+		return msg
+	}
+	var kept []string
+	for _, name := range strings.Split(msg[9:], "\x00") {
+		if name != pgPlus {
+			kept = append(kept, name)
+		}
+	}
+	body := msg[5:9] + strings.Join(kept, "\x00")
+	return "R" + string(binary.BigEndian.AppendUint32(nil, uint32(4+len(body)))) + body
+}
+
+func FuzzIdentify(f *testing.F) {
+	for _, seed := range []string{"", "\x4a\x00\x00\x00\x0a", "E\x00\x00\x00\x6c", "0\x0c\x02\x01\x00", "220 m", "* OK ", "-ERR ", "HTTP/", "\x15\x03\x03\x00\x02", "\xff\xff"} {
+		f.Add([]byte(seed), uint16(5432))
+	}
+	f.Fuzz(func(t *testing.T, first []byte, port uint16) {
+		before := bytes.Clone(first)
+		what, advice := Identify(first, port)
+		if !bytes.Equal(first, before) {
+			t.Fatalf("Identify changed its argument")
+		}
+		if (what == "") != (len(first) == 0) || len(what)+len(advice) > 500 {
+			t.Fatalf("Identify(%q, %d) = %q, %q", first, port, what, advice)
+		}
+	})
+}

@@ -1,0 +1,97 @@
+package starttls
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// leg is one of the connections of a dialogue, and what it has carried. Every
+// error of its methods is a *SideError.
+type leg struct {
+	side      Side
+	rw        io.ReadWriter
+	heard     bool   // it has sent a byte
+	forwarded int64  // bytes of the other side written to it
+	ifClosed  string // the hint, should it close now
+}
+
+// read fills buf with the beginning of a message, and reads not a byte more. A
+// close is due here, so its error has the hint.
+func (l *leg) read(buf []byte) error {
+	err := l.fill(buf)
+	if err == nil {
+		return nil
+	}
+	e := l.error("read", err)
+	if !isTimeout(err) {
+		e.Hint = l.ifClosed
+	}
+	return e
+}
+
+// readRest fills buf with what remains of a message.
+func (l *leg) readRest(buf []byte) error {
+	err := l.fill(buf)
+	if err == nil {
+		return nil
+	}
+	if err == io.EOF { // io.ReadFull's for an end before the first byte of buf
+		err = io.ErrUnexpectedEOF
+	}
+	return l.error("read", err)
+}
+
+func (l *leg) fill(buf []byte) error {
+	n, err := io.ReadFull(l.rw, buf)
+	l.heard = l.heard || n > 0
+	return err
+}
+
+// say writes bytes of our own.
+func (l *leg) say(b []byte) error {
+	_, err := l.write(b)
+	return err
+}
+
+// forward writes bytes of the other side.
+func (l *leg) forward(b []byte) error {
+	n, err := l.write(b)
+	l.forwarded += int64(n)
+	return err
+}
+
+func (l *leg) write(b []byte) (int, error) {
+	n, err := l.rw.Write(b)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		return n, nil
+	}
+	return n, l.error("write", l.lastWord(err))
+}
+
+// lastWord adds to a failed write what the other end said before it hung up: a
+// TLS 1.3 server's refusal of our certificate waits there to be read, while the
+// write only finds a broken connection. A failed write means that the read does
+// not wait for long.
+func (l *leg) lastWord(write error) error {
+	if l.side != Upstream || isTimeout(write) {
+		return write
+	}
+	_, err := l.rw.Read(make([]byte, 1))
+	if err == nil || errors.Is(err, io.EOF) || isTimeout(err) {
+		return write
+	}
+	return fmt.Errorf("%w (then read: %w)", write, err)
+}
+
+func (l *leg) error(op string, err error) *SideError {
+	return &SideError{Side: l.side, Op: op, Err: err, Clean: !l.heard}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
