@@ -9,18 +9,26 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ambassador/certs/embedded"
+	"ambassador/l4"
 )
 
-// demoTimeout bounds each step of `demo --once`.
-const demoTimeout = 10 * time.Second
+const (
+	// demoTimeout bounds the round trips of `demo --once`, and what a client of
+	// the service may take to begin.
+	demoTimeout = 10 * time.Second
+	// demoLife is how long the demo's certificates are valid.
+	demoLife = 24 * time.Hour
+)
 
 // demoCommand is `demo`.
 func (a *app) demoCommand() *cobra.Command {
@@ -30,15 +38,25 @@ func (a *app) demoCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "demo", Short: "See it work: a private CA, a service that demands certificates, a plain port before it",
+		Long: `Starts a private CA in memory, a small service that echoes lines and takes only
+clients with a certificate of that CA, and an ambassador before it, as ` + "`forward`" + `
+would. Prints the nc line to try. Nothing of it is left when it ends.`,
 		Example: "  ambassador demo\n  ambassador demo --once",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := newDemo()
+			d, err := newDemo(cmd.Context())
 			if err != nil {
-				return err
+				return fmt.Errorf("demo: %w", err)
 			}
 			defer d.close()
-			return d.run(cmd.Context(), a, listen, once)
+			f, err := d.configuration(listen)
+			if err != nil {
+				return &exitError{Code: 2, Err: err}
+			}
+			if once {
+				return d.runOnce(cmd.Context(), a, f)
+			}
+			return d.run(cmd.Context(), a, f)
 		},
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "make one round trip, show that the service refuses others, and exit")
@@ -46,19 +64,22 @@ func (a *app) demoCommand() *cobra.Command {
 	return cmd
 }
 
-// demo is a CA, a service that only takes the CA's certificates, and files for a
-// client of it.
+// demo is a CA, a service that takes only clients that the CA knows, and files
+// with which one is known. Its owner calls close.
 type demo struct {
+	ctx     context.Context // ends the service and its connections
+	cancel  context.CancelFunc
 	ca      *embedded.CA
-	service net.Listener
 	tls     *tls.Config
-	folder  string
-	conns   sync.WaitGroup
+	service net.Listener
+	folder  string         // 0700, ours, removed by close
+	conns   sync.WaitGroup // the service and its connections
 }
 
-// newDemo starts the service. Its owner calls close.
-func newDemo() (*demo, error) {
+// newDemo starts the service.
+func newDemo(ctx context.Context) (*demo, error) {
 	d := &demo{}
+	d.ctx, d.cancel = context.WithCancel(ctx)
 	if err := d.prepare(); err != nil {
 		d.close()
 		return nil, err
@@ -68,96 +89,92 @@ func newDemo() (*demo, error) {
 }
 
 func (d *demo) prepare() (err error) {
-	if d.ca, err = embedded.New(); err != nil {
-		return err
-	}
-	server, err := d.ca.Issue([]string{"localhost", "127.0.0.1"}, 24*time.Hour)
-	if err != nil {
-		return err
-	}
 	if d.folder, err = os.MkdirTemp("", "ambassador-demo-"); err != nil {
 		return err
 	}
-	cert, key, err := d.ca.IssuePEM([]string{"demo-client"}, 24*time.Hour)
+	if d.ca, err = embedded.New(); err != nil {
+		return err
+	}
+	server, err := d.ca.Issue([]string{"localhost", "127.0.0.1"}, demoLife)
 	if err != nil {
 		return err
 	}
-	for name, pem := range map[string][]byte{"client.crt": cert, "client.key": key, "ca.crt": d.ca.RootPEM()} {
-		if err := os.WriteFile(filepath.Join(d.folder, name), pem, 0o600); err != nil {
+	cert, key, err := d.ca.IssuePEM([]string{"demo-client"}, demoLife)
+	if err != nil {
+		return err
+	}
+	for name, text := range map[string][]byte{"client.crt": cert, "client.key": key, "ca.crt": d.ca.RootPEM()} {
+		if err := os.WriteFile(filepath.Join(d.folder, name), text, 0o600); err != nil {
 			return err
 		}
 	}
 	d.tls = &tls.Config{Certificates: []tls.Certificate{*server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: d.ca.Roots()}
-	d.service, err = net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	d.service, err = lc.Listen(d.ctx, "tcp", "127.0.0.1:0")
 	return err
 }
 
 func (d *demo) close() {
+	d.cancel()
 	if d.service != nil {
 		d.service.Close()
 	}
 	d.conns.Wait()
-	if d.folder != "" {
-		os.RemoveAll(d.folder)
-	}
 	if d.ca != nil {
 		d.ca.Close()
+	}
+	if d.folder != "" {
+		os.RemoveAll(d.folder)
 	}
 }
 
 // serve accepts until close.
 func (d *demo) serve() {
 	for {
-		c, err := d.service.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		conn, err := d.service.Accept()
+		switch {
+		case err == nil:
+			d.conns.Go(func() { d.echo(tls.Server(conn, d.tls)) })
+		case errors.Is(err, net.ErrClosed) || !sleep(d.ctx, 100*time.Millisecond):
 			return
-		}
-		if err == nil {
-			go d.echo(tls.Server(c, d.tls)) // ends with its client
 		}
 	}
 }
 
-// echo answers each line with the name in the client's certificate.
-func (d *demo) echo(c *tls.Conn) {
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), demoTimeout)
+// echo answers each line with the name in the client's certificate, until the
+// client ends: then every answer has been sent.
+func (d *demo) echo(conn *tls.Conn) {
+	defer conn.Close()
+	stop := context.AfterFunc(d.ctx, func() { conn.NetConn().Close() })
+	defer stop()
+	ctx, cancel := context.WithTimeout(d.ctx, demoTimeout)
 	defer cancel()
-	if c.HandshakeContext(ctx) != nil {
-		return
+	if conn.HandshakeContext(ctx) != nil {
+		return // the client hears why
 	}
-	name := "nobody"
-	if certs := c.ConnectionState().PeerCertificates; len(certs) > 0 && len(certs[0].DNSNames) > 0 {
-		name = certs[0].DNSNames[0]
-	}
-	lines := bufio.NewScanner(c)
+	name := conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	lines := bufio.NewScanner(conn) // a line of more than 64 KiB ends the connection
 	for lines.Scan() {
-		if _, err := fmt.Fprintf(c, "%s, by mutual TLS, to %s\n", lines.Text(), name); err != nil {
+		if _, err := fmt.Fprintf(conn, "hello %s: %s\n", name, lines.Text()); err != nil {
 			return
 		}
 	}
 }
 
-// run puts the ambassador in front of the service, by the same configuration
-// that `forward` makes.
-func (d *demo) run(ctx context.Context, a *app, listen string, once bool) error {
+// configuration is what `forward` makes of the same flags.
+func (d *demo) configuration(listen string) (*File, error) {
 	in := func(name string) string { return filepath.Join(d.folder, name) }
 	f, err := forwardFile(&forwardFlags{listen: listen, to: []string{d.service.Addr().String()},
 		cert: in("client.crt"), key: in("client.key"), ca: in("ca.crt")})
 	if err != nil {
-		return &exitError{Code: 2, Err: err}
+		return nil, err
 	}
-	if once {
-		return d.runOnce(ctx, a, f)
-	}
-	return d.runOn(ctx, a, f)
+	f.Log.Format = "text"
+	return f, nil
 }
 
-// runOn serves until a signal.
-func (d *demo) runOn(ctx context.Context, a *app, f *File) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	f.Log.Format = "text"
+// run serves until a signal.
+func (d *demo) run(ctx context.Context, a *app, f *File) error {
 	signals, stop := endSignals()
 	defer stop()
 	p, err := a.start(ctx, f, serveOptions{signals: signals})
@@ -165,80 +182,115 @@ func (d *demo) runOn(ctx context.Context, a *app, f *File) error {
 		return err
 	}
 	defer p.close()
-	host, port, _ := net.SplitHostPort(p.server.Listening()[0].Addr)
-	fmt.Fprintf(a.stdout, `
-A service at %s takes only TLS with a certificate of a CA that was made for this demo.
-In front of it, a plain port at %s:%s. Try it, in another terminal:
-
-    echo hello | nc -N %s %s
-
-Each connection is one line here. The whole story of one, by the client's own port:
-
-    ambassador why %s:PORT
-
-%s to end.
-`, d.service.Addr(), host, port, host, port, host, "Ctrl-C")
+	d.explain(a.stdout, p.server.Listening()[0].Addr)
 	return p.wait()
 }
 
-// runOnce proves that a plain client is answered, and that the service refuses
-// a client without a certificate.
+// explain says what runs where and what to try.
+func (d *demo) explain(w io.Writer, plain string) {
+	fmt.Fprintf(w, `
+A service at %s echoes lines. It speaks TLS 1.3 and takes only clients with a
+certificate of a CA that was made a moment ago and lives in this process.
+Before it, at %s, an ambassador takes plain TCP. Try it in another terminal:
+
+    echo hi | %s
+
+Every connection is one line here when it ends. More of its story, by the value
+of client= in that line, and of all of them:
+
+    ambassador why ADDR:PORT
+    ambassador status
+
+Ctrl-C ends it, and nothing is left.
+
+`, d.service.Addr(), plain, netcatLine(plain))
+}
+
+// netcatLine is the command that speaks to an address as it was printed. -N ends
+// the request at the end of the input, so that the service knows it is whole.
+func netcatLine(addr string) string {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return "nc -N -U " + path
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "nc -N " + addr
+	}
+	return "nc -N " + host + " " + port
+}
+
+// runOnce proves that a plain client is answered, and that the same service
+// refuses a client without a certificate.
 func (d *demo) runOnce(ctx context.Context, a *app, f *File) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*demoTimeout)
-	defer cancel()
-	f.Admin.Off = true
-	f.Log.Level = "warn"
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	f.Admin.Off = true // nobody will have the time to ask
 	p, err := a.start(ctx, f, serveOptions{})
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	answer, err := plainRoundTrip(ctx, p.server.Listening()[0].Addr, "hello")
+	defer p.drain(l4.Drain{Timeout: time.Second})
+	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
+	defer cancel()
+	answer, err := plainRoundTrip(ctx, p.server.Listening()[0].Addr, "hi")
 	if err != nil {
-		return fmt.Errorf("round trip through the ambassador: %w", err)
+		return fmt.Errorf("demo: plain client, through the ambassador: %w", err)
 	}
-	fmt.Fprintf(a.stdout, "plain client, through the ambassador: sent %q, the service answered %q\n", "hello", answer)
+	fmt.Fprintf(a.stdout, "plain client, through the ambassador: sent %q, was answered %q\n", "hi", answer)
 	refusal := d.withoutCertificate(ctx)
-	if refusal == nil {
-		return errors.New("the service answered a client that has no certificate")
+	if refusal == nil || errors.Is(refusal, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+		return fmt.Errorf("demo: TLS client without a certificate, straight to the service: it was not refused (%v)", refusal)
 	}
-	fmt.Fprintf(a.stdout, "client without a certificate, straight to the service: refused (%v)\n", refusal)
+	fmt.Fprintf(a.stdout, "TLS client without a certificate, straight to the service: refused (%v)\n", refusal)
 	return nil
 }
 
-// plainRoundTrip sends a line in plain TCP, ends, and reads the answer.
+// plainRoundTrip sends a line to an address as it was printed, ends, and reads
+// the answer to its end. An answer that is not to that line is an error.
 func plainRoundTrip(ctx context.Context, addr, line string) (string, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
 	var dialer net.Dialer
-	c, err := dialer.DialContext(ctx, "tcp", addr)
+	conn, err := dialer.DialContext(ctx, network, addr)
 	if err != nil {
 		return "", err
 	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(demoTimeout))
-	if _, err := io.WriteString(c, line+"\n"); err != nil {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
+	defer stop()
+	if _, err := io.WriteString(conn, line+"\n"); err != nil {
 		return "", err
 	}
-	c.(*net.TCPConn).CloseWrite()
-	answer, err := io.ReadAll(c)
-	if err == nil && !strings.HasPrefix(string(answer), line) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		if err := half.CloseWrite(); err != nil {
+			return "", err
+		}
+	}
+	text, err := io.ReadAll(conn)
+	answer := strings.TrimSpace(string(text))
+	if err == nil && !strings.HasSuffix(answer, ": "+line) {
 		err = fmt.Errorf("the answer is %q", answer)
 	}
-	return strings.TrimSpace(string(answer)), err
+	return answer, err
 }
 
-// withoutCertificate is how the service treats a client that trusts it but has
-// no certificate: the error it gets, nil if it was served.
+// withoutCertificate is how the service treats a client that trusts it and has no
+// certificate: the error it gets, nil if it was served.
 func (d *demo) withoutCertificate(ctx context.Context) error {
 	dialer := tls.Dialer{Config: &tls.Config{RootCAs: d.ca.Roots(), ServerName: "localhost"}}
-	c, err := dialer.DialContext(ctx, "tcp", d.service.Addr().String())
+	conn, err := dialer.DialContext(ctx, "tcp", d.service.Addr().String())
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(demoTimeout))
-	if _, err := io.WriteString(c, "hello\n"); err != nil {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
+	defer stop()
+	if _, err := io.WriteString(conn, "hi\n"); err != nil {
 		return err
 	}
-	_, err = c.Read(make([]byte, 1)) // in TLS 1.3 the refusal arrives here
+	_, err = conn.Read(make([]byte, 1)) // in TLS 1.3 the refusal arrives here
 	return err
 }

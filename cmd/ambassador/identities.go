@@ -13,49 +13,81 @@ import (
 
 // identities keeps the configured identities current: one watcher each.
 type identities struct {
+	// Static after construction.
 	ctx context.Context // ends the watchers
 	log *slog.Logger
-	all sync.WaitGroup // watchers
+	all sync.WaitGroup // the watchers
 
 	mu      sync.Mutex
-	running map[string]*identity // guarded by mu
+	running identitySet // guarded by mu
 }
 
-// identity is one that is being watched.
+// identitySet are the identities of one configuration, by name.
+type identitySet map[string]*identity
+
+// identity is one that is, or is to be, watched.
 type identity struct {
-	files  files.Files
-	source *certs.Source
-	stop   context.CancelFunc
+	// Static after construction.
+	files   files.Files
+	source  *certs.Source
+	watcher *files.Watcher
+
+	stop  context.CancelFunc // guarded by identities.mu; nil before commit
+	again context.CancelFunc // guarded by identities.mu; lets the watcher look anew
+}
+
+// source is the identity of that name; nil if there is none.
+func (s identitySet) source(name string) *certs.Source {
+	if id := s[name]; id != nil {
+		return id.source
+	}
+	return nil
 }
 
 func newIdentities(ctx context.Context, log *slog.Logger) *identities {
-	return &identities{ctx: ctx, log: log, running: map[string]*identity{}}
+	return &identities{ctx: ctx, log: log}
 }
 
 // prepare gives the identities of a configuration: those that run and are
-// unchanged, and new ones, loaded but not yet watched. Files that cannot be
-// used are no obstacle: sessions that need them end with no_identity, and the
-// watcher takes them up once they are mended.
-func (m *identities) prepare(want map[string]files.Files) map[string]*identity {
+// unchanged, and new ones, loaded but not yet watched. Failed has those whose
+// files cannot be used. A certificate that is only not valid now is no failure:
+// its upstreams are not ready until a good one is there. Nothing has changed
+// before commit.
+func (m *identities) prepare(want map[string]files.Files) (next identitySet, failed map[string]error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	next := map[string]*identity{}
+	next, failed = identitySet{}, map[string]error{}
 	for name, f := range want {
 		if old := m.running[name]; old != nil && old.files == f {
 			next[name] = old
 			continue
 		}
 		id := &identity{files: f, source: certs.NewSource(name)}
-		if err := files.LoadInto(f, id.source); err != nil {
-			m.log.Error("identity not usable", "identity", name, "cause", err.Error())
+		var err error
+		if id.watcher, err = files.Open(f, id.source, m.log); err != nil {
+			failed[name] = err
 		}
 		next[name] = id
 	}
-	return next
+	return next, failed
+}
+
+// identityProblems are mistakes in the files of identities, at their places.
+func (f *File) identityProblems(failed map[string]error) []Problem {
+	var problems []Problem
+	for _, id := range f.Identities {
+		if failed[id.Name] == nil {
+			continue
+		}
+		for _, err := range flatten(failed[id.Name]) {
+			problems = append(problems, f.problem("identities."+id.Name+".files."+id.keyOf(err), err))
+		}
+	}
+	return problems
 }
 
 // commit watches the new ones and stops those that are not wanted any more.
-func (m *identities) commit(next map[string]*identity) {
+func (m *identities) commit(next identitySet) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, old := range m.running {
@@ -69,9 +101,33 @@ func (m *identities) commit(next map[string]*identity) {
 		}
 		ctx, cancel := context.WithCancel(m.ctx)
 		id.stop = cancel
-		m.all.Go(func() { files.Watch(ctx, id.files, id.source, m.log) })
+		m.all.Go(func() { m.watch(ctx, id) })
 	}
 	m.running = next
+}
+
+// watch takes up what changes on disk, until ctx ends. It looks at the files when
+// it begins, and anew at each refresh.
+func (m *identities) watch(ctx context.Context, id *identity) {
+	for ctx.Err() == nil {
+		turn, again := context.WithCancel(ctx)
+		m.mu.Lock()
+		id.again = again
+		m.mu.Unlock()
+		id.watcher.Run(turn)
+		again()
+	}
+}
+
+// refresh lets every watcher look at its files now. What it finds it logs.
+func (m *identities) refresh() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range m.running {
+		if id.again != nil {
+			id.again()
+		}
+	}
 }
 
 // statuses lists the identities by name.

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -12,19 +14,63 @@ import (
 	"ambassador/l4"
 )
 
-// newLog writes to w: text for a person, that is on a terminal, else JSON, in
-// which durations are seconds. Format overrules if it is not empty.
-func newLog(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	if format == "" && isTerminal(w) {
-		format = "text"
-	}
-	if format == "text" {
-		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: readable}))
-	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}))
+// logging is the log of a process, whose level and format a reload may change.
+type logging struct {
+	*slog.Logger
+	level    slog.LevelVar
+	asText   atomic.Bool
+	terminal bool // the log is read by a person, as it is written
 }
 
-func isTerminal(w io.Writer) bool {
+// newLogging logs to w: text on a terminal, else JSON, in which durations are
+// seconds.
+func newLogging(w io.Writer) *logging {
+	l := &logging{terminal: isTerminal(w)}
+	l.asText.Store(l.terminal)
+	text := readable
+	if l.terminal {
+		text = brief
+	}
+	l.Logger = slog.New(&formatHandler{asText: &l.asText,
+		text: slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
+		json: slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
+	return l
+}
+
+// set takes up the log section of a configuration: format is text, json, or
+// empty for what suits the place.
+func (l *logging) set(level slog.Level, format string) {
+	l.level.Set(level)
+	l.asText.Store(format == "text" || format == "" && l.terminal)
+}
+
+// formatHandler writes each record with one of two handlers.
+type formatHandler struct {
+	asText     *atomic.Bool
+	text, json slog.Handler
+}
+
+func (h *formatHandler) now() slog.Handler {
+	if h.asText.Load() {
+		return h.text
+	}
+	return h.json
+}
+
+func (h *formatHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return h.now().Enabled(ctx, l)
+}
+func (h *formatHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.now().Handle(ctx, r)
+}
+func (h *formatHandler) WithAttrs(a []slog.Attr) slog.Handler {
+	return &formatHandler{h.asText, h.text.WithAttrs(a), h.json.WithAttrs(a)}
+}
+func (h *formatHandler) WithGroup(name string) slog.Handler {
+	return &formatHandler{h.asText, h.text.WithGroup(name), h.json.WithGroup(name)}
+}
+
+func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
@@ -37,17 +83,38 @@ func inSeconds(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// readable rounds durations and leaves out what the line's own time says.
+// readable rounds durations, and the start of a session to the second.
 func readable(_ []string, a slog.Attr) slog.Attr {
 	switch {
 	case a.Value.Kind() == slog.KindDuration:
 		a.Value = slog.StringValue(l4.Seconds(a.Value.Duration()).String())
-	case a.Key == slog.TimeKey:
-		a.Value = slog.StringValue(a.Value.Time().Format("15:04:05.000"))
 	case a.Key == "start" && a.Value.Kind() == slog.KindTime:
 		a.Value = slog.StringValue(a.Value.Time().Format(time.RFC3339))
 	}
 	return a
+}
+
+// brief is readable for a person who knows which day it is.
+func brief(groups []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindTime && (a.Key == slog.TimeKey || a.Key == "start") {
+		a.Value = slog.StringValue(a.Value.Time().Format("15:04:05.000"))
+	}
+	return readable(groups, a)
+}
+
+// parseLevel reads a log level; empty is info.
+func parseLevel(s string) (slog.Level, error) {
+	switch s {
+	case "debug":
+		return slog.LevelDebug, nil
+	case "", "info":
+		return slog.LevelInfo, nil
+	case "warn":
+		return slog.LevelWarn, nil
+	case "error":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("%q is no level; use debug, info, warn or error", s)
 }
 
 // logSession writes the one line of a session.
@@ -55,8 +122,8 @@ func logSession(log *slog.Logger, r *l4.Record) {
 	log.LogAttrs(context.Background(), sessionLevel(r.Reason), "session", r.LogAttrs()...)
 }
 
-// sessionLevel: what is normal is info, trouble with others is a warning, and
-// our own faults are errors.
+// sessionLevel is info for what is normal, warn for trouble with others and for
+// limits that were set on purpose, error for what is ours to mend.
 func sessionLevel(r l4.Reason) slog.Level {
 	switch r {
 	case l4.ReasonClosed, l4.ReasonProbe, l4.ReasonIdle, l4.ReasonHalfCloseIdle, l4.ReasonLifetime, l4.ReasonDrained,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -41,23 +42,64 @@ func (e *exitError) Unwrap() error { return e.Err }
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: os.LookupEnv}
+	return a.execute(ctx, args)
+}
+
+func (a *app) execute(ctx context.Context, args []string) int {
 	root := a.rootCommand()
+	running := false
+	for _, c := range everyCommand(root) {
+		if body := c.RunE; body != nil {
+			c.RunE = func(cmd *cobra.Command, args []string) error {
+				running = true
+				return body(cmd, args)
+			}
+		}
+	}
+	if args == nil {
+		args = []string{} // nil would mean os.Args
+	}
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	var exit *exitError
-	if !errors.As(err, &exit) {
+	switch {
+	case errors.As(err, &exit):
+	case !running: // what fails before a command begins is the command line
+		exit = usageError(cmd, err)
+	default:
 		exit = &exitError{Code: 1, Err: err}
 	}
 	if exit.Err != nil {
-		fmt.Fprintf(stderr, "ambassador: %v\n", exit.Err)
+		fmt.Fprintf(a.stderr, "ambassador: %v\n", exit.Err)
 	}
 	return exit.Code
 }
+
+// usageError is a mistake on the command line.
+func usageError(cmd *cobra.Command, err error) *exitError {
+	return &exitError{Code: 2, Err: fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+}
+
+// everyCommand lists c and all below it.
+func everyCommand(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		all = append(all, everyCommand(sub)...)
+	}
+	return all
+}
+
+// The sections of `ambassador help`.
+const (
+	groupRun   = "run"
+	groupWrite = "write"
+	groupAsk   = "ask"
+)
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -65,51 +107,69 @@ func (a *app) rootCommand() *cobra.Command {
 		Short: "Makes the network connections of a program that cannot be changed",
 		Long: `The ambassador makes the network connections of a program that cannot be changed:
 the program speaks plain TCP to it, and it opens the connection with mutual TLS,
-after STARTTLS where the protocol wants it.`,
-		Example: `  # Try it: a private CA, a service that wants certificates, and a plain port before it
+after STARTTLS where the protocol wants it. It splices the bytes and never reads
+them, and it says of every connection how it ended and why.`,
+		Example: `  # See it work: a private CA, a service that demands certificates, a plain port before it
   ambassador demo
 
   # A PostgreSQL client that knows no TLS, a server that takes only certificates
   ambassador forward --listen 127.0.0.1:5433 --to db.internal:5432 --starttls postgres \
       --cert client.crt --key client.key --ca ca.crt
 
-  # Everything in a file
-  ambassador run -c ambassador.yaml`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          unknownCommand,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+  # Everything in a file, and the program that needs it, started once all is reached
+  ambassador run -c ambassador.yaml -- ./legacy-app --db 127.0.0.1:5432`,
+		Version:                    buildVersion(),
+		SuggestionsMinimumDistance: 2,
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		Args:                       unknownCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError(cmd, err)
-	})
-	root.AddCommand(a.demoCommand(), a.runCommand(), a.forwardCommand(), a.checkCommand(), a.schemaCommand(), a.versionCommand(),
-		a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(), a.reloadCommand(), a.drainCommand(), a.quitCommand())
-	for _, c := range root.Commands() {
-		if check := c.Args; check != nil {
-			c.Args = func(cmd *cobra.Command, args []string) error {
-				if err := check(cmd, args); err != nil {
-					return usageError(cmd, err)
-				}
-				return nil
-			}
-		}
-	}
+	root.SetVersionTemplate("ambassador {{.Version}}\n")
+	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Run one:"},
+		&cobra.Group{ID: groupWrite, Title: "Write its configuration:"},
+		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
+	addGroup(root, groupRun, a.forwardCommand(), a.runCommand(), a.demoCommand())
+	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
+	addGroup(root, groupAsk, a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
+		a.reloadCommand(), a.drainCommand(), a.quitCommand())
+	root.AddCommand(a.versionCommand())
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
 	return root
 }
 
-// usageError is a mistake on the command line.
-func usageError(cmd *cobra.Command, err error) error {
-	return &exitError{Code: 2, Err: fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, c := range commands {
+		c.GroupID = group
+	}
+	root.AddCommand(commands...)
 }
 
-// unknownCommand names the command that was probably meant.
+// helpCommand is cobra's, but that an unknown command is a mistake.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command", Example: "  ambassador help forward",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(cmd.Root(), args)
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// unknownCommand is the error for a command that there is not. It names the one
+// that was probably meant.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	text := fmt.Sprintf("unknown command %q", args[0])
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+	if near := slices.Compact(cmd.SuggestionsFor(args[0])); len(near) > 0 {
 		text += fmt.Sprintf("; did you mean `ambassador %s`?", near[0])
 	}
 	return usageError(cmd, errors.New(text))

@@ -3,12 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -16,10 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"ambassador/certs"
 	"ambassador/l4"
 )
 
@@ -38,10 +33,22 @@ func (f *serveFlags) bind(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.printConfig, "print-config", false, "print the configuration as YAML and exit")
 }
 
-// apply overrules the file's sections by the flags that were given.
-func (f *serveFlags) apply(cmd *cobra.Command, file *File) error {
+// check finds mistakes in the flags.
+func (f *serveFlags) check(cmd *cobra.Command) error {
+	if _, err := parseLevel(f.logLevel); err != nil {
+		return usageError(cmd, fmt.Errorf("--log-level: %w", err))
+	}
+	switch f.logFormat {
+	case "", "text", "json":
+		return nil
+	}
+	return usageError(cmd, fmt.Errorf("--log-format: %q is no format; use text or json", f.logFormat))
+}
+
+// apply overrules what the file says by the flags that were given.
+func (f *serveFlags) apply(cmd *cobra.Command, file *File) {
 	if cmd.Flags().Changed("admin") {
-		file.Admin.Listen, file.Admin.Off = strings.TrimSpace(f.admin), f.admin == ""
+		file.Admin.Listen, file.Admin.Off = f.admin, f.admin == ""
 	}
 	if f.logLevel != "" {
 		file.Log.Level = f.logLevel
@@ -49,25 +56,6 @@ func (f *serveFlags) apply(cmd *cobra.Command, file *File) error {
 	if f.logFormat != "" {
 		file.Log.Format = f.logFormat
 	}
-	if _, err := parseLevel(file.Log.Level); err != nil {
-		return usageError(cmd, fmt.Errorf("--log-level: %w", err))
-	}
-	if file.Log.Format != "" && file.Log.Format != "text" && file.Log.Format != "json" {
-		return usageError(cmd, fmt.Errorf("--log-format %s: use text or json", file.Log.Format))
-	}
-	return nil
-}
-
-// parseLevel reads a log level; empty is info.
-func parseLevel(s string) (slog.Level, error) {
-	var l slog.Level
-	if s == "" {
-		return l, nil
-	}
-	if err := l.UnmarshalText([]byte(s)); err != nil {
-		return l, fmt.Errorf("%q is no level; use debug, info, warn or error", s)
-	}
-	return l, nil
 }
 
 // runCommand is `run`.
@@ -78,35 +66,35 @@ func (a *app) runCommand() *cobra.Command {
 		watch bool
 	)
 	cmd := &cobra.Command{
-		Use: "run [-c FILE] [-- COMMAND …]", Short: "Run what a configuration file says",
-		Long: `Runs what a configuration file says, until SIGTERM or SIGINT. With COMMAND, that is started
-once every required upstream has been reached; when it ends, so do we, with its exit code.`,
+		Use: "run [-c FILE] [-- COMMAND …]", Short: "Run what a configuration file says, and a COMMAND that needs it",
+		Long: `Runs what a configuration file says, until SIGTERM or SIGINT. A second one ends at
+once; SIGHUP reloads the file.
+
+With COMMAND, that is started once every required upstream has been reached. SIGTERM
+and SIGINT go to it; when it ends, so do we, with its exit code (128+N after signal N).`,
 		Example: `  ambassador run -c ambassador.yaml
+  ambassador run -c ambassador.yaml --watch
   ambassador run -c ambassador.yaml -- ./legacy-app --db 127.0.0.1:5432`,
 		Args: onlyAfterDash,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			found, err := findConfig(path)
+			if err := flags.check(cmd); err != nil {
+				return err
+			}
+			opts, err := a.fileOptions(path, func(f *File) { flags.apply(cmd, f) })
 			if err != nil {
-				return &exitError{Code: 2, Err: err}
+				return err
 			}
-			load := func() (*File, error) {
-				f, err := loadFile(found, a.env)
-				if err != nil {
-					return nil, &exitError{Code: 2, Err: err}
-				}
-				return f, flags.apply(cmd, f)
+			if !watch {
+				opts.watch = nil
 			}
-			f, err := load()
+			f, err := opts.load()
 			if err != nil {
 				return err
 			}
 			if flags.printConfig {
 				return f.printYAML(a.stdout)
 			}
-			opts := serveOptions{reload: load, command: args}
-			if watch {
-				opts.watch = found
-			}
+			opts.command = args
 			return a.serve(cmd.Context(), f, opts)
 		},
 	}
@@ -116,8 +104,26 @@ once every required upstream has been reached; when it ends, so do we, with its 
 	return cmd
 }
 
-// onlyAfterDash wants every argument behind "--", so that a mistyped flag's
-// value is not taken for a command.
+// fileOptions are the options of a process that has a configuration file, which
+// edit overrules.
+func (a *app) fileOptions(path string, edit func(*File)) (serveOptions, error) {
+	found, err := findConfig(path)
+	if err != nil {
+		return serveOptions{}, &exitError{Code: 2, Err: err}
+	}
+	load := func() (*File, error) {
+		f, err := loadFile(found, a.env)
+		if err != nil {
+			return nil, &exitError{Code: 2, Err: err}
+		}
+		edit(f)
+		return f, nil
+	}
+	return serveOptions{load: load, watch: newFileWatch(found)}, nil
+}
+
+// onlyAfterDash wants every argument behind "--", so that the value of a mistyped
+// flag is not taken for a command.
 func onlyAfterDash(cmd *cobra.Command, args []string) error {
 	if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
 		return fmt.Errorf("unexpected %q: COMMAND comes after --", args[0])
@@ -125,74 +131,38 @@ func onlyAfterDash(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// forwardCommand is `forward`.
-func (a *app) forwardCommand() *cobra.Command {
-	var (
-		flags serveFlags
-		what  forwardFlags
-	)
-	cmd := &cobra.Command{
-		Use: "forward --listen ADDR --to ADDR", Short: "One plaintext listener in front of one TLS service, without a file",
-		Example: `  ambassador forward --listen 127.0.0.1:5433 --to db.internal:5432 --starttls postgres \
-      --cert client.crt --key client.key --ca ca.crt
-  ambassador forward --listen unix:/run/app/redis.sock --to redis.internal:6380 --ca ca.crt
-  ambassador forward --plain --listen 127.0.0.1:7000 --to 127.0.0.1:8000`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := forwardFile(&what)
-			if err != nil {
-				return &exitError{Code: 2, Err: err}
-			}
-			if err := flags.apply(cmd, f); err != nil {
-				return err
-			}
-			if flags.printConfig {
-				return f.printYAML(a.stdout)
-			}
-			if problems := f.checkFiles(); len(problems) > 0 {
-				return &exitError{Code: 2, Err: &ConfigError{Problems: problems}}
-			}
-			return a.serve(cmd.Context(), f, serveOptions{})
-		},
-	}
-	what.bind(cmd.Flags())
-	flags.bind(cmd)
-	return cmd
-}
-
 // serveOptions is how a process is run, beside its configuration.
 type serveOptions struct {
-	// reload reads the configuration again. Nil: there is nothing to read.
-	reload func() (*File, error)
-	// watch is a file whose change is a reload. Empty: none.
-	watch string
+	// load reads the configuration, for a reload. Nil: there is no file.
+	load func() (*File, error)
+	// watch asks for a reload when the file changes. Nil: nobody does.
+	watch *fileWatch
 	// command is started once ready, and its end is ours. Empty: none.
 	command []string
 	// signals replaces the process's signals, in tests.
-	signals <-chan os.Signal
-	// log replaces standard error, in the demo.
-	log *slog.Logger
+	signals chan os.Signal
 }
 
 // process is one running ambassador.
 type process struct {
-	// Static after start.
+	// Static after construction.
 	app     *app
 	opts    serveOptions
 	ctx     context.Context // its end ends everything at once
 	cancel  context.CancelFunc
-	log     *slog.Logger
-	level   *slog.LevelVar
+	log     *logging
 	metrics *metrics
 	server  *l4.Server
 	ids     *identities
-	quit    chan struct{} // closed by POST /v1/quit
-	quitNow sync.Once
-	http    []*http.Server
-	serving sync.WaitGroup // http
-	started time.Time
+	web     *endpoints
+	manager serviceManager
+	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
+	reloads chan struct{}  // a reload is wanted
+	work    sync.WaitGroup // all that ends with ctx
+	records sync.WaitGroup // sessions whose record is not written yet
 
-	reloading sync.Mutex // held during a reload
+	reloading sync.Mutex // held by apply's callers; web and announced are theirs
+	announced map[l4.Bound]bool
 
 	mu   sync.Mutex
 	file *File // guarded by mu
@@ -217,121 +187,70 @@ func (a *app) serve(ctx context.Context, f *File, opts serveOptions) error {
 	return p.wait()
 }
 
-// endSignals are the signals that wait acts on, until stop.
-func endSignals() (signals <-chan os.Signal, stop func()) {
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	return c, func() { signal.Stop(c) }
+// endSignals are the signals that wait acts on, until stop. SIGPIPE is caught and
+// dropped meanwhile: that nobody reads the log any more ends no session.
+func endSignals() (signals chan os.Signal, stop func()) {
+	signals, dropped := make(chan os.Signal, 8), make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(dropped, syscall.SIGPIPE)
+	return signals, func() {
+		signal.Stop(signals)
+		signal.Stop(dropped)
+	}
 }
 
-// start brings everything up: identities, listeners, admin API. When it returns,
-// connections are being accepted and every address has been printed.
+// start brings everything up: identities, admin API, listeners. When it returns,
+// connections are being accepted and every address has been printed. The caller
+// calls wait or drain, and then close.
 func (a *app) start(ctx context.Context, f *File, opts serveOptions) (*process, error) {
-	p := &process{app: a, opts: opts, level: new(slog.LevelVar), quit: make(chan struct{}), started: time.Now(), file: f}
-	p.ctx, p.cancel = context.WithCancel(ctx)
-	level, _ := parseLevel(f.Log.Level) // checked when the file was read
-	p.level.Set(level)
-	if p.log = opts.log; p.log == nil {
-		p.log = newLog(a.stderr, f.Log.Format, p.level)
+	p := a.newProcess(ctx, opts)
+	if level, err := parseLevel(f.Log.Level); err == nil {
+		p.log.set(level, f.Log.Format) // for what apply has to say
 	}
-	p.metrics = newMetrics(buildVersion())
-	p.ids = newIdentities(p.ctx, p.log)
-	observer := p.metrics.observer()
-	count := observer.Ended
-	observer.Ended = func(r *l4.Record) {
-		count(r)
-		logSession(p.log, r)
-	}
-	p.server = l4.New(p.ctx, l4.Options{Log: p.log, Observer: observer, Inherited: inheritedSockets()})
-	p.metrics.attach(p.server, p.ids.statuses)
-	for _, w := range f.warnings() {
-		p.log.Warn("unsafe setting", "what", w)
-	}
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
 	if err := p.apply(f); err != nil {
 		p.close()
 		return nil, err
 	}
-	if err := p.listenHTTP(f); err != nil {
-		p.close()
-		return nil, err
+	p.manager.ready(p.server.Ready())
+	p.work.Go(p.reloadLoop)
+	p.work.Go(p.attendManager)
+	if opts.watch != nil {
+		p.work.Go(p.watchFile)
 	}
-	notifySystemd(daemon.SdNotifyReady)
 	return p, nil
 }
 
-// apply makes f the configuration in use; on an error nothing has changed.
-func (p *process) apply(f *File) error {
-	ids := p.ids.prepare(f.identityFiles())
-	cfg, err := f.serverConfig(func(name string) *certs.Source { return ids[name].source })
-	if err != nil {
-		return &exitError{Code: 2, Err: err}
+// newProcess makes the parts, none of which does anything yet.
+func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
+	p := &process{app: a, opts: opts, log: newLogging(a.stderr), metrics: newMetrics(buildVersion()),
+		manager: newServiceManager(a.env), signals: opts.signals, reloads: make(chan struct{}, 1)}
+	if p.signals == nil {
+		p.signals = make(chan os.Signal, 1)
 	}
-	if err := p.server.Apply(cfg); err != nil {
-		return err
-	}
-	p.ids.commit(ids)
-	p.metrics.applied(cfg)
-	p.mu.Lock()
-	p.file = f
-	p.mu.Unlock()
-	return nil
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	p.ids = newIdentities(p.ctx, p.log.Logger)
+	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets()})
+	p.metrics.attach(p.server, p.ids.statuses)
+	p.web = &endpoints{app: a, log: p.log.Logger, deps: p.adminDeps()}
+	return p
 }
 
-// listenHTTP binds the admin API and the metrics, and prints every address.
-func (p *process) listenHTTP(f *File) error {
-	deps := p.adminDeps()
-	type bound struct{ name, addr string }
-	var all []bound
-	for _, l := range p.server.Listening() {
-		all = append(all, bound{l.Name, l.Addr})
+// observer counts every session and writes its one line.
+func (p *process) observer() l4.Observer {
+	o := p.metrics.observer()
+	opened, ended := o.Opened, o.Ended
+	o.Opened = func(listener string) {
+		p.records.Add(1)
+		opened(listener)
 	}
-	if !f.Admin.Off {
-		ln, addr, err := p.app.listenAdmin(p.ctx, adminListen{Address: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen})
-		switch {
-		case err == nil:
-			token, err := f.adminToken()
-			if err != nil {
-				ln.Close()
-				return &exitError{Code: 2, Err: err}
-			}
-			p.serveHTTP(ln, newAdminHandler(deps, adminOptions{TCP: ln.Addr().Network() != "unix", Hosts: f.Admin.Hosts, Token: token}))
-			all = append(all, bound{"admin", addr})
-		case f.Admin.Listen != "":
-			return err
-		default:
-			p.log.Warn("no admin socket", "cause", err.Error())
-		}
+	o.Ended = func(r *l4.Record) {
+		defer p.records.Done()
+		ended(r)
+		logSession(p.log.Logger, r)
 	}
-	if f.Metrics.Listen != "" {
-		ln, err := net.Listen("tcp", f.Metrics.Listen)
-		if err != nil {
-			return fmt.Errorf("metrics: %w", err)
-		}
-		p.serveHTTP(ln, newMetricsOnlyHandler(deps))
-		all = append(all, bound{"metrics", ln.Addr().String()})
-	}
-	for _, b := range all {
-		fmt.Fprintf(p.announce(), "listening %s %s\n", b.name, b.addr)
-	}
-	return nil
-}
-
-// announce is where addresses are printed: COMMAND has standard output alone.
-func (p *process) announce() io.Writer {
-	if len(p.opts.command) > 0 {
-		return p.app.stderr
-	}
-	return p.app.stdout
-}
-
-func (p *process) serveHTTP(ln net.Listener, h http.Handler) {
-	srv := newHTTPServer(h, p.log)
-	p.http = append(p.http, srv)
-	p.serving.Go(func() {
-		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			p.log.Error("admin API ended", "cause", err.Error())
-		}
-	})
+	return o
 }
 
 // adminDeps is what the admin API may see and do.
@@ -339,21 +258,94 @@ func (p *process) adminDeps() adminDeps {
 	d := adminDepsFor(p.server)
 	d.identities = p.ids.statuses
 	d.config = p.config
-	if p.opts.reload != nil {
+	if p.opts.load != nil {
 		d.reload = func(context.Context) error { return p.reload() }
 	}
 	d.drain = func() { p.server.Drain(p.drainConfig()) }
-	d.quit = func() { p.quitNow.Do(func() { close(p.quit) }) }
+	d.quit = p.quit
 	d.metrics = p.metrics.handler()
-	d.version, d.started = buildVersion(), p.started
+	d.version, d.started = buildVersion(), time.Now()
 	return d
 }
 
+// quit is SIGTERM by other means. Where signals wait already, one more would be
+// nothing new.
+func (p *process) quit() {
+	select {
+	case p.signals <- syscall.SIGTERM:
+	default:
+	}
+}
+
+func (p *process) attendManager() { p.manager.attend(p.ctx, p.server.Ready) }
+
+func (p *process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
+
+// apply makes f the configuration in use; on an error nothing has changed. The
+// caller holds reloading.
+func (p *process) apply(f *File) error {
+	level, err := parseLevel(f.Log.Level)
+	if err != nil {
+		return &exitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
+	}
+	ids, failed := p.ids.prepare(f.identityFiles())
+	if problems := f.identityProblems(failed); len(problems) > 0 {
+		return &exitError{Code: 2, Err: &ConfigError{problems}}
+	}
+	cfg, err := f.serverConfig(ids.source)
+	if err != nil {
+		return &exitError{Code: 2, Err: err}
+	}
+	web, err := p.web.prepare(p.ctx, f)
+	if err != nil {
+		return err
+	}
+	if err := p.server.Apply(cfg); err != nil {
+		web.discard()
+		return err
+	}
+	p.ids.commit(ids)
+	p.metrics.applied(cfg)
+	p.web.commit(web)
+	p.log.set(level, f.Log.Format)
+	p.mu.Lock()
+	p.file = f
+	p.mu.Unlock()
+	for _, w := range f.warnings() {
+		p.log.Warn("unsafe setting", "setting", w)
+	}
+	p.announce()
+	return nil
+}
+
+// announce prints every address that has not been printed yet: on standard
+// output, or on standard error where COMMAND has standard output alone.
+func (p *process) announce() {
+	var w io.Writer = p.app.stdout
+	if len(p.opts.command) > 0 {
+		w = p.app.stderr
+	}
+	all := p.server.Listening()
+	for _, e := range p.web.running {
+		all = append(all, l4.Bound{Name: e.name, Addr: e.addr})
+	}
+	bound := map[l4.Bound]bool{}
+	for _, b := range all {
+		bound[b] = true
+		if !p.announced[b] {
+			fmt.Fprintf(w, "listening %s %s\n", b.Name, b.Addr)
+		}
+	}
+	p.announced = bound
+}
+
+// config is the configuration in use, as YAML.
 func (p *process) config() ([]byte, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	f := p.file
+	p.mu.Unlock()
 	var b bytes.Buffer
-	err := p.file.printYAML(&b)
+	err := f.printYAML(&b)
 	return b.Bytes(), err
 }
 
@@ -363,153 +355,109 @@ func (p *process) drainConfig() l4.Drain {
 	return l4.Drain{Delay: p.file.Drain.Delay, Timeout: p.file.Drain.Timeout}
 }
 
-// reload reads the configuration again and applies it whole, or not at all.
-func (p *process) reload() error {
-	p.reloading.Lock()
-	defer p.reloading.Unlock()
-	notifySystemd(reloadingState()...)
-	defer notifySystemd(daemon.SdNotifyReady)
-	err := p.reloadFile()
-	p.metrics.reloaded(err == nil)
-	if err != nil {
-		p.log.Error("reload failed, the old configuration stays", "cause", err.Error())
-		return err
-	}
-	p.log.Info("reloaded")
-	return nil
-}
-
-func (p *process) reloadFile() error {
-	if p.opts.reload == nil {
-		return errors.New("there is no configuration file to read again; certificates are taken up by themselves")
-	}
-	f, err := p.opts.reload()
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	old := p.file
-	p.mu.Unlock()
-	if err := p.apply(f); err != nil {
-		return err
-	}
-	level, _ := parseLevel(f.Log.Level)
-	p.level.Set(level)
-	for _, section := range f.needRestart(old) {
-		p.log.Warn("a change of this section takes a restart", "section", section)
-	}
-	return nil
-}
-
-// needRestart lists the sections that differ and are only read at start.
-func (f *File) needRestart(old *File) (sections []string) {
-	if f.Admin.Listen != old.Admin.Listen || f.Admin.Off != old.Admin.Off || f.Admin.TokenFile != old.Admin.TokenFile {
-		sections = append(sections, "admin")
-	}
-	if f.Metrics.Listen != old.Metrics.Listen {
-		sections = append(sections, "metrics")
-	}
-	if f.Log.Format != old.Log.Format {
-		sections = append(sections, "log.format")
-	}
-	return sections
-}
-
-// wait serves until a signal, the admin API or COMMAND says that it is over,
-// then drains.
+// wait serves until a signal, `quit` or COMMAND says that it is over, drains, and
+// gives the exit code.
 func (p *process) wait() error {
-	var command child
-	ready, changed := p.whenReady(), p.watchFile()
+	var command *child
+	ready := p.whenReady()
 	for {
 		select {
 		case <-ready:
 			ready = nil
-			c, err := p.app.startChild(p.opts.command)
+			c, err := p.startCommand()
 			if err != nil {
+				p.drain(l4.Drain{})
 				return err
 			}
-			command = *c
-		case <-command.done:
-			p.drain()
+			command = c
+		case <-command.ended():
+			p.log.Info("COMMAND has ended", "pid", command.cmd.Process.Pid, "state", command.cmd.ProcessState.String())
+			p.drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // nobody is left to be told of it beforehand
 			return command.err
-		case <-changed:
-			p.reload()
-		case <-p.quit:
-			p.drain()
-			return p.endCommand(command)
 		case <-p.ctx.Done():
-			return p.endCommand(command)
-		case s := <-p.opts.signals:
+			err := command.kill()
+			p.drain(l4.Drain{})
+			return err
+		case s := <-p.signals:
 			switch {
 			case s == syscall.SIGHUP:
-				p.reload()
-			case command.done != nil:
-				p.app.signalChild(&command, s)
+				p.wantReload()
+			case command != nil:
+				command.signal(s)
 			default:
-				p.drain()
+				p.drain(p.drainConfig())
 				return nil
 			}
 		}
 	}
 }
 
-// endCommand ends a COMMAND that outlived us, and gives its exit code. It waits
-// for it as long as for a drain.
-func (p *process) endCommand(c child) error {
-	if c.done == nil {
-		return nil
+func (p *process) startCommand() (*child, error) {
+	c, err := p.app.startChild(p.opts.command)
+	if err == nil {
+		p.log.Info("COMMAND is started", "command", p.opts.command[0], "pid", c.cmd.Process.Pid)
 	}
-	c.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-c.done:
-	case <-time.After(p.drainConfig().Timeout):
-		c.cmd.Process.Kill()
-		<-c.done
-	}
-	return c.err
+	return c, err
 }
 
-// drain lets sessions finish as the configuration says; another SIGTERM or
-// SIGINT ends them at once.
-func (p *process) drain() {
-	notifySystemd(daemon.SdNotifyStopping)
+// drain lets sessions finish within d; another SIGTERM, SIGINT or `quit` ends
+// them at once. When it returns no session is left, and every record is written.
+func (p *process) drain(d l4.Drain) {
+	p.manager.stopping()
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	done := make(chan struct{})
-	go func() { // ends with the drain
-		defer cancel()
-		for {
-			select {
-			case s := <-p.opts.signals:
-				if s != syscall.SIGHUP {
-					return
-				}
-			case <-done:
-				return
+	p.work.Go(func() {
+		defer close(done)
+		p.server.Shutdown(ctx, d)
+	})
+	for {
+		select {
+		case <-done:
+			waitFor(&p.records, recordsTimeout)
+			return
+		case s := <-p.signals:
+			if s == syscall.SIGHUP {
+				p.log.Warn("no reload: the process is ending")
+				continue
 			}
+			p.log.Warn("ending at once", "signal", s.String())
+			cancel()
 		}
-	}()
-	p.server.Shutdown(ctx, p.drainConfig())
-	close(done)
+	}
 }
+
+const (
+	// recordsTimeout bounds the wait for the lines of the last sessions, which
+	// are written after Shutdown has let go of them.
+	recordsTimeout = 2 * time.Second
+	// closeTimeout bounds the wait for what ends with ctx: only reading a file
+	// on a network that hangs can take longer, and that waits for nobody.
+	closeTimeout = 5 * time.Second
+)
 
 // close ends what is left, at once.
 func (p *process) close() {
 	p.cancel()
-	for _, srv := range p.http {
-		srv.Close()
-	}
-	p.serving.Wait()
-	p.server.Shutdown(p.ctx, l4.Drain{})
-	p.ids.all.Wait()
+	p.web.close()
+	waitFor(&p.ids.all, closeTimeout)
+	waitFor(&p.work, closeTimeout)
 }
 
-const (
-	// readyPoll is how often readiness is looked at for COMMAND.
-	readyPoll = 50 * time.Millisecond
-	// readyReminder is how often the log says what COMMAND waits for.
-	readyReminder = 5 * time.Second
-)
+// waitFor waits for wg, but not longer than d.
+func waitFor(wg *sync.WaitGroup, d time.Duration) {
+	done := make(chan struct{})
+	go func() { // ends with what wg counts
+		defer close(done)
+		wg.Wait()
+	}()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+}
 
 // whenReady is closed once COMMAND may start; nil if there is none.
 func (p *process) whenReady() <-chan struct{} {
@@ -517,59 +465,37 @@ func (p *process) whenReady() <-chan struct{} {
 		return nil
 	}
 	ready := make(chan struct{})
-	p.serving.Go(func() {
-		said := time.Now()
-		for p.ctx.Err() == nil {
-			r := p.server.Ready()
-			if r.Ready {
-				close(ready)
-				return
-			}
-			if time.Since(said) > readyReminder {
-				said = time.Now()
-				p.log.Warn("COMMAND waits", "for", strings.Join(r.Waiting, "; "))
-			}
-			sleep(p.ctx, readyPoll)
+	p.work.Go(func() {
+		if awaitReady(p.ctx, p.server.Ready, p.log.Logger) {
+			close(ready)
 		}
 	})
 	return ready
 }
 
-// watchPoll is how often the configuration file is looked at. It is small, and
-// reading it sees what file events miss: other hosts' writes, replaced folders.
-const watchPoll = time.Second
+const (
+	// readyInterval is how often readiness is looked at.
+	readyInterval = 50 * time.Millisecond
+	// readyReminder is how often the log says what COMMAND waits for.
+	readyReminder = 5 * time.Second
+)
 
-// watchFile sends when the content of the watched file has changed; nil if none is.
-func (p *process) watchFile() <-chan struct{} {
-	if p.opts.watch == "" {
-		return nil
-	}
-	changed := make(chan struct{})
-	p.serving.Go(func() {
-		have, _ := os.ReadFile(p.opts.watch)
-		for sleep(p.ctx, watchPoll) {
-			now, err := os.ReadFile(p.opts.watch)
-			if err != nil || bytes.Equal(now, have) {
-				continue
-			}
-			have = now
-			select {
-			case changed <- struct{}{}:
-			case <-p.ctx.Done():
-			}
+// awaitReady asks until the answer is yes, and says every readyReminder why it is
+// not. It is false if ctx ended before.
+func awaitReady(ctx context.Context, ask func() l4.Readiness, log *slog.Logger) bool {
+	start := time.Now()
+	said := start
+	for {
+		r := ask()
+		if r.Ready {
+			return true
 		}
-	})
-	return changed
-}
-
-// sleep waits for d; false if ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
+		if time.Since(said) >= readyReminder {
+			said = time.Now()
+			log.Warn("COMMAND waits until we are ready", "since", time.Since(start).Round(time.Second), "for", strings.Join(r.Waiting, "; "))
+		}
+		if !sleep(ctx, readyInterval) {
+			return false
+		}
 	}
 }

@@ -57,8 +57,8 @@ func newIdentityReply(s certs.Status) identityReply {
 	if !s.NotAfter.IsZero() {
 		r.NotBefore, r.NotAfter = &s.NotBefore, &s.NotAfter
 	}
-	if s.Err != nil {
-		r.LastError = s.Err.Error()
+	if r.LastError = s.LastError; r.LastError == "" {
+		r.LastError = s.Reason
 	}
 	return r
 }

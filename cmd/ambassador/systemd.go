@@ -1,17 +1,21 @@
 package main
 
 import (
-	"fmt"
+	"context"
+	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
+
+	"ambassador/l4"
 )
 
-// inheritedSockets are the sockets that systemd passed (LISTEN_FDS), by name. A
-// child does not get the variables again.
+// inheritedSockets are the sockets that systemd passed (LISTEN_FDS), by name. It
+// is asked once: the variables are gone afterwards, so that COMMAND does not take
+// the sockets for its own.
 func inheritedSockets() map[string][]*os.File {
 	sockets := map[string][]*os.File{}
 	for _, f := range activation.Files(true) {
@@ -20,17 +24,89 @@ func inheritedSockets() map[string][]*os.File {
 	return sockets
 }
 
-// notifySystemd tells a service manager how we are (sd_notify), if there is one.
-func notifySystemd(lines ...string) {
-	daemon.SdNotify(false, strings.Join(lines, "\n")) // no manager, or none that listens: nothing to do
+// serviceManager is who started us and wants to know how we are (sd_notify): the
+// zero value is nobody.
+type serviceManager struct {
+	socket   string        // $NOTIFY_SOCKET
+	watchdog time.Duration // it kills us after so long without a sign; zero: never
 }
 
-// reloadingState is the notification of a reload, which carries the time so that
-// the manager can tell an old one.
-func reloadingState() []string {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return []string{daemon.SdNotifyReloading}
+// managerVariables are the service manager's words to us alone.
+func managerVariables() []string { return []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} }
+
+func newServiceManager(env func(string) (string, bool)) serviceManager {
+	socket, _ := env("NOTIFY_SOCKET")
+	if socket == "" {
+		return serviceManager{}
 	}
-	return []string{daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000)}
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		watchdog = 0 // not a number: nobody waits for a sign
+	}
+	return serviceManager{socket, watchdog}
+}
+
+// notifyTimeout bounds a message, which daemon.SdNotify does not: the socket of a
+// manager that hangs fills up, and writing to it would wait for ever.
+const notifyTimeout = time.Second
+
+// tell sends a message. Nobody can be told if that fails.
+func (m serviceManager) tell(lines ...string) {
+	if m.socket == "" {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(notifyTimeout))
+	conn.Write([]byte(strings.Join(lines, "\n")))
+}
+
+// ready says that every listener is bound, which is what units that come after
+// us need; the status says what we wait for ourselves.
+func (m serviceManager) ready(r l4.Readiness) { m.tell(daemon.SdNotifyReady, statusLine(r)) }
+
+func (m serviceManager) stopping() { m.tell(daemon.SdNotifyStopping, "STATUS=draining") }
+
+// reloading carries the time, so that the manager can tell it from an old one.
+func (m serviceManager) reloading() {
+	m.tell(daemon.SdNotifyReloading, strings.TrimSpace(daemon.SdNotifyMonotonicUsec()))
+}
+
+// statusLine is what `systemctl status` shows.
+func statusLine(r l4.Readiness) string {
+	if r.Ready {
+		return "STATUS=ready"
+	}
+	return "STATUS=not ready: " + strings.Join(strings.Fields(strings.Join(r.Waiting, "; ")), " ")
+}
+
+// statusInterval is how often the status is looked at.
+const statusInterval = time.Second
+
+// attend tells the manager what changes and, where it watches, that we live,
+// until ctx ends. Asking takes the server's locks: one that hangs gives no sign.
+func (m serviceManager) attend(ctx context.Context, ask func() l4.Readiness) {
+	if m.socket == "" {
+		return
+	}
+	interval := statusInterval
+	if m.watchdog > 0 {
+		interval = min(interval, m.watchdog/2)
+	}
+	said := ""
+	for sleep(ctx, interval) {
+		var lines []string
+		if now := statusLine(ask()); now != said {
+			lines, said = append(lines, now), now
+		}
+		if m.watchdog > 0 {
+			lines = append(lines, daemon.SdNotifyWatchdog)
+		}
+		if len(lines) > 0 {
+			m.tell(lines...)
+		}
+	}
 }

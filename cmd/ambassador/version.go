@@ -25,27 +25,44 @@ func buildVersion() string {
 	if !ok {
 		return "unknown"
 	}
+	return versionOf(info)
+}
+
+// versionOf is what a build says of its version.
+func versionOf(info *debug.BuildInfo) string {
 	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return v
 	}
+	commit, changed := "devel", ""
 	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value[:min(12, len(s.Value))]
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+changed"
 		}
 	}
-	return "devel"
+	return commit + changed
+}
+
+// versionReply is what `version --json` prints.
+type versionReply struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	OS      string `json:"os"`
+	Arch    string `json:"arch"`
 }
 
 func (a *app) versionCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "version", Short: "Print the version", Example: "  ambassador version --json", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Example: "  ambassador version\n  ambassador version --json", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			platform := runtime.GOOS + "/" + runtime.GOARCH
+			v := versionReply{buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(map[string]string{"version": buildVersion(), "go": runtime.Version(), "platform": platform})
+				return json.NewEncoder(a.stdout).Encode(v)
 			}
-			_, err := fmt.Fprintf(a.stdout, "ambassador %s (%s, %s)\n", buildVersion(), runtime.Version(), platform)
+			_, err := fmt.Fprintf(a.stdout, "ambassador %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
 			return err
 		},
 	}

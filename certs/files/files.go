@@ -1,0 +1,166 @@
+package files
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// Files are the paths of an identity, in PEM: Cert is the chain, leaf first, Key
+// its private key, CA the roots that come with it. Cert and Key may be one file;
+// CA may be empty.
+type Files struct{ Cert, Key, CA string }
+
+// FileError is a file that cannot be used.
+type FileError struct {
+	Path string
+	Err  error // with the mend
+}
+
+func (e *FileError) Error() string { return e.Path + ": " + e.Err.Error() }
+
+// Unwrap returns what is wrong with the file.
+func (e *FileError) Unwrap() error { return e.Err }
+
+// Load reads an identity. The certificate's Leaf is set; whether it is valid now
+// is not looked at: see certs.Validity. The roots are nil if Files.CA is empty.
+// The error names every file that cannot be used: it is a *FileError, or several
+// behind Unwrap() []error.
+func Load(f Files) (*tls.Certificate, *x509.CertPool, error) {
+	chain, certErr := load(f.Cert, parseCertificates)
+	key, keyErr := load(f.Key, parseKey)
+	roots, caErr := loadCA(f.CA)
+	if err := joined(certErr, keyErr, caErr); err != nil {
+		return nil, nil, err
+	}
+	if err := fits(chain, key, f); err != nil {
+		return nil, nil, err
+	}
+	return assemble(chain, key), roots, nil
+}
+
+// LoadRoots reads a file of CA certificates. The error is a *FileError.
+func LoadRoots(path string) (*x509.CertPool, error) { return load(path, parseRoots) }
+
+// loadCA is LoadRoots for a file that may be left out.
+func loadCA(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	return LoadRoots(path)
+}
+
+// load reads and parses one file.
+func load[T any](path string, parse func([]byte) (T, error)) (T, error) {
+	var parsed T
+	b, err := readFile(path)
+	if err == nil {
+		parsed, err = parse(b)
+	}
+	if err != nil {
+		return parsed, &FileError{path, err}
+	}
+	return parsed, nil
+}
+
+// joined is errors.Join on one line: it goes into logs and records.
+func joined(all ...error) error {
+	var sum error
+	for _, err := range all {
+		switch {
+		case err == nil:
+		case sum == nil:
+			sum = err
+		default:
+			sum = &both{sum, err}
+		}
+	}
+	return sum
+}
+
+// both is two errors, the first perhaps itself both.
+type both struct{ first, second error }
+
+func (e *both) Error() string { return e.first.Error() + "; " + e.second.Error() }
+
+// Unwrap lists all of them.
+func (e *both) Unwrap() []error {
+	if more, ok := e.first.(*both); ok {
+		return append(more.Unwrap(), e.second)
+	}
+	return []error{e.first, e.second}
+}
+
+// fits says whether the key is that of the chain's leaf.
+func fits(chain []*x509.Certificate, key crypto.Signer, f Files) error {
+	for i, c := range chain {
+		public, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+		switch {
+		case !ok || !public.Equal(key.Public()):
+		case i == 0:
+			return nil
+		default:
+			return &FileError{f.Cert, fmt.Errorf("the key in %s belongs to certificate %d of this file, which must be its first; order them leaf first", f.Key, i+1)}
+		}
+	}
+	return &FileError{f.Key, fmt.Errorf("the key does not match the certificate in %s (%s); give the key that this certificate was made for", f.Cert, chain[0].Subject)}
+}
+
+func assemble(chain []*x509.Certificate, key crypto.Signer) *tls.Certificate {
+	cert := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
+	for _, c := range chain {
+		cert.Certificate = append(cert.Certificate, c.Raw)
+	}
+	return cert
+}
+
+// maxFile bounds a file: a chain is a few KiB, a bundle of all public roots
+// 250 KiB.
+const maxFile = 4 << 20
+
+func readFile(path string) ([]byte, error) {
+	if path == "" {
+		return nil, errors.New("no path is given")
+	}
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() { // opening a pipe could wait for ever
+		return nil, errors.New("it is not a regular file; give the path of a PEM file")
+	}
+	if err != nil {
+		return nil, pathless(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, pathless(err)
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, pathless(err)
+	}
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("more than %d MiB is too much for PEM; give the right file", maxFile>>20)
+	}
+	return b, nil
+}
+
+// pathless takes the path out of an error, which FileError has already, and adds
+// the mend.
+func pathless(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; relative paths start at the configuration file's folder", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; the file and its folders must be readable by uid %d", err, os.Getuid())
+	}
+	return err
+}

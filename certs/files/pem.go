@@ -1,0 +1,122 @@
+package files
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// parseCertificates reads every CERTIFICATE block; there is at least one. Other
+// blocks are passed over: certificate and key may be in one file.
+func parseCertificates(b []byte) ([]*x509.Certificate, error) {
+	blocks, err := parsePEM(b, "x509")
+	if err != nil {
+		return nil, err
+	}
+	var out []*x509.Certificate
+	for _, block := range blocks {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d of the file: %w", len(out)+1, err)
+		}
+		out = append(out, c)
+	}
+	switch {
+	case len(out) > 0:
+		return out, nil
+	case len(blocks) == 0:
+		return nil, errors.New("there is no certificate in it; it must be in PEM (-----BEGIN CERTIFICATE-----)")
+	case strings.Contains(blocks[0].Type, "PRIVATE KEY"):
+		return nil, errors.New("there is a private key in it, but no certificate; are certificate and key interchanged?")
+	}
+	return nil, fmt.Errorf("there is a %s in it, but no CERTIFICATE", blocks[0].Type)
+}
+
+func parseRoots(b []byte) (*x509.CertPool, error) {
+	all, err := parseCertificates(b)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	for _, c := range all {
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+// parseKey reads the first private key: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
+func parseKey(b []byte) (crypto.Signer, error) {
+	blocks, err := parsePEM(b, "pkey")
+	if err != nil {
+		return nil, err
+	}
+	for _, block := range blocks {
+		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
+			return nil, errors.New("the key is encrypted; password_file comes with a later version, until then decrypt it: openssl pkey -in FILE -out NEWFILE")
+		}
+		switch block.Type {
+		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
+			return parseKeyDER(block.Bytes)
+		case "OPENSSH PRIVATE KEY":
+			return nil, errors.New("it is a key for ssh; give the key that the certificate was made for")
+		}
+	}
+	switch {
+	case len(blocks) == 0:
+		return nil, errors.New("there is no private key in it; it must be in PEM (-----BEGIN PRIVATE KEY-----)")
+	case blocks[0].Type == "CERTIFICATE":
+		return nil, errors.New("there is a certificate in it, but no private key; are certificate and key interchanged?")
+	}
+	return nil, fmt.Errorf("there is a %s in it, but no PRIVATE KEY", blocks[0].Type)
+}
+
+// parseKeyDER does not go by the block's type, as OpenSSL does not either.
+func parseKeyDER(der []byte) (crypto.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err == nil {
+		if signer, ok := key.(crypto.Signer); ok {
+			return signer, nil
+		}
+		return nil, fmt.Errorf("a key of type %T cannot sign; use ECDSA, RSA or Ed25519", key)
+	}
+	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return k, nil
+	}
+	if k, err := x509.ParseECPrivateKey(der); err == nil {
+		return k, nil
+	}
+	return nil, fmt.Errorf("the private key: %w", err)
+}
+
+var errCut = errors.New("a block (-----BEGIN …) has no end or is damaged: the file is cut short, or still being written")
+
+// parsePEM reads all blocks. What begins a block and is none is an error, though
+// pem.Decode passes over it: a file cut short must not pass for a shorter one.
+// Command is the one of openssl that converts from DER.
+func parsePEM(b []byte, command string) ([]*pem.Block, error) {
+	begin := []byte("-----BEGIN ")
+	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 { // an ASN.1 SEQUENCE of more than 127 bytes
+		return nil, fmt.Errorf("it is in DER (or PKCS #12); convert it to PEM: openssl %s -inform der -in FILE -out NEWFILE", command)
+	}
+	var out []*pem.Block
+	for {
+		block, rest := pem.Decode(b)
+		if block == nil && bytes.Contains(b, begin) {
+			return nil, errCut
+		}
+		if block == nil {
+			return out, nil
+		}
+		if bytes.Count(b[:len(b)-len(rest)], begin) != 1 {
+			return nil, errCut
+		}
+		out, b = append(out, block), rest
+	}
+}

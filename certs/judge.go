@@ -1,0 +1,178 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// ErrPrincipal is wrapped by a PeerError whose peer proved who it is, by a
+// verified chain, and is none of the principals.
+var ErrPrincipal = errors.New("not one of the principals")
+
+// PeerError is why a peer's certificate is not accepted, in words and with the
+// mend.
+type PeerError struct {
+	text string
+	// Err is what crypto/x509 said, ErrPrincipal, or nil.
+	Err error
+}
+
+func (e *PeerError) Error() string { return e.text }
+
+// Unwrap returns Err.
+func (e *PeerError) Unwrap() error { return e.Err }
+
+// judge decides whether a server is the one we want. It is immutable.
+type judge struct {
+	name       string // of the host; not looked at with principals
+	principals Principals
+	roots      *x509.CertPool // nil: the system's
+	whose      string         // the roots, in words
+}
+
+// verify judges the peer's certificates, leaf first, at a moment. The error is a
+// *tls.CertificateVerificationError around a *PeerError.
+func (j *judge) verify(peer []*x509.Certificate, now time.Time) error {
+	if err := j.judge(peer, now); err != nil {
+		return &tls.CertificateVerificationError{UnverifiedCertificates: peer, Err: err}
+	}
+	return nil
+}
+
+// judge looks at pins first: a pin stands instead of a chain, and of all that a
+// CA would vouch for, the dates included (as in RFC 7671, 5.1).
+func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
+	if len(peer) == 0 {
+		return &PeerError{text: "the server sent no certificate"}
+	}
+	leaf := peer[0]
+	pinned, chained := j.principals.split()
+	if _, ok := pinned.MatchCertificate(leaf); ok {
+		return nil
+	}
+	if len(pinned) > 0 && len(chained) == 0 {
+		return &PeerError{"the server's key is none of those pinned in principals; its certificate is for " + listed(names(leaf)), ErrPrincipal}
+	}
+	if err := j.chain(peer, now); err != nil {
+		return err
+	}
+	if len(j.principals) == 0 {
+		return j.host(leaf)
+	}
+	if _, ok := chained.MatchCertificate(leaf); !ok {
+		return &PeerError{fmt.Sprintf("the server's certificate is for %s, but principals wants %s%s",
+			listed(names(leaf)), j.principals, twoURIs(leaf)), ErrPrincipal}
+	}
+	return nil
+}
+
+func twoURIs(leaf *x509.Certificate) string {
+	if len(leaf.URIs) > 1 {
+		return "; one with several URIs proves no SPIFFE ID"
+	}
+	return ""
+}
+
+// chain verifies the leaf up to one of the roots, as a server's.
+func (j *judge) chain(peer []*x509.Certificate, now time.Time) error {
+	opts := x509.VerifyOptions{Roots: j.roots, CurrentTime: now, Intermediates: x509.NewCertPool(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, c := range peer[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	if _, err := peer[0].Verify(opts); err != nil {
+		return j.explain(peer[0], now, err)
+	}
+	return nil
+}
+
+// explain puts into words what crypto/x509 found wrong with a chain.
+func (j *judge) explain(leaf *x509.Certificate, now time.Time, err error) error {
+	var (
+		invalid x509.CertificateInvalidError
+		unknown x509.UnknownAuthorityError
+		system  x509.SystemRootsError
+	)
+	text := "the server's certificate cannot be verified: " + err.Error()
+	switch {
+	case Validity(leaf, now) != nil:
+		text = fmt.Sprintf("the server's certificate (%s): %v", listed(names(leaf)), Validity(leaf, now))
+	case errors.As(err, &invalid):
+		text = explainInvalid(leaf, now, invalid)
+	case errors.As(err, &unknown):
+		text = fmt.Sprintf("no root that we trust (%s) vouches for the server's certificate, which was issued by %q; "+
+			"set tls.ca to that CA's certificate, or let the server send its whole chain", j.whose, short(leaf.Issuer.String()))
+	case errors.As(err, &system):
+		text = fmt.Sprintf("the system has no roots (%v); set tls.ca", system)
+	}
+	return &PeerError{text, err}
+}
+
+func explainInvalid(leaf *x509.Certificate, now time.Time, invalid x509.CertificateInvalidError) string {
+	whose := "the server's certificate"
+	if invalid.Cert != nil && !invalid.Cert.Equal(leaf) {
+		whose = fmt.Sprintf("the CA certificate %q", short(invalid.Cert.Subject.String()))
+	}
+	switch invalid.Reason {
+	case x509.Expired:
+		if err := Validity(invalid.Cert, now); err != nil {
+			return whose + ": " + err.Error()
+		}
+	case x509.IncompatibleUsage:
+		return "the server's certificate is not one for servers: its extended key usage, or that of a CA above it, lacks serverAuth"
+	case x509.NotAuthorizedToSign:
+		return whose + " is not that of a CA, but has signed another"
+	}
+	return whose + ": " + invalid.Error()
+}
+
+// host checks the name that the connection is meant for.
+func (j *judge) host(leaf *x509.Certificate) error {
+	name := j.name
+	if ip, err := netip.ParseAddr(name); err == nil {
+		name = ip.WithZone("").String()
+	}
+	if name == "" {
+		return &PeerError{text: "there is no name to check the server's certificate for; set tls.server_name or tls.principals"}
+	}
+	err := leaf.VerifyHostname(name)
+	switch {
+	case err == nil:
+		return nil
+	case len(names(leaf)) == 0:
+		return &PeerError{fmt.Sprintf("the server's certificate has no subject alternative name, and its CN (%q) is not read; "+
+			"issue it with one for %s, or set tls.principals to a pin (spki:sha256/…) or to any", short(leaf.Subject.CommonName), name), err}
+	}
+	return &PeerError{fmt.Sprintf("the server's certificate is for %s, not for %s; set tls.server_name to one of its names, or tls.principals",
+		listed(names(leaf)), name), err}
+}
+
+// maxListed and maxText bound the names in a message: some certificates have
+// hundreds, and the peer chooses how long they are.
+const (
+	maxListed = 8
+	maxText   = 256 // bytes; a DNS name has 253
+)
+
+// short cuts what a certificate says.
+func short(s string) string {
+	if len(s) > maxText {
+		return strings.ToValidUTF8(s[:maxText], "") + "…"
+	}
+	return s
+}
+
+func listed(all []string) string {
+	switch {
+	case len(all) == 0:
+		return "no name"
+	case len(all) > maxListed:
+		return fmt.Sprintf("%s and %d more", short(strings.Join(all[:maxListed], ", ")), len(all)-maxListed)
+	}
+	return short(strings.Join(all, ", "))
+}

@@ -1,0 +1,273 @@
+package certs
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Principal is a name, or a pattern of names, that a certificate must prove:
+//
+//	spiffe://domain/path   the only URI of the certificate; * is a whole segment, a final /** one or more
+//	dns:db.internal        a DNS name; dns:*.internal has any leftmost label
+//	ip:10.0.0.7            an IP address
+//	spki:sha256/BASE64     the certificate's public key, instead of a chain (the pin of RFC 7469)
+//	any                    any name, of a verified chain
+//
+// Make it with ParsePrincipal. The zero value matches nothing.
+type Principal struct {
+	text string
+	kind principalKind
+	name string     // of dns, and the trust domain of spiffe: lower case
+	path []string   // of spiffe, by segment
+	ip   netip.Addr // of ip, unmapped
+	pin  []byte     // of spki
+}
+
+type principalKind int
+
+const (
+	kindSPIFFE principalKind = iota + 1
+	kindDNS
+	kindIP
+	kindSPKI
+	kindAny
+)
+
+// String is the principal as it was written.
+func (p Principal) String() string { return p.text }
+
+// ParsePrincipal reads a principal. The error says what is wrong and how to write
+// it.
+func ParsePrincipal(s string) (Principal, error) {
+	p := Principal{text: s}
+	var err error
+	switch scheme, rest, _ := strings.Cut(s, ":"); {
+	case s == "any":
+		p.kind = kindAny
+	case scheme == "spiffe":
+		p.kind = kindSPIFFE
+		p.name, p.path, err = parsePattern(s)
+	case scheme == "dns":
+		p.kind = kindDNS
+		p.name, err = parseDNS(rest)
+	case scheme == "ip":
+		p.kind = kindIP
+		p.ip, err = parseIP(rest)
+	case scheme == "spki":
+		p.kind = kindSPKI
+		p.pin, err = parsePin(rest)
+	default:
+		err = unknownKind(s)
+	}
+	if err != nil {
+		return Principal{}, fmt.Errorf("principal %q: %w", s, err)
+	}
+	return p, nil
+}
+
+// unknownKind guesses what was meant.
+func unknownKind(s string) error {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return fmt.Errorf("write ip:%s", s)
+	}
+	if _, err := parseDNS(s); err == nil && strings.Contains(s, ".") {
+		return fmt.Errorf("write dns:%s", s)
+	}
+	return errors.New("it begins with no known kind; write spiffe://domain/path, dns:NAME, ip:ADDRESS, spki:sha256/BASE64 or any")
+}
+
+// parsePattern reads a SPIFFE ID in which path segments may be wildcards.
+func parsePattern(s string) (domain string, path []string, err error) {
+	domain, path, ok := splitSPIFFE(s)
+	switch {
+	case !ok || domain == "":
+		return "", nil, errors.New("not a SPIFFE ID; write spiffe://domain/path")
+	case strings.Contains(domain, "*"):
+		return "", nil, errors.New("the trust domain cannot have a wildcard; write one principal for each domain, spiffe://domain/**")
+	case !madeOf(domain, domainLetters):
+		return "", nil, errors.New("the trust domain may have only lower-case letters, digits, dots, dashes and underscores")
+	case len(path) == 0:
+		return "", nil, errors.New("it has no path; write spiffe://domain/path, or spiffe://domain/** for all of the domain")
+	}
+	for i, segment := range path {
+		last := i == len(path)-1
+		switch {
+		case segment == "*" || segment == "**" && last || plainSegment(segment):
+		case segment == "**":
+			return "", nil, errors.New("** stands for the rest of the path and must be its end; * stands for one segment")
+		case segment == "" && last:
+			return "", nil, errors.New("a SPIFFE ID does not end in a slash")
+		case strings.Contains(segment, "*"):
+			return "", nil, fmt.Errorf("the path segment %q is only partly a wildcard; * stands for one whole segment", segment)
+		default:
+			return "", nil, fmt.Errorf("the path segment %q is not one of a SPIFFE ID; use letters, digits, dots, dashes and underscores", segment)
+		}
+	}
+	return domain, path, nil
+}
+
+// splitSPIFFE splits a SPIFFE ID without looking at the letters of its parts.
+func splitSPIFFE(s string) (domain string, path []string, ok bool) {
+	rest, ok := strings.CutPrefix(s, "spiffe://")
+	domain, tail, hasPath := strings.Cut(rest, "/")
+	if !ok || !hasPath || tail == "" {
+		return domain, nil, ok
+	}
+	return domain, strings.Split(tail, "/"), true
+}
+
+const (
+	lowerDigits   = "abcdefghijklmnopqrstuvwxyz0123456789"
+	domainLetters = lowerDigits + ".-_"                          // SPIFFE ID, 2.1
+	pathLetters   = domainLetters + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" // SPIFFE ID, 2.2
+	dnsLetters    = lowerDigits + "-_"                           // of a label
+	maxDNSName    = 253                                          // RFC 1035, as text
+	maxDNSLabel   = 63                                           // RFC 1035
+	dnsForm       = "write dns:db.internal, or dns:*.internal where * is the whole leftmost label"
+	pinForm       = "write spki:sha256/ and the 44 letters of the base64 of the SHA-256 of the public key"
+)
+
+// madeOf says whether s is not empty and has only those letters.
+func madeOf(s, letters string) bool {
+	return s != "" && strings.Trim(s, letters) == ""
+}
+
+// plainSegment says whether s is a path segment of a SPIFFE ID.
+func plainSegment(s string) bool {
+	return s != "." && s != ".." && madeOf(s, pathLetters)
+}
+
+func parseDNS(s string) (string, error) {
+	name := strings.ToLower(s)
+	if _, err := netip.ParseAddr(s); err == nil {
+		return "", fmt.Errorf("%s is an address; write ip:%s", s, s)
+	}
+	if strings.HasSuffix(s, ".") {
+		return "", errors.New("names in certificates do not end in a dot; leave it out")
+	}
+	if len(name) > maxDNSName {
+		return "", fmt.Errorf("longer than a DNS name can be, which is %d letters", maxDNSName)
+	}
+	for label := range strings.SplitSeq(strings.TrimPrefix(name, "*."), ".") {
+		switch {
+		case strings.ContainsFunc(label, func(r rune) bool { return r > 127 }):
+			return "", errors.New("write the name as it is in certificates, in ASCII: xn--…")
+		case len(label) > maxDNSLabel || !madeOf(label, dnsLetters):
+			return "", fmt.Errorf("%q is no label of a DNS name; %s", label, dnsForm)
+		}
+	}
+	return name, nil
+}
+
+func parseIP(s string) (netip.Addr, error) {
+	ip, err := netip.ParseAddr(s)
+	if err != nil || ip.Zone() != "" {
+		return netip.Addr{}, errors.New("not an IP address; write ip:10.0.0.7 or ip:2001:db8::7, without zone, port or mask")
+	}
+	return ip.Unmap(), nil
+}
+
+func parsePin(s string) ([]byte, error) {
+	text, ok := strings.CutPrefix(s, "sha256/")
+	pin, err := base64.StdEncoding.Strict().DecodeString(text)
+	if !ok || err != nil || len(pin) != sha256.Size || strings.ContainsAny(text, "\r\n") {
+		return nil, errors.New("not a pin; " + pinForm)
+	}
+	return pin, nil
+}
+
+// MatchCertificate says whether the leaf proves the principal. For all but spki:
+// the caller has verified the leaf's chain.
+func (p Principal) MatchCertificate(leaf *x509.Certificate) bool {
+	switch p.kind {
+	case kindAny:
+		return true
+	case kindSPIFFE:
+		return p.matchSPIFFE(leaf)
+	case kindDNS:
+		return slices.ContainsFunc(leaf.DNSNames, p.matchDNS)
+	case kindIP:
+		return slices.ContainsFunc(leaf.IPAddresses, p.matchIP)
+	case kindSPKI:
+		sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+		return subtle.ConstantTimeCompare(sum[:], p.pin) == 1
+	}
+	return false
+}
+
+// matchSPIFFE takes nothing that is not a SPIFFE ID by the letter: an escaped,
+// empty or dotted segment matches no wildcard. A certificate with two URIs has no
+// SPIFFE ID (X.509-SVID, 2).
+func (p Principal) matchSPIFFE(leaf *x509.Certificate) bool {
+	if len(leaf.URIs) != 1 {
+		return false
+	}
+	domain, path, ok := splitSPIFFE(leaf.URIs[0].String())
+	if !ok || domain != p.name || slices.ContainsFunc(path, func(s string) bool { return !plainSegment(s) }) {
+		return false
+	}
+	want := p.path
+	if n := len(want) - 1; want[n] == "**" && len(path) > n {
+		want, path = want[:n], path[:n]
+	}
+	return slices.EqualFunc(want, path, func(w, s string) bool { return w == "*" || w == s })
+}
+
+// matchDNS compares with a SAN. One that is itself a wildcard is a name like any
+// other here: it proves only the principal that is written like it.
+func (p Principal) matchDNS(san string) bool {
+	san = strings.ToLower(strings.TrimSuffix(san, "."))
+	if san == p.name {
+		return true
+	}
+	suffix, wild := strings.CutPrefix(p.name, "*")
+	label, ok := strings.CutSuffix(san, suffix)
+	return wild && ok && madeOf(label, dnsLetters)
+}
+
+func (p Principal) matchIP(san net.IP) bool {
+	ip, ok := netip.AddrFromSlice(san)
+	return ok && ip.Unmap() == p.ip
+}
+
+// Principals are alternatives: one of them must be proved.
+type Principals []Principal
+
+// MatchCertificate is the first that the leaf proves; see
+// Principal.MatchCertificate.
+func (ps Principals) MatchCertificate(leaf *x509.Certificate) (Principal, bool) {
+	i := slices.IndexFunc(ps, func(p Principal) bool { return p.MatchCertificate(leaf) })
+	if i < 0 {
+		return Principal{}, false
+	}
+	return ps[i], true
+}
+
+// split tells those that stand instead of a chain from the others.
+func (ps Principals) split() (pinned, chained Principals) {
+	for _, p := range ps {
+		if p.kind == kindSPKI {
+			pinned = append(pinned, p)
+		} else {
+			chained = append(chained, p)
+		}
+	}
+	return pinned, chained
+}
+
+// String lists them.
+func (ps Principals) String() string {
+	all := make([]string, len(ps))
+	for i, p := range ps {
+		all[i] = p.text
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// checkReply is what `check --json` prints.
+type checkReply struct {
+	File     string         `json:"file"`
+	OK       bool           `json:"ok"`
+	Problems []checkProblem `json:"problems,omitempty"`
+	Warnings []string       `json:"warnings,omitempty"`
+}
+
+type checkProblem struct {
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+	Path   string `json:"path"`
+	Text   string `json:"text"`
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var (
+		path   string
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use: "check [-c FILE]", Short: "Find every mistake in a configuration file, without running it", Args: cobra.NoArgs,
+		Long: `Reads the configuration and the files that it names, and reports every mistake in one
+pass, each with its place and the mend. Nothing is listened on and nobody is contacted.
+The exit code is 2 if there is a mistake.`,
+		Example: "  ambassador check -c ambassador.yaml",
+		RunE: func(*cobra.Command, []string) error {
+			found, err := findConfig(path)
+			if err != nil {
+				return &exitError{Code: 2, Err: err}
+			}
+			return a.check(found, asJSON)
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "the configuration file (default ./ambassador.yaml, then /etc/ambassador/ambassador.yaml)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (a *app) check(path string, asJSON bool) error {
+	f, err := loadFile(path, a.env)
+	if err == nil {
+		if problems := f.checkFiles(); len(problems) > 0 {
+			err = &ConfigError{problems}
+		}
+	}
+	switch {
+	case asJSON:
+		return a.checkJSON(path, f, err)
+	case err != nil:
+		return &exitError{Code: 2, Err: err}
+	}
+	for _, w := range f.warnings() {
+		fmt.Fprintf(a.stdout, "warning: %s\n", w)
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", path, plural(len(f.Listeners), "listener"), plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
+	return err
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func (a *app) checkJSON(path string, f *File, err error) error {
+	reply := checkReply{File: path, OK: err == nil}
+	var all *ConfigError
+	switch {
+	case errors.As(err, &all):
+		for _, p := range all.Problems {
+			reply.Problems = append(reply.Problems, checkProblem(p))
+		}
+	case err != nil:
+		reply.Problems = []checkProblem{{File: path, Text: err.Error()}}
+	default:
+		reply.Warnings = f.warnings()
+	}
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(reply); err != nil {
+		return err
+	}
+	if !reply.OK {
+		return &exitError{Code: 2}
+	}
+	return nil
+}

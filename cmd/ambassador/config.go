@@ -1,0 +1,588 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"ambassador/certs"
+	"ambassador/certs/files"
+	"ambassador/l4"
+)
+
+// File is a configuration, decoded, with its defaults and absolute paths. It is
+// not changed once it is in use.
+type File struct {
+	Admin      AdminSection
+	Metrics    MetricsSection
+	Log        LogSection
+	Drain      DrainSection
+	Limits     LimitsSection
+	DNS        DNSSection
+	Identities []*IdentitySection // in the file's order, like all lists here
+	Upstreams  []*UpstreamSection
+	Listeners  []*ListenerSection
+
+	source []byte // the text it was read from
+	places *decoder
+}
+
+// AdminSection is admin: Off where listen is "", the default socket where it is
+// not given.
+type AdminSection struct {
+	Listen            string
+	Off               bool
+	Hosts             []string
+	TokenFile         string
+	UnsafeAdminListen bool
+}
+
+// MetricsSection is metrics.
+type MetricsSection struct{ Listen string }
+
+// LogSection is log; empty strings are the defaults.
+type LogSection struct{ Level, Format string }
+
+// DrainSection is drain.
+type DrainSection struct{ Delay, Timeout time.Duration }
+
+// LimitsSection is limits.
+type LimitsSection struct{ Connections int }
+
+// DNSSection is dns.
+type DNSSection struct{ Servers []string }
+
+// IdentitySection is one of identities.
+type IdentitySection struct {
+	Name  string
+	Files files.Files
+}
+
+// UpstreamSection is one of upstreams.
+type UpstreamSection struct {
+	Name      string
+	Endpoints []string
+	StartTLS  string
+	TLS       *TLSSection // nil: plaintext
+	Connect   ConnectSection
+	Required  bool
+}
+
+// TLSSection is an upstream's tls.
+type TLSSection struct {
+	Identity, CA, ServerName string
+	Principals, ALPN         []string
+	MinVersion               string
+	UnsafeSkipVerify         bool
+	UnsafeMinVersion         bool
+}
+
+// ConnectSection is an upstream's connect.
+type ConnectSection struct {
+	Timeout, AttemptTimeout, Backoff time.Duration
+	Attempts                         int
+}
+
+// ListenerSection is one of listeners.
+type ListenerSection struct {
+	Name, Listen          string
+	Socket                SocketSection
+	UnsafePlaintextListen bool
+	Upstream              string
+	Timeouts              TimeoutsSection
+}
+
+// SocketSection is a listener's socket.
+type SocketSection struct{ Mode, Owner string }
+
+// TimeoutsSection is a listener's timeouts.
+type TimeoutsSection struct{ Handshake, Idle, HalfCloseIdle, Lifetime time.Duration }
+
+const defaultDrainTimeout = 25 * time.Second
+
+// fields is the whole file: the decoder and the schema both follow it.
+func (f *File) fields() []field {
+	return []field{
+		sectionField("admin", "The admin API, which the commands status, why, reload and others speak to.", f.Admin.fields()),
+		sectionField("metrics", "A listener for /livez, /readyz and /metrics alone.", []field{
+			textField("listen", "HOST:PORT; may be any address. Default: off, the admin API serves them too.", &f.Metrics.Listen, checkHostPort)}),
+		sectionField("log", "The log, on standard error.", []field{
+			enumField("level", "Default info.", &f.Log.Level, "debug", "info", "warn", "error"),
+			enumField("format", "Default: text on a terminal, else json.", &f.Log.Format, "text", "json")}),
+		sectionField("drain", "How SIGTERM, SIGINT and drain end sessions.", []field{
+			durationField("delay", "How long connections are still accepted, while /readyz already says 503. Default 0s.", &f.Drain.Delay, 0),
+			durationField("timeout", "How long sessions then have: idle ones are ended in its course, busy ones may finish, the rest is reset. Default 25s.", &f.Drain.Timeout, 0)}),
+		sectionField("limits", "Limits of the whole process.", []field{
+			intField("connections", "The most sessions at a time. Default 0: 45 % of the descriptor limit.", &f.Limits.Connections, 0, 1<<30)}),
+		sectionField("dns", "How names are looked up.", []field{
+			listField("servers", "Servers that are asked, HOST or HOST:PORT, IP addresses. Default: the system's. /etc/hosts and search domains count either way.", &f.DNS.Servers, checkDNSServer)}),
+		namedField("identities", "Certificates that we show, by a name of your choice.", func(name string) []field {
+			id := &IdentitySection{Name: name}
+			f.Identities = append(f.Identities, id)
+			return id.fields()
+		}),
+		namedField("upstreams", "Remote services, by a name of your choice.", func(name string) []field {
+			u := &UpstreamSection{Name: name, Required: true}
+			f.Upstreams = append(f.Upstreams, u)
+			return u.fields()
+		}),
+		namedField("listeners", "Where the application connects, by a name of your choice.", func(name string) []field {
+			l := &ListenerSection{Name: name}
+			f.Listeners = append(f.Listeners, l)
+			return l.fields()
+		}),
+	}
+}
+
+func (a *AdminSection) fields() []field {
+	listen := textField("listen", `unix:/path or HOST:PORT; "" turns it off. Default: a socket of its own in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/ambassador or the temporary folder.`, &a.Listen, nil)
+	decode := listen.decode
+	listen.decode = func(d *decoder, n *yaml.Node, path string) {
+		decode(d, n, path)
+		a.Off = a.Listen == ""
+		if err := checkAdminListen(a.Listen); err != nil && !a.Off {
+			d.fail(n, path, "%v", err)
+		}
+	}
+	return []field{
+		listen,
+		listField("hosts", "Names that requests over TCP may use for us, besides IP addresses and localhost.", &a.Hosts, nil),
+		textField("token_file", "File with the token that every change over TCP needs.", &a.TokenFile, nil),
+		boolField("unsafe_admin_listen", "Allows TCP beyond loopback.", &a.UnsafeAdminListen),
+	}
+}
+
+func (id *IdentitySection) fields() []field {
+	return []field{sectionField("files", "PEM files. They are watched: a new pair is used by the next connection; a bad one keeps the old.", []field{
+		textField("cert", "The certificate chain, leaf first.", &id.Files.Cert, nil),
+		textField("key", "Its private key, not encrypted.", &id.Files.Key, nil),
+		textField("ca", "Roots that verify the other side, where tls.ca gives none.", &id.Files.CA, nil)})}
+}
+
+func (u *UpstreamSection) fields() []field {
+	u.TLS = &TLSSection{}
+	tls := sectionField("tls", "Speak TLS to it; {} is valid. Without this key the connection is plaintext.", u.TLS.fields())
+	section := u.TLS
+	u.TLS = nil
+	decode := tls.decode
+	tls.decode = func(d *decoder, n *yaml.Node, path string) {
+		u.TLS = section
+		decode(d, n, path)
+	}
+	return []field{
+		u.endpointsField(),
+		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, "none", "postgres"),
+		tls,
+		sectionField("connect", "Bounds of establishing a connection.", []field{
+			durationField("timeout", "All attempts together. Default 10s.", &u.Connect.Timeout, time.Millisecond),
+			durationField("attempt_timeout", "One attempt: dial, STARTTLS and TLS to one address. Default 3s.", &u.Connect.AttemptTimeout, time.Millisecond),
+			intField("attempts", "How often one session tries, each time another address first. Default 3.", &u.Connect.Attempts, 1, 100),
+			durationField("backoff", "The pause before an address is tried again; it grows and has jitter. Default 100ms.", &u.Connect.Backoff, time.Millisecond)}),
+		boolField("required", "Counts for readiness, and is tried at start until reached. Default true.", &u.Required),
+	}
+}
+
+// endpointsField is a list of addresses, or of sections with one.
+func (u *UpstreamSection) endpointsField() field {
+	item := map[string]any{"anyOf": []any{map[string]any{"type": "string"},
+		map[string]any{"type": "object", "properties": map[string]any{"address": map[string]any{"type": "string"}}, "required": []string{"address"}, "additionalProperties": false}}}
+	return field{"endpoints", "Its addresses: HOST:PORT (a name, an IPv4 or an [IPv6] address) or unix:/path. They take turns.",
+		map[string]any{"type": "array", "items": item, "minItems": 1}, u.decodeEndpoints}
+}
+
+func (u *UpstreamSection) decodeEndpoints(d *decoder, n *yaml.Node, path string) {
+	if n.Kind != yaml.SequenceNode {
+		d.fail(n, path, "%s where a list is needed; write it in [brackets]", describe(n))
+		return
+	}
+	if len(n.Content) == 0 {
+		d.fail(n, path, "empty; give at least one HOST:PORT or unix:/path")
+	}
+	for i, item := range n.Content {
+		at, address := fmt.Sprintf("%s[%d]", path, i), ""
+		item = resolveAlias(item)
+		d.at[at] = item
+		one := textField("address", "", &address, checkEndpoint)
+		if item.Kind == yaml.MappingNode {
+			d.section(item, at, []field{one})
+			if d.at[at+".address"] == nil {
+				d.fail(item, at, "no address; write {address: HOST:PORT}")
+			}
+		} else {
+			one.decode(d, item, at)
+		}
+		u.Endpoints = append(u.Endpoints, address)
+	}
+}
+
+func (t *TLSSection) fields() []field {
+	return []field{
+		textField("identity", "The certificate that we show: one of identities. Default: none.", &t.Identity, nil),
+		textField("ca", "File of the roots that verify the server, or system. Default: the identity's ca, else the system's.", &t.CA, nil),
+		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for. Default: the endpoint's host.", &t.ServerName, nil),
+		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, func(s string) error {
+			_, err := certs.ParsePrincipal(s)
+			return err
+		}),
+		listField("alpn", "Protocols offered by ALPN.", &t.ALPN, nil),
+		enumField("min_version", `Default "1.2"; less than that needs unsafe_min_version.`, &t.MinVersion, "1.0", "1.1", "1.2", "1.3"),
+		boolField("unsafe_skip_verify", "Accepts any server.", &t.UnsafeSkipVerify),
+		boolField("unsafe_min_version", "Allows a min_version below 1.2.", &t.UnsafeMinVersion),
+	}
+}
+
+func (l *ListenerSection) fields() []field {
+	return []field{
+		textField("listen", "HOST:PORT (a port of 0 lets the system choose), unix:/path, or systemd:NAME for a socket passed by systemd.", &l.Listen, checkListen),
+		sectionField("socket", "The file of a unix socket.", []field{
+			textField("mode", `Its permissions, in octal. Default "0600".`, &l.Socket.Mode, checkMode),
+			textField("owner", "Its owner: USER or USER:GROUP, names or numbers. Default: ours.", &l.Socket.Owner, checkOwner)}),
+		boolField("unsafe_plaintext_listen", "Allows plaintext on an address that others can reach.", &l.UnsafePlaintextListen),
+		textField("upstream", "Where its sessions go: one of upstreams.", &l.Upstream, nil),
+		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
+			durationField("handshake", "How long we wait for the client's part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
+			durationField("idle", "Ends a session that moved no byte either way for so long. Default 0s.", &l.Timeouts.Idle, 0),
+			durationField("half_close_idle", "The same once one side has ended. Default 0s.", &l.Timeouts.HalfCloseIdle, 0),
+			durationField("lifetime", "Bounds a session as a whole. Default 0s.", &l.Timeouts.Lifetime, 0)}),
+	}
+}
+
+// findConfig is the configuration file to use: the given one, or the first
+// default that is there.
+func findConfig(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	defaults := []string{"ambassador.yaml", "/etc/ambassador/ambassador.yaml"}
+	for _, path := range defaults {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no configuration file: neither ./%s nor %s is there; name one with -c FILE, or use `ambassador forward`, which needs none", defaults[0], defaults[1])
+}
+
+// maxConfigFile bounds a configuration file.
+const maxConfigFile = 16 << 20
+
+// loadFile reads a configuration. The error is a *ConfigError with every mistake
+// that can be seen without looking at other files.
+func loadFile(path string, env func(string) (string, bool)) (*File, error) {
+	source, err := readConfig(path)
+	if err != nil {
+		var p *fs.PathError
+		if errors.As(err, &p) {
+			err = p.Err
+		}
+		return nil, &ConfigError{[]Problem{{File: path, Text: err.Error()}}}
+	}
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	return parseFile(path, folder, source, env)
+}
+
+func readConfig(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err == nil && len(b) > maxConfigFile {
+		err = fmt.Errorf("larger than %d MiB: this is no configuration", maxConfigFile>>20)
+	}
+	return b, err
+}
+
+// parseFile decodes a configuration whose relative paths start at folder.
+func parseFile(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
+	d := &decoder{file: name, env: env, at: map[string]*yaml.Node{}}
+	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, source: source, places: d}
+	if root := d.parseYAML(source); root != nil {
+		d.section(root, "", f.fields())
+		f.validate(d)
+	}
+	if err := d.result(); err != nil {
+		return nil, err
+	}
+	for _, path := range f.paths() {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(folder, *path)
+		}
+	}
+	return f, nil
+}
+
+// paths are all that are relative to the file.
+func (f *File) paths() []*string {
+	all := []*string{&f.Admin.TokenFile}
+	for _, id := range f.Identities {
+		all = append(all, &id.Files.Cert, &id.Files.Key, &id.Files.CA)
+	}
+	for _, u := range f.Upstreams {
+		if u.TLS != nil && u.TLS.CA != "system" {
+			all = append(all, &u.TLS.CA)
+		}
+	}
+	return all
+}
+
+// validate finds what no key by itself shows.
+func (f *File) validate(d *decoder) {
+	if len(f.Listeners) == 0 {
+		d.failAt("listeners", "no listener; give at least one, with listen and upstream")
+	}
+	if f.Admin.Listen != "" && !strings.HasPrefix(f.Admin.Listen, "unix:") && !f.Admin.UnsafeAdminListen && !isLoopback(f.Admin.Listen) {
+		d.failAt("admin.listen", "%s can be reached by others; use 127.0.0.1 or a unix socket, or set unsafe_admin_listen: true", f.Admin.Listen)
+	}
+	for _, id := range f.Identities {
+		id.validate(d, "identities."+id.Name)
+	}
+	for _, u := range f.Upstreams {
+		u.validate(d, "upstreams."+u.Name, f)
+	}
+	taken := map[string]string{}
+	for _, l := range f.Listeners {
+		l.validate(d, "listeners."+l.Name, f)
+		if other := taken[l.Listen]; other != "" && !strings.HasSuffix(l.Listen, ":0") {
+			d.failAt("listeners."+l.Name+".listen", "%s is the address of listener %s already; choose another", l.Listen, other)
+		} else if l.Listen != "" {
+			taken[l.Listen] = l.Name
+		}
+	}
+}
+
+func (id *IdentitySection) validate(d *decoder, path string) {
+	switch {
+	case d.at[path+".files"] == nil:
+		d.failAt(path, "no source of certificates; give files: {cert: FILE, key: FILE}")
+	case id.Files.Cert == "" && d.at[path+".files.cert"] == nil:
+		d.failAt(path+".files", "no cert; give the file with the certificate chain")
+	case id.Files.Key == "" && d.at[path+".files.key"] == nil:
+		d.failAt(path+".files", "no key; give the file with the certificate's private key")
+	}
+}
+
+func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
+	if d.at[path+".endpoints"] == nil {
+		d.failAt(path, `no endpoints; give at least one: endpoints: ["HOST:PORT"]`)
+	}
+	c := u.Connect
+	timeout, attempt := orDefault(c.Timeout, l4.DefaultConnectTimeout), orDefault(c.AttemptTimeout, l4.DefaultAttemptTimeout)
+	if attempt > timeout && c.AttemptTimeout != 0 {
+		d.failAt(path+".connect.attempt_timeout", "%s is longer than connect.timeout (%s), which bounds all attempts; make one shorter or the other longer", attempt, timeout)
+	}
+	switch {
+	case u.TLS != nil:
+		u.validateTLS(d, path, f)
+	case u.StartTLS != "" && u.StartTLS != "none":
+		d.failAt(path+".starttls", "there is no tls to start; add tls: {}, or remove starttls")
+	}
+}
+
+func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
+	t := u.TLS
+	if t.Identity != "" && !slices.ContainsFunc(f.Identities, func(id *IdentitySection) bool { return id.Name == t.Identity }) {
+		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+	}
+	if (t.MinVersion == "1.0" || t.MinVersion == "1.1") && !t.UnsafeMinVersion {
+		d.failAt(path+".tls.min_version", "%s is broken; use 1.2, or set unsafe_min_version: true", t.MinVersion)
+	}
+	if t.UnsafeSkipVerify && len(t.Principals) > 0 {
+		d.failAt(path+".tls.principals", "unsafe_skip_verify accepts any server, so principals have no meaning; remove one of them")
+	}
+	for i, e := range u.Endpoints {
+		if strings.HasPrefix(e, "unix:") && t.ServerName == "" && len(t.Principals) == 0 && !t.UnsafeSkipVerify {
+			d.failAt(fmt.Sprintf("%s.endpoints[%d]", path, i), "a unix socket has no host that a certificate could be for; set tls.server_name or tls.principals")
+		}
+	}
+}
+
+func (l *ListenerSection) validate(d *decoder, path string, f *File) {
+	if d.at[path+".listen"] == nil {
+		d.failAt(path, "no listen; give HOST:PORT, unix:/path or systemd:NAME")
+	}
+	switch {
+	case d.at[path+".upstream"] == nil:
+		d.failAt(path, "no upstream; name one of upstreams")
+	case l.Upstream != "" && f.upstream(l.Upstream) == nil:
+		d.failAt(path+".upstream", "%s", unknownName(l.Upstream, "upstreams", namesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
+	}
+	isPath := strings.HasPrefix(l.Listen, "unix:")
+	if d.at[path+".socket"] != nil && !isPath {
+		d.failAt(path+".socket", "only a listener on unix:/path has a socket file; remove socket")
+	}
+	if host, _, err := net.SplitHostPort(l.Listen); err == nil && !isPath && !l.UnsafePlaintextListen && host != "localhost" && !isLoopback(l.Listen) {
+		d.failAt(path+".listen", "plaintext on %s, which others can reach; listen on 127.0.0.1 or a unix socket, or set unsafe_plaintext_listen: true", l.Listen)
+	}
+}
+
+func (f *File) upstream(name string) *UpstreamSection {
+	i := slices.IndexFunc(f.Upstreams, func(u *UpstreamSection) bool { return u.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return f.Upstreams[i]
+}
+
+func namesOf[T any](all []T, name func(T) string) (out []string) {
+	for _, v := range all {
+		out = append(out, name(v))
+	}
+	return out
+}
+
+// unknownName says that a reference leads nowhere, and what there is.
+func unknownName(name, section string, have []string) string {
+	if len(have) == 0 {
+		return fmt.Sprintf("there is no %q: the file has no %s", name, section)
+	}
+	return fmt.Sprintf("there is no %q in %s; there is %s", name, section, strings.Join(have, ", "))
+}
+
+func orDefault[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}
+
+// isLoopback says whether "HOST:PORT" is only for this host. A name is judged
+// when it is bound, but for localhost.
+func isLoopback(address string) bool {
+	host, _, _ := net.SplitHostPort(address)
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap().IsLoopback()
+	}
+	return host != ""
+}
+
+// The checks of single values.
+
+func checkHostPort(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf("%q is no HOST:PORT; write one like 127.0.0.1:5432 or [::1]:5432", s)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("%q has no port from 0 to 65535", s)
+	}
+	return nil
+}
+
+func checkEndpoint(s string) error {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		return checkUnixPath(path)
+	}
+	if err := checkHostPort(s); err != nil {
+		return err
+	}
+	switch host, port, _ := net.SplitHostPort(s); {
+	case host == "":
+		return fmt.Errorf("%q has no host; write HOST:PORT", s)
+	case port == "0":
+		return fmt.Errorf("%q: nobody listens on port 0; write the service's port", s)
+	}
+	return nil
+}
+
+func checkUnixPath(path string) error {
+	if !filepath.IsAbs(path) && path != "" {
+		return nil // relative to where we are started
+	}
+	switch {
+	case path == "":
+		return errors.New("unix: needs a path, like unix:/run/app.sock")
+	case len(path) > 100:
+		return fmt.Errorf("a socket's path has at most 100 bytes, this one has %d; choose a shorter folder", len(path))
+	}
+	return nil
+}
+
+func checkListen(s string) error {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		return checkUnixPath(path)
+	}
+	if name, ok := strings.CutPrefix(s, "systemd:"); ok {
+		if name == "" {
+			return errors.New("systemd: needs the socket's FileDescriptorName, like systemd:postgres")
+		}
+		return nil
+	}
+	if host, _, err := net.SplitHostPort(s); err == nil && host == "" {
+		return fmt.Errorf("%q is every address of this host; write 127.0.0.1%s, or 0.0.0.0%s with unsafe_plaintext_listen", s, s, s)
+	}
+	return checkHostPort(s)
+}
+
+func checkAdminListen(s string) error {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		return checkUnixPath(path)
+	}
+	return checkHostPort(s)
+}
+
+func checkDNSServer(s string) error {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return nil
+	}
+	if ap, err := netip.ParseAddrPort(s); err != nil || ap.Port() == 0 {
+		return fmt.Errorf("%q is no address of a DNS server; write an IP address, or IP:PORT", s)
+	}
+	return nil
+}
+
+func checkMode(s string) error {
+	if n, err := strconv.ParseUint(s, 8, 32); err != nil || n > 0o777 || n == 0 {
+		return fmt.Errorf("%q is no mode; write it in octal and in quotes, like \"0660\"", s)
+	}
+	return nil
+}
+
+func checkOwner(s string) error {
+	_, _, err := lookupOwner(s)
+	return err
+}
+
+// warnings are the settings that take away a protection, one line each.
+func (f *File) warnings() []string {
+	var out []string
+	if f.Admin.UnsafeAdminListen {
+		out = append(out, "admin.unsafe_admin_listen: the admin API may be on an address that others can reach")
+	}
+	for _, u := range f.Upstreams {
+		if u.TLS != nil && u.TLS.UnsafeSkipVerify {
+			out = append(out, "upstreams."+u.Name+".tls.unsafe_skip_verify: any server is accepted")
+		}
+		if u.TLS != nil && u.TLS.UnsafeMinVersion {
+			out = append(out, "upstreams."+u.Name+".tls.unsafe_min_version: TLS older than 1.2 may be spoken")
+		}
+	}
+	for _, l := range f.Listeners {
+		if l.UnsafePlaintextListen {
+			out = append(out, "listeners."+l.Name+".unsafe_plaintext_listen: who reaches "+l.Listen+" acts with our certificate")
+		}
+	}
+	return out
+}
+
+// printYAML writes the configuration as it was written, variables and all. It
+// holds no secrets: those are in files of their own.
+func (f *File) printYAML(w io.Writer) error {
+	_, err := w.Write(f.source)
+	return err
+}

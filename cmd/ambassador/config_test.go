@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/jsonschema-go/jsonschema"
+	"go.yaml.in/yaml/v4"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func testEnv(name string) (string, bool) {
+	v, ok := map[string]string{"APP_CERT": "app.crt", "APP_KEY": "/keys/app.key", "PORT": "5432", "EMPTY": "", "YES": "true", "TWO": "2s"}[name]
+	return v, ok
+}
+
+func parse(text string) (*File, error) { return parseFile("a.yaml", "/etc/a", []byte(text), testEnv) }
+
+// good is a configuration to make mistakes in; %s is more of the upstream.
+const good = `listeners: {l: {listen: "127.0.0.1:1", upstream: u}}
+upstreams:
+  u:
+    endpoints: ["h:1"]
+`
+
+func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"empty file", "", "a.yaml:1:1: the file is empty"},
+		{"no YAML", "a: [", "a.yaml:1:1: no YAML"},
+		{"a list", "- a", "a.yaml:1:1: a list where a section is needed"},
+		{"two documents", good + "---\na: b", "a second document"},
+		{"no listener", "upstreams: {u: {endpoints: [\"h:1\"]}}", "listeners: no listener"},
+		{"unknown section", good + "listner: 1", `a.yaml:5:1: listner: unknown key; did you mean listeners?`},
+		{"a later key", good + "    health: {}", "a.yaml:5:5: upstreams.u.health: unknown key; this version does not have it yet"},
+		{"far from any key", good + "zzzzzzzz: 1", "there are admin, metrics"},
+		{"twice", good + "log: {}\nlog: {}", "a.yaml:6:1: log: given twice"},
+		{"bad name", good + "identities: {Me: {}}", `a.yaml:5:14: identities.Me: "Me" is no name`},
+		{"nothing", good + "    connect:", "nothing where a section is needed"},
+		{"text for a section", good + "    connect: fast", `a.yaml:5:14: upstreams.u.connect: "fast" where a section is needed`},
+		{"list for a text", good + "    starttls: [postgres]", "a list where a text is needed"},
+		{"text for a list", good + "    tls: {alpn: h2}", "write it in [brackets]"},
+		{"no duration", good + "    connect: {timeout: soon}", `a.yaml:5:24: upstreams.u.connect.timeout: "soon" is no duration; write one like`},
+		{"negative duration", good + "drain: {timeout: -1s}", "too short"},
+		{"no bool", good + "    required: maybe", `"maybe" is neither true nor false`},
+		{"no number", good + "limits: {connections: many}", "no whole number from 0"},
+		{"attempts", good + "    connect: {attempts: 0}", "from 1 to 100"},
+		{"not in the list", good + "    starttls: gopher\n    tls: {}", `"gopher" is none of none, postgres`},
+		{"attempt longer than all", good + "    connect: {attempt_timeout: 20s}", "upstreams.u.connect.attempt_timeout: 20s is longer than connect.timeout (10s)"},
+		{"starttls alone", good + "    starttls: postgres", "there is no tls to start"},
+		{"no port", "listeners: {l: {listen: \"127.0.0.1\", upstream: u}}\nupstreams: {u: {endpoints: [h]}}", "listeners.l.listen: \"127.0.0.1\" is no HOST:PORT"},
+		{"endpoint", "listeners: {l: {listen: \"127.0.0.1:1\", upstream: u}}\nupstreams: {u: {endpoints: [h]}}", `a.yaml:2:29: upstreams.u.endpoints[0]: "h" is no HOST:PORT`},
+		{"endpoint of port 0", strings.Replace(good, "h:1", "h:0", 1), "nobody listens on port 0"},
+		{"endpoint without host", strings.Replace(good, "h:1", ":1", 1), "has no host"},
+		{"no endpoints", strings.Replace(good, `["h:1"]`, "[]", 1), "a.yaml:4:16: upstreams.u.endpoints: empty"},
+		{"endpoint section", strings.Replace(good, `"h:1"`, "{}", 1), "no address"},
+		{"weight", strings.Replace(good, `"h:1"`, `{address: "h:1", weight: 2}`, 1), "weight: unknown key; this version does not have it yet"},
+		{"unknown upstream", strings.Replace(good, "upstream: u", "upstream: v", 1), `a.yaml:1:53: listeners.l.upstream: there is no "v" in upstreams; there is u`},
+		{"unknown identity", good + "    tls: {identity: me}", `upstreams.u.tls.identity: there is no "me": the file has no identities`},
+		{"open plaintext", strings.Replace(good, "127.0.0.1", "0.0.0.0", 1), "or set unsafe_plaintext_listen: true"},
+		{"every address", strings.Replace(good, "127.0.0.1", "", 1), "every address of this host"},
+		{"same address", good + "", ""},
+		{"socket of TCP", strings.Replace(good, "upstream: u", "upstream: u, socket: {mode: \"0600\"}", 1), "only a listener on unix:/path"},
+		{"mode", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", socket: {mode: rw}", 1), "no mode; write it in octal"},
+		{"owner", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", socket: {owner: nobody-at-all}", 1), `there is no user "nobody-at-all"`},
+		{"min version", good + "    tls: {min_version: \"1.1\"}", "set unsafe_min_version: true"},
+		{"principal", good + "    tls: {principals: [db]}", "upstreams.u.tls.principals[0]: principal \"db\": no kind of principal"},
+		{"principals of nobody", good + "    tls: {principals: [any], unsafe_skip_verify: true}", "have no meaning"},
+		{"unix endpoint and tls", strings.Replace(good, "h:1", "unix:/s", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
+		{"identity without files", good + "identities: {me: {}}", "identities.me: no source of certificates"},
+		{"identity without key", good + "identities: {me: {files: {cert: a}}}", "identities.me.files: no key"},
+		{"open admin", good + "admin: {listen: \"0.0.0.0:1\"}", "unsafe_admin_listen: true"},
+		{"dns", good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
+		{"variable", good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},
+		{"an anchor is no trick", good + "x: &x {a: *x}", "x: unknown key"},
+		{"long socket path", strings.Replace(good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "at most 100 bytes"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := parse(tt.text)
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("error:\n%v\nwant one with\n%s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAllMistakesInOnePass(t *testing.T) {
+	_, err := parse("listeners:\n  l:\n    listn: x\n    listen: 127.0.0.1:0\n    upstream: nowhere\nupstreams:\n  u:\n    endpoints: [db]\n    connect: {timeout: soon}\n    starttls: gopher\n")
+	var got []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		got = append(got, strings.Join(strings.SplitN(line, ":", 5)[:4], ":"))
+	}
+	want := []string{"a.yaml:3:5: listeners.l.listn", "a.yaml:5:15: listeners.l.upstream", "a.yaml:8:17: upstreams.u.endpoints[0]",
+		"a.yaml:9:24: upstreams.u.connect.timeout", "a.yaml:10:15: upstreams.u.starttls"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s", diff)
+	}
+}
+
+func TestVariablesAndPaths(t *testing.T) {
+	f, err := parse(`listeners: {l: {listen: "127.0.0.1:${PORT}", upstream: u, unsafe_plaintext_listen: "${YES}", timeouts: {idle: "${TWO}"}}}
+identities: {me: {files: {cert: "${APP_CERT}", key: "${APP_KEY}", ca: "$${x}"}}}
+upstreams: {u: {endpoints: ["h:${PORT}"], tls: {identity: me, ca: sub/ca.crt}}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, id := f.Listeners[0], f.Identities[0].Files
+	if l.Listen != "127.0.0.1:5432" || !l.UnsafePlaintextListen || l.Timeouts.Idle.String() != "2s" {
+		t.Errorf("listener %+v", l)
+	}
+	if id.Cert != "/etc/a/app.crt" || id.Key != "/keys/app.key" || id.CA != "/etc/a/${x}" || f.Upstreams[0].TLS.CA != "/etc/a/sub/ca.crt" {
+		t.Errorf("files %+v, ca %s", id, f.Upstreams[0].TLS.CA)
+	}
+	var b bytes.Buffer
+	f.printYAML(&b)
+	if !strings.Contains(b.String(), "${PORT}") || strings.Contains(b.String(), "5432") {
+		t.Errorf("printed: %s", b.String())
+	}
+}
+
+func schemaOf(t *testing.T) *jsonschema.Resolved {
+	t.Helper()
+	var s jsonschema.Schema
+	if err := json.Unmarshal(schemaJSON, &s); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func asJSON(t *testing.T, text []byte) any {
+	t.Helper()
+	var v any
+	if err := yaml.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out any
+	json.Unmarshal(b, &out)
+	return out
+}
+
+func TestSchemaIsCurrent(t *testing.T) {
+	want, err := json.MarshalIndent(configSchema(), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, '\n')
+	if *update {
+		if err := os.WriteFile("schema.json", want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(want), string(schemaJSON)); diff != "" {
+		t.Errorf("schema.json is not current; run go test ./cmd/ambassador -run TestSchemaIsCurrent -update\n%s", diff)
+	}
+}
+
+func TestExamplesLoadAndValidate(t *testing.T) {
+	examples, _ := filepath.Glob("examples/*.yaml")
+	if len(examples) < 3 {
+		t.Fatalf("examples: %v", examples)
+	}
+	schema := schemaOf(t)
+	for _, path := range examples {
+		f, err := loadFile(path, testEnv)
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		if err := schema.Validate(asJSON(t, f.source)); err != nil {
+			t.Errorf("%s and the schema: %v", path, err)
+		}
+	}
+	for _, wrong := range []string{good + "listner: {}", good + "    required: [1]", good + "    starttls: gopher", "listeners: {}"} {
+		if schema.Validate(asJSON(t, []byte(wrong))) == nil {
+			t.Errorf("the schema takes\n%s", wrong)
+		}
+	}
+}
+
+func TestForwardFlags(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		ff   forwardFlags
+		want string // empty: good
+	}{
+		{"tls", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}}, ""},
+		{"everything", forwardFlags{listen: "unix:/s", to: []string{"h:1", "[::1]:2"}, starttls: "postgres", cert: "c", key: "k", ca: "ca", serverName: "n", idle: 5e9, socketMode: "0660"}, ""},
+		{"principals and system", forwardFlags{listen: "127.0.0.1:0", to: []string{"unix:/x"}, ca: "system", principals: []string{"any"}}, ""},
+		{"plain", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, plain: true}, ""},
+		{"a variable is none", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, serverName: "${HOME}"}, ""},
+		{"nothing", forwardFlags{}, "--listen: required"},
+		{"nothing, in one pass", forwardFlags{}, "--to: required"},
+		{"no port", forwardFlags{listen: "127.0.0.1:0", to: []string{"h"}, plain: true}, `--to: "h" is no HOST:PORT`},
+		{"open", forwardFlags{listen: "0.0.0.0:0", to: []string{"h:1"}}, "or set --unsafe-plaintext-listen"},
+		{"half a pair", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, cert: "c"}, "--cert: needs --key"},
+		{"other half", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, key: "k"}, "--key: needs --cert"},
+		{"contradiction", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, plain: true, ca: "c"}, "--ca: has no meaning with --plain"},
+		{"protocol", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, starttls: "smtp"}, `--starttls: "smtp" is none of`},
+		{"unix without a name", forwardFlags{listen: "127.0.0.1:0", to: []string{"unix:/x"}}, "--to: a unix socket has no host that a certificate could be for; set --server-name or --principal"},
+		{"principal", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, principals: []string{"x"}}, "--principal: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, err := forwardFile(&tt.ff)
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "listeners.forward") {
+					t.Errorf("error:\n%v\nwant one with\n%s", err, tt.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			roundTrip(t, f)
+			if tls := f.Upstreams[0].TLS; (tls == nil) != tt.ff.plain || tls != nil && tls.ServerName != tt.ff.serverName {
+				t.Errorf("tls: %+v", tls)
+			}
+		})
+	}
+}
+
+// roundTrip prints a configuration, loads it, and wants the same.
+func roundTrip(t *testing.T, f *File) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := f.printYAML(&b); err != nil {
+		t.Fatal(err)
+	}
+	again, err := parseFile("again.yaml", "/", b.Bytes(), testEnv)
+	if err != nil {
+		t.Fatalf("printed, it does not load: %v\n%s", err, b.String())
+	}
+	if diff := cmp.Diff(f, again, cmpopts.IgnoreUnexported(File{})); diff != "" {
+		t.Errorf("printed and loaded, it differs: %s", diff)
+	}
+}
+
+func FuzzParseFile(f *testing.F) {
+	f.Add([]byte(good))
+	examples, _ := filepath.Glob("examples/*.yaml")
+	for _, path := range examples {
+		b, _ := os.ReadFile(path)
+		f.Add(b)
+	}
+	f.Add([]byte("a: &a [*a, *a]\n<<: *a"))
+	f.Add([]byte("listeners: {l: {listen: &x [*x]}}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := parseFile("fuzz.yaml", "/", b, testEnv)
+		if err == nil {
+			file.warnings()
+			file.identityFiles()
+			return
+		}
+		for _, p := range err.(*ConfigError).Problems {
+			if p.Line < 1 || p.Text == "" {
+				t.Errorf("a problem without a place: %+v", p)
+			}
+		}
+	})
+}

@@ -1,0 +1,407 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Problem is one mistake in a configuration.
+type Problem struct {
+	File         string
+	Line, Column int
+	// Path is the key's: "listeners.front.listen". Empty: the file as a whole.
+	Path string
+	// Text is what is wrong, and the mend.
+	Text string
+}
+
+// String is FILE:LINE:COLUMN: PATH: TEXT.
+func (p Problem) String() string {
+	s := p.File
+	if p.Line > 0 {
+		s += fmt.Sprintf(":%d:%d", p.Line, p.Column)
+	}
+	if p.Path != "" {
+		s += ": " + p.Path
+	}
+	return s + ": " + p.Text
+}
+
+// ConfigError is every mistake of a configuration, in the file's order.
+type ConfigError struct{ Problems []Problem }
+
+// Error is one line a problem.
+func (e *ConfigError) Error() string {
+	var lines []string
+	for _, p := range e.Problems {
+		lines = append(lines, p.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// field is one key of a section: what the decoder, its errors and the schema
+// know of it.
+type field struct {
+	key, doc string
+	schema   map[string]any
+	decode   func(d *decoder, n *yaml.Node, path string)
+}
+
+// decoder reads a YAML tree strictly and collects every mistake.
+type decoder struct {
+	file     string
+	env      func(string) (string, bool)
+	at       map[string]*yaml.Node // the value of each path that was read
+	flags    bool                  // the file was made of flags: they are the places
+	problems []Problem
+}
+
+// parseYAML gives the root mapping of the one document in source; nil if there
+// is none.
+func (d *decoder) parseYAML(source []byte) *yaml.Node {
+	loader, err := yaml.NewLoader(bytes.NewReader(source))
+	if err != nil {
+		d.problems = append(d.problems, Problem{File: d.file, Text: err.Error()})
+		return nil
+	}
+	var doc, second yaml.Node
+	err = loader.Load(&doc)
+	var syntax *yaml.LoadError
+	switch {
+	case errors.Is(err, io.EOF):
+		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: "the file is empty; see the examples, or `ambassador forward … --print-config`"})
+		return nil
+	case errors.As(err, &syntax):
+		lines := max(1, bytes.Count(bytes.TrimRight(source, "\n"), []byte("\n"))+1)
+		d.problems = append(d.problems, Problem{File: d.file, Line: min(max(syntax.Mark.Line, 1), lines), Column: max(syntax.Mark.Column, 1), Text: "no YAML: " + syntax.Message})
+		return nil
+	case err != nil:
+		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: err.Error()})
+		return nil
+	}
+	if err := loader.Load(&second); !errors.Is(err, io.EOF) {
+		d.fail(&second, "", "a second document; a configuration is one document: remove the line ---")
+	}
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	return resolveAlias(doc.Content[0])
+}
+
+func resolveAlias(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode && n.Alias != nil {
+		n = n.Alias
+	}
+	return n
+}
+
+// fail notes a mistake at a node.
+func (d *decoder) fail(n *yaml.Node, path, format string, args ...any) {
+	p := Problem{File: d.file, Path: path, Text: fmt.Sprintf(format, args...)}
+	if n != nil {
+		p.Line, p.Column = max(n.Line, 1), max(n.Column, 1)
+	}
+	d.problems = append(d.problems, p)
+}
+
+// failAt notes a mistake at a path that was read, or at the nearest above it.
+func (d *decoder) failAt(path, format string, args ...any) {
+	for at := path; ; {
+		if n := d.at[at]; n != nil {
+			d.fail(n, path, format, args...)
+			return
+		}
+		i := strings.LastIndexAny(at, ".[")
+		if i < 0 {
+			d.fail(d.at[""], path, format, args...)
+			return
+		}
+		at = at[:i]
+	}
+}
+
+// result is nil, or a *ConfigError with the problems in the file's order.
+func (d *decoder) result() error {
+	if len(d.problems) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(d.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return &ConfigError{d.problems}
+}
+
+// mapping calls each with every key of a mapping, once.
+func (d *decoder) mapping(n *yaml.Node, path string, each func(key, value *yaml.Node, path string)) {
+	n = resolveAlias(n)
+	d.at[path] = n
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, path, "%s where a section is needed; write keys below it", describe(n))
+		return
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		at := joinPath(path, key.Value)
+		if seen[key.Value] {
+			d.fail(key, at, "given twice; remove one")
+			continue
+		}
+		seen[key.Value] = true
+		each(key, value, at)
+	}
+}
+
+func joinPath(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// section reads a mapping with known keys.
+func (d *decoder) section(n *yaml.Node, path string, fields []field) {
+	d.mapping(n, path, func(key, value *yaml.Node, at string) {
+		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
+		if i < 0 {
+			d.fail(key, at, "unknown key; %s", mendKey(key.Value, at, fields))
+			return
+		}
+		value = resolveAlias(value)
+		d.at[at] = value
+		fields[i].decode(d, value, at)
+	})
+}
+
+// mendKey suggests a key that was probably meant.
+func mendKey(key, path string, fields []field) string {
+	if slices.Contains(laterKeys, key) {
+		return "this version does not have it yet: remove it"
+	}
+	var all []string
+	best, least := "", 3
+	for _, f := range fields {
+		all = append(all, f.key)
+		if d := distance(key, f.key); d < least {
+			best, least = f.key, d
+		}
+	}
+	if best != "" {
+		return "did you mean " + best + "?"
+	}
+	return "there are " + strings.Join(all, ", ")
+}
+
+// laterKeys are keys of the design that this version does not have.
+var laterKeys = []string{"step", "spiffe", "pkcs12", "crl", "password_file", "health", "breaker", "preconnect", "balance", "resolve", "srv",
+	"weight", "priority", "mark", "proxy_protocol", "dynamic", "socks5", "http_connect", "rules", "original_destination", "sni", "context"}
+
+// distance is how many letters must be changed to make b of a (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := last
+			if a[i] != b[j] {
+				change++
+			}
+			last = row[j+1]
+			row[j+1] = min(change, row[j]+1, last+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// named reads a mapping of sections whose names are the user's.
+func (d *decoder) named(n *yaml.Node, path string, each func(name string, value *yaml.Node, path string)) {
+	d.mapping(n, path, func(key, value *yaml.Node, at string) {
+		if !namePattern.MatchString(key.Value) {
+			d.fail(key, at, "%q is no name; use at most 63 of a-z, 0-9, - and _", key.Value)
+			return
+		}
+		each(key.Value, value, at)
+	})
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
+
+// scalar is the text of a value, its variables expanded. False: it was a
+// mistake, and is noted.
+func (d *decoder) scalar(n *yaml.Node, path, kind string) (string, bool) {
+	n = resolveAlias(n)
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
+		d.fail(n, path, "%s where %s is needed", describe(n), kind)
+		return "", false
+	}
+	text, err := expand(n.Value, d.env)
+	if err != nil {
+		d.fail(n, path, "%v", err)
+		return "", false
+	}
+	return text, true
+}
+
+func describe(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
+		return "a section"
+	case n.Kind == yaml.SequenceNode:
+		return "a list"
+	case n.Tag == "!!null":
+		return "nothing"
+	}
+	return strconv.Quote(n.Value)
+}
+
+var variablePattern = regexp.MustCompile(`\$?\$\{([^}]*)\}`)
+
+// expand replaces ${NAME} by the variable's value, and $${ by ${.
+func expand(s string, env func(string) (string, bool)) (string, error) {
+	var missing error
+	out := variablePattern.ReplaceAllStringFunc(s, func(m string) string {
+		if rest, literal := strings.CutPrefix(m, "$$"); literal {
+			return "$" + rest
+		}
+		name := m[2 : len(m)-1]
+		value, ok := env(name)
+		if !ok && missing == nil {
+			missing = fmt.Errorf("the environment has no variable %s; set it, or write $${ for a literal ${", name)
+		}
+		return value
+	})
+	return out, missing
+}
+
+// The kinds of field. Check, where there is one, says what is wrong with a
+// value, with the mend.
+
+func textField(key, doc string, to *string, check func(string) error) field {
+	return field{key, doc, map[string]any{"type": "string"}, func(d *decoder, n *yaml.Node, path string) {
+		s, ok := d.scalar(n, path, "a text")
+		if !ok {
+			return
+		}
+		*to = s
+		if check == nil {
+			return
+		}
+		if err := check(s); err != nil {
+			d.fail(n, path, "%v", err)
+		}
+	}}
+}
+
+func enumField(key, doc string, to *string, values ...string) field {
+	f := textField(key, doc, to, func(s string) error {
+		if slices.Contains(values, s) {
+			return nil
+		}
+		return fmt.Errorf("%q is none of %s", s, strings.Join(values, ", "))
+	})
+	f.schema = map[string]any{"enum": values}
+	return f
+}
+
+func boolField(key, doc string, to *bool) field {
+	return field{key, doc, map[string]any{"type": "boolean"}, func(d *decoder, n *yaml.Node, path string) {
+		s, ok := d.scalar(n, path, "true or false")
+		switch {
+		case !ok:
+		case s == "true" || s == "false":
+			*to = s == "true"
+		default:
+			d.fail(n, path, "%q is neither true nor false", s)
+		}
+	}}
+}
+
+// durationField is a duration of Go's form, at least least.
+func durationField(key, doc string, to *time.Duration, least time.Duration) field {
+	schema := map[string]any{"type": []string{"string", "integer"}, "pattern": `^(0|([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+|.*\$\{.*)$`}
+	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+		s, ok := d.scalar(n, path, "a duration")
+		if !ok {
+			return
+		}
+		v, err := time.ParseDuration(s)
+		switch {
+		case err != nil:
+			d.fail(n, path, "%q is no duration; write one like 500ms, 10s or 1h30m", s)
+		case v < least:
+			d.fail(n, path, "%s is too short; the least is %s", s, least)
+		default:
+			*to = v
+		}
+	}}
+}
+
+func intField(key, doc string, to *int, least, most int) field {
+	schema := map[string]any{"type": []string{"integer", "string"}, "minimum": least, "maximum": most}
+	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+		s, ok := d.scalar(n, path, "a number")
+		if !ok {
+			return
+		}
+		v, err := strconv.Atoi(s)
+		if err != nil || v < least || v > most {
+			d.fail(n, path, "%q is no whole number from %d to %d", s, least, most)
+			return
+		}
+		*to = v
+	}}
+}
+
+// listField is a list of texts; a single text stands for a list of one.
+func listField(key, doc string, to *[]string, check func(string) error) field {
+	schema := map[string]any{"type": "array", "items": map[string]any{"type": "string"}}
+	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+		if n.Kind != yaml.SequenceNode {
+			d.fail(n, path, "%s where a list is needed; write it in [brackets]", describe(n))
+			return
+		}
+		for i, item := range n.Content {
+			at := fmt.Sprintf("%s[%d]", path, i)
+			item = resolveAlias(item)
+			d.at[at] = item
+			s, ok := d.scalar(item, at, "a text")
+			if !ok {
+				continue
+			}
+			if check != nil {
+				if err := check(s); err != nil {
+					d.fail(item, at, "%v", err)
+				}
+			}
+			*to = append(*to, s)
+		}
+	}}
+}
+
+func sectionField(key, doc string, fields []field) field {
+	return field{key, doc, sectionSchema(fields), func(d *decoder, n *yaml.Node, path string) { d.section(n, path, fields) }}
+}
+
+// namedField is a mapping of sections whose names are the user's. Item gives the
+// fields of a new one.
+func namedField(key, doc string, item func(name string) []field) field {
+	schema := map[string]any{"type": "object", "propertyNames": map[string]any{"pattern": namePattern.String()},
+		"additionalProperties": sectionSchema(item(""))}
+	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+		d.named(n, path, func(name string, value *yaml.Node, at string) { d.section(value, at, item(name)) })
+	}}
+}

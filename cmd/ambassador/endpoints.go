@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// endpoints are the HTTP sockets of a process: the admin API, and the metrics
+// where they have one of their own. Its methods are called one at a time.
+type endpoints struct {
+	app     *app
+	log     *slog.Logger
+	deps    adminDeps
+	running []*endpoint
+	serving sync.WaitGroup // the servers, and those on their way out
+}
+
+// endpoint is one socket. A reload that keeps the address keeps the socket and
+// swaps the handler.
+type endpoint struct {
+	// Static after construction.
+	name     string // as printed
+	at       string // as configured
+	addr     string // as bound
+	listener net.Listener
+	server   *http.Server
+
+	handler atomic.Pointer[http.Handler]
+}
+
+// ServeHTTP answers by the configuration in use.
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	(*e.handler.Load()).ServeHTTP(w, r)
+}
+
+// endpointSet is what a configuration wants. What is new in it is bound, and not
+// served before commit.
+type endpointSet struct {
+	all      []*endpoint
+	fresh    []*endpoint
+	handlers []http.Handler // of all
+}
+
+func (s *endpointSet) add(e *endpoint, h http.Handler) {
+	s.all, s.handlers = append(s.all, e), append(s.handlers, h)
+}
+
+// discard gives up what was bound.
+func (s *endpointSet) discard() {
+	for _, e := range s.fresh {
+		e.listener.Close()
+	}
+}
+
+// prepare binds what f wants and is not bound yet. On an error nothing is left of
+// that. A default admin socket that cannot be made is a warning.
+func (m *endpoints) prepare(ctx context.Context, f *File) (*endpointSet, error) {
+	set := &endpointSet{}
+	err := m.prepareAdmin(ctx, set, f)
+	if err == nil {
+		err = m.prepareMetrics(ctx, set, f)
+	}
+	if err != nil {
+		set.discard()
+		return nil, err
+	}
+	return set, nil
+}
+
+func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, f *File) error {
+	if f.Admin.Off {
+		return nil
+	}
+	token, err := f.adminToken()
+	if err != nil {
+		return &exitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
+	}
+	at := adminListen{Address: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen}
+	e := m.find("admin", at.Address)
+	if e == nil {
+		ln, addr, err := m.app.listenAdmin(ctx, at)
+		if err != nil && at.Address == "" {
+			m.log.Warn("no admin socket: status, why and the other commands cannot ask this process", "cause", err.Error(), "mend", `set admin.listen, or --admin ADDR; --admin "" for none`)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		e = m.bound(set, "admin", at.Address, addr, ln)
+	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
+		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
+	}
+	set.add(e, newAdminHandler(m.deps, adminOptions{TCP: e.listener.Addr().Network() != "unix", Hosts: f.Admin.Hosts, Token: token}))
+	return nil
+}
+
+func (m *endpoints) prepareMetrics(ctx context.Context, set *endpointSet, f *File) error {
+	at := f.Metrics.Listen
+	if at == "" {
+		return nil
+	}
+	e := m.find("metrics", at)
+	if e == nil {
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
+		ln, err := lc.Listen(ctx, "tcp", at)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("metrics: listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port in metrics.listen", at)
+		}
+		if err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+		e = m.bound(set, "metrics", at, ln.Addr().String(), ln)
+	}
+	set.add(e, newMetricsOnlyHandler(m.deps))
+	return nil
+}
+
+// find is the running endpoint of that name and address; nil if there is none.
+func (m *endpoints) find(name, at string) *endpoint {
+	i := slices.IndexFunc(m.running, func(e *endpoint) bool { return e.name == name && e.at == at })
+	if i < 0 {
+		return nil
+	}
+	return m.running[i]
+}
+
+func (m *endpoints) bound(set *endpointSet, name, at, addr string, ln net.Listener) *endpoint {
+	e := &endpoint{name: name, at: at, addr: addr, listener: ln}
+	e.server = newHTTPServer(e, m.log)
+	set.fresh = append(set.fresh, e)
+	return e
+}
+
+// commit serves the set, and retires what is not in it.
+func (m *endpoints) commit(set *endpointSet) {
+	for i, e := range set.all {
+		e.handler.Store(&set.handlers[i])
+	}
+	for _, e := range set.fresh {
+		m.serving.Go(func() { m.serve(e) })
+	}
+	for _, e := range m.running {
+		if !slices.Contains(set.all, e) {
+			m.serving.Go(e.retire)
+		}
+	}
+	m.running = set.all
+}
+
+func (m *endpoints) serve(e *endpoint) {
+	if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+		m.log.Error("not served any more", "what", e.name, "listen", e.addr, "cause", err.Error())
+	}
+}
+
+// retireTimeout bounds the requests that are being answered when their address is
+// given up, the reload that gave it up among them.
+const retireTimeout = 5 * time.Second
+
+// retire stops listening and lets requests finish.
+func (e *endpoint) retire() {
+	ctx, cancel := context.WithTimeout(context.Background(), retireTimeout)
+	defer cancel()
+	if e.server.Shutdown(ctx) != nil {
+		e.server.Close()
+	}
+}
+
+// close ends all of it at once.
+func (m *endpoints) close() {
+	for _, e := range m.running {
+		e.server.Close()
+	}
+	m.serving.Wait()
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	_ "embed"
+
+	"github.com/spf13/cobra"
+)
+
+// schemaJSON is the JSON Schema of the configuration file; a test keeps it
+// current with File.fields.
+//
+//go:embed schema.json
+var schemaJSON []byte
+
+// configSchema makes the schema (draft 2020-12) from the fields.
+func configSchema() map[string]any {
+	s := sectionSchema((&File{}).fields())
+	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	s["title"] = "ambassador configuration"
+	s["description"] = "Durations are written like 500ms, 10s or 1h30m. ${NAME} is replaced by an environment variable. Relative paths start at the file's folder."
+	s["required"] = []string{"listeners", "upstreams"}
+	return s
+}
+
+// sectionSchema is a mapping with exactly these keys.
+func sectionSchema(fields []field) map[string]any {
+	properties := map[string]any{}
+	for _, f := range fields {
+		p := map[string]any{"description": f.doc}
+		for k, v := range f.schema {
+			p[k] = v
+		}
+		properties[f.key] = p
+	}
+	return map[string]any{"type": "object", "properties": properties, "additionalProperties": false}
+}
+
+func (a *app) schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "Print the JSON Schema of the configuration file", Args: cobra.NoArgs,
+		Long:    "Prints the JSON Schema of the configuration file: every key with its unit and its default.",
+		Example: "  ambassador schema > ambassador.schema.json",
+		RunE: func(*cobra.Command, []string) error {
+			_, err := a.stdout.Write(schemaJSON)
+			return err
+		},
+	}
+}

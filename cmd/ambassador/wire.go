@@ -1,0 +1,249 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ambassador/certs"
+	"ambassador/certs/files"
+	"ambassador/l4"
+)
+
+// identityFiles are the identities that come from files, by name.
+func (f *File) identityFiles() map[string]files.Files {
+	out := map[string]files.Files{}
+	for _, id := range f.Identities {
+		out[id.Name] = id.Files
+	}
+	return out
+}
+
+// serverConfig translates the configuration for l4. Source gives the source of
+// an identity. The error is a *ConfigError for a file that cannot be used.
+func (f *File) serverConfig(source func(identity string) *certs.Source) (l4.Config, error) {
+	cfg := l4.Config{MaxSessions: f.Limits.Connections}
+	var problems []Problem
+	for _, u := range f.Upstreams {
+		up, err := f.upstreamConfig(u, source)
+		if err != nil {
+			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
+		}
+		cfg.Upstreams = append(cfg.Upstreams, up)
+	}
+	for _, l := range f.Listeners {
+		cfg.Listeners = append(cfg.Listeners, l.config())
+	}
+	if len(problems) > 0 {
+		return l4.Config{}, &ConfigError{problems}
+	}
+	return cfg, nil
+}
+
+// problem is a mistake found after the file was read, at the place of its key.
+func (f *File) problem(path string, err error) Problem {
+	if f.places.flags {
+		return Problem{File: flagOf(path), Text: err.Error()}
+	}
+	d := &decoder{file: f.places.file, at: f.places.at}
+	d.failAt(path, "%v", err)
+	return d.problems[0]
+}
+
+func (f *File) upstreamConfig(u *UpstreamSection, source func(string) *certs.Source) (l4.UpstreamConfig, error) {
+	cfg := l4.UpstreamConfig{Name: u.Name, Required: u.Required,
+		Connect: l4.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
+	for _, e := range u.Endpoints {
+		cfg.Endpoints = append(cfg.Endpoints, l4.EndpointConfig{Address: e})
+	}
+	if u.StartTLS != "none" {
+		cfg.StartTLS = u.StartTLS
+	}
+	for _, s := range f.DNS.Servers {
+		if _, err := netip.ParseAddr(s); err == nil {
+			s = net.JoinHostPort(s, "53")
+		}
+		cfg.DNSServers = append(cfg.DNSServers, s)
+	}
+	cfg.Key = fmt.Sprintf("%q", []any{cfg.Endpoints, cfg.StartTLS, cfg.Connect, cfg.DNSServers, cfg.Required})
+	if u.TLS == nil {
+		return cfg, nil
+	}
+	policy, key, err := u.TLS.policy(source)
+	if err != nil {
+		return cfg, err
+	}
+	if id := f.identity(u.TLS.Identity); id != nil {
+		key += fmt.Sprintf("%q", *id)
+	}
+	cfg.Key += key
+	cfg.TLS = certs.NewOriginator(policy).Config
+	if policy.Source != nil {
+		cfg.IdentityReady = policy.Source.Ready
+	}
+	return cfg, nil
+}
+
+func (f *File) identity(name string) *IdentitySection {
+	i := slices.IndexFunc(f.Identities, func(id *IdentitySection) bool { return id.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return f.Identities[i]
+}
+
+// policy translates an upstream's tls. Key is the text of all that it depends
+// on, the content of its CA file included.
+func (t *TLSSection) policy(source func(string) *certs.Source) (p certs.ClientPolicy, key string, err error) {
+	p = certs.ClientPolicy{ServerName: t.ServerName, ALPN: t.ALPN, SkipVerify: t.UnsafeSkipVerify, SystemRoots: t.CA == "system", MinVersion: tlsVersions()[t.MinVersion]}
+	if t.Identity != "" {
+		p.Source = source(t.Identity)
+	}
+	for _, s := range t.Principals {
+		principal, err := certs.ParsePrincipal(s)
+		if err != nil {
+			return p, "", err
+		}
+		p.Principals = append(p.Principals, principal)
+	}
+	key = fmt.Sprintf("%q", *t)
+	if t.CA == "" || t.CA == "system" {
+		return p, key, nil
+	}
+	if p.Roots, err = files.LoadRoots(t.CA); err != nil {
+		return p, "", err
+	}
+	content, err := os.ReadFile(t.CA)
+	if err != nil {
+		return p, "", err
+	}
+	return p, key + fmt.Sprintf("%x", sha256.Sum256(content)), nil
+}
+
+func tlsVersions() map[string]uint16 {
+	return map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+}
+
+func (l *ListenerSection) config() l4.ListenerConfig {
+	cfg := l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream,
+		Timeouts: l4.Timeouts{Handshake: l.Timeouts.Handshake, Idle: l.Timeouts.Idle, HalfCloseIdle: l.Timeouts.HalfCloseIdle, Lifetime: l.Timeouts.Lifetime}}
+	if mode, err := strconv.ParseUint(l.Socket.Mode, 8, 32); err == nil {
+		cfg.Socket.Mode = fs.FileMode(mode)
+	}
+	if l.Socket.Owner != "" {
+		cfg.Socket.UID, cfg.Socket.GID, _ = lookupOwner(l.Socket.Owner) // checked when the file was read
+	}
+	return cfg
+}
+
+// lookupOwner reads USER or USER:GROUP, names or numbers.
+func lookupOwner(s string) (uid, gid *int, err error) {
+	userName, groupName, hasGroup := strings.Cut(s, ":")
+	if uid, err = lookupID(userName, "user", func(name string) (string, error) {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		return u.Uid, nil
+	}); err != nil || !hasGroup {
+		return uid, nil, err
+	}
+	gid, err = lookupID(groupName, "group", func(name string) (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	})
+	return uid, gid, err
+}
+
+func lookupID(name, kind string, lookup func(string) (string, error)) (*int, error) {
+	id := name
+	if _, err := strconv.Atoi(name); err != nil {
+		if id, err = lookup(name); err != nil {
+			return nil, fmt.Errorf("there is no %s %q on this host; write USER or USER:GROUP, names or numbers", kind, name)
+		}
+	}
+	n, err := strconv.Atoi(id)
+	return &n, err
+}
+
+// checkFiles reads every file that the configuration names, and says what is
+// wrong with each, at the place of its key.
+func (f *File) checkFiles() []Problem {
+	var problems []Problem
+	for _, id := range f.Identities {
+		path := "identities." + id.Name + ".files"
+		cert, _, err := files.Load(id.Files)
+		if err == nil {
+			if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
+				problems = append(problems, f.problem(path+".cert", fmt.Errorf("%s: %w; get a new one", id.Files.Cert, err)))
+			}
+			continue
+		}
+		for _, err := range flatten(err) {
+			problems = append(problems, f.problem(path+"."+id.keyOf(err), err))
+		}
+	}
+	for _, u := range f.Upstreams {
+		if u.TLS == nil || u.TLS.CA == "" || u.TLS.CA == "system" {
+			continue
+		}
+		if _, err := files.LoadRoots(u.TLS.CA); err != nil {
+			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
+		}
+	}
+	if _, err := f.adminToken(); err != nil {
+		problems = append(problems, f.problem("admin.token_file", err))
+	}
+	return problems
+}
+
+// keyOf is the key under files whose file is meant by err.
+func (id *IdentitySection) keyOf(err error) string {
+	var file *files.FileError
+	if errors.As(err, &file) {
+		switch file.Path {
+		case id.Files.Key:
+			return "key"
+		case id.Files.CA:
+			return "ca"
+		}
+	}
+	return "cert"
+}
+
+// flatten lists the errors that were joined.
+func flatten(err error) []error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return many.Unwrap()
+	}
+	return []error{err}
+}
+
+// adminToken is the content of admin.token_file; empty if there is none.
+func (f *File) adminToken() (string, error) {
+	if f.Admin.TokenFile == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(f.Admin.TokenFile)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(b))
+	if len(token) < 16 {
+		return "", fmt.Errorf("%s: %d characters are no token; put at least 16 random ones there: openssl rand -hex 16", f.Admin.TokenFile, len(token))
+	}
+	return token, nil
+}
