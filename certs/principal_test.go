@@ -57,17 +57,26 @@ func TestPrincipalMatches(t *testing.T) {
 		{"spiffe://corp/a/**", "spiffe://corp/a/b/c", true},
 		{"spiffe://corp/a/**", "spiffe://corp/a", false},
 		{"spiffe://corp/**", "spiffe://corp/x", true},
-		{"spiffe://corp/a%2Fb", "", false},
+		{"spiffe://corp/**", "spiffe://corp", false},
+		{"spiffe://corp/**", "spiffe://corp/", false},
+		{"spiffe://corp/**", "spiffe://corp/a/", false},
+		{"spiffe://corp/**", "spiffe://corp/a/../b", false},
+		{"spiffe://corp/*", "spiffe://corp/a%2Fb", false},
+		{"spiffe://corp/*", "spiffe://corp/%61", false},
+		{"spiffe://corp/*/**", "spiffe://corp/a", false},
+		{"spiffe://corp/*/**", "spiffe://corp/a/b", true},
+		{"spiffe://kelvin/x", "spiffe://%E2%84%AAelvin/x", false}, // folds to k
+		{"spiffe://corp/orders", "SPIFFE://corp/orders", true},    // RFC 3986, 3.1
+		{"spiffe://corp/orders", "dns:x spiffe://corp/orders ip:10.0.0.7", true},
+		{"ip:2001:db8::7", "ip:2001:DB8:0::7", true},
+		{"ip:10.0.0.7", "ip:10.0.0.8", false},
 	} {
 		p, err := ParsePrincipal(tt.principal)
 		if err != nil {
-			if tt.sans == "" && !tt.want {
-				continue
-			}
-			t.Errorf("%v", err)
+			t.Error(err)
 			continue
 		}
-		if got := p.Matches(leafOf(t, tt.sans)); got != tt.want {
+		if got := p.MatchCertificate(leafOf(t, tt.sans)); got != tt.want {
 			t.Errorf("%s matches %q = %v, want %v", tt.principal, tt.sans, got, tt.want)
 		}
 	}
@@ -96,30 +105,56 @@ func leafOf(t *testing.T, sans string) *x509.Certificate {
 	return c
 }
 
+// zeroPin is the form of a pin.
+const zeroPin = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
 func TestParsePrincipalTeaches(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                        "no kind of principal",
-		"db.internal":             "no kind of principal",
-		"cn:db":                   "no kind of principal",
-		"dns:":                    "write dns:",
-		"dns:a..b":                "write dns:",
-		"dns:a.*.b":               "write dns:",
-		"dns:*":                   "write dns:",
-		"dns:a b":                 "write dns:",
-		"ip:10.0.0":               "write ip:",
-		"spki:abc":                "write spki:",
-		"spki:sha256/AAAA":        "write spki:",
-		"spiffe:corp":             "write spiffe://",
-		"spiffe:///x":             "write spiffe://",
-		"spiffe://corp":           "no path",
-		"spiffe://corp/":          "no path",
-		"spiffe://*/x":            "trust domain",
-		"spiffe://Corp/x":         "trust domain",
-		"spiffe://corp/a//b":      "path segment",
-		"spiffe://corp/../b":      "path segment",
-		"spiffe://corp/**/b":      "path segment",
-		"spiffe://corp/a*":        "path segment",
-		"spiffe://corp/trailing/": "path segment",
+		"":                                       "no known kind",
+		"ANY":                                    "no known kind",
+		"cn:db":                                  "no known kind",
+		"https://corp/x":                         "no known kind",
+		"db.internal":                            "write dns:db.internal",
+		"10.0.0.7":                               "write ip:10.0.0.7",
+		"2001:db8::7":                            "write ip:2001:db8::7",
+		"dns:":                                   "write dns:",
+		"dns:a..b":                               "write dns:",
+		"dns:a.*.b":                              "write dns:",
+		"dns:*":                                  "write dns:",
+		"dns:*a.b":                               "write dns:",
+		"dns:**.b":                               "write dns:",
+		"dns:a b":                                "write dns:",
+		"dns:db:5432":                            "write dns:",
+		"dns:a.b.":                               "end in a dot",
+		"dns:bücher.example":                     "xn--",
+		"dns:10.0.0.7":                           "write ip:10.0.0.7",
+		"dns:" + strings.Repeat("a", 64):         "write dns:",
+		"dns:" + strings.Repeat("a.", 127):       "end in a dot",
+		"dns:" + strings.Repeat("a.", 127) + "a": "longer",
+		"ip:10.0.0":                              "write ip:",
+		"ip:10.0.0.0/8":                          "mask",
+		"ip:[::1]":                               "write ip:",
+		"ip:fe80::1%eth0":                        "zone",
+		"spki:abc":                               "write spki:",
+		"spki:sha256/AAAA":                       "write spki:",
+		"spki:sha1/" + zeroPin:                   "write spki:",
+		"spki:sha256/" + zeroPin + "\n":          "write spki:",
+		"spiffe:corp":                            "write spiffe://",
+		"spiffe:///x":                            "write spiffe://",
+		"spiffe://corp":                          "no path",
+		"spiffe://corp/":                         "no path",
+		"spiffe://*/x":                           "cannot have a wildcard",
+		"spiffe://*.corp/x":                      "cannot have a wildcard",
+		"spiffe://**/x":                          "cannot have a wildcard",
+		"spiffe://Corp/x":                        "lower-case",
+		"spiffe://corp:80/x":                     "lower-case",
+		"spiffe://corp/a//b":                     "path segment",
+		"spiffe://corp/../b":                     "path segment",
+		"spiffe://corp/a%2Fb":                    "path segment",
+		"spiffe://corp/**/b":                     "must be its end",
+		"spiffe://corp/a*":                       "only partly a wildcard",
+		"spiffe://corp/a**":                      "only partly a wildcard",
+		"spiffe://corp/trailing/":                "end in a slash",
 	} {
 		if _, err := ParsePrincipal(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParsePrincipal(%q) = %v, want an error with %q", in, err, want)
@@ -128,7 +163,7 @@ func TestParsePrincipalTeaches(t *testing.T) {
 }
 
 func FuzzParsePrincipal(f *testing.F) {
-	for _, s := range []string{"any", "dns:*.a", "ip:::1", "spiffe://a/b/*/**", "spki:sha256/" + base64.StdEncoding.EncodeToString(make([]byte, 32))} {
+	for _, s := range []string{"any", "dns:*.a", "ip:::1", "spiffe://a/b/*/**", "spki:sha256/" + zeroPin, "ip:10.0.0.7", "spiffe://*/x", "dns:*"} {
 		f.Add(s)
 	}
 	leaf := &x509.Certificate{DNSNames: []string{"a.b"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "a", Path: "/b"}}, IPAddresses: []net.IP{{127, 0, 0, 1}}}
@@ -137,7 +172,10 @@ func FuzzParsePrincipal(f *testing.F) {
 		if err == nil && p.String() != s {
 			t.Errorf("%q is printed as %q", s, p)
 		}
-		p.Matches(leaf)
+		if err != nil && (p.MatchCertificate(leaf) || p.MatchCertificate(&x509.Certificate{})) {
+			t.Errorf("%q is no principal, and matches", s)
+		}
+		p.MatchCertificate(leaf)
 	})
 }
 
@@ -157,6 +195,16 @@ func newAuthority(t *testing.T) *authority {
 		t.Fatal(err)
 	}
 	cert, _ := x509.ParseCertificate(der)
+	return &authority{cert, key}
+}
+
+// sub is an intermediate of the authority, changed by change.
+func (a *authority) sub(t *testing.T, change ...func(*x509.Certificate)) *authority {
+	t.Helper()
+	cert, key := a.issue(t, "cn:test-intermediate", append(change, func(c *x509.Certificate) {
+		c.Subject.CommonName = "test intermediate"
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
+	})...)
 	return &authority{cert, key}
 }
 

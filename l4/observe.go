@@ -2,7 +2,6 @@ package l4
 
 import (
 	"log/slog"
-	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -163,35 +162,13 @@ func (r *recent) add(rec *Record) {
 	r.next = (r.next + 1) % recentRecords
 }
 
-// list returns the records that match, the newest first.
-func (r *recent) list(match func(*Record) bool) []Record {
+// list returns the records, the newest first.
+func (r *recent) list() []Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []Record
+	out := make([]Record, 0, len(r.ring))
 	for i := range r.ring {
-		rec := r.ring[(r.next+len(r.ring)-1-i)%len(r.ring)]
-		if match(rec) {
-			out = append(out, *rec)
-		}
+		out = append(out, *r.ring[(r.next+len(r.ring)-1-i)%len(r.ring)])
 	}
 	return out
-}
-
-// matchClient says whether a record is of the client at want: an address with
-// port, an address alone, or a session's id. "localhost:PORT" is any loopback.
-func matchClient(rec *Record, want string) bool {
-	if want == "" || rec.ID == want || rec.Client == want {
-		return true
-	}
-	have, err := netip.ParseAddrPort(rec.Client)
-	if err != nil {
-		return false
-	}
-	if ap, err := netip.ParseAddrPort(want); err == nil {
-		return ap.Port() == have.Port() && ap.Addr().Unmap() == have.Addr().Unmap()
-	}
-	if ip, err := netip.ParseAddr(want); err == nil {
-		return ip.Unmap() == have.Addr().Unmap()
-	}
-	return false
 }

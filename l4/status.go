@@ -35,11 +35,8 @@ func (s *Server) Sessions() []Record {
 	return out
 }
 
-// Recent lists ended sessions, the newest first: all that are kept, or those of
-// a client ("ADDR:PORT", "ADDR") or the one of an id.
-func (s *Server) Recent(client string) []Record {
-	return s.recent.list(func(r *Record) bool { return matchClient(r, client) })
-}
+// Recent lists the ended sessions that are kept, the newest first.
+func (s *Server) Recent() []Record { return s.recent.list() }
 
 // Kill ends the live session of that id with a reset; false if there is none.
 func (s *Server) Kill(id string) bool {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 )
 
 // Files are the paths of an identity, in PEM: Cert is the chain, leaf first, Key
@@ -68,32 +70,30 @@ func load[T any](path string, parse func([]byte) (T, error)) (T, error) {
 	return parsed, nil
 }
 
-// joined is errors.Join on one line: it goes into logs and records.
-func joined(all ...error) error {
-	var sum error
-	for _, err := range all {
-		switch {
-		case err == nil:
-		case sum == nil:
-			sum = err
-		default:
-			sum = &both{sum, err}
-		}
+// several are errors on one line: errors.Join has one line each, which logs and
+// records have no place for.
+type several []error
+
+func (e several) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
 	}
-	return sum
+	return strings.Join(texts, "; ")
 }
 
-// both is two errors, the first perhaps itself both.
-type both struct{ first, second error }
+// Unwrap lists them.
+func (e several) Unwrap() []error { return e }
 
-func (e *both) Error() string { return e.first.Error() + "; " + e.second.Error() }
-
-// Unwrap lists all of them.
-func (e *both) Unwrap() []error {
-	if more, ok := e.first.(*both); ok {
-		return append(more.Unwrap(), e.second)
+func joined(all ...error) error {
+	all = slices.DeleteFunc(all, func(err error) bool { return err == nil })
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
 	}
-	return []error{e.first, e.second}
+	return several(all)
 }
 
 // fits says whether the key is that of the chain's leaf.
@@ -108,7 +108,7 @@ func fits(chain []*x509.Certificate, key crypto.Signer, f Files) error {
 			return &FileError{f.Cert, fmt.Errorf("the key in %s belongs to certificate %d of this file, which must be its first; order them leaf first", f.Key, i+1)}
 		}
 	}
-	return &FileError{f.Key, fmt.Errorf("the key does not match the certificate in %s (%s); give the key that this certificate was made for", f.Cert, chain[0].Subject)}
+	return &FileError{f.Key, fmt.Errorf("the key does not match the certificate in %s (serial %x); give the key that this certificate was made for", f.Cert, chain[0].SerialNumber)}
 }
 
 func assemble(chain []*x509.Certificate, key crypto.Signer) *tls.Certificate {

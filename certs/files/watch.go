@@ -2,8 +2,6 @@ package files
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -15,155 +13,172 @@ import (
 )
 
 const (
-	// PollInterval is how often the files are read where no event says that they
+	// PollInterval is how often the files are read though no event says that they
 	// have changed: network file systems send none.
 	PollInterval = 30 * time.Second
 	// settleTime is how long the files must be quiet before they are read, so that
-	// certificate and key are both there; maxSettle bounds it.
+	// certificate and key are both there; maxSettle bounds the wait for it.
 	settleTime = 50 * time.Millisecond
 	maxSettle  = time.Second
 )
 
 // Watcher keeps a source current with its files. Make it with Open.
 type Watcher struct {
+	// Static after construction.
 	files  Files
 	source *certs.Source
 	log    *slog.Logger
-	have   *contents // what the source's generation was made of
-	said   string    // the last error that was told
+	name   string // of the identity
+
+	said string // owned by Run; the last error that the source was told
 }
 
-// Open reads the files into the source for the first time. An error says why
-// they cannot be used; the watcher is good nevertheless, and Run takes them up
-// once they are mended.
+// Open reads the files into the source for the first time. The error is Load's;
+// the source is told, and the watcher is good nevertheless: Run takes the files
+// up once they are mended. A pair that is not valid now is no error: it is
+// published, and the source refuses it.
 func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
-	w := &Watcher{files: f, source: s, log: log}
-	now, err := read(f)
-	if err == nil {
-		var cert *tls.Certificate
-		var roots *x509.CertPool
-		if cert, roots, err = now.parse(f); err == nil {
-			w.have = now
-			s.Publish(cert, roots)
-			return w, nil
-		}
-	}
-	w.said = err.Error()
-	s.Fail(err)
-	return w, err
-}
-
-// Run follows the files until ctx ends. A set of files that cannot be used is
-// logged once and told to the source, whose generation stays.
-func (w *Watcher) Run(ctx context.Context) {
-	// Without events (no inotify instances left) the poll does it alone.
-	events, err := fsnotify.NewWatcher()
+	w := &Watcher{files: f, source: s, log: log, name: s.Status().Name}
+	cert, roots, err := Load(f)
 	if err != nil {
-		w.log.Warn("files are only polled", "identity", w.source.Status().Name, "every", PollInterval, "cause", err.Error())
-		w.loop(ctx, nil, nil)
-		return
+		w.said = err.Error()
+		s.Fail(err)
+		return w, err
 	}
-	defer events.Close()
-	w.loop(ctx, events, w.look)
+	s.Publish(cert, roots)
+	if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
+		log.Warn("identity not usable", "identity", w.name, "cause", f.Cert+": "+err.Error())
+	}
+	return w, nil
 }
 
-// loop reads the files whenever they may have changed. Look, if not nil, says
-// anew which folders to watch, since symbolic links may lead elsewhere now.
-func (w *Watcher) loop(ctx context.Context, events *fsnotify.Watcher, look func(*fsnotify.Watcher)) {
-	var changed <-chan fsnotify.Event
-	var broken <-chan error
-	if events != nil {
-		changed, broken = events.Events, events.Errors
+// Run reads the files at once, and then whenever they change, until ctx ends. It
+// leaves no goroutine and no descriptor behind, and may be called again. Files
+// that cannot be used are logged and told to the source once, whose generation
+// stays.
+func (w *Watcher) Run(ctx context.Context) {
+	events, err := fsnotify.NewWatcher()
+	if err != nil { // no inotify instance is left, mostly
+		w.log.Warn("files are only polled", "identity", w.name, "every", PollInterval, "cause", err.Error())
+		events = &fsnotify.Watcher{} // never has an event
+	} else {
+		defer events.Close()
 	}
-	poll := time.NewTicker(PollInterval)
-	defer poll.Stop()
-	for {
-		if look != nil {
-			look(events)
-		}
-		w.update()
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-		case <-broken: // an overflow: events were lost, so look
-		case <-changed:
-			quiet(ctx, changed)
-		}
-	}
+	w.loop(ctx, events)
 }
 
-// quiet returns when no event has come for settleTime.
-func quiet(ctx context.Context, changed <-chan fsnotify.Event) {
-	end := time.After(maxSettle)
-	for {
-		select {
-		case <-changed:
-		case <-time.After(settleTime):
-			return
-		case <-end:
-			return
-		case <-ctx.Done():
-			return
+// loop looks where to watch before it reads, so that no change falls between.
+func (w *Watcher) loop(ctx context.Context, events *fsnotify.Watcher) {
+	for ctx.Err() == nil {
+		trail := w.trail()
+		if events.Events != nil {
+			follow(events, trail)
 		}
+		wait(ctx, events, trail, w.update(time.Now()))
 	}
 }
 
-// look watches the folders of the files and of what they are links to: a watch
-// of a file itself is lost when the file is replaced.
-func (w *Watcher) look(events *fsnotify.Watcher) {
-	var want []string
+// trail lists all paths whose change can change what is read.
+func (w *Watcher) trail() []string {
+	var out []string
 	for _, path := range []string{w.files.Cert, w.files.Key, w.files.CA} {
-		if path == "" {
-			continue
-		}
-		want = append(want, filepath.Dir(path))
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			want = append(want, filepath.Dir(real))
+		if path != "" {
+			out = append(out, trail(path)...)
 		}
 	}
-	for _, have := range events.WatchList() {
-		if !slices.Contains(want, have) {
-			events.Remove(have)
+	return out
+}
+
+// follow watches the folders of the trail, and no others. It does not watch the
+// files, because that ends when a file is replaced. A folder that cannot be
+// watched is left to the poll. One that is watched is added again: another may
+// have taken its path.
+func follow(events *fsnotify.Watcher, trail []string) {
+	var folders []string
+	for _, path := range trail {
+		folders = append(folders, filepath.Dir(path))
+	}
+	for _, old := range events.WatchList() {
+		if !slices.Contains(folders, old) {
+			events.Remove(old) //nolint:errcheck // the folder may be gone, and its watch with it
 		}
 	}
-	for _, dir := range want {
-		events.Add(dir) // a folder that is not there is found by the poll
+	for _, folder := range slices.Compact(slices.Sorted(slices.Values(folders))) {
+		events.Add(folder) //nolint:errcheck // see above
 	}
 }
 
-// update publishes what the files hold now, if it is new and good.
-func (w *Watcher) update() {
-	now, err := read(w.files)
-	if err == nil && now.equal(w.have) {
-		return
+// wait returns when something on the trail has changed and is quiet again, after
+// limit, or when ctx ends.
+func wait(ctx context.Context, events *fsnotify.Watcher, trail []string, limit time.Duration) {
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	quiet := time.NewTimer(limit)
+	defer quiet.Stop()
+	changed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end.C:
+			return
+		case <-quiet.C:
+			return
+		case <-events.Errors: // events were lost
+			return
+		case e := <-events.Events:
+			if !concerns(e, trail) {
+				continue
+			}
+			quiet.Reset(settleTime)
+			if !changed {
+				changed = true
+				end.Reset(min(limit, maxSettle))
+			}
+		}
 	}
-	if err == nil {
-		err = w.publish(now)
-	}
+}
+
+// concerns says whether the event is about a path of the trail or its folder.
+// The folder may be that of a thousand other files.
+func concerns(e fsnotify.Event, trail []string) bool {
+	return slices.ContainsFunc(trail, func(path string) bool { return e.Name == path || e.Name == filepath.Dir(path) })
+}
+
+// update publishes what the files hold now, if it is good, and says when to look
+// again.
+func (w *Watcher) update(now time.Time) time.Duration {
+	again, err := w.publish(now)
 	switch {
 	case err == nil:
 		w.said = ""
 	case err.Error() != w.said:
 		w.said = err.Error()
 		w.source.Fail(err)
-		w.log.Warn("identity not renewed", "identity", w.source.Status().Name, "cause", err.Error())
+		w.log.Warn("identity not renewed", "identity", w.name, "cause", err.Error())
 	}
+	return again
 }
 
-func (w *Watcher) publish(now *contents) error {
-	cert, roots, err := now.parse(w.files)
+// publish does not let a pair that is not valid replace one that is. It says when
+// to look again: at once when a pair becomes valid that was made too early.
+func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
+	cert, roots, err := Load(w.files)
 	if err != nil {
-		return err
+		return PollInterval, err
 	}
-	if err := certs.Validity(cert.Leaf, time.Now()); err != nil && w.source.Ready() == nil {
-		return &FileError{w.files.Cert, err}
+	if err := certs.Validity(cert.Leaf, now); err != nil && w.source.Ready() == nil {
+		again = PollInterval
+		if early := cert.Leaf.NotBefore.Sub(now); early > 0 {
+			again = min(again, early)
+		}
+		return again, &FileError{w.files.Cert, err}
 	}
 	old := w.source.Status()
-	w.source.Publish(cert, roots)
-	w.have = now
-	st := w.source.Status()
-	w.log.Info("identity renewed", "identity", st.Name, "generation", st.Generation,
-		"serial", st.Serial, "not_after", st.NotAfter, "was_not_after", old.NotAfter)
-	return nil
+	if w.source.Publish(cert, roots) {
+		st := w.source.Status()
+		w.log.Info("identity renewed", "identity", w.name, "generation", st.Generation, "names", st.Names,
+			"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
+	}
+	return PollInterval, nil
 }

@@ -80,7 +80,7 @@ func (f *fakeServer) deps() adminDeps {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
 		sessions:   func() []l4.Record { return slices.Clone(f.live) },
-		recent:     func(string) []l4.Record { return slices.Clone(f.over) },
+		recent:     func() []l4.Record { return slices.Clone(f.over) },
 		kill:       func(id string) bool { f.killed.Store(id); return id == "K7QX-41" },
 		identities: func() []certs.Status { return f.identities },
 		config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },

@@ -129,17 +129,23 @@ func (f *File) fields() []field {
 			listField("servers", "Servers that are asked, HOST or HOST:PORT, IP addresses. Default: the system's. /etc/hosts and search domains count either way.", &f.DNS.Servers, checkDNSServer)}),
 		namedField("identities", "Certificates that we show, by a name of your choice.", func(name string) []field {
 			id := &IdentitySection{Name: name}
-			f.Identities = append(f.Identities, id)
+			if name != "" { // empty: only the schema asks
+				f.Identities = append(f.Identities, id)
+			}
 			return id.fields()
 		}),
 		namedField("upstreams", "Remote services, by a name of your choice.", func(name string) []field {
 			u := &UpstreamSection{Name: name, Required: true}
-			f.Upstreams = append(f.Upstreams, u)
+			if name != "" { // empty: only the schema asks
+				f.Upstreams = append(f.Upstreams, u)
+			}
 			return u.fields()
 		}),
 		namedField("listeners", "Where the application connects, by a name of your choice.", func(name string) []field {
 			l := &ListenerSection{Name: name}
-			f.Listeners = append(f.Listeners, l)
+			if name != "" { // empty: only the schema asks
+				f.Listeners = append(f.Listeners, l)
+			}
 			return l.fields()
 		}),
 	}

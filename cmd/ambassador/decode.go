@@ -296,13 +296,13 @@ func textField(key, doc string, to *string, check func(string) error) field {
 		if !ok {
 			return
 		}
+		if check != nil {
+			if err := check(s); err != nil {
+				d.fail(n, path, "%v", err)
+				return
+			}
+		}
 		*to = s
-		if check == nil {
-			return
-		}
-		if err := check(s); err != nil {
-			d.fail(n, path, "%v", err)
-		}
 	}}
 }
 
@@ -400,7 +400,7 @@ func sectionField(key, doc string, fields []field) field {
 // fields of a new one.
 func namedField(key, doc string, item func(name string) []field) field {
 	schema := map[string]any{"type": "object", "propertyNames": map[string]any{"pattern": namePattern.String()},
-		"additionalProperties": sectionSchema(item(""))}
+		"additionalProperties": sectionSchema(item(""))} // no section has an empty name
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		d.named(n, path, func(name string, value *yaml.Node, at string) { d.section(value, at, item(name)) })
 	}}

@@ -36,7 +36,6 @@ var wrapped = map[string][]string{
 	"github.com/prometheus":             {"ambassador/cmd/ambassador"},
 	"github.com/spf13":                  {"ambassador/cmd/ambassador"},
 	"go.yaml.in/yaml/v4":                {"ambassador/cmd/ambassador"},
-	"github.com/google/jsonschema-go":   {"ambassador/cmd/ambassador"},
 	"github.com/coreos/go-systemd/v22":  {"ambassador/cmd/ambassador"},
 	"golang.org/x/term":                 {"ambassador/cmd/ambassador"},
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},

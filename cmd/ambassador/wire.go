@@ -75,7 +75,7 @@ func (f *File) upstreamConfig(u *UpstreamSection, source func(string) *certs.Sou
 		}
 		cfg.DNSServers = append(cfg.DNSServers, s)
 	}
-	cfg.Key = fmt.Sprintf("%q", []any{cfg.Endpoints, cfg.StartTLS, cfg.Connect, cfg.DNSServers, cfg.Required})
+	cfg.Key = fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.StartTLS, cfg.Connect, cfg.DNSServers, cfg.Required})
 	if u.TLS == nil {
 		return cfg, nil
 	}
@@ -84,7 +84,7 @@ func (f *File) upstreamConfig(u *UpstreamSection, source func(string) *certs.Sou
 		return cfg, err
 	}
 	if id := f.identity(u.TLS.Identity); id != nil {
-		key += fmt.Sprintf("%q", *id)
+		key += fmt.Sprintf("%#v", *id)
 	}
 	cfg.Key += key
 	cfg.TLS = certs.NewOriginator(policy).Config
@@ -116,7 +116,7 @@ func (t *TLSSection) policy(source func(string) *certs.Source) (p certs.ClientPo
 		}
 		p.Principals = append(p.Principals, principal)
 	}
-	key = fmt.Sprintf("%q", *t)
+	key = fmt.Sprintf("%#v", *t)
 	if t.CA == "" || t.CA == "system" {
 		return p, key, nil
 	}

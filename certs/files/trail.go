@@ -1,0 +1,58 @@
+package files
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxLinks is where the kernel gives up too (path_resolution(7)).
+const maxLinks = 40
+
+// trail lists the paths, absolute and without links in their folders, whose
+// change can change what path leads to: every symbolic link on the way, and then
+// the file, or the first that is missing. Kubernetes, say, swaps a link in the
+// middle.
+func trail(path string) []string {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	dir, rest := "/", split(path)
+	for len(rest) > 0 && len(out) < maxLinks {
+		here := filepath.Join(dir, rest[0])
+		info, err := os.Lstat(here)
+		switch {
+		case err != nil:
+			return append(out, here)
+		case info.Mode()&fs.ModeSymlink != 0:
+			out = append(out, here)
+			target, err := os.Readlink(here)
+			if err != nil {
+				return out
+			}
+			if filepath.IsAbs(target) {
+				dir = "/"
+			}
+			rest = append(split(target), rest[1:]...)
+		case len(rest) == 1:
+			return append(out, here)
+		default:
+			dir, rest = here, rest[1:]
+		}
+	}
+	return out
+}
+
+// split gives the components of a path, "." left out.
+func split(path string) []string {
+	var out []string
+	for part := range strings.SplitSeq(path, "/") {
+		if part != "" && part != "." {
+			out = append(out, part)
+		}
+	}
+	return out
+}
