@@ -302,8 +302,8 @@ func (p pgThrough) restart(t *testing.T) {
 	}
 	from := p.a.stderr.len()
 	p.stop(t)
-	p.a.awaitAfter(from, `"stage":"relay","reason":"closed".*"first_close":"upstream"`)
 	fmt.Fprintln(in, "select 1;")
+	p.a.awaitAfter(from, `"stage":"relay","reason":"(closed|upstream_reset)".*"first_close":"upstream"`)
 	if _, err := q.exit(patience); err != nil {
 		t.Fatal(err)
 	}

@@ -301,7 +301,7 @@ func newFull() (*full, error) {
 	f.addr = "127.0.0.1:" + strconv.Itoa(name.(*syscall.SockaddrInet4).Port)
 	for range 16 {
 		c, err := net.DialTimeout("tcp", f.addr, 500*time.Millisecond)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 			return f, nil
 		}
 		if err != nil {

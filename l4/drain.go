@@ -36,19 +36,29 @@ func (s *Server) Shutdown(ctx context.Context, d Drain) {
 	s.drain(ctx, d)
 }
 
-// Drain is Shutdown without the end: the server stays, unready, to be asked
-// about. It returns at once.
+// Drain is the first half of Shutdown: the server is unready at once, and after
+// d.Delay it stops accepting. It stays, and so do its sessions; Shutdown may
+// follow. It returns at once.
 func (s *Server) Drain(d Drain) {
-	s.loops.Go(func() { s.drain(s.ctx, d) })
+	s.loops.Go(func() { s.refuse(s.ctx, d) })
+}
+
+// refuse makes the server unready, and closes the listeners after the delay.
+func (s *Server) refuse(ctx context.Context, d Drain) {
+	s.mu.Lock()
+	already := s.draining
+	s.draining = true
+	s.mu.Unlock()
+	if !already {
+		s.log.Info("draining", "sessions", s.active(), "delay", d.Delay)
+		pause(ctx, d.Delay)
+	}
+	s.closeListeners()
+	s.log.Info("stopped accepting", "sessions", s.active())
 }
 
 func (s *Server) drain(ctx context.Context, d Drain) {
-	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
-	s.log.Info("draining", "sessions", s.active(), "delay", d.Delay.String(), "timeout", d.Timeout.String())
-	pause(ctx, d.Delay)
-	s.closeListeners()
+	s.refuse(ctx, d)
 	s.drainSessions(ctx, d.Timeout)
 	cause := errDrainTimeout
 	if ctx.Err() != nil {

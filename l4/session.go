@@ -65,7 +65,7 @@ func (s *session) establish(ctx context.Context) error {
 	watch := s.watchDownstream()
 	conn, failure := upstream.connect(ctx, s.trying)
 	watch.stop()
-	if err := s.answer(failure); err != nil {
+	if err := s.answer(ctx, failure); err != nil {
 		return err
 	}
 	if err := s.dialogue(ctx, conn); err != nil {
@@ -103,14 +103,39 @@ func (s *session) routeTo() *Upstream {
 }
 
 // answer tells the client how the connection to the upstream went, where its
-// protocol has a word for it. A plain client learns it from what follows.
-func (s *session) answer(failure *Error) error {
-	if failure != nil {
-		return failure
+// protocol has a word for it. Others learn it from what follows.
+func (s *session) answer(ctx context.Context, failure *Error) error {
+	if failure == nil {
+		s.at(StageAnswer)
+		return nil
 	}
-	s.at(StageAnswer)
-	return nil
+	if p := s.route.upstream.protocol; p != nil && p.Dialogue != nil && ctx.Err() == nil {
+		s.answerFailure(ctx, p, failure)
+	}
+	return failure
 }
+
+// answerTimeout is how long a client that cannot be served may take to begin its
+// dialogue, so that it can be told why. PostgreSQL's begin at once.
+const answerTimeout = time.Second
+
+// answerFailure lets the client begin its dialogue, with an upstream that takes
+// everything and answers nothing, and then says in the client's protocol what
+// went wrong: psql prints it. It is best effort, and the record has it anyway.
+func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *Error) {
+	defer boundIO(ctx, answerTimeout, s.downstream)()
+	var side *starttls.SideError
+	_, err := protocol.Dialogue(s.downstream, deaf{})
+	if errors.As(err, &side) && side.Side == starttls.Upstream {
+		s.refuse(protocol, fmt.Errorf("%w (%s)", failure, failure.Reason))
+	}
+}
+
+// deaf is an upstream that is not there.
+type deaf struct{}
+
+func (deaf) Read([]byte) (int, error)    { return 0, io.EOF }
+func (deaf) Write(b []byte) (int, error) { return len(b), nil }
 
 // dialogue is the client's part of a STARTTLS protocol. Here, and nowhere else
 // before the relay, the session waits for its client, at most
@@ -126,8 +151,11 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	out, err := protocol.Dialogue(s.downstream, conn)
 	s.note(func(r *Record) { r.BytesUp, r.BytesDown = out.Up, out.Down })
 	if err != nil {
-		s.refuse(protocol, err)
-		return conn.dialogueError(err)
+		end := conn.dialogueError(err)
+		if end.Reason == ReasonStartTLSRefused || end.Reason == ReasonBadGreeting {
+			s.refuse(protocol, err)
+		}
+		return end
 	}
 	unbound()
 	if out.Cancel != nil {
@@ -138,14 +166,12 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 }
 
 // refuse tells a client that waits for an answer, in its protocol, why it gets
-// none from the server. It is best effort: the record has the reason anyway.
-func (s *session) refuse(protocol *starttls.Protocol, err error) {
-	var refused *starttls.RefusedError
-	var greeting *starttls.GreetingError
-	if protocol.Refuse == nil || !errors.As(err, &refused) && !errors.As(err, &greeting) {
+// none. It is best effort: the record has the reason anyway.
+func (s *session) refuse(protocol *starttls.Protocol, why error) {
+	if protocol.Refuse == nil {
 		return
 	}
-	if _, err := s.downstream.Write(protocol.Refuse("ambassador: " + err.Error())); err == nil {
+	if _, err := s.downstream.Write(protocol.Refuse("ambassador: " + why.Error())); err == nil {
 		closeAfterReading(s.downstream)
 	}
 }

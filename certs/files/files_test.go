@@ -2,42 +2,65 @@ package files
 
 import (
 	"bytes"
-	"context"
+	"crypto"
+	"crypto/ecdh"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"log/slog"
+	"errors"
+	"fmt"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"ambassador/certs"
 )
 
 // pair is a self-signed certificate and its key, in PEM.
 type pair struct{ cert, key []byte }
 
+// newPair is valid from two hours before until life from now.
 func newPair(t testing.TB, serial int64, life time.Duration) pair {
+	t.Helper()
+	return newPairFrom(t, serial, time.Now().Add(-2*time.Hour), time.Now().Add(life))
+}
+
+func newPairFrom(t testing.TB, serial int64, from, until time.Time) pair {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(life)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	return pair{selfSigned(t, key, serial, from, until), pkcs8(t, key)}
+}
+
+func selfSigned(t testing.TB, key crypto.Signer, serial int64, from, until time.Time) []byte {
+	t.Helper()
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: from, NotAfter: until}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	return encode("CERTIFICATE", der)
+}
+
+func pkcs8(t testing.TB, key any) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pair{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})}
+	return encode("PRIVATE KEY", der)
+}
+
+func encode(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
 func write(t *testing.T, path string, b []byte) {
@@ -47,36 +70,69 @@ func write(t *testing.T, path string, b []byte) {
 	}
 }
 
+func concat(all ...[]byte) []byte { return bytes.Join(all, nil) }
+
 func TestLoadNamesTheFileAndTheMend(t *testing.T) {
 	dir := t.TempDir()
-	p, other := newPair(t, 1, time.Hour), newPair(t, 2, time.Hour)
-	for name, b := range map[string][]byte{
-		"a.crt": p.cert, "a.key": p.key, "b.key": other.key, "empty": nil, "cut.crt": p.cert[:len(p.cert)/2],
-		"cut-second.crt": append(bytes.Clone(p.cert), p.cert[:len(p.cert)/2]...),
-		"cut.key":        p.key[:len(p.key)/2], "text": []byte("hello"),
-		"damaged.crt":   bytes.Replace(p.cert, []byte("-----END"), []byte("-----ENX"), 1),
-		"garbage.crt":   pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}),
-		"encrypted.key": []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"),
+	a, b := newPair(t, 1, time.Hour), newPair(t, 0x2b, time.Hour)
+	der, _ := pem.Decode(a.cert)
+	keyDER, _ := pem.Decode(a.key)
+	exchange, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{
+		"a.crt": a.cert, "a.key": a.key, "b.crt": b.cert, "b.key": b.key, "empty": nil, "text": []byte("hello"),
+		"cut.crt":         a.cert[:len(a.cert)/2],
+		"cut-second.crt":  concat(a.cert, a.cert[:len(a.cert)/2]),
+		"cut-first.crt":   concat(a.cert[:len(a.cert)/2], []byte("\n"), a.cert),
+		"damaged.crt":     bytes.Replace(a.cert, []byte("-----END"), []byte("-----ENX"), 1),
+		"indented.crt":    concat([]byte(" "), a.cert),
+		"cut.key":         a.key[:len(a.key)/2],
+		"garbage.crt":     encode("CERTIFICATE", []byte("x")),
+		"garbage.key":     encode("PRIVATE KEY", []byte("x")),
+		"exchange.key":    pkcs8(t, exchange),
+		"der.crt":         der.Bytes,
+		"der.key":         keyDER.Bytes,
+		"request.crt":     encode("CERTIFICATE REQUEST", []byte("x")),
+		"public.key":      encode("PUBLIC KEY", []byte("x")),
+		"ssh.key":         encode("OPENSSH PRIVATE KEY", []byte("x")),
+		"encrypted.key":   encode("ENCRYPTED PRIVATE KEY", []byte("x")),
+		"dek.key":         pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte("x")}),
+		"wrong-order.crt": concat(b.cert, a.cert),
+		"huge":            make([]byte, maxFile+1),
 	} {
-		write(t, filepath.Join(dir, name), b)
+		write(t, filepath.Join(dir, name), content)
 	}
 	for _, tt := range []struct{ cert, key, ca, file, want string }{
-		{"a.crt", "a.key", "", "", ""},
-		{"a.crt", "a.key", "a.crt", "", ""},
-		{"absent", "a.key", "", "absent", "no such file"},
-		{".", "a.key", "", "", "not a file"},
-		{"a.crt", "b.key", "", "b.key", "does not match the certificate in"},
-		{"a.key", "a.crt", "", "a.key", "interchanged"},
+		{"absent", "a.key", "", "absent", "relative paths start at the configuration file's folder"},
+		{".", "a.key", "", "", "not a regular file"},
+		{"huge", "a.key", "", "huge", "more than 4 MiB"},
+		{"a.crt", "b.key", "", "b.key", "does not match the certificate in " + dir + "/a.crt"},
+		{"b.crt", "a.key", "", "a.key", "(serial 2b)"},
+		{"a.key", "b.key", "", "a.key", "interchanged"},
 		{"a.crt", "a.crt", "", "a.crt", "interchanged"},
 		{"cut.crt", "a.key", "", "cut.crt", "cut short"},
 		{"cut-second.crt", "a.key", "", "cut-second.crt", "cut short"},
+		{"cut-first.crt", "a.key", "", "cut-first.crt", "cut short"},
 		{"damaged.crt", "a.key", "", "damaged.crt", "cut short"},
+		{"indented.crt", "a.key", "", "indented.crt", "cut short"},
 		{"a.crt", "cut.key", "", "cut.key", "cut short"},
 		{"garbage.crt", "a.key", "", "garbage.crt", "certificate 1"},
-		{"empty", "a.key", "", "empty", "no CERTIFICATE"},
-		{"a.crt", "text", "", "text", "no private key"},
-		{"a.crt", "encrypted.key", "", "encrypted.key", "openssl pkey"},
-		{"a.crt", "a.key", "empty", "empty", "no CERTIFICATE"},
+		{"a.crt", "garbage.key", "", "garbage.key", "the private key"},
+		{"empty", "a.key", "", "empty", "BEGIN CERTIFICATE"},
+		{"request.crt", "a.key", "", "request.crt", "there is a CERTIFICATE REQUEST in it"},
+		{"der.crt", "a.key", "", "der.crt", "openssl x509 -inform der"},
+		{"a.crt", "der.key", "", "der.key", "openssl pkey -inform der"},
+		{"a.crt", "text", "", "text", "BEGIN PRIVATE KEY"},
+		{"a.crt", "public.key", "", "public.key", "there is a PUBLIC KEY in it"},
+		{"a.crt", "ssh.key", "", "ssh.key", "for ssh"},
+		{"a.crt", "exchange.key", "", "exchange.key", "cannot sign"},
+		{"a.crt", "encrypted.key", "", "encrypted.key", "password_file comes with a later version, until then decrypt it: openssl pkey"},
+		{"a.crt", "dek.key", "", "dek.key", "openssl pkey"},
+		{"wrong-order.crt", "a.key", "", "wrong-order.crt", "certificate 2 of this file, which must be its first"},
+		{"a.crt", "a.key", "empty", "empty", "BEGIN CERTIFICATE"},
+		{"a.crt", "a.key", "absent", "absent", "no such file"},
 	} {
 		in := func(name string) string {
 			if name == "" {
@@ -84,154 +140,122 @@ func TestLoadNamesTheFileAndTheMend(t *testing.T) {
 			}
 			return filepath.Join(dir, name)
 		}
-		cert, _, err := Load(Files{in(tt.cert), in(tt.key), in(tt.ca)})
-		switch {
-		case tt.want == "" && (err != nil || cert.Leaf == nil):
-			t.Errorf("Load(%+v) = %v", tt, err)
-		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), tt.file)):
+		_, _, err := Load(Files{in(tt.cert), in(tt.key), in(tt.ca)})
+		var file *FileError
+		if !errors.As(err, &file) || file.Path != in(tt.file) && tt.file != "" || !strings.Contains(fmt.Sprint(err), tt.want) {
 			t.Errorf("Load(%+v) = %v", tt, err)
 		}
 	}
 }
 
-// watched is a Watch under way in a folder of its own.
-type watched struct {
-	t      *testing.T
-	dir    string
-	source *certs.Source
-}
-
-func watch(t *testing.T, p pair, prepare func(dir string)) *watched {
-	t.Helper()
-	w := &watched{t: t, dir: t.TempDir(), source: certs.NewSource("me")}
-	if prepare != nil {
-		prepare(w.dir)
-	} else {
-		w.put("tls.crt", p.cert)
-		w.put("tls.key", p.key)
+// All that is wrong is told at once, on one line, and can be told apart.
+func TestLoadTellsAllThatIsWrong(t *testing.T) {
+	_, _, err := Load(Files{"absent.crt", "absent.key", "absent.ca"})
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(many.Unwrap()) != 3 || strings.Contains(err.Error(), "\n") || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
 	}
-	f := Files{Cert: filepath.Join(w.dir, "tls.crt"), Key: filepath.Join(w.dir, "tls.key")}
-	watcher, _ := Open(f, w.source, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan struct{})
-	go func() { watcher.Run(ctx); close(done) }() // awaited in the cleanup
-	t.Cleanup(func() { cancel(); <-done })
-	return w
-}
-
-func (w *watched) put(name string, b []byte) { write(w.t, filepath.Join(w.dir, name), b) }
-
-// until waits for a status.
-func (w *watched) until(what string, ok func(certs.Status) bool) {
-	w.t.Helper()
-	limit := time.After(20 * time.Second)
-	for {
-		changed := w.source.Changed()
-		if ok(w.source.Status()) {
-			return
-		}
-		select {
-		case <-changed:
-		case <-limit:
-			w.t.Fatalf("no %s: %+v", what, w.source.Status())
+	for _, err := range many.Unwrap() {
+		if file := (*FileError)(nil); !errors.As(err, &file) || !strings.HasPrefix(file.Path, "absent.") {
+			t.Errorf("%v is no FileError", err)
 		}
 	}
-}
-
-func serial(s string) func(certs.Status) bool {
-	return func(st certs.Status) bool { return st.Serial == s }
-}
-
-func TestWatchTakesARewrittenPairWhole(t *testing.T) {
-	two := newPair(t, 2, time.Hour)
-	w := watch(t, newPair(t, 1, time.Hour), nil)
-	w.until("first", serial("1"))
-	w.put("tls.crt", two.cert) // does not fit the key yet
-	w.until("complaint", func(st certs.Status) bool { return strings.Contains(st.LastError, "does not match") })
-	if st := w.source.Status(); st.Serial != "1" || !st.Ready || st.Failures == 0 {
-		t.Errorf("with half a pair: %+v", st)
+	if _, _, err := Load(Files{}); err == nil {
+		t.Error("an identity without files")
 	}
-	w.put("tls.key", two.key)
-	w.until("second", serial("2"))
-	if st := w.source.Status(); st.Generation != 2 || st.LastError != "" {
-		t.Errorf("after the whole pair: %+v", st)
+	// The one that runs the tests may read everything.
+	if err := pathless(&fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}); !strings.Contains(err.Error(), "readable by uid") || strings.Contains(err.Error(), "x:") {
+		t.Error(err)
 	}
 }
 
-func TestWatchSeesRenames(t *testing.T) {
-	two := newPair(t, 2, time.Hour)
-	w := watch(t, newPair(t, 1, time.Hour), nil)
-	w.put("new.key", two.key)
-	w.put("new.crt", two.cert)
-	for _, ext := range []string{".key", ".crt"} {
-		if err := os.Rename(filepath.Join(w.dir, "new"+ext), filepath.Join(w.dir, "tls"+ext)); err != nil {
-			t.Fatal(err)
-		}
+func TestLoadKinds(t *testing.T) {
+	dir := t.TempDir()
+	from, until := time.Now(), time.Now().Add(time.Hour)
+	ec, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	ecDER, _ := x509.MarshalECPrivateKey(ec)
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
 	}
-	w.until("second", serial("2"))
+	_, ed, _ := ed25519.GenerateKey(rand.Reader)
+	ecParams := encode("EC PARAMETERS", []byte{6, 5, 43, 129, 4, 0, 34}) // openssl ecparam writes them first
+	for name, tt := range map[string]struct {
+		signer crypto.Signer
+		key    []byte
+	}{
+		"SEC 1":       {ec, concat(ecParams, encode("EC PRIVATE KEY", ecDER))},
+		"PKCS #8 EC":  {ec, pkcs8(t, ec)},
+		"PKCS #1":     {rsaKey, encode("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey))},
+		"PKCS #8 RSA": {rsaKey, pkcs8(t, rsaKey)},
+		"Ed25519":     {ed, pkcs8(t, ed)},
+		"CRLF":        {ed, bytes.ReplaceAll(pkcs8(t, ed), []byte("\n"), []byte("\r\n"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// One file for all, with text around, as some tools write it.
+			path := filepath.Join(dir, "all.pem")
+			other := newPair(t, 7, time.Hour)
+			write(t, path, concat([]byte("Bag Attributes\n"), tt.key, []byte("subject=/CN=x\n"), selfSigned(t, tt.signer, 5, from, until), other.cert))
+			cert, roots, err := Load(Files{path, path, path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cert.Leaf == nil || cert.Leaf.SerialNumber.Int64() != 5 || len(cert.Certificate) != 2 || cert.PrivateKey == nil || roots == nil {
+				t.Errorf("%+v, %v", cert, roots)
+			}
+		})
+	}
+	p := newPair(t, 9, -time.Hour)
+	write(t, filepath.Join(dir, "old.pem"), concat(p.cert, p.key))
+	if cert, roots, err := Load(Files{Cert: filepath.Join(dir, "old.pem"), Key: filepath.Join(dir, "old.pem")}); err != nil || cert == nil || roots != nil {
+		t.Errorf("an expired pair without roots: %v, %v", roots, err)
+	}
 }
 
-// Kubernetes swaps a symbolic link to the folder of all files.
-func TestWatchSeesASwappedLink(t *testing.T) {
-	fill := func(dir string, p pair) {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		write(t, filepath.Join(dir, "tls.crt"), p.cert)
-		write(t, filepath.Join(dir, "tls.key"), p.key)
+func TestLoadRoots(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ca.crt")
+	one, two := newPair(t, 1, time.Hour), newPair(t, 2, time.Hour)
+	write(t, path, concat(one.cert, two.cert))
+	pool, err := LoadRoots(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	w := watch(t, pair{}, func(dir string) {
-		fill(filepath.Join(dir, "..1"), newPair(t, 1, time.Hour))
-		os.Symlink("..1", filepath.Join(dir, "..data"))
-		os.Symlink("..data/tls.crt", filepath.Join(dir, "tls.crt"))
-		os.Symlink("..data/tls.key", filepath.Join(dir, "tls.key"))
-	})
-	w.until("first", serial("1"))
-	for i, number := range []string{"2", "3"} {
-		fill(filepath.Join(w.dir, ".."+number), newPair(t, int64(i+2), time.Hour))
-		os.Symlink(".."+number, filepath.Join(w.dir, "..tmp"))
-		if err := os.Rename(filepath.Join(w.dir, "..tmp"), filepath.Join(w.dir, "..data")); err != nil {
-			t.Fatal(err)
-		}
-		w.until(number, serial(number))
+	want := x509.NewCertPool()
+	want.AppendCertsFromPEM(one.cert)
+	want.AppendCertsFromPEM(two.cert)
+	if !pool.Equal(want) {
+		t.Error("not both roots are there")
+	}
+	write(t, path, one.key)
+	if _, err := LoadRoots(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a key as roots: %v", err)
 	}
 }
 
-func TestWatchKeepsAValidPairFromAnExpiredOne(t *testing.T) {
-	expired, third := newPair(t, 2, -time.Hour), newPair(t, 3, time.Hour)
-	w := watch(t, newPair(t, 1, time.Hour), nil)
-	w.put("tls.key", expired.key)
-	w.put("tls.crt", expired.cert)
-	w.until("complaint", func(st certs.Status) bool { return strings.Contains(st.LastError, "expired") })
-	if st := w.source.Status(); st.Serial != "1" || !st.Ready {
-		t.Errorf("after an expired pair: %+v", st)
-	}
-	w.put("tls.key", third.key)
-	w.put("tls.crt", third.cert)
-	w.until("third", serial("3"))
-}
-
-func TestWatchTakesUpWhatWasMissing(t *testing.T) {
-	p := newPair(t, 1, time.Hour)
-	w := watch(t, pair{}, func(string) {})
-	if st := w.source.Status(); st.Ready || !strings.Contains(st.LastError, "no such file") {
-		t.Errorf("without files: %+v", st)
-	}
-	w.put("tls.key", p.key)
-	w.put("tls.crt", p.cert)
-	w.until("pair", serial("1"))
-}
-
-func FuzzParse(f *testing.F) {
+// A file that is accepted has all that its lines promise.
+func FuzzLoadPEM(f *testing.F) {
 	p := newPair(f, 1, time.Hour)
-	f.Add(p.cert, p.key)
-	f.Add(p.key, p.cert)
-	f.Add([]byte("-----BEGIN CERTIFICATE-----"), []byte("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"))
-	f.Fuzz(func(t *testing.T, cert, key []byte) {
-		c := &contents{cert: cert, key: key, ca: cert}
-		got, roots, err := c.parse(Files{"c", "k", "c"})
-		if err == nil && (got.Leaf == nil || len(got.Certificate) == 0 || roots == nil) {
-			t.Error("a pair without a leaf or roots")
+	f.Add(p.cert)
+	f.Add(p.key)
+	f.Add(concat(p.cert, p.key, p.cert[:90]))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----"))
+	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nDEK-Info: x\n\nAAAA\n-----END EC PRIVATE KEY-----\n"))
+	f.Add([]byte{0x30, 0x82, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		chain, err := parseCertificates(b)
+		if err == nil && (len(chain) == 0 || bytes.Count(b, []byte("-----BEGIN ")) < len(chain)) {
+			t.Errorf("%d certificates", len(chain))
+		}
+		roots, rootsErr := parseRoots(b)
+		if (rootsErr == nil) != (err == nil) || (roots == nil) != (err != nil) {
+			t.Errorf("as roots: %v; as certificates: %v", rootsErr, err)
+		}
+		key, keyErr := parseKey(b)
+		if (key == nil) != (keyErr != nil) {
+			t.Errorf("key %v, error %v", key, keyErr)
+		}
+		if err == nil && keyErr == nil && fits(chain, key, Files{}) == nil && assemble(chain, key).Leaf == nil {
+			t.Error("a pair without a leaf")
 		}
 	})
 }

@@ -15,9 +15,12 @@ const maxLinks = 40
 // the file, or the first that is missing. Kubernetes, say, swaps a link in the
 // middle.
 func trail(path string) []string {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return nil
+	if !filepath.IsAbs(path) { // not filepath.Abs: it takes "link/.." for nothing
+		wd, err := os.Getwd()
+		if err != nil {
+			return nil
+		}
+		path = wd + "/" + path
 	}
 	var out []string
 	dir, rest := "/", split(path)

@@ -410,7 +410,7 @@ func (a *app) wait(parent context.Context, f *adminFlags, w *waitFlags) error {
 			return a.printReady(f, nil)
 		case errors.As(err, &exit) || errors.As(err, &refused):
 			return err
-		case ctx.Err() != nil && len(reasons) > 0: // what was cut off says nothing new
+		case isTimeout(err) && len(reasons) > 0: // what was cut off says nothing new
 		case err != nil:
 			reasons = []string{err.Error()}
 		default:
@@ -433,6 +433,11 @@ func (a *app) wait(parent context.Context, f *adminFlags, w *waitFlags) error {
 		}
 	}
 	return fmt.Errorf("not ready after %v:\n  %s", w.timeout, strings.Join(reasons, "\n  "))
+}
+
+// isTimeout says whether an error is the end of a wait: a context's, a socket's.
+func isTimeout(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // askReady asks once. No reasons and no error: it is ready.

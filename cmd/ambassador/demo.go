@@ -152,7 +152,10 @@ func (d *demo) echo(conn *tls.Conn) {
 	if conn.HandshakeContext(ctx) != nil {
 		return // the client hears why
 	}
-	name := conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	name := "nobody"
+	if chain := conn.ConnectionState().PeerCertificates; len(chain) > 0 {
+		name = chain[0].Subject.CommonName
+	}
 	lines := bufio.NewScanner(conn) // a line of more than 64 KiB ends the connection
 	for lines.Scan() {
 		if _, err := fmt.Fprintf(conn, "hello %s: %s\n", name, lines.Text()); err != nil {

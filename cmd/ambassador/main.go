@@ -60,8 +60,6 @@ func (a *app) execute(ctx context.Context, args []string) int {
 		args = []string{} // nil would mean os.Args
 	}
 	root.SetArgs(args)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -125,6 +123,8 @@ them, and it says of every connection how it ended and why.`,
 		Args:                       unknownCommand,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	root.SetVersionTemplate("ambassador {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Run one:"},
 		&cobra.Group{ID: groupWrite, Title: "Write its configuration:"},
@@ -157,6 +157,7 @@ func helpCommand() *cobra.Command {
 				return unknownCommand(cmd.Root(), args)
 			}
 			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
 			return about.Help()
 		},
 	}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"crypto/tls"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// inTempDir lets the demo make its folder in one of the test's own, and says what
+// is left of it.
+func inTempDir(t *testing.T) (left func() []string) {
+	t.Helper()
+	dir := shortDir(t)
+	t.Setenv("TMPDIR", dir)
+	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
+	return func() []string {
+		found, _ := filepath.Glob(filepath.Join(dir, "ambassador-demo-*"))
+		return found
+	}
+}
+
+func TestDemoOnce(t *testing.T) {
+	left := inTempDir(t)
+	out, log := newOutput(), newOutput()
+	if code := run(t.Context(), []string{"demo", "--once"}, strings.NewReader(""), out, log); code != 0 {
+		t.Fatalf("exit code %d:\n%s%s", code, out, log)
+	}
+	for _, want := range []string{
+		`sent "hi", was answered "hello demo-client: hi"`,
+		`without a certificate, straight to the service: refused \(remote error: tls: certificate required\)`,
+	} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("standard output has no %s:\n%s", want, out)
+		}
+	}
+	if want := `level=INFO msg=session .*listener=forward .*upstream=forward .*stage=relay reason=closed`; !regexp.MustCompile(want).MatchString(log.String()) {
+		t.Errorf("the log has no readable record:\n%s", log)
+	}
+	if got := left(); len(got) > 0 {
+		t.Errorf("it left %v", got)
+	}
+}
+
+func TestDemoOnceFails(t *testing.T) {
+	left := inTempDir(t)
+	for name, c := range map[string]struct {
+		spoil func(*demo)
+		want  string
+	}{
+		"the service takes anybody": {func(d *demo) { d.tls.ClientAuth = tls.VerifyClientCertIfGiven }, "not refused"},
+		"the service is gone":       {func(d *demo) { d.service.Close() }, "through the ambassador"},
+		"another CA":                {func(d *demo) { os.WriteFile(filepath.Join(d.folder, "ca.crt"), otherCA(t), 0o600) }, "through the ambassador"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := newDemo(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.close()
+			c.spoil(d)
+			f, err := d.configuration("127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := appWith()
+			a.stdout, a.stderr = newOutput(), newOutput()
+			if err := d.runOnce(t.Context(), a, f); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want an error with %q", err, c.want)
+			}
+		})
+	}
+	if got := left(); len(got) > 0 {
+		t.Errorf("it left %v", got)
+	}
+}
+
+func otherCA(t *testing.T) []byte { return newPairs(t).ca.RootPEM() }
+
+func TestDemo(t *testing.T) {
+	left := inTempDir(t)
+	d, err := newDemo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	if info, err := os.Stat(d.folder); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder with the key: %v, %v; want mode 0700", info.Mode(), err)
+	}
+	socket := filepath.Join(shortDir(t), "s")
+	f, err := d.configuration("unix:" + socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{t: t, app: appWith("RUNTIME_DIRECTORY=" + shortDir(t)), out: newOutput(), err: newOutput(), done: make(chan struct{})}
+	s.app.stdout, s.app.stderr = s.out, s.err
+	p, err := s.app.start(t.Context(), f, serveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.explain(s.out, p.server.Listening()[0].Addr)
+	for _, want := range []string{"echo hi \\| nc -N -U " + socket + "\n", "ambassador why ADDR:PORT", "A service at 127.0.0.1:", "Ctrl-C"} {
+		s.out.await(t, want)
+	}
+	c := dialPrinted(t, s.addr("forward"))
+	says(t, c, "one", "hello demo-client: one")
+	says(t, c, "two", "hello demo-client: two")
+	p.quit()
+	if err := p.wait(); err != nil {
+		t.Error(err)
+	}
+	p.close()
+	d.close()
+	if got := left(); len(got) > 0 {
+		t.Errorf("it left %v", got)
+	}
+}
+
+func TestNetcatLine(t *testing.T) {
+	for addr, want := range map[string]string{
+		"127.0.0.1:4000": "nc -N 127.0.0.1 4000",
+		"[::1]:4000":     "nc -N ::1 4000",
+		"unix:/run/s":    "nc -N -U /run/s",
+	} {
+		if got := netcatLine(addr); got != want {
+			t.Errorf("%s: %q, want %q", addr, got, want)
+		}
+	}
+}

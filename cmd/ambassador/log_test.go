@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"ambassador/l4"
+)
+
+func TestSessionLevel(t *testing.T) {
+	want := map[l4.Reason]slog.Level{}
+	for level, reasons := range map[slog.Level]string{
+		slog.LevelInfo:  "closed probe idle half_close_idle lifetime drained shutdown killed downstream_reset downstream_lost",
+		slog.LevelWarn:  "upstream_reset upstream_lost limit bad_greeting handshake_timeout no_endpoint dns refused timeout unreachable starttls_refused upstream_tls upstream_tls_rejected upstream_early_close",
+		slog.LevelError: "internal no_identity local_exhausted",
+	} {
+		for r := range strings.FieldsSeq(reasons) {
+			want[l4.Reason(r)] = level
+		}
+	}
+	for _, r := range l4.Reasons() {
+		level, known := want[r]
+		if !known {
+			t.Errorf("%s: nobody has decided on its level", r)
+		} else if got := sessionLevel(r); got != level {
+			t.Errorf("%s: level %v, want %v", r, got, level)
+		}
+	}
+}
+
+func someRecord() *l4.Record {
+	return &l4.Record{ID: "AB-1", Start: noon(), Listener: "front", Client: "127.0.0.1:40000", Upstream: "db", Stage: l4.StageRelay,
+		Reason: l4.ReasonClosed, BytesUp: 3, Establish: l4.Seconds(1500 * time.Microsecond), Duration: l4.Seconds(90 * time.Second)}
+}
+
+func TestTheLineOfASession(t *testing.T) {
+	out := newOutput()
+	l := newLogging(out)
+	logSession(l.Logger, someRecord())
+	var line map[string]any
+	if err := json.Unmarshal([]byte(out.String()), &line); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	for key, want := range map[string]any{"msg": "session", "level": "INFO", "id": "AB-1", "listener": "front", "client": "127.0.0.1:40000",
+		"stage": "relay", "reason": "closed", "bytes_up": 3., "establish": 0.0015, "duration": 90., "start": "2026-11-23T12:00:00Z"} {
+		if line[key] != want {
+			t.Errorf("%s is %v, want %v", key, line[key], want)
+		}
+	}
+
+	out = newOutput()
+	l = newLogging(out)
+	l.set(slog.LevelInfo, "text")
+	logSession(l.Logger, someRecord())
+	for _, want := range []string{"level=INFO msg=session id=AB-1 start=2026-11-23T12:00:00Z listener=front", "establish=1.5ms duration=1m30s"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q: want %q in it", out, want)
+		}
+	}
+}
+
+func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
+	out := newOutput()
+	l := newLogging(out)
+	derived := l.With("part", "one").WithGroup("g") // made before the change
+	l.set(slog.LevelWarn, "text")
+	derived.Info("not this")
+	derived.Warn("this", "took", time.Second)
+	if got := out.String(); !strings.Contains(got, "level=WARN msg=this part=one g.took=1s") || strings.Contains(got, "not this") {
+		t.Errorf("text at level warn: %q", got)
+	}
+	l.set(slog.LevelDebug, "")
+	derived.Debug("that", "took", time.Second)
+	if got := out.String(); !strings.Contains(got, `"level":"DEBUG","msg":"that","part":"one","g":{"took":1}`) {
+		t.Errorf("no format is JSON where there is no terminal: %q", got)
+	}
+}
+
+func TestTextOnATerminalIsBrief(t *testing.T) {
+	for _, c := range []struct {
+		attr slog.Attr
+		want string
+	}{
+		{slog.Time(slog.TimeKey, noon().Add(5*time.Millisecond)), "12:00:00.005"},
+		{slog.Time("start", noon()), "12:00:00.000"},
+		{slog.Duration("duration", 1234567*time.Nanosecond), "1.235ms"},
+		{slog.String("client", "127.0.0.1:1"), "127.0.0.1:1"},
+	} {
+		if got := brief(nil, c.attr).Value.String(); got != c.want {
+			t.Errorf("%v is written %q, want %q", c.attr, got, c.want)
+		}
+	}
+}
+
+func TestParseLevel(t *testing.T) {
+	for in, want := range map[string]slog.Level{"": slog.LevelInfo, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError} {
+		if got, err := parseLevel(in); err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"loud", "INFO", "warning", "info+2"} {
+		if _, err := parseLevel(in); err == nil || !strings.Contains(err.Error(), "debug, info, warn or error") {
+			t.Errorf("%q: %v, want an error with the words to use", in, err)
+		}
+	}
+}

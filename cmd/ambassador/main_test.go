@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait of a test for something that should happen at once.
+const patience = 30 * time.Second
+
+// testAs says what the test binary is to be instead of tests, in a process that a
+// test starts: the ambassador, or a COMMAND of it.
+const testAs = "AMBASSADOR_TEST_AS"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(testAs) {
+	case "ambassador":
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	case "command":
+		os.Exit(beCommand(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// beCommand is a COMMAND: `exit N`, `kill`, `await` a signal, `cat`.
+func beCommand(args []string) int {
+	switch args[0] {
+	case "exit":
+		var code int
+		fmt.Sscan(args[1], &code)
+		fmt.Println("started")
+		return code
+	case "kill":
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "await":
+		c := make(chan os.Signal, 8)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+		fmt.Println("up")
+		select {
+		case s := <-c:
+			fmt.Println("got", s)
+			return 3
+		case <-time.After(patience):
+			return 99
+		}
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+		return 0
+	}
+	return 98
+}
+
+// self is the test binary.
+func self(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// output is what a process, or a part of this one, has printed so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer  // guarded by mu
+	more chan struct{} // guarded by mu; closed at the next write
+}
+
+func newOutput() *output { return &output{more: make(chan struct{})} }
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.more)
+	o.more = make(chan struct{})
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// await waits for a match and gives its submatches.
+func (o *output) await(t *testing.T, re string) []string {
+	t.Helper()
+	end := time.After(patience)
+	for {
+		o.mu.Lock()
+		m, more := regexp.MustCompile(re).FindStringSubmatch(o.text.String()), o.more
+		o.mu.Unlock()
+		if m != nil {
+			return m
+		}
+		select {
+		case <-more:
+		case <-end:
+			t.Fatalf("%q was never printed:\n%s", re, o)
+		}
+	}
+}
+
+// writeConfig writes a configuration and gives its path.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ambassador.yaml")
+	writeFile(t, path, text)
+	return path
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// oneListener is a configuration with the listener "front" before an upstream.
+func oneListener(upstream string, more ...string) string {
+	return fmt.Sprintf(`
+drain: {timeout: 20s}
+listeners:
+  front: {listen: "127.0.0.1:0", upstream: up}
+upstreams:
+  up: {endpoints: [%q], required: false}
+%s
+`, upstream, strings.Join(more, "\n"))
+}
+
+// nobody is an address on which nobody listens.
+func nobody(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// occupied is an address on which somebody else listens.
+func occupied(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.Addr().String()
+}
+
+func TestExitCodesAndMessages(t *testing.T) {
+	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
+	taken := occupied(t)
+	good := writeConfig(t, oneListener("127.0.0.1:1"))
+	inUse := writeConfig(t, strings.Replace(oneListener("127.0.0.1:1"), "127.0.0.1:0", taken, 1))
+	plainFile := filepath.Join(t.TempDir(), "no-program")
+	writeFile(t, plainFile, "text")
+	identity := writeConfig(t, oneListener("127.0.0.1:1", `identities: {me: {files: {cert: absent.crt, key: absent.key}}}`))
+	adminInUse := writeConfig(t, oneListener("127.0.0.1:1", "admin: {listen: "+taken+"}"))
+	metricsInUse := writeConfig(t, oneListener("127.0.0.1:1", "metrics: {listen: "+taken+"}"))
+	for _, c := range []struct {
+		args           string
+		code           int
+		stdout, stderr string // patterns; an empty one wants nothing there
+	}{
+		{"", 0, `(?s)ambassador demo.*Run one:`, ""},
+		{"help", 0, "Speak to a running one:", ""},
+		{"help forward", 0, "--starttls postgres", ""},
+		{"help nope", 2, "", "unknown command \"nope\"; see `ambassador --help`"},
+		{"--help", 0, "ambassador forward", ""},
+		{"run --help", 0, "-- ./legacy-app", ""},
+		{"version", 0, `^ambassador \S+ \(go1\.\S+, \w+/\w+\)\n$`, ""},
+		{"version --json", 0, `^{"version":".+","go":"go1.+","os":"\w+","arch":"\w+"}\n$`, ""},
+		{"--version", 0, `^ambassador \S+\n$`, ""},
+		{"completion bash", 0, "__ambassador", ""},
+		{"statsu", 2, "", "unknown command \"statsu\"; did you mean `ambassador status`?"},
+		{"entirely-different", 2, "", "unknown command \"entirely-different\"; see"},
+		{"version extra", 2, "", "see `ambassador version --help`"},
+		{"run --nope", 2, "", "unknown flag: --nope; see `ambassador run --help`"},
+		{"run -c", 2, "", "flag needs an argument"},
+		{"run extra", 2, "", `unexpected "extra": COMMAND comes after --`},
+		{"run -c " + good + " --log-level loud", 2, "", `--log-level: "loud" is no level; use debug, info, warn or error`},
+		{"run -c " + good + " --log-format xml", 2, "", `--log-format: "xml" is no format; use text or json`},
+		{"run -c /absent.yaml", 2, "", "/absent.yaml"},
+		{"run -c " + good + " --print-config", 0, "listeners:", ""},
+		{"run -c " + good + " -- no-such-program-anywhere", 127, "", "COMMAND no-such-program-anywhere: executable file not found"},
+		{"run -c " + good + " -- /absent/program", 127, "", "COMMAND /absent/program: no such file"},
+		{"run -c " + good + " -- " + plainFile, 126, "", "COMMAND " + plainFile + ": permission denied"},
+		{"run -c " + good + " -- /", 126, "", "COMMAND /: is a directory"},
+		{"run -c " + inUse, 1, "", "^ambassador: listener front: listen " + taken + ": the address is in use; "},
+		{"run -c " + adminInUse, 1, "", "^ambassador: admin: listen " + taken + ": the address is in use; "},
+		{"run -c " + metricsInUse, 1, "", "^ambassador: metrics: listen " + taken + ": the address is in use; "},
+		{"run -c " + identity, 2, "", `(?m)ambassador\.yaml:\d+:\d+: identities\.me\.files\.cert: .*absent\.crt: no such file(.*\n)+.*identities\.me\.files\.key: .*absent\.key`},
+		{"forward --listen 127.0.0.1:0", 2, "", "--to"},
+		{"forward --plain --listen " + taken + " --to 127.0.0.1:1", 1, "", "listener forward: listen " + taken + ": the address is in use"},
+		{"forward --plain --listen 127.0.0.1:0 --to 127.0.0.1:1 --print-config", 0, "127.0.0.1:1", ""},
+		{"forward --listen 127.0.0.1:0 --to 127.0.0.1:1 --cert /absent.crt --key /absent.key", 2, "", "--cert: .*no such file"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			stdout, stderr := newOutput(), newOutput()
+			code := run(t.Context(), strings.Fields(c.args), strings.NewReader(""), stdout, stderr)
+			if code != c.code {
+				t.Errorf("exit code %d, want %d", code, c.code)
+			}
+			for _, o := range []struct {
+				name string
+				have *output
+				want string
+			}{{"stdout", stdout, c.stdout}, {"stderr", stderr, c.stderr}} {
+				if o.want == "" && o.have.String() != "" || !regexp.MustCompile(o.want).MatchString(o.have.String()) {
+					t.Errorf("%s is %q, want %q", o.name, o.have, o.want)
+				}
+			}
+			if c.code != 0 && !strings.HasPrefix(stderr.String(), "ambassador: ") {
+				t.Errorf("stderr does not begin with our name: %q", stderr)
+			}
+		})
+	}
+}
+
+func TestEveryCommandIsExplained(t *testing.T) {
+	for _, c := range everyCommand(appWith().rootCommand()) {
+		switch {
+		case c.Parent() != nil && c.Parent().Name() == "completion", c.Name() == "completion":
+			continue // cobra's own
+		case c.Short == "" || c.Example == "":
+			t.Errorf("%s: has no description, or no example", c.CommandPath())
+		case c.Parent() != nil && c.GroupID == "" && c.Name() != "version" && c.Name() != "help":
+			t.Errorf("%s: belongs to no section of the help", c.CommandPath())
+		case !strings.Contains(c.Example, "ambassador"):
+			t.Errorf("%s: the example is no command line: %s", c.CommandPath(), c.Example)
+		}
+	}
+}
+
+func TestVersionOf(t *testing.T) {
+	settings := func(pairs ...string) (out []debug.BuildSetting) {
+		for i := 0; i < len(pairs); i += 2 {
+			out = append(out, debug.BuildSetting{Key: pairs[i], Value: pairs[i+1]})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		info debug.BuildInfo
+		want string
+	}{
+		{debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}, "v1.2.3"},
+		{debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: settings("vcs.revision", "0123456789abcdef")}, "0123456789ab"},
+		{debug.BuildInfo{Settings: settings("vcs.revision", "0123456789abcdef", "vcs.modified", "true")}, "0123456789ab+changed"},
+		{debug.BuildInfo{}, "devel"},
+	} {
+		if got := versionOf(&c.info); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.info, got, c.want)
+		}
+	}
+}

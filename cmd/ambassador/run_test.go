@@ -1,0 +1,381 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ambassador/l4"
+)
+
+// served is an ambassador that runs in the test's process.
+type served struct {
+	t        *testing.T
+	app      *app
+	out, err *output
+	signals  chan os.Signal
+	config   string        // path of its file
+	stop     func()        // ends it at once
+	done     chan struct{} // closed when serve has returned
+	result   error         // of serve; readable once done is closed
+}
+
+// serveFile runs what `run -c FILE` runs, until the test ends.
+func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) *served {
+	t.Helper()
+	s := &served{t: t, out: newOutput(), err: newOutput(), signals: make(chan os.Signal, 8),
+		config: writeConfig(t, text), done: make(chan struct{})}
+	s.app = appWith("RUNTIME_DIRECTORY=" + shortDir(t))
+	s.app.stdout, s.app.stderr = s.out, s.err
+	opts, err := s.app.fileOptions(s.config, func(*File) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.watch, opts.signals = nil, s.signals
+	f, err := opts.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range edit {
+		e(s, &opts)
+	}
+	s.start(f, opts)
+	return s
+}
+
+func (s *served) start(f *File, opts serveOptions) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	go func() { // the cleanup waits for it
+		defer close(s.done)
+		s.result = s.app.serve(ctx, f, opts)
+	}()
+	s.t.Cleanup(func() {
+		cancel()
+		s.ended()
+		if s.t.Failed() {
+			s.t.Logf("stdout:\n%s\nstderr:\n%s", s.out, s.err)
+		}
+	})
+}
+
+// ended waits for the end and gives what serve returned.
+func (s *served) ended() error {
+	s.t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		s.t.Fatalf("it does not end; its log:\n%s", s.err)
+	}
+	return s.result
+}
+
+// running fails if serve has returned.
+func (s *served) running() {
+	s.t.Helper()
+	select {
+	case <-s.done:
+		s.t.Fatalf("it has ended with %v", s.result)
+	default:
+	}
+}
+
+// addr is where the listener of that name is bound.
+func (s *served) addr(name string) string {
+	s.t.Helper()
+	return s.out.await(s.t, `(?m)^listening `+name+` (\S+)$`)[1]
+}
+
+// connect opens a connection to a listener.
+func (s *served) connect(name string) net.Conn {
+	s.t.Helper()
+	return dialPrinted(s.t, s.addr(name))
+}
+
+func dialPrinted(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	c, err := net.DialTimeout(network, addr, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// admin asks the admin API at an address as it was printed.
+func (s *served) admin(method, path string) (body string, status int) {
+	s.t.Helper()
+	body, status, err := askPrinted(s.addr("admin"), method, path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return body, status
+}
+
+func askPrinted(addr, method, path string) (body string, status int, err error) {
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+				return new(net.Dialer).DialContext(ctx, "unix", path)
+			}
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}}}
+	req, err := http.NewRequest(method, "http://localhost"+path, nil)
+	if err != nil {
+		return "", 0, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", 0, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), resp.StatusCode, err
+}
+
+// namedEcho is a service that says its name before each line that it echoes.
+func namedEcho(t *testing.T, name string) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	serveEcho(ln, name)
+	return ln.Addr().String()
+}
+
+func serveEcho(ln net.Listener, name string) {
+	go func() { // ends with ln, and each connection with its client
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for lines := bufio.NewScanner(c); lines.Scan(); {
+					fmt.Fprintf(c, "%s: %s\n", name, lines.Text())
+				}
+			}()
+		}
+	}()
+}
+
+// says sends a line and checks the line that comes back.
+func says(t *testing.T, c net.Conn, line, want string) {
+	t.Helper()
+	fmt.Fprintln(c, line)
+	got, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil || got != want+"\n" {
+		t.Fatalf("%q was answered with %q, %v; want %q", line, got, err, want)
+	}
+}
+
+func TestStandardOutputHasTheAddressesAndNothingElse(t *testing.T) {
+	s := serveFile(t, oneListener(namedEcho(t, "one"), "metrics: {listen: \"127.0.0.1:0\"}"))
+	says(t, s.connect("front"), "hello", "one: hello")
+	s.addr("admin")
+	if body, status, err := askPrinted(s.addr("metrics"), "GET", "/metrics"); err != nil || status != 200 || !strings.Contains(body, "ambassador_build_info") {
+		t.Errorf("the metrics: %v, %d", err, status)
+	}
+	if _, status, err := askPrinted(s.addr("metrics"), "GET", "/v1/status"); err != nil || status != 404 {
+		t.Errorf("the admin API on the metrics' address: %v, %d; want 404", err, status)
+	}
+	s.signals <- syscall.SIGTERM
+	if err := s.ended(); err != nil {
+		t.Errorf("SIGTERM ended in %v", err)
+	}
+	for l := range strings.Lines(s.out.String()) {
+		if !strings.HasPrefix(l, "listening ") {
+			t.Errorf("standard output has %q", l)
+		}
+	}
+	if c, err := net.Dial("tcp", s.addr("front")); err == nil {
+		c.Close()
+		t.Error("the listener outlived serve")
+	}
+	if _, err := os.Stat(strings.TrimPrefix(s.addr("admin"), "unix:")); err == nil {
+		t.Error("the admin socket's file outlived serve")
+	}
+}
+
+// startDrain is an ambassador with a session that will not end by itself, and
+// that has been told to end.
+func startDrain(t *testing.T, tell func(*served)) (*served, net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	answered := make(chan struct{})
+	go func() { // ends with its only client
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		io.Copy(io.Discard, c)
+		c.Write([]byte("half"))
+		<-answered // the answer is never whole
+	}()
+	t.Cleanup(func() { close(answered) })
+	s := serveFile(t, strings.Replace(oneListener(ln.Addr().String()), "timeout: 20s", "timeout: 10m", 1))
+	c := s.connect("front")
+	c.(*net.TCPConn).CloseWrite()
+	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	tell(s)
+	s.err.await(t, "draining")
+	return s, c
+}
+
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		first  func(*served)
+		second func(*served)
+	}{
+		{"TERM TERM", func(s *served) { s.signals <- syscall.SIGTERM }, func(s *served) { s.signals <- syscall.SIGTERM }},
+		{"INT TERM", func(s *served) { s.signals <- syscall.SIGINT }, func(s *served) { s.signals <- syscall.SIGTERM }},
+		{"quit INT", func(s *served) { s.admin("POST", "/v1/quit") }, func(s *served) { s.signals <- syscall.SIGINT }},
+		{"TERM quit", func(s *served) { s.signals <- syscall.SIGTERM }, func(s *served) { s.admin("POST", "/v1/quit") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, conn := startDrain(t, c.first)
+			s.signals <- syscall.SIGHUP
+			s.err.await(t, "no reload: the process is ending")
+			s.running()
+			if body, status := s.admin("GET", "/readyz"); status != 503 || !strings.Contains(body, "draining") {
+				t.Errorf("/readyz: %d %q", status, body)
+			}
+			c.second(s)
+			if err := s.ended(); err != nil {
+				t.Errorf("it ended with %v, want exit code 0", err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the session ended with %v, want a reset", err)
+			}
+			if !strings.Contains(s.err.String(), `"reason":"shutdown"`) {
+				t.Errorf("no record of the session:\n%s", s.err)
+			}
+		})
+	}
+}
+
+func TestTheEndOfTheContextEndsAtOnce(t *testing.T) {
+	s, conn := startDrain(t, func(s *served) { s.signals <- syscall.SIGTERM })
+	s.stop()
+	if err := s.ended(); err != nil {
+		t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the session ended with %v, want a reset", err)
+	}
+}
+
+func TestDrainStays(t *testing.T) {
+	s := serveFile(t, oneListener(namedEcho(t, "one")))
+	live := s.connect("front")
+	says(t, live, "before", "one: before")
+	if _, status := s.admin("POST", "/v1/drain"); status != 202 {
+		t.Errorf("drain: %d", status)
+	}
+	s.err.await(t, `"msg":"stopped accepting"`)
+	s.running()
+	says(t, live, "after", "one: after") // sessions are left alone until the end
+	s.signals <- syscall.SIGTERM
+	if err := s.ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnsafeSettingsAreLogged(t *testing.T) {
+	s := serveFile(t, strings.Replace(oneListener("127.0.0.1:1"), "upstream: up", "upstream: up, unsafe_plaintext_listen: true", 1))
+	s.err.await(t, `"level":"WARN","msg":"unsafe setting","setting":"listeners.front.unsafe_plaintext_listen`)
+}
+
+func TestADefaultAdminSocketThatCannotBeMadeIsAWarning(t *testing.T) {
+	s := &served{t: t, out: newOutput(), err: newOutput(), signals: make(chan os.Signal, 1), done: make(chan struct{})}
+	s.app = appWith("RUNTIME_DIRECTORY=" + filepath.Join(t.TempDir(), "absent"))
+	s.app.stdout, s.app.stderr = s.out, s.err
+	f, err := loadFile(writeConfig(t, oneListener("127.0.0.1:1")), s.app.env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.start(f, serveOptions{signals: s.signals})
+	s.addr("front")
+	s.err.await(t, `"level":"WARN","msg":"no admin socket`)
+	s.signals <- syscall.SIGINT
+	if err := s.ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWhatForwardDoes runs `forward` in full, with a real SIGTERM at its end being
+// a cancelled context here.
+func TestWhatForwardDoes(t *testing.T) {
+	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out, log, code := newOutput(), newOutput(), make(chan int)
+	go func() { // the receive below waits for it
+		code <- run(ctx, []string{"forward", "--plain", "--admin", "", "--log-format", "text", "--listen", "127.0.0.1:0", "--to", namedEcho(t, "one")}, strings.NewReader(""), out, log)
+	}()
+	conn := dialPrinted(t, out.await(t, `listening forward (\S+)\n`)[1])
+	says(t, conn, "hello", "one: hello")
+	conn.Close()
+	log.await(t, `level=INFO msg=session .*listener=forward .*reason=closed`)
+	cancel()
+	if got := <-code; got != 0 {
+		t.Errorf("exit code %d:\n%s", got, log)
+	}
+	if strings.Contains(out.String(), "listening admin") {
+		t.Errorf("--admin \"\" does not turn it off:\n%s", out)
+	}
+}
+
+func TestAwaitReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, start := newOutput(), time.Now()
+		ask := func() l4.Readiness {
+			if time.Since(start) > 12*time.Second {
+				return l4.Readiness{Ready: true}
+			}
+			return l4.Readiness{Waiting: []string{"upstream a: refused", "upstream b: timeout"}}
+		}
+		if !awaitReady(t.Context(), ask, slog.New(slog.NewTextHandler(log, nil))) {
+			t.Error("it was ready, and the answer is no")
+		}
+		if took := time.Since(start); took > 12*time.Second+2*readyInterval {
+			t.Errorf("it took %v to notice", took)
+		}
+		if n := strings.Count(log.String(), "upstream a: refused; upstream b: timeout"); n != 2 {
+			t.Errorf("in 12 s the reasons were logged %d times, want twice:\n%s", n, log)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if awaitReady(ctx, func() l4.Readiness { return l4.Readiness{} }, slog.New(slog.DiscardHandler)) {
+			t.Error("it never was ready, and the answer is yes")
+		}
+	})
+}
