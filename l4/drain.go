@@ -24,13 +24,14 @@ const (
 	drainTick = 50 * time.Millisecond
 	// drainPace is the pause between two idle sessions that are ended, so that
 	// their clients do not all come back in one moment. Where there are more
-	// than fit into Timeout, they are ended closer together.
+	// than fit into the window, 4/5 of Timeout, they are ended closer together.
 	drainPace = 20 * time.Millisecond
 )
 
 // Shutdown drains and returns when no session is left. When ctx is cancelled,
 // what is left is reset at once. It does not wait for Observer calls in flight.
 func (s *Server) Shutdown(ctx context.Context, d Drain) {
+	defer s.engine.Close()
 	defer s.loops.Wait()
 	defer s.cancel() // ends reach, and with it the last of loops
 	s.drain(ctx, d)
@@ -43,16 +44,21 @@ func (s *Server) Drain(d Drain) {
 	s.loops.Go(func() { s.refuse(s.ctx, d) })
 }
 
-// refuse makes the server unready, and closes the listeners after the delay.
+// refuse makes the server unready, and closes the listeners after the delay: that
+// of the first call, of which a later one waits for what is left.
 func (s *Server) refuse(ctx context.Context, d Drain) {
 	s.mu.Lock()
-	already := s.draining
-	s.draining = true
-	s.mu.Unlock()
-	if !already {
-		s.log.Info("draining", "sessions", s.active(), "delay", d.Delay)
-		pause(ctx, d.Delay)
+	first := s.refuseAt.IsZero()
+	if first {
+		s.refuseAt = time.Now().Add(d.Delay)
 	}
+	s.draining = true
+	wait := time.Until(s.refuseAt)
+	s.mu.Unlock()
+	if first {
+		s.log.Info("draining", "sessions", s.active(), "delay", d.Delay)
+	}
+	pause(ctx, wait)
 	s.closeListeners()
 	s.log.Info("stopped accepting", "sessions", s.active())
 }
@@ -73,9 +79,8 @@ func (s *Server) drain(ctx context.Context, d Drain) {
 func (s *Server) drainSessions(ctx context.Context, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	start := time.Now()
-	idle := s.baseline()
-	pace := min(drainPace, timeout*8/10/time.Duration(len(idle)+1))
+	window := timeout * 4 / 5
+	p := pacer{start: time.Now(), pace: min(drainPace, window/time.Duration(s.active()+1))}
 	tick := time.NewTicker(drainTick)
 	defer tick.Stop()
 	for {
@@ -86,30 +91,39 @@ func (s *Server) drainSessions(ctx context.Context, timeout time.Duration) {
 			return
 		case <-tick.C:
 		}
-		for i, b := range idle {
-			if b.flow != nil && time.Since(start) >= idleAfter+time.Duration(i)*pace {
-				b.flow.FinishIfIdle(b.moved, errDrained)
-				idle[i].flow = nil
+		elapsed := time.Since(p.start)
+		for _, sess := range s.live() {
+			if p.may(elapsed) && sess.finishIfIdle(elapsed < window) {
+				p.ended++
 			}
 		}
 	}
 }
 
-// baseline is what a session had moved when the drain began. One that has moved
-// since is busy, and may finish.
-type baseline struct {
-	flow  *relay.Session
-	moved int64
+// pacer spreads the ends of idle sessions.
+type pacer struct {
+	start time.Time
+	pace  time.Duration
+	ended int
 }
 
-func (s *Server) baseline() []baseline {
-	var out []baseline
-	for _, sess := range s.live() {
-		if moved, flow := sess.moved(); flow != nil {
-			out = append(out, baseline{flow, moved})
-		}
+// may says whether another idle session may be ended, so long after the start.
+func (p *pacer) may(elapsed time.Duration) bool {
+	return elapsed >= idleAfter+time.Duration(p.ended)*p.pace
+}
+
+// finishIfIdle ends the session with a FIN if it is idle, and says whether it
+// was. Patient: not if the client had the last word, for then the answer is due,
+// however long the server thinks.
+func (s *session) finishIfIdle(patient bool) bool {
+	flow := s.relayed()
+	if flow == nil {
+		return false
 	}
-	return out
+	if _, last := flow.Quiet(); patient && last == relay.Downstream {
+		return false
+	}
+	return flow.FinishIfIdle(idleAfter, errDrained)
 }
 
 // empty is closed once there is no session.

@@ -51,6 +51,7 @@ type Server struct {
 	traffic   map[trafficKey]*traffic // guarded by mu
 	limit     int                     // guarded by mu
 	draining  bool                    // guarded by mu
+	refuseAt  time.Time               // guarded by mu; when a drain stops accepting; zero before one
 	quiet     chan struct{}           // guarded by mu; closed and nil again when the last session ends
 }
 

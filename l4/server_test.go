@@ -478,7 +478,7 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 // halfClosed counts the sessions of which one side has ended.
 func (f *fixture) halfClosed() (n int) {
 	for _, s := range f.live() {
-		if _, flow := s.moved(); flow != nil && flow.HalfClosed() {
+		if flow := s.relayed(); flow != nil && flow.HalfClosed() {
 			n++
 		}
 	}

@@ -28,7 +28,7 @@ type session struct {
 	rec     Record             // guarded by mu; what others may see of the session while it lives
 	cancel  context.CancelFunc // guarded by mu; ends establishment
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
-	flow    *relay.Session     // guarded by mu; nil before the relay
+	flow    relay.Session      // guarded by mu; nil before the relay
 }
 
 // run is the life of a connection up to the relay:
@@ -201,13 +201,11 @@ func (s *session) relay(conn *upstreamConn) error {
 	s.rec.Establish = Seconds(time.Since(s.start))
 	t := s.route.cfg.Timeouts
 	s.flow = s.server.engine.Start(relay.Config{
-		Downstream:    relay.Plain(s.downstream, nil),
-		Upstream:      conn.leg(),
-		Idle:          t.Idle,
-		HalfCloseIdle: t.HalfCloseIdle,
-		Lifetime:      t.Lifetime,
-		Settled:       conn.succeeded,
-		Done:          func(r relay.Result) { s.ended(conn, r) },
+		Downstream: relay.Plain(s.downstream, nil),
+		Upstream:   conn.leg(),
+		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
+		Settled:    conn.succeeded,
+		Done:       func(r relay.Result) { s.ended(conn, r) },
 	})
 	return nil
 }
@@ -342,14 +340,11 @@ func (s *session) snapshot() Record {
 	return r
 }
 
-// moved is what the relay has moved both ways, and whether there is a relay.
-func (s *session) moved() (int64, *relay.Session) {
+// relayed is the session's relay; nil before it.
+func (s *session) relayed() relay.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flow == nil {
-		return 0, nil
-	}
-	return s.flow.Up() + s.flow.Down(), s.flow
+	return s.flow
 }
 
 func (s *session) id() string { return s.server.prefix + strconv.FormatUint(s.seq, 10) }

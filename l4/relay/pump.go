@@ -11,7 +11,7 @@ import (
 
 // pump reads one direction of a session.
 type pump struct {
-	session   *Session
+	session   *pumped
 	direction direction
 	src, dst  *Leg
 }
@@ -22,7 +22,7 @@ type pump struct {
 func (p *pump) run() error {
 	raw := p.rawSource()
 	for {
-		buf := p.session.engine.buffers.Get().(*[]byte)
+		buf := p.session.engine.buffer()
 		n, held, err := p.read(raw, buf)
 		full := n == len(*buf)
 		ok := n == 0 || p.session.deliver(p.direction, (*held)[:n])
@@ -61,22 +61,22 @@ func (p *pump) read(raw syscall.RawConn, buf *[]byte) (n int, held *[]byte, err 
 		n, err = p.src.stream().Read(*buf)
 		return n, buf, err
 	}
-	pool := &p.session.engine.buffers
+	pool := p.session.engine
 	held = buf
 	waitErr := raw.Read(func(fd uintptr) bool {
 		if held == nil {
-			held = pool.Get().(*[]byte)
+			held = pool.buffer()
 		}
 		n, err = retryEINTR(func() (int, error) { return syscall.Read(int(fd), *held) })
 		if err == syscall.EAGAIN {
-			pool.Put(held)
+			pool.buffers.Put(held)
 			held = nil
 			return false
 		}
 		return true
 	})
 	if held == nil {
-		held = pool.Get().(*[]byte)
+		held = pool.buffer()
 	}
 	switch {
 	case waitErr != nil:
@@ -130,11 +130,13 @@ func (p *pump) splice() (ok bool, err error) {
 	for {
 		p.src.raw.SetReadDeadline(time.Now().Add(spliceWait))
 		chunk := &io.LimitedReader{R: p.src.raw, N: spliceChunk}
+		p.session.held[p.direction].Store(true) // for spliceWait at the most, if it is the source that is waited for
 		n, err := p.dst.raw.(*net.TCPConn).ReadFrom(chunk)
+		p.session.held[p.direction].Store(false)
 		p.session.count(p.direction, n)
 		p.session.engine.spliced.Add(n)
 		switch {
-		case err != nil && os.IsTimeout(err):
+		case errors.Is(err, os.ErrDeadlineExceeded): // not any timeout: ETIMEDOUT is a lost peer
 			if n < bufferSize {
 				return true, nil
 			}

@@ -2,9 +2,9 @@ package relay
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -41,15 +41,22 @@ func (l *Leg) stream() net.Conn {
 // Config is one session. It is not changed after Start.
 type Config struct {
 	Downstream, Upstream Leg
-	// Idle ends a session that moved no byte either way for so long.
-	// HalfCloseIdle is the same once one side has ended. Lifetime bounds the
-	// whole. Zero is none.
-	Idle, HalfCloseIdle, Lifetime time.Duration
+	Limits
 	// Settled is called at most once: at the first byte from upstream or after
 	// SettleAfter, and not if the session has ended before. It must not block.
 	Settled func()
 	// Done is called once, after everything. It must not block for long.
 	Done func(Result)
+}
+
+// Limits bound a session. Zero is none.
+type Limits struct {
+	// Idle ends a session that moved no byte either way for so long.
+	Idle time.Duration
+	// HalfCloseIdle is the same once one side has ended.
+	HalfCloseIdle time.Duration
+	// Lifetime bounds the whole.
+	Lifetime time.Duration
 }
 
 // Side is one of the two sides.
@@ -134,36 +141,100 @@ type Result struct {
 	Duration time.Duration
 }
 
-// Engine runs sessions. It holds nothing while there are none.
-type Engine struct {
-	buffers sync.Pool
-	spliced atomic.Int64 // bytes moved by splice, for tests
+// Session is one pair of connections being relayed.
+type Session interface {
+	// Up is the number of bytes delivered to the upstream so far.
+	Up() int64
+	// Down is the number of bytes delivered to the downstream so far.
+	Down() int64
+	// Quiet is how long no byte has moved, since the start if none ever has, and
+	// which side sent the last one.
+	Quiet() (time.Duration, Side)
+	// HalfClosed says whether one side has ended and the other has not.
+	HalfClosed() bool
+	// Stop ends the session with a RST on both sides. The first cause counts;
+	// after the end it does nothing.
+	Stop(cause error)
+	// FinishIfIdle ends the session with a FIN on both sides if no byte has moved
+	// for at least that long, none is waiting for a slow reader, and neither side
+	// has ended. It returns whether it did. A byte that arrives at that very
+	// moment may meet a closed connection, as it would with a server that closes
+	// an idle connection.
+	FinishIfIdle(atLeast time.Duration, cause error) bool
 }
 
-// bufferSize is what a pump reads at once. It is a power of two above the usual
-// 16 KiB of a TLS record; a read that fills it is taken as a bulk flow.
-const bufferSize = 32 << 10
+// errResetUnseen is a reset whose error a failed write has taken.
+var errResetUnseen = syscall.ECONNRESET
 
-// New makes an engine.
-func New() *Engine {
-	return &Engine{buffers: sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}}
+// forever is for a limit that there is none of.
+const forever = 1 << 62 * time.Nanosecond
+
+// next is when, after the start, a limit could next be reached, if no byte
+// moves after last.
+func (l *Limits) next(last time.Duration, halfClosed bool) time.Duration {
+	at := forever
+	if l.Idle > 0 {
+		at = min(at, last+l.Idle)
+	}
+	if l.HalfCloseIdle > 0 && halfClosed {
+		at = min(at, last+l.HalfCloseIdle)
+	}
+	if l.Lifetime > 0 {
+		at = min(at, l.Lifetime)
+	}
+	return at
 }
 
-// Start takes both connections over and begins to move bytes.
-func (e *Engine) Start(c Config) *Session {
-	s := &Session{engine: e, done: c.Done, settled: c.Settled, start: time.Now(),
-		idle: c.Idle, halfCloseIdle: c.HalfCloseIdle, lifetime: c.Lifetime}
-	for i, l := range []Leg{c.Downstream, c.Upstream} {
-		s.legs[i] = l
-		if l.transport != nil {
-			l.transport.handOver()
+// reached says which limit has been reached at now, after the start.
+func (l *Limits) reached(now, last time.Duration, halfClosed bool) (End, bool) {
+	switch {
+	case l.Lifetime > 0 && now >= l.Lifetime:
+		return EndLifetime, true
+	case l.HalfCloseIdle > 0 && halfClosed && now-last >= l.HalfCloseIdle:
+		return EndHalfCloseIdle, true
+	case l.Idle > 0 && now-last >= l.Idle:
+		return EndIdle, true
+	}
+	return 0, false
+}
+
+// quiet is Quiet of a session at now, when each direction last moved at up and
+// down; all in nanoseconds after the start, zero for never.
+func quiet(now time.Duration, up, down int64) (time.Duration, Side) {
+	switch {
+	case up == 0 && down == 0:
+		return now, None
+	case up > down:
+		return now - time.Duration(up), Downstream
+	}
+	return now - time.Duration(down), Upstream
+}
+
+// ending names how a side ended that answered with err.
+func ending(side Side, err error) End {
+	lost := isLost(err)
+	switch {
+	case side == Downstream && lost:
+		return EndDownstreamLost
+	case side == Downstream:
+		return EndDownstreamReset
+	case lost:
+		return EndUpstreamLost
+	}
+	return EndUpstreamReset
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// isLost says whether the network gave the peer up: keepalive or retransmission
+// went unanswered.
+func isLost(err error) bool {
+	for _, n := range []syscall.Errno{syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+		if errors.Is(err, n) {
+			return true
 		}
 	}
-	s.pumps = 2
-	s.mu.Lock()
-	s.timer = time.AfterFunc(s.untilNext(), s.tick)
-	s.mu.Unlock()
-	go s.pump(up)   // finish waits for it
-	go s.pump(down) // finish waits for it
-	return s
+	return false
 }

@@ -25,3 +25,10 @@ func hungUp(c net.Conn) bool {
 	})
 	return hung || err != nil
 }
+
+// wasReset says whether a connection whose reader has met its end, while we had
+// not ended our side, was reset: a FIN leaves our side open.
+func wasReset(c net.Conn) bool {
+	_, tcp := c.(*net.TCPConn)
+	return tcp && hungUp(c)
+}

@@ -9,23 +9,64 @@ import (
 
 // Transport is what a tls.Conn must be made on for its session to be relayed.
 // It passes everything through, and remembers what TLS does not tell: whether
-// the stream below has ended. An engine may take its I/O over.
+// the stream below has ended. Once the epoll engine has taken the session, the
+// tls.Conn reads what the engine has fed and writes into the engine's buffer;
+// it never waits, and never touches the socket.
 type Transport struct {
 	net.Conn
-	ended atomic.Bool
-	taken atomic.Bool
+	ended atomic.Bool // the tls.Conn was given the stream's end
+	taken atomic.Bool // the session is relayed
+
+	fed *feed // nil: pass through. Set once, by the engine, before any concurrent use
 }
+
+// feed is the ciphertext of a session that an engine drives, guarded by the
+// session's lock. Its buffers are lent for one call at a time.
+type feed struct {
+	in  []byte  // received, and not read by the tls.Conn yet
+	end error   // what a read finds behind in: io.EOF, the socket's error; nil for "would block"
+	out *[]byte // where the tls.Conn's records are appended
+}
+
+// errWouldBlock is temporary, which is what lets a tls.Conn go on after it.
+var errWouldBlock net.Error = wouldBlock{}
+
+type wouldBlock struct{}
+
+func (wouldBlock) Error() string   { return "relay: would block" }
+func (wouldBlock) Timeout() bool   { return true }
+func (wouldBlock) Temporary() bool { return true }
 
 // NewTransport wraps a raw connection, which it does not own before Start.
 func NewTransport(raw net.Conn) *Transport { return &Transport{Conn: raw} }
 
-// Read passes through.
-func (t *Transport) Read(b []byte) (int, error) {
-	n, err := t.Conn.Read(b)
+// Read passes through, or takes what was fed.
+func (t *Transport) Read(b []byte) (n int, err error) {
+	f := t.fed
+	switch {
+	case f == nil:
+		n, err = t.Conn.Read(b)
+	case len(f.in) > 0:
+		n = copy(b, f.in)
+		f.in = f.in[n:]
+	case f.end == nil:
+		return 0, errWouldBlock
+	default:
+		err = f.end
+	}
 	if err == io.EOF {
 		t.ended.Store(true)
 	}
 	return n, err
+}
+
+// Write passes through, or appends to the engine's buffer, which never fails.
+func (t *Transport) Write(b []byte) (int, error) {
+	if t.fed == nil {
+		return t.Conn.Write(b)
+	}
+	*t.fed.out = append(*t.fed.out, b...)
+	return len(b), nil
 }
 
 // SetWriteDeadline passes through until the session is relayed. From then on it

@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -24,18 +23,51 @@ const (
 func (d direction) from() Side { return Side(d + 1) }
 func (d direction) to() Side   { return Side(2 - d) }
 
-// Session is one pair of connections being relayed.
-type Session struct {
-	// Static after Start.
-	engine                        *Engine
-	legs                          [2]Leg
-	done                          func(Result)
-	settled                       func()
-	start                         time.Time
-	idle, halfCloseIdle, lifetime time.Duration
+// portable is the engine of two goroutines a session: for systems without
+// epoll, for connections that are no sockets, and as the reference in tests.
+type portable struct {
+	buffers sync.Pool
+	spliced atomic.Int64 // bytes moved by splice, for tests
+}
+
+// bufferSize is what a pump reads at once. It is a power of two above the usual
+// 16 KiB of a TLS record; a read that fills it is taken as a bulk flow.
+const bufferSize = 32 << 10
+
+func (e *portable) buffer() *[]byte {
+	if b, ok := e.buffers.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, bufferSize)
+	return &b
+}
+
+func (e *portable) start(c Config) Session {
+	s := &pumped{engine: e, cfg: c, legs: [2]Leg{c.Downstream, c.Upstream}, start: time.Now(), pumps: 2}
+	for _, l := range s.legs {
+		if l.transport != nil {
+			l.transport.handOver()
+		}
+	}
+	s.mu.Lock()
+	s.timer = time.AfterFunc(s.untilNext(), s.tick)
+	s.mu.Unlock()
+	go s.pump(up)   // finish waits for it
+	go s.pump(down) // finish waits for it
+	return s
+}
+
+// pumped is a Session of the portable engine.
+type pumped struct {
+	// Static after start.
+	engine *portable
+	legs   [2]Leg
+	cfg    Config
+	start  time.Time
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
-	last  atomic.Int64    // when a byte last moved, in nanoseconds after start
+	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
+	held  [2]atomic.Bool  // bytes were read and are not written yet, by direction
 
 	mu       sync.Mutex
 	timer    *time.Timer // guarded by mu, like all below
@@ -49,34 +81,36 @@ type Session struct {
 }
 
 // Up is the number of bytes delivered to the upstream so far.
-func (s *Session) Up() int64 { return s.moved[up].Load() }
+func (s *pumped) Up() int64 { return s.moved[up].Load() }
 
 // Down is the number of bytes delivered to the downstream so far.
-func (s *Session) Down() int64 { return s.moved[down].Load() }
+func (s *pumped) Down() int64 { return s.moved[down].Load() }
 
 // HalfClosed says whether one side has ended and the other has not.
-func (s *Session) HalfClosed() bool {
+func (s *pumped) HalfClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.halfClosed()
 }
 
-func (s *Session) halfClosed() bool { return s.ended[up] != s.ended[down] }
+func (s *pumped) halfClosed() bool { return s.ended[up] != s.ended[down] }
 
-// Stop ends the session with a RST on both sides. The first cause counts; after
-// the end it does nothing.
-func (s *Session) Stop(cause error) {
+// Quiet is how long no byte has moved, and who sent the last.
+func (s *pumped) Quiet() (time.Duration, Side) {
+	return quiet(time.Since(s.start), s.last[up].Load(), s.last[down].Load())
+}
+
+// Stop ends the session with a RST on both sides.
+func (s *pumped) Stop(cause error) {
 	s.end(Result{End: EndStopped, Cause: cause})
 }
 
-// FinishIfIdle ends the session with a FIN on both sides if no byte has moved
-// since Up and Down together were moved and neither side has ended. It returns
-// whether it did. A byte that arrives at that very moment may meet a closed
-// connection, as it would with a server that closes an idle connection.
-func (s *Session) FinishIfIdle(moved int64, cause error) bool {
+// FinishIfIdle ends an idle session with a FIN on both sides.
+func (s *pumped) FinishIfIdle(atLeast time.Duration, cause error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || s.Up()+s.Down() != moved || s.ended[up] || s.ended[down] {
+	silent, _ := s.Quiet()
+	if s.over || silent < atLeast || s.ended[up] || s.ended[down] || s.held[up].Load() || s.held[down].Load() {
 		return false
 	}
 	s.decide(Result{End: EndStopped, Cause: cause})
@@ -87,7 +121,7 @@ func (s *Session) FinishIfIdle(moved int64, cause error) bool {
 // gentleTimeout bounds writing close_notify to an idle peer.
 const gentleTimeout = time.Second
 
-func (s *Session) closeGently() {
+func (s *pumped) closeGently() {
 	for i := range s.legs {
 		l := &s.legs[i]
 		l.raw.SetWriteDeadline(time.Now().Add(gentleTimeout))
@@ -97,7 +131,7 @@ func (s *Session) closeGently() {
 }
 
 // end decides how the session ends and resets both sides; later calls do nothing.
-func (s *Session) end(r Result) {
+func (s *pumped) end(r Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over {
@@ -110,7 +144,7 @@ func (s *Session) end(r Result) {
 }
 
 // decide is called with mu held, once.
-func (s *Session) decide(r Result) {
+func (s *pumped) decide(r Result) {
 	r.FirstClose, r.Truncated = s.result.FirstClose, s.result.Truncated
 	if r.FirstClose == None {
 		r.FirstClose = r.ErrSide
@@ -120,7 +154,7 @@ func (s *Session) decide(r Result) {
 }
 
 // pump moves one direction until it ends. The last pump to end calls Done.
-func (s *Session) pump(d direction) {
+func (s *pumped) pump(d direction) {
 	defer s.finish()
 	defer func() {
 		if v := recover(); v != nil {
@@ -139,11 +173,13 @@ func (s *Session) pump(d direction) {
 }
 
 // deliver writes what was read to the other side and counts it.
-func (s *Session) deliver(d direction, b []byte) bool {
+func (s *pumped) deliver(d direction, b []byte) bool {
 	if d == down {
 		s.settle()
 	}
+	s.held[d].Store(true)
 	n, err := s.legs[1-d].stream().Write(b)
+	s.held[d].Store(false)
 	s.count(d, int64(n))
 	if err != nil {
 		s.writeFailed(d, err)
@@ -151,16 +187,16 @@ func (s *Session) deliver(d direction, b []byte) bool {
 	return err == nil
 }
 
-func (s *Session) count(d direction, n int64) {
+func (s *pumped) count(d direction, n int64) {
 	if n > 0 {
 		s.moved[d].Add(n)
-		s.last.Store(int64(time.Since(s.start)))
+		s.last[d].Store(int64(time.Since(s.start)))
 	}
 }
 
 // readFailed ends direction d: at a FIN the other may go on, anything else is
 // the end of the session.
-func (s *Session) readFailed(d direction, err error) {
+func (s *pumped) readFailed(d direction, err error) {
 	src := &s.legs[d]
 	if err != io.EOF {
 		s.end(Result{End: ending(d.from(), err), Err: err, ErrSide: d.from()})
@@ -177,6 +213,9 @@ func (s *Session) readFailed(d direction, err error) {
 	s.ended[d] = true
 	s.result.Truncated = s.result.Truncated || src.transport != nil && src.transport.cut()
 	broken := s.broken[d]
+	if broken == nil && !s.ended[1-d] && wasReset(src.raw) {
+		broken = errResetUnseen // the other pump's write has taken the error, and has not come to tell
+	}
 	s.mu.Unlock()
 	if broken != nil { // it closed both ways, and then refused our bytes
 		s.end(Result{End: ending(d.from(), broken), Err: broken, ErrSide: d.from()})
@@ -187,7 +226,7 @@ func (s *Session) readFailed(d direction, err error) {
 }
 
 // passedFIN ends the session when both directions have ended.
-func (s *Session) passedFIN(d direction) {
+func (s *pumped) passedFIN(d direction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.finished[d] = true
@@ -198,8 +237,8 @@ func (s *Session) passedFIN(d direction) {
 		s.decide(Result{End: EndClosed})
 		return
 	}
-	if s.halfCloseIdle > 0 {
-		s.last.Store(int64(time.Since(s.start)))
+	if s.cfg.HalfCloseIdle > 0 {
+		s.last[d].Store(int64(time.Since(s.start)))
 		s.timer.Reset(s.untilNext())
 	}
 }
@@ -207,7 +246,7 @@ func (s *Session) passedFIN(d direction) {
 // writeFailed ends direction d, whose destination takes no more. What that side
 // had sent before may still be in the kernel, so its own reader goes on and
 // finds out how it ended; if it has ended already, this was its reset.
-func (s *Session) writeFailed(d direction, err error) {
+func (s *pumped) writeFailed(d direction, err error) {
 	side := d.to()
 	s.mu.Lock()
 	s.broken[1-d] = err
@@ -222,18 +261,18 @@ func (s *Session) writeFailed(d direction, err error) {
 }
 
 // settle calls Settled the first time.
-func (s *Session) settle() {
+func (s *pumped) settle() {
 	s.mu.Lock()
 	first := !s.settling && !s.over
 	s.settling = s.settling || first
 	s.mu.Unlock()
-	if first && s.settled != nil {
-		s.settled()
+	if first && s.cfg.Settled != nil {
+		s.cfg.Settled()
 	}
 }
 
 // finish is the end of a pump, and with the last one that of the session.
-func (s *Session) finish() {
+func (s *pumped) finish() {
 	s.mu.Lock()
 	s.pumps--
 	last := s.pumps == 0
@@ -252,13 +291,13 @@ func (s *Session) finish() {
 	r.Settled = s.settling
 	s.mu.Unlock()
 	r.Up, r.Down, r.Duration = s.Up(), s.Down(), time.Since(s.start)
-	if s.done != nil {
-		s.done(r)
+	if s.cfg.Done != nil {
+		s.cfg.Done(r)
 	}
 }
 
 // tick looks which limit is reached and arms the timer for the next.
-func (s *Session) tick() {
+func (s *pumped) tick() {
 	if time.Since(s.start) >= SettleAfter {
 		s.settle()
 	}
@@ -274,42 +313,26 @@ func (s *Session) tick() {
 }
 
 // limitReached says which of the session's limits has been reached.
-func (s *Session) limitReached() (End, bool) {
-	now := time.Since(s.start)
-	quiet := now - time.Duration(s.last.Load())
-	switch {
-	case s.lifetime > 0 && now >= s.lifetime:
-		return EndLifetime, true
-	case s.halfCloseIdle > 0 && quiet >= s.halfCloseIdle && s.HalfClosed():
-		return EndHalfCloseIdle, true
-	case s.idle > 0 && quiet >= s.idle:
-		return EndIdle, true
-	}
-	return 0, false
+func (s *pumped) limitReached() (End, bool) {
+	s.mu.Lock()
+	half := s.halfClosed()
+	s.mu.Unlock()
+	return s.cfg.reached(time.Since(s.start), s.lastMoved(), half)
 }
 
-// forever is for a timer that need not fire.
-const forever = 1 << 62 * time.Nanosecond
+func (s *pumped) lastMoved() time.Duration {
+	return time.Duration(max(s.last[up].Load(), s.last[down].Load()))
+}
 
 // untilNext is the time to the next moment at which a limit could be reached.
 // Mu is held, or nobody else knows the session yet.
-func (s *Session) untilNext() time.Duration {
-	now, last := time.Since(s.start), time.Duration(s.last.Load())
-	next := time.Duration(forever)
-	at := func(t time.Duration) { next = min(next, max(t-now, time.Millisecond)) }
+func (s *pumped) untilNext() time.Duration {
+	now := time.Since(s.start)
+	next := s.cfg.next(s.lastMoved(), s.halfClosed())
 	if !s.settling {
-		at(SettleAfter)
+		next = min(next, SettleAfter)
 	}
-	if s.idle > 0 {
-		at(last + s.idle)
-	}
-	if s.halfCloseIdle > 0 && s.halfClosed() {
-		at(last + s.halfCloseIdle)
-	}
-	if s.lifetime > 0 {
-		at(s.lifetime)
-	}
-	return next
+	return max(next-now, time.Millisecond)
 }
 
 // closeWrite passes a FIN on: close_notify first where there is TLS. A
@@ -329,33 +352,4 @@ func (l *Leg) reset() {
 		c.SetLinger(0)
 	}
 	l.raw.Close()
-}
-
-// ending names how a side ended that answered with err.
-func ending(side Side, err error) End {
-	lost := isLost(err)
-	switch {
-	case side == Downstream && lost:
-		return EndDownstreamLost
-	case side == Downstream:
-		return EndDownstreamReset
-	case lost:
-		return EndUpstreamLost
-	}
-	return EndUpstreamReset
-}
-
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-// isLost says whether the network gave the peer up: keepalive or retransmission
-// went unanswered.
-func isLost(err error) bool {
-	for _, n := range []syscall.Errno{syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
-		if errors.Is(err, n) {
-			return true
-		}
-	}
-	return false
 }

@@ -1,0 +1,291 @@
+package relay
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Engine runs sessions: with epoll where both ends are sockets, and else with
+// the portable implementation. It holds nothing before the first session.
+type Engine struct {
+	// Static after New.
+	portable portable
+	epoch    time.Time // all moments of the engine are nanoseconds after it
+	only     bool      // portable alone, for tests
+
+	table table
+	next  atomic.Uint32 // round robin over the loops
+	spare sync.Pool     // of *workspace, for who is no loop
+
+	mu    sync.Mutex
+	loops atomic.Pointer[[]*loop] // nil before the first session; set under mu
+	ended sync.WaitGroup          // the loops' goroutines
+}
+
+// New makes an engine. AMBASSADOR_TEST_RELAY=portable, for tests, makes one
+// that runs every session with the portable implementation.
+func New() *Engine {
+	return &Engine{epoch: time.Now(), only: os.Getenv("AMBASSADOR_TEST_RELAY") == "portable"}
+}
+
+func (e *Engine) now() int64 { return int64(time.Since(e.epoch)) }
+
+// Start takes both connections over and begins to move bytes.
+func (e *Engine) Start(c Config) Session {
+	if !e.only {
+		if f := e.startFlow(&c); f != nil {
+			return f
+		}
+	}
+	return e.portable.start(c)
+}
+
+// Close frees what the engine holds, once its sessions have ended. It waits for
+// the loops.
+func (e *Engine) Close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	loops := e.loops.Swap(nil)
+	if loops == nil {
+		return
+	}
+	for _, l := range *loops {
+		l.stop()
+	}
+	e.ended.Wait()
+	for _, l := range *loops {
+		l.free()
+	}
+}
+
+// loop chooses the loop of a new session, and makes all of them for the first.
+// It is nil if there are no descriptors for that.
+func (e *Engine) loop() *loop {
+	loops := e.loops.Load()
+	if loops == nil {
+		if loops = e.makeLoops(); loops == nil {
+			return nil
+		}
+	}
+	return (*loops)[int(e.next.Add(1))%len(*loops)]
+}
+
+// makeLoops makes a loop for each processor that the program may use.
+func (e *Engine) makeLoops() *[]*loop {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if loops := e.loops.Load(); loops != nil {
+		return loops
+	}
+	loops := make([]*loop, 0, runtime.GOMAXPROCS(0))
+	for range cap(loops) {
+		l, errno := newLoop(e)
+		if errno != 0 {
+			for _, l := range loops {
+				l.free()
+			}
+			return nil
+		}
+		loops = append(loops, l)
+	}
+	for _, l := range loops {
+		e.ended.Go(l.run) // Close waits for it
+	}
+	e.loops.Store(&loops)
+	return &loops
+}
+
+// table finds a session by a descriptor. Pages are made as numbers are met.
+type table struct {
+	mu    sync.Mutex // held to make a page
+	pages [1 << 11]atomic.Pointer[page]
+}
+
+const pageSize = 1 << 10 // of the table: descriptors up to 2^21
+
+type page [pageSize]atomic.Pointer[flow]
+
+func (t *table) at(fd int32) *atomic.Pointer[flow] {
+	i := int(fd) / pageSize
+	if i >= len(t.pages) {
+		return nil
+	}
+	p := t.pages[i].Load()
+	if p == nil {
+		t.mu.Lock()
+		if p = t.pages[i].Load(); p == nil {
+			p = new(page)
+			t.pages[i].Store(p)
+		}
+		t.mu.Unlock()
+	}
+	return &p[int(fd)%pageSize]
+}
+
+// loop waits for the sockets of its sessions and lets the sessions work. Many
+// goroutines may add and change sockets; one runs it.
+type loop struct {
+	// Static after newLoop.
+	engine *Engine
+	epfd   int32
+	wakeFD int32 // an eventfd, for stop
+	clock  clock
+
+	work workspace // owned by run
+}
+
+func newLoop(e *Engine) (*loop, syscall.Errno) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err.(syscall.Errno)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(ep)
+		return nil, err.(syscall.Errno)
+	}
+	l := &loop{engine: e, epfd: int32(ep), wakeFD: int32(wake)}
+	l.clock.loop = l
+	if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, l.wakeFD, unix.EPOLLIN); errno != 0 {
+		l.free()
+		return nil, errno
+	}
+	return l, 0
+}
+
+func (l *loop) stop() { unix.Write(int(l.wakeFD), []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+
+// free closes the loop's descriptors; it does not run any more.
+func (l *loop) free() {
+	l.clock.stop()
+	l.work.free()
+	closeFD(l.epfd)
+	closeFD(l.wakeFD)
+}
+
+// giveWayAfter is how long a busy loop keeps its processor before other
+// goroutines may have it.
+const giveWayAfter = int64(time.Millisecond)
+
+// run is the loop, until stop.
+func (l *loop) run() {
+	l.work.init(l.engine)
+	var events [128]unix.EpollEvent
+	gaveWay := int64(0)
+	for {
+		n, err := unix.EpollWait(int(l.epfd), events[:], -1)
+		if err != nil && err != syscall.EINTR {
+			panic("relay: internal error: epoll_wait: " + err.Error())
+		}
+		l.work.now = l.engine.now()
+		for i := range max(n, 0) {
+			ev := &events[i]
+			if ev.Fd == l.wakeFD {
+				return
+			}
+			if f := l.engine.table.at(ev.Fd).Load(); f != nil {
+				f.ready(&l.work, ev.Fd, ev.Events)
+			}
+		}
+		if l.work.now-gaveWay > giveWayAfter {
+			runtime.Gosched()
+			gaveWay = l.work.now
+		}
+	}
+}
+
+// workspace is the memory that handling a session needs while it is handled.
+// Sessions keep nothing of it. Not safe for concurrent use.
+type workspace struct {
+	now   int64  // of the engine's clock
+	in    []byte // what was received
+	plain []byte // what a TLS side's records held
+	out   []byte // records for a TLS side
+	pipes []*pipe
+}
+
+const (
+	// plainRead is what is received at once from a plain side. A read that fills
+	// it makes the direction a bulk flow.
+	plainRead = 32 << 10
+	// tlsRead is what is received at once from a TLS side, or for one: many
+	// records by one call.
+	tlsRead = 256 << 10
+	// tlsSlack is what a tls.Conn may hold of earlier reads, and what records add
+	// to their content.
+	tlsSlack = 64 << 10
+	// pipeSize is asked for; where the system's limit is lower, so is the pipe.
+	pipeSize = 1 << 20
+	// pipesKept is how many empty pipes a loop keeps.
+	pipesKept = 16
+)
+
+func (w *workspace) init(*Engine) { w.in = make([]byte, plainRead) }
+
+// large makes room for a TLS side; plain sessions do without.
+func (w *workspace) large() {
+	if len(w.in) < tlsRead {
+		w.in = make([]byte, tlsRead)
+		w.plain = make([]byte, tlsRead+tlsSlack)
+		w.out = make([]byte, 0, tlsRead+tlsSlack)
+	}
+}
+
+// workspace lends memory to a goroutine that is no loop.
+func (e *Engine) workspace() *workspace {
+	w, ok := e.spare.Get().(*workspace)
+	if !ok {
+		w = new(workspace)
+		w.init(e)
+	}
+	w.now = e.now()
+	return w
+}
+
+// pipe carries spliced bytes from one socket to another.
+type pipe struct {
+	r, w int32
+	n    int // bytes in it
+}
+
+// pipe lends an empty pipe, or makes one; nil if there are no descriptors left.
+func (w *workspace) pipe() *pipe {
+	if k := len(w.pipes) - 1; k >= 0 {
+		p := w.pipes[k]
+		w.pipes = w.pipes[:k]
+		return p
+	}
+	var fds [2]int
+	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
+		return nil
+	}
+	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
+	return &pipe{r: int32(fds[0]), w: int32(fds[1])}
+}
+
+// put takes a pipe back. One that is not empty is of no use to another session.
+func (w *workspace) put(p *pipe) {
+	if p.n == 0 && len(w.pipes) < pipesKept {
+		w.pipes = append(w.pipes, p)
+		return
+	}
+	p.close()
+}
+
+func (p *pipe) close() {
+	closeFD(p.r)
+	closeFD(p.w)
+}
+
+func (w *workspace) free() {
+	for _, p := range w.pipes {
+		p.close()
+	}
+	w.pipes = nil
+}
