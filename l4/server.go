@@ -50,6 +50,7 @@ type Server struct {
 	sessions  map[uint64]*session     // guarded by mu
 	traffic   map[trafficKey]*traffic // guarded by mu
 	limit     int                     // guarded by mu
+	slots     int                     // guarded by mu; sessions that count for limit
 	draining  bool                    // guarded by mu
 	refuseAt  time.Time               // guarded by mu; when a drain stops accepting; zero before one
 	quiet     chan struct{}           // guarded by mu; closed and nil again when the last session ends
@@ -236,6 +237,9 @@ func (s *Server) forget(sess *session, rec *Record) {
 		return
 	}
 	delete(s.sessions, sess.seq)
+	if sess.slot {
+		s.slots--
+	}
 	t := sess.route.traffic
 	t.active--
 	t.up += rec.BytesUp
@@ -257,10 +261,17 @@ func (s *Server) active() int {
 	return len(s.sessions)
 }
 
-func (s *Server) maxSessions() int {
+// takeSlot lets the session count for the limit, if there is room. One that is
+// being refused does not take the room of another; forget gives the slot back.
+func (s *Server) takeSlot(sess *session) (limit int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.limit
+	if s.slots >= s.limit {
+		return s.limit, false
+	}
+	s.slots++
+	sess.slot = true
+	return s.limit, true
 }
 
 func (s *Server) isDraining() bool {

@@ -216,6 +216,42 @@ func TestProcessLimitRefusesAndRecords(t *testing.T) {
 	ping(t, f.client(0))
 }
 
+// Of a burst, all of which is accepted before any is admitted, exactly the
+// surplus is refused: those that are refused do not take the room of the others.
+func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
+	cfg := oneUpstream("127.0.0.1:1")
+	cfg.MaxSessions = 5
+	f := serve(t, Options{}, cfg)
+	var burst []*session
+	for range 40 {
+		sess := &session{server: f.Server, seq: f.seq.Add(1), route: f.listeners[0].route.Load()}
+		f.mu.Lock()
+		f.sessions[sess.seq] = sess
+		f.mu.Unlock()
+		burst = append(burst, sess)
+	}
+	admitted := func() (n int) {
+		for _, sess := range burst {
+			if sess.slot || sess.admit() == nil {
+				n++
+			}
+		}
+		return n
+	}
+	if n := admitted(); n != cfg.MaxSessions {
+		t.Errorf("%d of %d are admitted, want %d", n, len(burst), cfg.MaxSessions)
+	}
+	f.forget(burst[0], &Record{}) // it was admitted: its slot is free
+	f.forget(burst[39], &Record{})
+	burst = burst[1:39]
+	if n := admitted(); n != cfg.MaxSessions {
+		t.Errorf("after one has ended %d are admitted, want %d", n, cfg.MaxSessions)
+	}
+	for _, sess := range burst {
+		f.forget(sess, &Record{})
+	}
+}
+
 // dialsForever tells on began of each dial, which ends only with its context.
 func dialsForever(began chan<- struct{}) DialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -24,6 +24,8 @@ type session struct {
 	start      time.Time
 	downstream net.Conn
 
+	slot bool // guarded by Server.mu; it counts for limits.connections
+
 	mu      sync.Mutex
 	rec     Record             // guarded by mu; what others may see of the session while it lives
 	cancel  context.CancelFunc // guarded by mu; ends establishment
@@ -78,7 +80,7 @@ func (s *session) establish(ctx context.Context) error {
 // admit refuses a session that the process has no room for.
 func (s *session) admit() error {
 	s.at(StageAdmit)
-	if limit := s.server.maxSessions(); s.server.active() > limit {
+	if limit, ok := s.server.takeSlot(s); !ok {
 		s.note(func(r *Record) { r.Limit = "limits.connections" })
 		return &Error{Stage: StageAdmit, Reason: ReasonLimit,
 			Err: fmt.Errorf("%d sessions are open, and limits.connections is %d", limit, limit)}
