@@ -75,13 +75,7 @@ func TestServerThatWantsACertificateIsNamed(t *testing.T) {
 			heard := make(chan Reason, 9)
 			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}},
 				tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}))
-			if version == tls.VersionTLS12 {
-				f.wantRefused()
-			} else {
-				c := f.client(0)
-				io.WriteString(c, early)
-				wantReset(t, c)
-			}
+			f.wantRefused(early)
 			if r := f.record(); r.Reason != ReasonUpstreamTLSRejected || r.Stage != StageTLS || !strings.Contains(r.Cause, "tls: ") {
 				t.Errorf("TLS %x, %q first: record %+v", version, early, r)
 			}

@@ -8,10 +8,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"ambassador/l4/relay"
 )
 
 // bound is how long a test waits for what should happen at once.
@@ -115,6 +118,16 @@ func refusedAddress(t *testing.T) string {
 	return ln.Addr().String()
 }
 
+// until looks again and again, for what nothing tells of.
+func (f *fixture) until(what string, ok func() bool) {
+	f.t.Helper()
+	for end := time.Now().Add(bound); !ok(); runtime.Gosched() {
+		if time.Now().After(end) {
+			f.t.Fatalf("no %s: %+v", what, f.Sessions())
+		}
+	}
+}
+
 func wantReset(t *testing.T, c net.Conn) {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
@@ -122,14 +135,15 @@ func wantReset(t *testing.T, c net.Conn) {
 	}
 }
 
-// wantRefused connects to the first listener and wants a reset, which may come
-// before the client knows that it is connected.
-func (f *fixture) wantRefused() {
+// wantRefused connects to the first listener, sends text and wants a reset, which
+// may come before the client knows that it is connected.
+func (f *fixture) wantRefused(text ...string) {
 	f.t.Helper()
 	c, err := net.Dial("tcp", f.Listening()[0].Addr)
 	if err == nil {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(bound))
+		io.WriteString(c, strings.Join(text, ""))
 		_, err = io.Copy(io.Discard, c)
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -142,9 +156,10 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 	f := serve(t, Options{}, oneUpstream(addr))
 	c := f.client(0)
 	ping(t, c)
-	if live := f.Sessions(); len(live) != 1 || live[0].Stage != StageRelay || live[0].BytesUp != 5 || live[0].BytesDown != 5 {
-		t.Errorf("live sessions: %+v", live)
-	}
+	f.until("a live session with its bytes", func() bool {
+		live := f.Sessions() // the relay counts a moment after it has written
+		return len(live) == 1 && live[0].Stage == StageRelay && live[0].BytesUp == 5 && live[0].BytesDown == 5
+	})
 	c.CloseWrite()
 	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
 		t.Errorf("after our FIN: %q, %v", rest, err)
@@ -160,6 +175,18 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 	}
 	if tr := f.Traffic(); len(tr) != 1 || tr[0].Up != 5 || tr[0].Down != 5 || tr[0].Active != 0 {
 		t.Errorf("traffic: %+v", tr)
+	}
+}
+
+// A session's bytes are counted once while it ends: a counter that has gone up
+// too far would have to come down again.
+func TestTrafficCountsAnEndingSessionOnce(t *testing.T) {
+	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
+	ping(t, f.client(0))
+	sess := f.live()[0]
+	sess.account(relay.Result{Up: 5, Down: 5}) // as ended does, before close
+	if tr := f.Traffic(); tr[0].Up != 5 || tr[0].Down != 5 || tr[0].Active != 1 {
+		t.Errorf("while it ends: %+v", tr)
 	}
 }
 

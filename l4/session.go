@@ -31,6 +31,8 @@ type session struct {
 	cancel  context.CancelFunc // guarded by mu; ends establishment
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
+
+	accounted bool // guarded by mu; rec has flow's bytes
 }
 
 // run is the life of a connection up to the relay:
@@ -221,15 +223,22 @@ func (s *session) ended(conn *upstreamConn, r relay.Result) {
 		end.Stage = StageTLS // in TLS 1.3 the refusal only arrives here
 	}
 	conn.settle(settleReason(reason, r), end)
-	s.note(func(rec *Record) {
-		rec.BytesUp += r.Up
-		rec.BytesDown += r.Down
-		rec.Truncated = r.Truncated
-		if r.FirstClose != relay.None {
-			rec.FirstClose = r.FirstClose.String()
-		}
-	})
+	s.account(r)
 	s.close(end)
+}
+
+// account takes the relay's result into the record. From then on the record has
+// the relay's bytes, and nobody adds those of flow again.
+func (s *session) account(r relay.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accounted = true
+	s.rec.BytesUp += r.Up
+	s.rec.BytesDown += r.Down
+	s.rec.Truncated = r.Truncated
+	if r.FirstClose != relay.None {
+		s.rec.FirstClose = r.FirstClose.String()
+	}
 }
 
 // close ends the session, however far it came: both connections are closed or
@@ -335,7 +344,7 @@ func (s *session) snapshot() Record {
 	defer s.mu.Unlock()
 	r := s.rec
 	r.Duration = Seconds(time.Since(s.start))
-	if s.flow != nil {
+	if s.flow != nil && !s.accounted {
 		r.BytesUp += s.flow.Up()
 		r.BytesDown += s.flow.Down()
 	}
