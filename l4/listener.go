@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,9 +17,9 @@ type listener struct {
 	// Static after construction.
 	server *Server
 	net.Listener
-	addr   string // as printed: "127.0.0.1:5432", "unix:/path"
-	key    string // what a reload must leave alone for the socket to be kept
-	unlink func() // removes a unix socket's file; nil otherwise
+	addr   string      // as printed: "127.0.0.1:5432", "unix:/path"
+	key    string      // what a reload must leave alone for the socket to be kept
+	socket *UnixSocket // nil: it is not on a unix socket of ours
 
 	route   atomic.Pointer[route]
 	closing chan struct{} // closed before the socket is
@@ -42,18 +38,13 @@ func (r *route) handshake() time.Duration {
 }
 
 // listenKey is the part of the configuration that a socket depends on. A port
-// that the system chooses belongs to the listener's name.
+// that the system chooses belongs to the listener's name. Mode and owner of a
+// unix socket are not in it: they are changed in place.
 func listenKey(cfg ListenerConfig) string {
-	key := fmt.Sprintf("%s %o", cfg.Address, cfg.Socket.Mode)
-	for _, id := range []*int{cfg.Socket.UID, cfg.Socket.GID} {
-		if id != nil {
-			key += " " + strconv.Itoa(*id)
-		}
-	}
 	if strings.HasSuffix(cfg.Address, ":0") {
-		key += " " + cfg.Name
+		return cfg.Address + " " + cfg.Name
 	}
-	return key
+	return cfg.Address
 }
 
 // listen binds the socket that cfg asks for. The error names the address and,
@@ -112,76 +103,25 @@ func (l *listener) inherit(name string) error {
 	return nil
 }
 
-// listenUnix makes the socket under a name beside path, gives it mode and owner,
-// and only then renames it to path: nobody can connect before it is guarded, and
-// a socket that is replaced is replaced at once.
 func (l *listener) listenUnix(ctx context.Context, path string, cfg SocketConfig) error {
-	if err := claimSocket(path); err != nil {
+	socket, err := ListenUnix(ctx, path, cfg)
+	if err != nil {
 		return err
 	}
-	draft := filepath.Join(filepath.Dir(path), "."+strconv.Itoa(os.Getpid())+"~"+filepath.Base(path))
-	if len(draft) >= len(syscall.RawSockaddrUnix{}.Path) {
-		return fmt.Errorf("listen unix:%s: the path is too long for a socket, and the system allows about 100 bytes; choose a shorter folder", path)
-	}
-	os.Remove(draft) // of a process of this id that died here
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "unix", draft)
-	if err != nil {
-		return fmt.Errorf("listen unix:%s: %w", path, err)
-	}
-	ln.(*net.UnixListener).SetUnlinkOnClose(false)
-	info, err := guardSocket(draft, path, cfg)
-	if err != nil {
-		ln.Close()
-		os.Remove(draft)
-		return fmt.Errorf("listen unix:%s: %w", path, err)
-	}
-	l.Listener, l.addr = ln, "unix:"+path
-	l.unlink = func() {
-		if now, err := os.Lstat(path); err == nil && os.SameFile(info, now) {
-			os.Remove(path)
-		}
-	}
+	l.Listener, l.socket, l.addr = socket.UnixListener, socket, "unix:"+path
 	return nil
 }
 
-// claimSocket makes sure that path can be taken: nothing is there, or a socket
-// that nobody answers.
-func claimSocket(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen unix:%s: a file that is no socket is there; move it away or choose another path", path)
+// reguard gives a unix socket that is kept the mode and owner of cfg. undo takes
+// them back.
+func (l *listener) reguard(cfg ListenerConfig) (undo func(), err error) {
+	if l.socket == nil {
+		return func() {}, nil
 	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		conn.Close()
-		return fmt.Errorf("listen unix:%s: the socket is in use by a running process; stop it or choose another path", path)
+	if undo, err = l.socket.reguard(cfg.Socket); err != nil {
+		return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("listen unix:%s: a socket is there, and whether it is in use cannot be told: %w", path, err)
-	}
-	return nil
-}
-
-func guardSocket(draft, path string, cfg SocketConfig) (os.FileInfo, error) {
-	if err := os.Chmod(draft, orDefault(cfg.Mode, 0o600)); err != nil {
-		return nil, err
-	}
-	if cfg.UID != nil || cfg.GID != nil {
-		keep := -1
-		if err := os.Chown(draft, *orDefault(cfg.UID, &keep), *orDefault(cfg.GID, &keep)); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.Rename(draft, path); err != nil {
-		return nil, err
-	}
-	return os.Lstat(path)
+	return undo, nil
 }
 
 // checkPlaintext refuses a plaintext socket that others than this host reach.
@@ -196,8 +136,9 @@ func checkPlaintext(addr net.Addr, cfg ListenerConfig) error {
 // close stops accepting. Sessions go on.
 func (l *listener) close() {
 	close(l.closing)
-	if l.unlink != nil {
-		l.unlink()
+	if l.socket != nil {
+		l.socket.Close()
+		return
 	}
 	l.Listener.Close()
 }

@@ -147,11 +147,16 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 
 // bind gives each configured listener its socket: the one it has, or a new one.
 func (s *Server) bind(cfg Config) (all, fresh []*listener, err error) {
+	var undo []func()
 	for _, c := range cfg.Listeners {
 		key := listenKey(c)
 		i := slices.IndexFunc(s.listeners, func(l *listener) bool { return l.key == key })
 		if i >= 0 {
-			err = checkPlaintext(s.listeners[i].Addr(), c)
+			var back func()
+			if back, err = s.listeners[i].reguard(c); err == nil {
+				undo = append(undo, back)
+				err = checkPlaintext(s.listeners[i].Addr(), c)
+			}
 			all = append(all, s.listeners[i])
 		} else if l, bindErr := s.listen(s.ctx, c); bindErr != nil {
 			err = bindErr
@@ -161,6 +166,9 @@ func (s *Server) bind(cfg Config) (all, fresh []*listener, err error) {
 		if err != nil {
 			for _, l := range fresh {
 				l.close()
+			}
+			for _, f := range undo {
+				f()
 			}
 			return nil, nil, err
 		}

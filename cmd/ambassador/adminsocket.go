@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"ambassador/l4"
 )
 
 // adminListen is where the admin API listens.
@@ -32,7 +34,7 @@ func (a *app) listenAdmin(ctx context.Context, at adminListen) (ln net.Listener,
 	case at.Address == "":
 		ln, err = listenAdminDefault(ctx, defaultAdminFolder(a.env))
 	case unix:
-		ln, err = bindAdminSocket(ctx, path)
+		ln, err = l4.ListenUnix(ctx, path, l4.SocketConfig{})
 	default:
 		ln, err = listenAdminTCP(ctx, at)
 	}
@@ -156,14 +158,14 @@ func listenAdminDefault(ctx context.Context, f adminFolder) (net.Listener, error
 	defer unlock()
 	path := filepath.Join(f.path, "admin.sock")
 	for _, other := range adminSocketsIn(f.path) {
-		switch err := tryAdminSocket(ctx, other); {
+		switch err := l4.KnockUnix(ctx, other); {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			os.Remove(other)
 		case other == path:
 			path = filepath.Join(f.path, fmt.Sprintf("admin-%d.sock", os.Getpid()))
 		}
 	}
-	return bindAdminSocket(ctx, path)
+	return l4.ListenUnix(ctx, path, l4.SocketConfig{})
 }
 
 // adminSocketsIn lists the default admin sockets of a folder, dead ones included.
@@ -180,21 +182,6 @@ func adminSocketsIn(dir string) []string {
 		}
 	}
 	return out
-}
-
-// adminDialTimeout bounds connecting to an admin socket: the kernel answers for
-// the process, so that more than this means that there is none to speak to.
-const adminDialTimeout = time.Second
-
-// tryAdminSocket says whether a process listens at path: nil if so,
-// ECONNREFUSED if it has ended, another error if that cannot be told.
-func tryAdminSocket(ctx context.Context, path string) error {
-	d := net.Dialer{Timeout: adminDialTimeout}
-	conn, err := d.DialContext(ctx, "unix", path)
-	if err == nil {
-		conn.Close()
-	}
-	return err
 }
 
 // lockTimeout bounds the wait for another ambassador that is starting in the
@@ -230,75 +217,6 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// adminSocket is a bound unix socket. To close it removes its file.
-type adminSocket struct {
-	*net.UnixListener
-	path string
-	info fs.FileInfo // of the file that we made
-}
-
-// Addr is the path that clients use.
-func (s *adminSocket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
-
-// Close removes the file, unless somebody else has one of that name now.
-func (s *adminSocket) Close() error {
-	if now, err := os.Lstat(s.path); err == nil && os.SameFile(s.info, now) {
-		os.Remove(s.path)
-	}
-	return s.UnixListener.Close()
-}
-
-// bindAdminSocket makes the socket under a name beside path, gives it mode 0600
-// and only then renames it to path: nobody can connect before it is guarded.
-func bindAdminSocket(ctx context.Context, path string) (*adminSocket, error) {
-	if err := claimAdminSocket(ctx, path); err != nil {
-		return nil, err
-	}
-	draft := filepath.Join(filepath.Dir(path), "."+strconv.Itoa(os.Getpid())+"~"+filepath.Base(path))
-	if len(draft) >= len(syscall.RawSockaddrUnix{}.Path) {
-		return nil, fmt.Errorf("listen unix:%s: the path is too long for a socket, and the system allows about 100 bytes; choose a shorter folder", path)
-	}
-	os.Remove(draft) // of a process of this id that died here
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "unix", draft)
-	if err != nil {
-		return nil, fmt.Errorf("listen unix:%s: %w", path, err)
-	}
-	s := &adminSocket{UnixListener: ln.(*net.UnixListener), path: path}
-	s.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(draft, 0o600), os.Rename(draft, path)); err != nil {
-		s.UnixListener.Close()
-		os.Remove(draft)
-		return nil, fmt.Errorf("listen unix:%s: %w", path, err)
-	}
-	if s.info, err = os.Lstat(path); err != nil {
-		s.UnixListener.Close()
-		return nil, fmt.Errorf("listen unix:%s: %w", path, err)
-	}
-	return s, nil
-}
-
-// claimAdminSocket makes sure that path can be taken: nothing is there, or a
-// socket on which nobody answers.
-func claimAdminSocket(ctx context.Context, path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen unix:%s: a file that is no socket is there; move it away or choose another path in admin.listen", path)
-	}
-	switch err := tryAdminSocket(ctx, path); {
-	case err == nil:
-		return fmt.Errorf("listen unix:%s: a running process answers there; stop it or choose another path in admin.listen", path)
-	case !errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("listen unix:%s: a socket is there, and whether it is in use cannot be told: %w", path, err)
-	}
-	return nil
-}
-
 // liveAdminSockets are the sockets in the folders on which a process answers.
 // Folders that could be another user's are left out. failed are the sockets
 // that exist but could not be asked, each with its reason.
@@ -308,7 +226,7 @@ func liveAdminSockets(ctx context.Context, folders []adminFolder) (live []string
 			continue
 		}
 		for _, path := range adminSocketsIn(f.path) {
-			switch err := tryAdminSocket(ctx, path); {
+			switch err := l4.KnockUnix(ctx, path); {
 			case err == nil && !slices.Contains(live, path):
 				live = append(live, path)
 			case err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist):

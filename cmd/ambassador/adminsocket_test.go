@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ambassador/l4"
 )
 
 // shortDir is a folder whose path leaves room for a socket's name.
@@ -160,7 +162,7 @@ func TestCloseKeepsASuccessorsSocket(t *testing.T) {
 	}
 	defer next.Close()
 	old.Close()
-	if err := tryAdminSocket(t.Context(), path); err != nil {
+	if err := l4.KnockUnix(t.Context(), path); err != nil {
 		t.Errorf("the successor's socket is gone: %v", err)
 	}
 }
@@ -251,7 +253,7 @@ func TestConfiguredAdminListen(t *testing.T) {
 		{adminListen{Address: "unix:" + filepath.Join(dir, "new")}, ""},
 		{adminListen{Address: "unix:" + dead}, ""},
 		{adminListen{Address: "unix:" + file}, "no socket"},
-		{adminListen{Address: taken}, "a running process answers"},
+		{adminListen{Address: taken}, "in use by a running process"},
 		{adminListen{Address: "unix:" + long}, "too long"},
 		{adminListen{Address: "unix:" + filepath.Join(dir, "none", "a.sock")}, "no such file"},
 		{adminListen{Address: "127.0.0.1:0"}, ""},
