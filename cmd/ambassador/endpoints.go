@@ -151,6 +151,7 @@ func (m *endpoints) commit(set *endpointSet) {
 	}
 	for _, e := range m.running {
 		if !slices.Contains(set.all, e) {
+			e.listener.Close() // before the reload is said to be over
 			m.serving.Go(e.retire)
 		}
 	}
@@ -158,7 +159,7 @@ func (m *endpoints) commit(set *endpointSet) {
 }
 
 func (m *endpoints) serve(e *endpoint) {
-	if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		m.log.Error("not served any more", "what", e.name, "listen", e.addr, "cause", err.Error())
 	}
 }
@@ -167,7 +168,7 @@ func (m *endpoints) serve(e *endpoint) {
 // given up, the reload that gave it up among them.
 const retireTimeout = 5 * time.Second
 
-// retire stops listening and lets requests finish.
+// retire lets requests finish.
 func (e *endpoint) retire() {
 	ctx, cancel := context.WithTimeout(context.Background(), retireTimeout)
 	defer cancel()
