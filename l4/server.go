@@ -140,6 +140,7 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		u.inherit(s.upstreams)
 		all, fresh = append(all, u), append(fresh, u)
 	}
 	return all, fresh, nil

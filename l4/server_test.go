@@ -499,6 +499,24 @@ func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
 	}
 }
 
+// An upstream that a reload changes stays reached once: a reload in an outage
+// does not make all who share it unready.
+func TestReloadInAnOutageStaysReady(t *testing.T) {
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Upstreams[0].Required = true
+	f := serve(t, Options{}, cfg)
+	f.until("readiness", func() bool { return f.Ready().Ready })
+	cfg = oneUpstream(refusedAddress(t))
+	cfg.Upstreams[0].Required, cfg.Upstreams[0].Key = true, "down"
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "new", Key: "new", Required: true, Endpoints: endpointsOf(refusedAddress(t))})
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.Ready(); len(r.Waiting) != 1 || !strings.Contains(r.Waiting[0], "upstream new: not reached yet") {
+		t.Errorf("readiness: %+v; want it to wait for the new upstream alone", r)
+	}
+}
+
 func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 	answer := make(chan struct{})
 	late := backend(t, func(c *net.TCPConn) {

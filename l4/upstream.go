@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,15 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 		return nil, fmt.Errorf("upstream %s: no endpoint", cfg.Name)
 	}
 	return u, nil
+}
+
+// inherit takes over that an upstream of this name was reached once, so that a
+// reload in an outage does not make the process unready.
+func (u *Upstream) inherit(from []*Upstream) {
+	i := slices.IndexFunc(from, func(old *Upstream) bool { return old.cfg.Name == u.cfg.Name })
+	if i >= 0 {
+		u.reached.Store(from[i].reached.Load())
+	}
 }
 
 // progress is told where an attempt is, for the session's record.
