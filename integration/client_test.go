@@ -149,6 +149,12 @@ identities:
 		{"HTTP", "bad_greeting", func(c *net.TCPConn) { io.WriteString(c, "GET / HTTP/1.1\r\n\r\n") }},
 		{"a huge length", "bad_greeting", func(c *net.TCPConn) { c.Write([]byte("\x7f\xff\xff\xff\x00\x03\x00\x00")) }},
 		{"SSLRequests for ever", "bad_greeting", func(c *net.TCPConn) { io.WriteString(c, strings.Repeat("\x00\x00\x00\x08\x04\xd2\x16\x2f", 100)) }},
+		{"leaves because TLS is declined", "bad_greeting", func(c *net.TCPConn) {
+			io.WriteString(c, "\x00\x00\x00\x08\x04\xd2\x16\x2f")
+			io.ReadFull(c, make([]byte, 1))
+			c.Close()
+		}},
+		{"leaves inside its first message", "bad_greeting", func(c *net.TCPConn) { c.Write([]byte{0, 0, 0, 8, 4}); c.Close() }},
 		{"closes", "probe", func(c *net.TCPConn) { c.Close() }},
 		{"ends its direction", "probe", func(c *net.TCPConn) { c.CloseWrite() }},
 		{"resets", "downstream_reset", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }},

@@ -151,7 +151,7 @@ func (c *upstreamConn) error(stage Stage, reason Reason, err error) *Error {
 func (c *upstreamConn) abort(end error) {
 	c.settle("", nil)
 	var e *Error
-	if errors.As(end, &e) && (e.Reason == ReasonClosed || e.Reason == ReasonProbe) {
+	if errors.As(end, &e) && (e.Reason == ReasonClosed || e.Reason == ReasonProbe || e.Reason == ReasonBadGreeting && isEOF(e.Err)) {
 		c.closePolitely()
 		return
 	}

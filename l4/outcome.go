@@ -223,8 +223,8 @@ func dialogueReason(err error) Reason {
 		return ReasonHandshakeTimeout
 	case isEOF(side.Err) && side.Clean:
 		return ReasonProbe
-	case isEOF(side.Err):
-		return ReasonClosed
+	case isEOF(side.Err): // inside a message, or because of our answer to its first
+		return ReasonBadGreeting
 	case isReset(side.Err):
 		return ReasonDownstreamReset
 	}

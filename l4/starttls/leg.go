@@ -24,11 +24,21 @@ func (l *leg) read(buf []byte) error {
 		return nil
 	}
 	e := l.error("read", err)
-	if !isTimeout(err) {
+	if e.Hint = l.ifCut(err); e.Hint == "" && !isTimeout(err) {
 		e.Hint = l.ifClosed
 	}
 	return e
 }
+
+// ifCut is the hint where a client has left within a message.
+func (l *leg) ifCut(err error) string {
+	if l.side == Downstream && err == io.ErrUnexpectedEOF {
+		return hintCut
+	}
+	return ""
+}
+
+const hintCut = "the client left inside its first message: check that it speaks this protocol, and its own log for why it gave up"
 
 // readRest fills buf with what remains of a message.
 func (l *leg) readRest(buf []byte) error {
@@ -39,7 +49,9 @@ func (l *leg) readRest(buf []byte) error {
 	if err == io.EOF { // io.ReadFull's for an end before the first byte of buf
 		err = io.ErrUnexpectedEOF
 	}
-	return l.error("read", err)
+	e := l.error("read", err)
+	e.Hint = l.ifCut(err)
+	return e
 }
 
 func (l *leg) fill(buf []byte) error {
