@@ -16,9 +16,10 @@ import (
 type ClientPolicy struct {
 	// Source is our identity. If nil, we have no certificate.
 	Source *Source
-	// Roots verify the peer. If nil, those of the identity do, and if it brings
+	// Roots has the roots that verify the peer, and its generations are followed
+	// as those of Source are. If nil, the identity's roots do it, and if it brings
 	// none, the system's.
-	Roots *x509.CertPool
+	Roots *Source
 	// SystemRoots asks for the system's roots, whatever Roots and the identity
 	// have.
 	SystemRoots bool
@@ -42,10 +43,11 @@ type ClientPolicy struct {
 type Originator struct {
 	policy ClientPolicy // static after construction
 
-	mu         sync.Mutex
-	generation uint64                      // guarded by mu; of all configs
-	configs    map[configKey]*list.Element // guarded by mu; of *configEntry
-	recent     *list.List                  // guarded by mu; the most recently used in front
+	mu       sync.Mutex
+	identity uint64                      // guarded by mu; the generation of all configs
+	roots    uint64                      // guarded by mu; that of their Roots
+	configs  map[configKey]*list.Element // guarded by mu; of *configEntry
+	recent   *list.List                  // guarded by mu; the most recently used in front
 }
 
 type configKey struct{ host, address string }
@@ -79,9 +81,9 @@ func NewOriginator(p ClientPolicy) *Originator {
 
 // Config is the configuration for one connection to address ("10.0.0.7:5432"),
 // which an endpoint configured as host resolved to. It must not be modified. It
-// is the same as long as the identity's generation is, so that sessions are
-// resumed and nothing is allocated; with a new generation, all sessions of the
-// old one are dropped. The error wraps ErrNotReady.
+// is the same as long as the generation of the identity and of the roots is, so
+// that sessions are resumed and nothing is allocated; with a new generation, all
+// sessions of the old one are dropped. The error wraps ErrNotReady.
 //
 // A handshake that fails because of the peer's certificate returns a
 // *tls.CertificateVerificationError around a *PeerError. The certificate
@@ -94,8 +96,12 @@ func (o *Originator) Config(host, address string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if snap.Generation != o.generation {
-		o.generation = snap.Generation
+	roots, err := o.policy.trusted(snap)
+	if err != nil {
+		return nil, err
+	}
+	if snap.Generation != o.identity || roots.generation != o.roots {
+		o.identity, o.roots = snap.Generation, roots.generation
 		clear(o.configs)
 		o.recent.Init()
 	}
@@ -104,12 +110,36 @@ func (o *Originator) Config(host, address string) (*tls.Config, error) {
 		o.recent.MoveToFront(el)
 		return el.Value.(*configEntry).config, nil
 	}
-	config := o.policy.config(host, snap)
+	config := o.policy.config(host, snap.Certificate, roots)
 	o.configs[key] = o.recent.PushFront(&configEntry{key, config})
 	if o.recent.Len() > maxConfigs {
 		delete(o.configs, o.recent.Remove(o.recent.Back()).(*configEntry).key)
 	}
 	return config, nil
+}
+
+// trust is the roots that a policy verifies by.
+type trust struct {
+	pool       *x509.CertPool // nil: the system's
+	whose      string         // in words
+	generation uint64         // of ClientPolicy.Roots; 0 without
+}
+
+// trusted are the roots now, those of the identity being in snap.
+func (p *ClientPolicy) trusted(snap *Snapshot) (trust, error) {
+	switch {
+	case p.SystemRoots:
+		return trust{whose: "the system's"}, nil
+	case p.Roots != nil:
+		roots, err := p.Roots.Current()
+		if err != nil {
+			return trust{}, err
+		}
+		return trust{roots.Roots, "those of tls.ca", roots.Generation}, nil
+	case snap.Roots != nil:
+		return trust{pool: snap.Roots, whose: "the identity's"}, nil
+	}
+	return trust{whose: "the system's"}, nil
 }
 
 // config makes a configuration for one address and one generation.
@@ -118,7 +148,7 @@ func (o *Originator) Config(host, address string) (*tls.Config, error) {
 // checks a host name and knows no principals. VerifyConnection does all of it
 // instead, because it is called for every connection; VerifyPeerCertificate is
 // not called when a session is resumed.
-func (p *ClientPolicy) config(host string, snap *Snapshot) *tls.Config {
+func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *tls.Config {
 	name := p.ServerName
 	if name == "" {
 		name = host
@@ -131,19 +161,11 @@ func (p *ClientPolicy) config(host string, snap *Snapshot) *tls.Config {
 		InsecureSkipVerify: true,
 		ClientSessionCache: tls.NewLRUClientSessionCache(sessionsKept),
 	}
-	if cert := snap.Certificate; cert != nil {
+	if cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return offer(cert, time.Now()) }
 	}
 	if !p.SkipVerify {
-		j := judge{name: name, principals: p.Principals, roots: snap.Roots, whose: "the identity's"}
-		switch {
-		case p.SystemRoots:
-			j.roots, j.whose = nil, "the system's"
-		case p.Roots != nil:
-			j.roots, j.whose = p.Roots, "those of tls.ca"
-		case snap.Roots == nil:
-			j.whose = "the system's"
-		}
+		j := judge{name: name, principals: p.Principals, roots: roots.pool, whose: roots.whose}
 		c.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, time.Now()) }
 	}
 	return c

@@ -121,13 +121,13 @@ func TestResumptionIsJudgedAgain(t *testing.T) {
 		server := newTLSServer(t, ca, version)
 		source := NewSource("me")
 		source.Publish(ca.pair(t, "dns:me"), nil)
-		lenient := NewOriginator(ClientPolicy{Source: source, Roots: ca.pool(), ServerName: "localhost"})
+		lenient := NewOriginator(ClientPolicy{Source: source, Roots: roots(ca.pool()), ServerName: "localhost"})
 		for _, tt := range []struct {
 			policy ClientPolicy
 			want   string
 		}{
-			{ClientPolicy{Source: source, Roots: ca.pool(), ServerName: "localhost", Principals: principals(t, "dns:other")}, "principals wants dns:other"},
-			{ClientPolicy{Source: source, Roots: other.pool(), ServerName: "localhost"}, "set tls.ca"},
+			{ClientPolicy{Source: source, Roots: roots(ca.pool()), ServerName: "localhost", Principals: principals(t, "dns:other")}, "principals wants dns:other"},
+			{ClientPolicy{Source: source, Roots: roots(other.pool()), ServerName: "localhost"}, "set tls.ca"},
 		} {
 			strict, err := NewOriginator(tt.policy).Config("localhost", server.addr)
 			if err != nil {
@@ -200,6 +200,37 @@ func TestWithdrawnRootIsRefusedAtOnce(t *testing.T) {
 	wantRefusal(t, err, "(the identity's)")
 }
 
+// roots is a source of nothing but roots.
+func roots(pool *x509.CertPool) *Source {
+	s := NewSource("roots")
+	s.Publish(nil, pool)
+	return s
+}
+
+// New roots of tls.ca count for the next connection, resumed ones included.
+func TestRootsAreFollowed(t *testing.T) {
+	ca, other := newAuthority(t), newAuthority(t)
+	server := newTLSServer(t, ca, tls.VersionTLS13)
+	me, trusted := NewSource("me"), roots(ca.pool())
+	me.Publish(ca.pair(t, "dns:me"), nil)
+	o := NewOriginator(ClientPolicy{Source: me, Roots: trusted})
+	for range 2 {
+		if _, err := server.connect(t, o, "localhost"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	trusted.Publish(nil, other.pool())
+	_, err := server.connect(t, o, "localhost")
+	wantRefusal(t, err, "(those of tls.ca)")
+	trusted.Publish(nil, ca.pool())
+	if _, err := server.connect(t, o, "localhost"); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewOriginator(ClientPolicy{Roots: NewSource("none yet")}).Config("h", "a"); !errors.Is(err, ErrNotReady) {
+		t.Errorf("without roots yet: %v, want ErrNotReady", err)
+	}
+}
+
 func TestRootsInOrderOfPrecedence(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	leaf, _ := ca.issue(t, "dns:h")
@@ -209,9 +240,9 @@ func TestRootsInOrderOfPrecedence(t *testing.T) {
 		own    *x509.CertPool // of the identity
 		want   string
 	}{
-		{"tls.ca", ClientPolicy{Roots: ca.pool()}, other.pool(), ""},
+		{"tls.ca", ClientPolicy{Roots: roots(ca.pool())}, other.pool(), ""},
 		{"the identity's", ClientPolicy{}, ca.pool(), ""},
-		{"tls.ca alone", ClientPolicy{Roots: other.pool()}, ca.pool(), "(those of tls.ca)"},
+		{"tls.ca alone", ClientPolicy{Roots: roots(other.pool())}, ca.pool(), "(those of tls.ca)"},
 		{"the system's by default", ClientPolicy{}, nil, "(the system's)"},
 		{"the system's on demand", ClientPolicy{SystemRoots: true}, ca.pool(), "(the system's)"},
 		{"none", ClientPolicy{SkipVerify: true}, other.pool(), ""},

@@ -15,8 +15,10 @@ import (
 
 // Files are the paths of an identity, in PEM: Cert is the chain, leaf first, Key
 // its private key, CA the roots that come with it. Cert and Key may be one file;
-// CA may be empty.
+// CA may be empty. Without Cert and Key it is an identity that has only roots.
 type Files struct{ Cert, Key, CA string }
+
+func (f Files) onlyRoots() bool { return f.Cert == "" && f.Key == "" && f.CA != "" }
 
 // FileError is a file that cannot be used.
 type FileError struct {
@@ -30,10 +32,15 @@ func (e *FileError) Error() string { return e.Path + ": " + e.Err.Error() }
 func (e *FileError) Unwrap() error { return e.Err }
 
 // Load reads an identity. The certificate's Leaf is set; whether it is valid now
-// is not looked at: see certs.Validity. The roots are nil if Files.CA is empty.
+// is not looked at: see certs.Validity. The roots are nil if Files.CA is empty,
+// and the certificate is if there is only that.
 // The error names every file that cannot be used: it is a *FileError, or several
 // behind Unwrap() []error.
 func Load(f Files) (*tls.Certificate, *x509.CertPool, error) {
+	if f.onlyRoots() {
+		roots, err := LoadRoots(f.CA)
+		return nil, roots, err
+	}
 	chain, certErr := load(f.Cert, parseCertificates)
 	key, keyErr := load(f.Key, parseKey)
 	roots, caErr := loadCA(f.CA)

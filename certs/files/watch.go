@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -46,10 +47,18 @@ func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 		return w, err
 	}
 	s.Publish(cert, roots)
-	if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
+	if err := validity(cert, time.Now()); err != nil {
 		log.Warn("identity not usable", "identity", w.name, "cause", f.Cert+": "+err.Error())
 	}
 	return w, nil
+}
+
+// validity is certs.Validity; roots alone are always valid.
+func validity(cert *tls.Certificate, now time.Time) error {
+	if cert == nil {
+		return nil
+	}
+	return certs.Validity(cert.Leaf, now)
 }
 
 // Run reads the files at once, and then whenever they change, until ctx ends. It
@@ -155,7 +164,7 @@ func (w *Watcher) update(now time.Time) time.Duration {
 	case err.Error() != w.said:
 		w.said = err.Error()
 		w.source.Fail(err)
-		w.log.Warn("identity not renewed", "identity", w.name, "cause", err.Error())
+		w.tellFailure(err)
 	}
 	return again
 }
@@ -167,7 +176,7 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	if err != nil {
 		return PollInterval, err
 	}
-	if err := certs.Validity(cert.Leaf, now); err != nil && w.source.Ready() == nil {
+	if err := validity(cert, now); err != nil && w.source.Ready() == nil {
 		again = PollInterval
 		if early := cert.Leaf.NotBefore.Sub(now); early > 0 {
 			again = min(again, early)
@@ -176,9 +185,24 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	}
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {
-		st := w.source.Status()
-		w.log.Info("identity renewed", "identity", w.name, "generation", st.Generation, "names", st.Names,
-			"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
+		w.tellRenewed(old, w.source.Status())
 	}
 	return PollInterval, nil
+}
+
+func (w *Watcher) tellRenewed(old, st certs.Status) {
+	if w.files.onlyRoots() {
+		w.log.Info("roots renewed", "file", w.files.CA, "generation", st.Generation)
+		return
+	}
+	w.log.Info("identity renewed", "identity", w.name, "generation", st.Generation, "names", st.Names,
+		"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
+}
+
+func (w *Watcher) tellFailure(err error) {
+	if w.files.onlyRoots() {
+		w.log.Warn("roots not renewed", "cause", err.Error()) // which names the file
+		return
+	}
+	w.log.Warn("identity not renewed", "identity", w.name, "cause", err.Error())
 }

@@ -380,6 +380,37 @@ func stacks() string {
 	return string(b[:runtime.Stack(b, true)])
 }
 
+// Roots alone are an identity too: that of tls.ca.
+func TestWatchRootsAlone(t *testing.T) {
+	w, _ := open(t, pair{})
+	f := Files{CA: filepath.Join(w.dir, "ca.crt")}
+	if _, err := Open(f, certs.NewSource("ca"), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "ca.crt: no such file") {
+		t.Errorf("without the file: %v", err)
+	}
+	w.put("ca.crt", newPair(t, 1, time.Hour).cert)
+	w.source = certs.NewSource("ca")
+	watcher, err := Open(f, w.source, slog.New(slog.NewTextHandler(&w.log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run(watcher)
+	first, err := w.source.Current()
+	if err != nil || first.Certificate != nil || first.Roots == nil {
+		t.Fatalf("roots alone: %+v, %v", first, err)
+	}
+	w.put("ca.crt", []byte("no PEM"))
+	w.until("complaint", complaint("ca.crt"))
+	if now, _ := w.source.Current(); now != first {
+		t.Error("bad roots took the place of good ones")
+	}
+	w.put("ca.crt", newPair(t, 2, time.Hour).cert)
+	w.until("second", func(st certs.Status) bool { return st.Generation == 2 && st.LastError == "" })
+	w.stop() // the log comes after
+	if w.log.count("roots renewed") != 1 || w.log.count("roots not renewed") != 1 {
+		t.Errorf("log: %s", &w.log.b)
+	}
+}
+
 func TestTrail(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

@@ -51,9 +51,7 @@ The exit code is 2 if there is a mistake.`,
 func (a *app) check(path string, asJSON bool) error {
 	f, err := loadFile(path, a.env)
 	if err == nil {
-		if problems := f.checkFiles(); len(problems) > 0 {
-			err = &ConfigError{problems}
-		}
+		err = configError(f.checkFiles())
 	}
 	switch {
 	case asJSON:

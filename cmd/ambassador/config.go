@@ -235,7 +235,7 @@ func (u *UpstreamSection) decodeEndpoints(d *decoder, n *yaml.Node, path string)
 func (t *TLSSection) fields() []field {
 	return []field{
 		textField("identity", "The certificate that we show: one of identities. Default: none.", &t.Identity, nil),
-		textField("ca", "File of the roots that verify the server, or system. Default: the identity's ca, else the system's.", &t.CA, nil),
+		textField("ca", "File of the roots that verify the server, which is watched, or system. Default: the identity's ca, else the system's.", &t.CA, nil),
 		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for. Default: the endpoint's host.", &t.ServerName, nil),
 		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, func(s string) error {
 			_, err := certs.ParsePrincipal(s)
@@ -283,7 +283,8 @@ func findConfig(given string) (string, error) {
 const maxConfigFile = 16 << 20
 
 // loadFile reads a configuration. The error is a *ConfigError with every mistake
-// that can be seen without looking at other files.
+// in its text, and beside those with every one in the files that it names. Where
+// the text is good, whoever takes up the files finds what is wrong with them.
 func loadFile(path string, env func(string) (string, bool)) (*File, error) {
 	source, err := readConfig(path)
 	if err != nil {
@@ -297,7 +298,21 @@ func loadFile(path string, env func(string) (string, bool)) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseFile(path, folder, source, env)
+	f, err := parseFile(path, folder, source, env)
+	if err != nil {
+		return nil, f.withFileProblems(err)
+	}
+	return f, nil
+}
+
+// withFileProblems adds the mistakes in the files that f names to those in its
+// text.
+func (f *File) withFileProblems(err error) error {
+	var text *ConfigError
+	if !errors.As(err, &text) {
+		return err
+	}
+	return configError(append(text.Problems, f.fileProblems()...))
 }
 
 func readConfig(path string) ([]byte, error) {
@@ -313,23 +328,60 @@ func readConfig(path string) ([]byte, error) {
 	return b, err
 }
 
-// parseFile decodes a configuration whose relative paths start at folder.
+// parseFile decodes a configuration whose relative paths start at folder. Beside
+// a *ConfigError the File has what could be read.
 func parseFile(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
 	d := &decoder{file: name, env: env, at: map[string]*yaml.Node{}}
 	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, source: source, places: d}
 	if root := d.parseYAML(source); root != nil {
 		d.section(root, "", f.fields())
+		f.startPathsAt(folder)
 		f.validate(d)
 	}
-	if err := d.result(); err != nil {
-		return nil, err
-	}
+	return f, configError(d.problems)
+}
+
+// startPathsAt makes every path absolute.
+func (f *File) startPathsAt(folder string) {
 	for _, path := range f.paths() {
-		if *path != "" && !filepath.IsAbs(*path) {
-			*path = filepath.Join(folder, *path)
+		if *path != "" {
+			*path = pathIn(folder, *path)
 		}
 	}
-	return f, nil
+	for _, address := range f.addresses() {
+		*address = addressIn(folder, *address)
+	}
+}
+
+func pathIn(folder, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(folder, path)
+}
+
+// addressIn makes the path of "unix:/path" absolute, and leaves other addresses
+// as they are.
+func addressIn(folder, address string) string {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok && path != "" {
+		return "unix:" + pathIn(folder, path)
+	}
+	return address
+}
+
+// addresses are all that may be on unix sockets, whose paths are relative to the
+// file.
+func (f *File) addresses() []*string {
+	all := []*string{&f.Admin.Listen}
+	for _, u := range f.Upstreams {
+		for i := range u.Endpoints {
+			all = append(all, &u.Endpoints[i])
+		}
+	}
+	for _, l := range f.Listeners {
+		all = append(all, &l.Listen)
+	}
+	return all
 }
 
 // paths are all that are relative to the file.
@@ -351,6 +403,7 @@ func (f *File) validate(d *decoder) {
 	if len(f.Listeners) == 0 {
 		d.failAt("listeners", "no listener; give at least one, with listen and upstream")
 	}
+	checkSocketPath(d, f.Admin.Listen, "admin.listen", maxListenPath)
 	if f.Admin.Listen != "" && !strings.HasPrefix(f.Admin.Listen, "unix:") && !f.Admin.UnsafeAdminListen && !isLoopback(f.Admin.Listen) {
 		d.failAt("admin.listen", "%s can be reached by others; use 127.0.0.1 or a unix socket, or set unsafe_admin_listen: true", f.Admin.Listen)
 	}
@@ -363,10 +416,11 @@ func (f *File) validate(d *decoder) {
 	taken := map[string]string{}
 	for _, l := range f.Listeners {
 		l.validate(d, "listeners."+l.Name, f)
-		if other := taken[l.Listen]; other != "" && !strings.HasSuffix(l.Listen, ":0") {
+		key := filepath.Clean(l.Listen)
+		if other := taken[key]; other != "" && !strings.HasSuffix(l.Listen, ":0") {
 			d.failAt("listeners."+l.Name+".listen", "%s is the address of listener %s already; choose another", l.Listen, other)
 		} else if l.Listen != "" {
-			taken[l.Listen] = l.Name
+			taken[key] = l.Name
 		}
 	}
 }
@@ -385,6 +439,9 @@ func (id *IdentitySection) validate(d *decoder, path string) {
 func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 	if d.at[path+".endpoints"] == nil {
 		d.failAt(path, `no endpoints; give at least one: endpoints: ["HOST:PORT"]`)
+	}
+	for i, e := range u.Endpoints {
+		checkSocketPath(d, e, fmt.Sprintf("%s.endpoints[%d]", path, i), maxDialPath)
 	}
 	c := u.Connect
 	timeout, attempt := orDefault(c.Timeout, l4.DefaultConnectTimeout), orDefault(c.AttemptTimeout, l4.DefaultAttemptTimeout)
@@ -421,6 +478,7 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	if d.at[path+".listen"] == nil {
 		d.failAt(path, "no listen; give HOST:PORT, unix:/path or systemd:NAME")
 	}
+	checkSocketPath(d, l.Listen, path+".listen", maxListenPath)
 	switch {
 	case d.at[path+".upstream"] == nil:
 		d.failAt(path, "no upstream; name one of upstreams")
@@ -507,16 +565,24 @@ func checkEndpoint(s string) error {
 }
 
 func checkUnixPath(path string) error {
-	if !filepath.IsAbs(path) && path != "" {
-		return nil // relative to where we are started
-	}
-	switch {
-	case path == "":
+	if path == "" {
 		return errors.New("unix: needs a path, like unix:/run/app.sock")
-	case len(path) > 100:
-		return fmt.Errorf("a socket's path has at most 100 bytes, this one has %d; choose a shorter folder", len(path))
 	}
 	return nil
+}
+
+// The longest paths of sockets. Systems have 104 bytes for one or more, with the
+// zero at its end; a socket that we make has a longer name before it is guarded.
+const (
+	maxDialPath   = 103
+	maxListenPath = 90
+)
+
+// checkSocketPath judges the path of "unix:/path" once it is absolute.
+func checkSocketPath(d *decoder, address, at string, most int) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok && len(path) > most {
+		d.failAt(at, "the path of a socket has at most %d bytes, and %s has %d; choose a shorter folder", most, path, len(path))
+	}
 }
 
 func checkListen(s string) error {

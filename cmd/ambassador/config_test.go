@@ -80,7 +80,11 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"dns", good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
 		{"variable", good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},
 		{"an anchor is no trick", good + "x: &x {a: *x}", "x: unknown key"},
-		{"long socket path", strings.Replace(good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "at most 100 bytes"},
+		{"long socket path", strings.Replace(good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "listeners.l.listen: the path of a socket has at most 90 bytes"},
+		{"long relative socket path", strings.Replace(good, "127.0.0.1:1", "unix:"+strings.Repeat("x", 85), 1), "at most 90 bytes, and /etc/a/xx"},
+		{"long endpoint path", strings.Replace(good, "h:1", "unix:/"+strings.Repeat("x", 104), 1), "upstreams.u.endpoints[0]: the path of a socket has at most 103"},
+		{"endpoint path of 103", strings.Replace(good, "h:1", "unix:/"+strings.Repeat("x", 102), 1), ""},
+		{"same socket by two names", strings.Replace(good, "{l: {listen: \"127.0.0.1:1\", upstream: u}}", "{k: {listen: \"unix:s\", upstream: u}, l: {listen: \"unix:/etc/a/./s\", upstream: u}}", 1), "unix:/etc/a/./s is the address of listener k already"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := parse(tt.text)
@@ -125,6 +129,22 @@ upstreams: {u: {endpoints: ["h:${PORT}"], tls: {identity: me, ca: sub/ca.crt}}}`
 	f.printYAML(&b)
 	if !strings.Contains(b.String(), "${PORT}") || strings.Contains(b.String(), "5432") {
 		t.Errorf("printed: %s", b.String())
+	}
+}
+
+// Paths are relative to the file, those of sockets too.
+func TestSocketPathsStartAtTheFile(t *testing.T) {
+	f, err := parse(`admin: {listen: "unix:run/admin.sock"}
+listeners: {l: {listen: "unix:in.sock", upstream: u}}
+upstreams: {u: {endpoints: ["unix:../out.sock", {address: "unix:/abs.sock"}, "h:1"]}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{f.Admin.Listen, f.Listeners[0].Listen}
+	got = append(got, f.Upstreams[0].Endpoints...)
+	want := []string{"unix:/etc/a/run/admin.sock", "unix:/etc/a/in.sock", "unix:/etc/out.sock", "unix:/abs.sock", "h:1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

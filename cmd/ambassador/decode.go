@@ -130,15 +130,15 @@ func (d *decoder) failAt(path, format string, args ...any) {
 	}
 }
 
-// result is nil, or a *ConfigError with the problems in the file's order.
-func (d *decoder) result() error {
-	if len(d.problems) == 0 {
+// configError is nil, or a *ConfigError with the problems in the file's order.
+func configError(problems []Problem) error {
+	if len(problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(d.problems, func(a, b Problem) int {
+	slices.SortStableFunc(problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return &ConfigError{d.problems}
+	return &ConfigError{problems}
 }
 
 // mapping calls each with every key of a mapping, once.

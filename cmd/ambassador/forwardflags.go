@@ -57,11 +57,10 @@ func forwardFile(ff *forwardFlags) (*File, error) {
 		}
 	case err != nil:
 		return nil, err
-	default:
-		f.nameFlags()
 	}
+	f.nameFlags()
 	if len(problems) > 0 {
-		return nil, &ConfigError{problems}
+		return nil, &ConfigError{append(problems, f.fileProblems()...)}
 	}
 	return f, nil
 }
@@ -132,7 +131,7 @@ func (ff *forwardFlags) yaml() string {
 	}
 	line("upstreams:\n  forward:")
 	if len(ff.to) > 0 {
-		line("    endpoints: [%s]", quoteAll(ff.to))
+		line("    endpoints: [%s]", quoteAll(absoluteSockets(ff.to)))
 	}
 	if ff.starttls != "" {
 		line("    starttls: %s", quote(ff.starttls))
@@ -142,7 +141,7 @@ func (ff *forwardFlags) yaml() string {
 	}
 	line("listeners:\n  forward:")
 	if ff.listen != "" {
-		line("    listen: %s", quote(ff.listen))
+		line("    listen: %s", quoteAll(absoluteSockets([]string{ff.listen})))
 	}
 	line("    upstream: forward")
 	if ff.socketMode != "" {
@@ -186,6 +185,17 @@ func absolute(path string) string {
 		return path
 	}
 	return abs
+}
+
+// absoluteSockets makes the paths of unix sockets absolute.
+func absoluteSockets(addresses []string) (out []string) {
+	for _, a := range addresses {
+		if path, ok := strings.CutPrefix(a, "unix:"); ok {
+			a = "unix:" + absolute(path)
+		}
+		out = append(out, a)
+	}
+	return out
 }
 
 // quote is a text as a YAML scalar that nothing is expanded in. JSON's strings

@@ -11,7 +11,8 @@ import (
 	"ambassador/certs/files"
 )
 
-// identities keeps the configured identities current: one watcher each.
+// identities keeps the configured identities current, or the files of tls.ca,
+// which are identities with nothing but roots: one watcher each.
 type identities struct {
 	// Static after construction.
 	ctx context.Context // ends the watchers

@@ -37,6 +37,7 @@ func (p *process) reload() error {
 	defer p.reloading.Unlock()
 	if p.opts.load == nil {
 		p.ids.refresh()
+		p.roots.refresh()
 		p.log.Info("no configuration file to reload; the certificates are looked at")
 		return nil
 	}

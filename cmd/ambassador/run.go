@@ -154,6 +154,7 @@ type process struct {
 	metrics *metrics
 	server  *l4.Server
 	ids     *identities
+	roots   *identities // the files of tls.ca, by path
 	web     *endpoints
 	manager serviceManager
 	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
@@ -230,7 +231,7 @@ func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
 		p.signals = make(chan os.Signal, 1)
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
-	p.ids = newIdentities(p.ctx, p.log.Logger)
+	p.ids, p.roots = newIdentities(p.ctx, p.log.Logger), newIdentities(p.ctx, p.log.Logger)
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets()})
 	p.metrics.attach(p.server, p.ids.statuses)
 	p.web = &endpoints{app: a, log: p.log.Logger, deps: p.adminDeps()}
@@ -288,11 +289,12 @@ func (p *process) apply(f *File) error {
 	if err != nil {
 		return &exitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
 	}
-	ids, failed := p.ids.prepare(f.identityFiles())
-	if problems := f.identityProblems(failed); len(problems) > 0 {
-		return &exitError{Code: 2, Err: &ConfigError{problems}}
+	ids, failedIDs := p.ids.prepare(f.identityFiles())
+	roots, failedRoots := p.roots.prepare(f.rootFiles())
+	if err := configError(f.problemsOf(failedIDs, failedRoots)); err != nil {
+		return &exitError{Code: 2, Err: err}
 	}
-	cfg, err := f.serverConfig(ids.source)
+	cfg, err := f.serverConfig(ids, roots)
 	if err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
@@ -305,6 +307,7 @@ func (p *process) apply(f *File) error {
 		return err
 	}
 	p.ids.commit(ids)
+	p.roots.commit(roots)
 	p.metrics.applied(cfg)
 	p.web.commit(web)
 	p.log.set(level, f.Log.Format)
@@ -441,6 +444,7 @@ func (p *process) close() {
 	p.cancel()
 	p.web.close()
 	waitFor(&p.ids.all, closeTimeout)
+	waitFor(&p.roots.all, closeTimeout)
 	waitFor(&p.work, closeTimeout)
 }
 

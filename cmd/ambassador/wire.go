@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -29,23 +28,30 @@ func (f *File) identityFiles() map[string]files.Files {
 	return out
 }
 
-// serverConfig translates the configuration for l4. Source gives the source of
-// an identity. The error is a *ConfigError for a file that cannot be used.
-func (f *File) serverConfig(source func(identity string) *certs.Source) (l4.Config, error) {
-	cfg := l4.Config{MaxSessions: f.Limits.Connections}
-	var problems []Problem
+// rootFiles are the files of tls.ca, by their paths.
+func (f *File) rootFiles() map[string]files.Files {
+	out := map[string]files.Files{}
 	for _, u := range f.Upstreams {
-		up, err := f.upstreamConfig(u, source)
+		if ca := u.caFile(); ca != "" {
+			out[ca] = files.Files{CA: ca}
+		}
+	}
+	return out
+}
+
+// serverConfig translates the configuration for l4. ids gives the source of an
+// identity, roots that of a file of tls.ca.
+func (f *File) serverConfig(ids, roots identitySet) (cfg l4.Config, err error) {
+	cfg.MaxSessions = f.Limits.Connections
+	for _, u := range f.Upstreams {
+		up, err := f.upstreamConfig(u, ids, roots)
 		if err != nil {
-			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
+			return cfg, err
 		}
 		cfg.Upstreams = append(cfg.Upstreams, up)
 	}
 	for _, l := range f.Listeners {
 		cfg.Listeners = append(cfg.Listeners, l.config())
-	}
-	if len(problems) > 0 {
-		return l4.Config{}, &ConfigError{problems}
 	}
 	return cfg, nil
 }
@@ -60,7 +66,7 @@ func (f *File) problem(path string, err error) Problem {
 	return d.problems[0]
 }
 
-func (f *File) upstreamConfig(u *UpstreamSection, source func(string) *certs.Source) (l4.UpstreamConfig, error) {
+func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.UpstreamConfig, error) {
 	cfg := l4.UpstreamConfig{Name: u.Name, Required: u.Required,
 		Connect: l4.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
 	for _, e := range u.Endpoints {
@@ -79,14 +85,15 @@ func (f *File) upstreamConfig(u *UpstreamSection, source func(string) *certs.Sou
 	if u.TLS == nil {
 		return cfg, nil
 	}
-	policy, key, err := u.TLS.policy(source)
+	policy, err := u.TLS.policy(ids)
 	if err != nil {
 		return cfg, err
 	}
+	policy.Roots = roots.source(u.caFile())
+	cfg.Key += fmt.Sprintf("%#v", *u.TLS)
 	if id := f.identity(u.TLS.Identity); id != nil {
-		key += fmt.Sprintf("%#v", *id)
+		cfg.Key += fmt.Sprintf("%#v", *id)
 	}
-	cfg.Key += key
 	cfg.TLS = certs.NewOriginator(policy).Config
 	if policy.Source != nil {
 		cfg.IdentityReady = policy.Source.Ready
@@ -102,32 +109,20 @@ func (f *File) identity(name string) *IdentitySection {
 	return f.Identities[i]
 }
 
-// policy translates an upstream's tls. Key is the text of all that it depends
-// on, the content of its CA file included.
-func (t *TLSSection) policy(source func(string) *certs.Source) (p certs.ClientPolicy, key string, err error) {
+// policy translates an upstream's tls, but for the file of its roots.
+func (t *TLSSection) policy(ids identitySet) (p certs.ClientPolicy, err error) {
 	p = certs.ClientPolicy{ServerName: t.ServerName, ALPN: t.ALPN, SkipVerify: t.UnsafeSkipVerify, SystemRoots: t.CA == "system", MinVersion: tlsVersions()[t.MinVersion]}
 	if t.Identity != "" {
-		p.Source = source(t.Identity)
+		p.Source = ids.source(t.Identity)
 	}
 	for _, s := range t.Principals {
 		principal, err := certs.ParsePrincipal(s)
 		if err != nil {
-			return p, "", err
+			return p, err
 		}
 		p.Principals = append(p.Principals, principal)
 	}
-	key = fmt.Sprintf("%#v", *t)
-	if t.CA == "" || t.CA == "system" {
-		return p, key, nil
-	}
-	if p.Roots, err = files.LoadRoots(t.CA); err != nil {
-		return p, "", err
-	}
-	content, err := os.ReadFile(t.CA)
-	if err != nil {
-		return p, "", err
-	}
-	return p, key + fmt.Sprintf("%x", sha256.Sum256(content)), nil
+	return p, nil
 }
 
 func tlsVersions() map[string]uint16 {
@@ -180,34 +175,71 @@ func lookupID(name, kind string, lookup func(string) (string, error)) (*int, err
 }
 
 // checkFiles reads every file that the configuration names, and says what is
-// wrong with each, at the place of its key.
+// wrong with each, at the place of its key. It also finds certificates that are
+// not valid now, with which a process starts nevertheless.
 func (f *File) checkFiles() []Problem {
-	var problems []Problem
+	problems := f.fileProblems()
 	for _, id := range f.Identities {
-		path := "identities." + id.Name + ".files"
 		cert, _, err := files.Load(id.Files)
-		if err == nil {
-			if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
-				problems = append(problems, f.problem(path+".cert", fmt.Errorf("%s: %w; get a new one", id.Files.Cert, err)))
-			}
-			continue
+		if err != nil {
+			continue // it is among the problems
 		}
-		for _, err := range flatten(err) {
-			problems = append(problems, f.problem(path+"."+id.keyOf(err), err))
+		if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
+			problems = append(problems, f.problem("identities."+id.Name+".files.cert", fmt.Errorf("%s: %w; get a new one", id.Files.Cert, err)))
 		}
 	}
-	for _, u := range f.Upstreams {
-		if u.TLS == nil || u.TLS.CA == "" || u.TLS.CA == "system" {
-			continue
+	return problems
+}
+
+// fileProblems reads every file that the configuration names, and says why it
+// cannot be used. Keys that are not there are mistakes of the text.
+func (f *File) fileProblems() []Problem {
+	failed := map[string]error{}
+	for _, id := range f.Identities {
+		if _, _, err := files.Load(id.Files); err != nil && id.Files.Cert != "" && id.Files.Key != "" {
+			failed[id.Name] = err
 		}
-		if _, err := files.LoadRoots(u.TLS.CA); err != nil {
+	}
+	return f.problemsOf(failed, failedRoots(f.rootFiles()))
+}
+
+// failedRoots reads the files of tls.ca.
+func failedRoots(want map[string]files.Files) map[string]error {
+	failed := map[string]error{}
+	for path, f := range want {
+		if _, _, err := files.Load(f); err != nil {
+			failed[path] = err
+		}
+	}
+	return failed
+}
+
+// problemsOf are mistakes in files at the places of their keys: those of
+// identities by name, those of roots by path, and admin.token_file.
+func (f *File) problemsOf(ids, roots map[string]error) []Problem {
+	problems := f.identityProblems(ids)
+	for _, u := range f.Upstreams {
+		if err := roots[u.caFile()]; err != nil {
 			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
 		}
 	}
-	if _, err := f.adminToken(); err != nil {
-		problems = append(problems, f.problem("admin.token_file", err))
+	return append(problems, f.tokenProblems()...)
+}
+
+// caFile is the file of the roots that verify the upstream; empty if there is none.
+func (u *UpstreamSection) caFile() string {
+	if u.TLS == nil || u.TLS.CA == "system" {
+		return ""
 	}
-	return problems
+	return u.TLS.CA
+}
+
+// tokenProblems is what is wrong with admin.token_file.
+func (f *File) tokenProblems() []Problem {
+	if _, err := f.adminToken(); err != nil {
+		return []Problem{f.problem("admin.token_file", err)}
+	}
+	return nil
 }
 
 // keyOf is the key under files whose file is meant by err.
