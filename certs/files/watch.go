@@ -79,10 +79,7 @@ func (w *Watcher) Run(ctx context.Context) {
 // loop looks where to watch before it reads, so that no change falls between.
 func (w *Watcher) loop(ctx context.Context, events *fsnotify.Watcher) {
 	for ctx.Err() == nil {
-		trail := w.trail()
-		if events.Events != nil {
-			follow(events, trail)
-		}
+		trail := follow(events, w.trail)
 		wait(ctx, events, trail, w.update(time.Now()))
 	}
 }
@@ -98,11 +95,31 @@ func (w *Watcher) trail() []string {
 	return out
 }
 
-// follow watches the folders of the trail, and no others. It does not watch the
-// files, because that ends when a file is replaced. A folder that cannot be
+// maxFollows bounds the tries to watch links that are swapped all the time.
+const maxFollows = 10
+
+// follow watches the folders of the trail, and gives the trail that is watched: a
+// link that was swapped before its folder was watched makes another one.
+func follow(events *fsnotify.Watcher, trail func() []string) []string {
+	now := trail()
+	for range maxFollows {
+		if events.Events == nil {
+			break
+		}
+		watchFolders(events, now)
+		watched := now
+		if now = trail(); slices.Equal(now, watched) {
+			break
+		}
+	}
+	return now
+}
+
+// watchFolders watches the folders of the trail, and no others. It does not watch
+// the files, because that ends when a file is replaced. A folder that cannot be
 // watched is left to the poll. One that is watched is added again: another may
 // have taken its path.
-func follow(events *fsnotify.Watcher, trail []string) {
+func watchFolders(events *fsnotify.Watcher, trail []string) {
 	var folders []string
 	for _, path := range trail {
 		folders = append(folders, filepath.Dir(path))

@@ -208,6 +208,34 @@ func TestWatchSeesASwappedLink(t *testing.T) {
 	w.wantCurrent("3", 3)
 }
 
+// A link that is swapped while the watch is being set leads the watch along.
+func TestFollowSeesALinkSwappedMeanwhile(t *testing.T) {
+	w, _ := open(t, pair{})
+	w.fill("..1", newPair(t, 1, time.Hour))
+	w.fill("..2", newPair(t, 2, time.Hour))
+	w.link("..1", "..data")
+	w.link("..data/tls.crt", "tls.crt")
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	swapped := false
+	got := follow(events, func() []string {
+		found := trail(filepath.Join(w.dir, "tls.crt"))
+		if !swapped { // after the look, before anything is watched
+			swapped = true
+			w.link("..2", "..tmp")
+			w.rename("..tmp", "..data")
+		}
+		return found
+	})
+	want := filepath.Join(w.dir, "..2")
+	if !slices.Contains(events.WatchList(), want) || !slices.Contains(got, filepath.Join(want, "tls.crt")) {
+		t.Errorf("the watch is on %v, for the trail %v; want %s among them", events.WatchList(), got, want)
+	}
+}
+
 // The link that is swapped may be neither beside the path nor beside the file.
 func TestWatchSeesALinkInTheMiddle(t *testing.T) {
 	w, _ := open(t, pair{})
