@@ -152,11 +152,12 @@ func TestWatchTakesARewrittenPairWhole(t *testing.T) {
 	w.put("tls.key", two.key)
 	w.until("second", serial("2"))
 	w.wantCurrent("2", 2)
-	if st := w.source.Status(); st.LastError != "" || st.Loads != 2 || st.Failures != 1 {
+	st := w.source.Status()
+	if st.LastError != "" || st.Loads != 2 || st.Failures < 1 || st.Failures > 2 { // two: its first look found a file that was being written
 		t.Errorf("after the whole pair: %+v", st)
 	}
 	w.stop() // the log comes after
-	if w.log.count("identity not renewed") != 1 || w.log.count("identity renewed") != 1 {
+	if w.log.count("identity not renewed") != int(st.Failures) || w.log.count("identity renewed") != 1 {
 		t.Errorf("log: %s", &w.log.b)
 	}
 }
