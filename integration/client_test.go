@@ -128,16 +128,8 @@ func (a *ambassador) lastWords(c net.Conn, reason string) {
 func TestGreetings(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
-	db := startServer(t, nil, acceptsPostgresTLS(keys.mtls(t)))
-	config := fmt.Sprintf(`
-listeners:
-  front: {listen: "127.0.0.1:0", upstream: db, timeouts: {handshake: 1s}}
-upstreams:
-  db: {endpoints: ["%s"], starttls: postgres, tls: {identity: me, server_name: localhost}}
-identities:
-  me: {files: {cert: %s, key: %s, ca: %s}}
-`, db.addr, keys.file("client.crt"), keys.file("client.key"), keys.file("ca.crt"))
-	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", config))
+	db := startServer(t, nil, acceptsPostgresTLS(keys.mtls(t), func(c io.ReadWriter) { io.Copy(io.Discard, c) }))
+	a := start(t, "run", "-c", postgresFront(t, keys, db))
 	a.addr("front")
 	for _, c := range []struct {
 		name, reason string
@@ -145,6 +137,14 @@ identities:
 	}{
 		{"says nothing", "handshake_timeout", func(*net.TCPConn) {}},
 		{"half a message", "handshake_timeout", func(c *net.TCPConn) { c.Write([]byte{0, 0, 0, 8, 4}) }},
+		{"a byte at a time", "handshake_timeout", func(c *net.TCPConn) {
+			go func() { // ends with the connection
+				_, err := c.Write([]byte{0, 0, 1, 0, 0, 3, 0, 0})
+				for ; err == nil; _, err = c.Write([]byte{'u'}) {
+					<-time.After(50 * time.Millisecond)
+				}
+			}()
+		}},
 		{"garbage", "bad_greeting", func(c *net.TCPConn) { io.CopyN(c, noise(3), 4096) }},
 		{"HTTP", "bad_greeting", func(c *net.TCPConn) { io.WriteString(c, "GET / HTTP/1.1\r\n\r\n") }},
 		{"a huge length", "bad_greeting", func(c *net.TCPConn) { c.Write([]byte("\x7f\xff\xff\xff\x00\x03\x00\x00")) }},
@@ -171,16 +171,65 @@ identities:
 	}
 }
 
-// acceptsPostgresTLS answers SSLRequest with S, goes on in TLS, and then says
-// nothing more than that a server is there.
-func acceptsPostgresTLS(cfg *tls.Config) func(*server, duplex) {
+// postgresFront is a configuration with the listener "front" before a server that
+// speaks PostgreSQL's STARTTLS.
+func postgresFront(t testing.TB, keys *pki, db *server) string {
+	t.Helper()
+	return writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+listeners:
+  front: {listen: "127.0.0.1:0", upstream: db, timeouts: {handshake: 1s}}
+upstreams:
+  db: {endpoints: ["%s"], starttls: postgres, tls: {identity: me, server_name: localhost}}
+identities:
+  me: {files: {cert: %s, key: %s, ca: %s}}
+`, db.addr, keys.file("client.crt"), keys.file("client.key"), keys.file("ca.crt")))
+}
+
+// acceptsPostgresTLS answers SSLRequest with S and goes on in TLS with talk.
+func acceptsPostgresTLS(cfg *tls.Config, talk func(io.ReadWriter)) func(*server, duplex) {
 	return func(s *server, c duplex) {
 		if _, err := io.ReadFull(c, make([]byte, 8)); err != nil {
 			return
 		}
 		c.Write([]byte("S"))
 		secure := tls.Server(c, cfg)
-		io.Copy(io.Discard, secure)
+		talk(secure)
+		secure.Close()
+	}
+}
+
+// startup is a PostgreSQL startup message: version 3.0, user "u".
+const startup = "\x00\x00\x00\x10\x00\x03\x00\x00user\x00u\x00\x00"
+
+// TestPostgresServersThatMisbehave proves that the wait for a server in the
+// client's part of the dialogue is bounded too, and that what is no PostgreSQL is
+// said to the client in its own protocol.
+func TestPostgresServersThatMisbehave(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	hear := func(c io.ReadWriter) { io.ReadFull(c, make([]byte, len(startup))) }
+	for _, c := range []struct {
+		name, reason string
+		talk         func(io.ReadWriter)
+		told         string // what the client reads must hold
+	}{
+		{"says nothing", "timeout", func(c io.ReadWriter) { io.Copy(io.Discard, c) }, ""},
+		{"a byte and no more", "timeout", func(c io.ReadWriter) { hear(c); io.WriteString(c, "R"); io.Copy(io.Discard, c) }, ""},
+		{"noise", "starttls_refused", func(c io.ReadWriter) { hear(c); io.CopyN(c, noise(9), 300); io.Copy(io.Discard, c) }, "that is not PostgreSQL's protocol 3"},
+		{"closes", "upstream_early_close", hear, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			db := startServer(t, nil, acceptsPostgresTLS(keys.mtls(t), c.talk))
+			a := start(t, "run", "-c", postgresFront(t, keys, db))
+			conn := a.connect("front")
+			io.WriteString(conn, startup)
+			got, _ := io.ReadAll(conn)
+			if !strings.Contains(string(got), c.told) || c.told == "" && len(got) > 0 {
+				t.Errorf("the client reads %q, want %q in it", got, c.told)
+			}
+			a.endsAs(conn, "dialogue", c.reason)
+		})
 	}
 }
 
@@ -278,6 +327,15 @@ func TestDescriptors(t *testing.T) {
 	line(t, a.connect("front"), "after")
 	line(t, live, "still")
 	a.metric("ambassador_accept_pauses_total{listener=front}", 1)
+
+	// The end is not kept waiting by a pause.
+	limit(len(fds) - 4)
+	from = a.stderr.len()
+	a.connect("front")
+	a.awaitAfter(from, "accepting pauses")
+	live.Close()
+	a.signal(syscall.SIGTERM)
+	a.ended(0)
 }
 
 // TestKilledSession proves that a session can be ended by its id, with a reset.

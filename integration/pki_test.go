@@ -128,7 +128,7 @@ func (p pair) write(dir, name string) error {
 //	server.*        the server: localhost, 127.0.0.1, db.test
 //	client.*        the ambassador: CN app
 //	server-NAME.*   servers that must not be trusted: expired, future, wrong (name), other (CA)
-//	client-NAME.*   clients that must not be trusted: expired, other (CA)
+//	client-NAME.*   clients that must not be trusted: expired, future, other (CA)
 //	mismatch.*      a certificate with the key of another
 //	truncated.*     a certificate cut in the middle
 type pki struct {
@@ -162,6 +162,7 @@ func writePKI(dir string) (*pki, error) {
 		{"server-other", other, leaf{cn: "server", dns: here}},
 		{"client", ca, leaf{cn: "app"}},
 		{"client-expired", ca, leaf{cn: "app", notBefore: past.Add(-time.Hour), notAfter: past}},
+		{"client-future", ca, leaf{cn: "app", notBefore: future}},
 		{"client-other", other, leaf{cn: "app"}},
 		{"mismatch", ca, leaf{cn: "app"}},
 		{"truncated", ca, leaf{cn: "app"}},

@@ -252,6 +252,19 @@ func dribble(s *server, c duplex) {
 	<-s.done
 }
 
+// trickle begins a TLS record of 16 KiB and goes on a byte at a time, so that a
+// wait that begins anew with each byte would never end.
+func trickle(s *server, c duplex) {
+	_, err := io.WriteString(c, "\x16\x03\x03\x40\x00")
+	for ; err == nil; _, err = c.Write([]byte{2}) {
+		select {
+		case <-s.done:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // earlyClose ends at once, without a byte.
 func earlyClose(_ *server, c duplex) {}
 

@@ -87,6 +87,12 @@ func TestUpstreamEndings(t *testing.T) {
 			return p
 		}
 	}
+	as := func(p place, identity string) func(*testing.T) place {
+		return func(t *testing.T) place {
+			p.addr, p.identity = startServer(t, keys.mtls(t), echoLines).addr, identity
+			return p
+		}
+	}
 	at := func(p place) func(*testing.T) place { return func(*testing.T) place { return p } }
 	tls12 := func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }
 
@@ -110,12 +116,16 @@ func TestUpstreamEndings(t *testing.T) {
 		{"our certificate refused, TLS 1.3", secure("server", "other", echoLines), "tls", "upstream_tls_rejected", []string{"unknown certificate authority"}},
 		{"our certificate refused, TLS 1.2", secure("server", "other", echoLines, tls12), "tls", "upstream_tls_rejected", nil},
 		{"our certificate missing", noIdentity(keys), "tls", "upstream_tls_rejected", []string{"certificate required"}},
+		{"our certificate of another CA", as(place{}, "client-other"), "tls", "upstream_tls_rejected", []string{"certificate"}},
+		{"our certificate expired", as(place{}, "client-expired"), "permit", "no_identity", []string{"expired"}},
+		{"our certificate not yet valid", as(place{}, "client-future"), "permit", "no_identity", []string{"not valid before"}},
 		{"TLS too old", secure("server", "", echoLines, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 }), "tls", "upstream_tls_rejected", []string{"protocol version"}},
 
 		{"no TLS but noise", plainServer(garbage, place{}), "tls", "upstream_tls", nil},
 		{"no TLS but MySQL", plainServer(speaksFirst(mysqlGreeting), place{}), "tls", "upstream_tls", []string{"MySQL", "starttls: mysql"}},
 		{"no TLS but SMTP", plainServer(speaksFirst("220 mail.test ESMTP Postfix\r\n"), place{}), "tls", "upstream_tls", []string{"SMTP", "starttls: smtp"}},
 		{"no TLS but HTTP", plainServer(speaksFirst("HTTP/1.1 400 Bad Request\r\n\r\n"), place{}), "tls", "upstream_tls", []string{"HTTP"}},
+		{"TLS by the byte", plainServer(trickle, place{}), "tls", "timeout", nil},
 		{"closes on ClientHello", plainServer(earlyClose, place{}), "tls", "upstream_tls", nil},
 
 		{"PostgreSQL without TLS", plainServer(refusesPostgresTLS, place{starttls: "postgres"}), "starttls", "starttls_refused", []string{"ssl = on"}},
