@@ -137,7 +137,24 @@ them, and it says of every connection how it ended and why.`,
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	explainCompletion(root)
 	return root
+}
+
+// explainCompletion gives cobra's command its examples, and lets a shell that it
+// does not know be a mistake.
+func explainCompletion(root *cobra.Command) {
+	completion, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	completion.Short = "Print the completion script for a shell: bash, zsh, fish or powershell"
+	completion.Example = "  source <(ambassador completion bash)\n  ambassador completion zsh --help"
+	completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // with an argument, Args refuses it
+	for _, shell := range completion.Commands() {
+		shell.Short = "Print the completion script for " + shell.Name()
+		shell.Example = "  ambassador completion " + shell.Name()
+	}
 }
 
 func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {

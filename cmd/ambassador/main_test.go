@@ -189,6 +189,11 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"version --json", 0, `^{"version":".+","go":"go1.+","os":"\w+","arch":"\w+"}\n$`, ""},
 		{"--version", 0, `^ambassador \S+\n$`, ""},
 		{"completion bash", 0, "__ambassador", ""},
+		{"completion zsh", 0, "#compdef ambassador", ""},
+		{"completion fish", 0, "complete -c ambassador", ""},
+		{"completion", 0, "source <\\(ambassador completion bash\\)", ""},
+		{"completion tcsh", 2, "", `unknown command "tcsh" for "ambassador completion"; see`},
+		{"help completion", 0, "ambassador completion bash", ""},
 		{"statsu", 2, "", "unknown command \"statsu\"; did you mean `ambassador status`?"},
 		{"entirely-different", 2, "", "unknown command \"entirely-different\"; see"},
 		{"version extra", 2, "", "see `ambassador version --help`"},
@@ -237,11 +242,9 @@ func TestExitCodesAndMessages(t *testing.T) {
 func TestEveryCommandIsExplained(t *testing.T) {
 	for _, c := range everyCommand(appWith().rootCommand()) {
 		switch {
-		case c.Parent() != nil && c.Parent().Name() == "completion", c.Name() == "completion":
-			continue // cobra's own
 		case c.Short == "" || c.Example == "":
 			t.Errorf("%s: has no description, or no example", c.CommandPath())
-		case c.Parent() != nil && c.GroupID == "" && c.Name() != "version" && c.Name() != "help":
+		case c.Parent() != nil && c.Parent().Parent() == nil && c.GroupID == "" && c.Name() != "version" && c.Name() != "help" && c.Name() != "completion":
 			t.Errorf("%s: belongs to no section of the help", c.CommandPath())
 		case !strings.Contains(c.Example, "ambassador"):
 			t.Errorf("%s: the example is no command line: %s", c.CommandPath(), c.Example)
