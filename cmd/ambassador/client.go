@@ -264,7 +264,7 @@ func (a *app) sessionsCommand() *cobra.Command {
 
 func (a *app) whyCommand() *cobra.Command {
 	cmd := a.clientCommand("why ADDR|ID", "Tell how a connection ended, by its client's own address",
-		"  ambassador why 127.0.0.1:40000\n  ambassador why 40000\n  ambassador why K7QX-42 --json", cobra.ExactArgs(1), a.why)
+		"  ambassador why 127.0.0.1:40000\n  ambassador why 40000\n  ambassador why K7QX-42 --json", oneClient, a.why)
 	cmd.Long = `Tell how a connection ended, what was seen, and what can be done.
 
 ADDR is the client's own address: ADDR:PORT, ADDR, or PORT alone, as the
@@ -273,13 +273,24 @@ If several match, the newest are told first.`
 	return cmd
 }
 
+// oneClient wants the argument of `why`.
+func oneClient(_ *cobra.Command, args []string) error {
+	switch len(args) {
+	case 0:
+		return errors.New("which connection? give the client's own address or port, or a session's id, like `ambassador why 127.0.0.1:40000`; `ambassador sessions --recent` lists them")
+	case 1:
+		return nil
+	}
+	return fmt.Errorf("unexpected %q: one connection at a time", args[1])
+}
+
 func (a *app) why(ctx context.Context, f *adminFlags, args []string) error {
 	c, err := f.client(ctx, a)
 	if err != nil {
 		return err
 	}
-	// Live ones are asked for first: a session that ends meanwhile is then changeReply
-	// of twice rather than not at all.
+	// Live ones are asked for first: a session that ends meanwhile is then told of
+	// twice rather than not at all.
 	query := "?client=" + url.QueryEscape(args[0])
 	var live, ended sessionsReply
 	if err := c.get(ctx, "/v1/sessions"+query, &live); err != nil {

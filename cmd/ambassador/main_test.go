@@ -196,6 +196,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"help completion", 0, "ambassador completion bash", ""},
 		{"statsu", 2, "", "unknown command \"statsu\"; did you mean `ambassador status`?"},
 		{"entirely-different", 2, "", "unknown command \"entirely-different\"; see"},
+		{"why", 2, "", "which connection\\? give the client's own address or port"},
+		{"why 1 2", 2, "", `unexpected "2": one connection at a time`},
 		{"version extra", 2, "", "see `ambassador version --help`"},
 		{"run --nope", 2, "", "unknown flag: --nope; see `ambassador run --help`"},
 		{"run -c", 2, "", "flag needs an argument"},

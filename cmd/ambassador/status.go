@@ -117,11 +117,14 @@ func (p *report) readiness(r l4.Readiness) {
 		p.linef("ready")
 		return
 	case r.Draining:
-		p.linef("draining, not ready:")
+		p.linef("draining, not ready")
 	default:
 		p.linef("not ready:")
 	}
 	for _, line := range r.Waiting {
+		if line == "draining" {
+			continue // said above
+		}
 		p.linef("  %s", oneLine(line))
 	}
 }

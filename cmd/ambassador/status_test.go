@@ -53,8 +53,7 @@ func TestStatusWhenNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `ambassador v0.1.0 (pid 4711), up 3h12m since 2026-11-23 08:48:00 UTC
-draining, not ready:
-  draining
+draining, not ready
 
 No listener accepts connections.
 
