@@ -2,8 +2,10 @@
 // starts no goroutine. Whoever asks brings the time and the randomness, so that
 // every decision can be tested as a table.
 //
-// In this version it holds the pause between attempts. Rules, breaker, health
-// and limits join it.
+// A Breaker says whether a destination may be tried, a HealthFold what a series
+// of checks amounts to, a Balancer which address is next, a Backoff how long to
+// wait, a Rate whether there were too many. Names are the field's: a breaker that
+// is closed lets traffic pass.
 //
 // # Promised
 //
