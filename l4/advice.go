@@ -30,6 +30,7 @@ var advice = []advised{
 	{ReasonHandshakeTimeout, "The client did not say its part within the listener's timeouts.handshake: check that it speaks the upstream's starttls (--starttls) protocol, or raise the timeout."},
 	{ReasonNoIdentity, "Our certificate cannot be used: `ambassador status` says why; mend the files under identities.NAME.files (--cert, --key), they are taken up without a restart."},
 	{ReasonNoEndpoint, "No address of the upstream was left to try: see with `ambassador status` what became of each, and check upstreams.NAME.endpoints (--to)."},
+	{ReasonBreakerOpen, "The upstream failed so often in a row that it is left alone for a while: mend what the cause says was seen last; `ambassador status` shows when the next trial is due, and the first success ends it (upstreams.NAME.breaker)."},
 	{ReasonDNS, "The upstream's name did not resolve: check its spelling in upstreams.NAME.endpoints (--to), and dns.servers or /etc/resolv.conf, with `getent hosts HOST`."},
 	{ReasonRefused, "Nobody listens at that address, or its queue is full: check that the service is up, and host and port in upstreams.NAME.endpoints (--to), with `nc -vz HOST PORT`."},
 	{ReasonTimeout, "The upstream did not answer in time: check with `nc -vz HOST PORT` that no firewall swallows it; if it is only slow, raise connect.attempt_timeout and connect.timeout of the upstream."},

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"io/fs"
 	"time"
+
+	"ambassador/policy"
 )
 
 // Config is everything a Server serves. It is complete, already validated by
@@ -58,6 +60,7 @@ const (
 	DefaultAttemptTimeout   = 3 * time.Second
 	DefaultAttempts         = 3
 	DefaultBackoff          = 100 * time.Millisecond
+	DefaultResolve          = 30 * time.Second
 )
 
 // UpstreamConfig is one named remote service.
@@ -80,12 +83,26 @@ type UpstreamConfig struct {
 	DNSServers []string
 	// Required upstreams count for readiness.
 	Required bool
+	// Balance is how an address is chosen among those that may be used.
+	Balance policy.Method
+	// Resolve is how often names are looked up again. If zero, DefaultResolve.
+	Resolve time.Duration
+	// Breaker is that of each address. If zero, none ever opens.
+	Breaker policy.BreakerConfig
+	// MaxConnections bounds the connections to each address. If zero, nothing does.
+	MaxConnections int
 }
 
 // EndpointConfig is one configured line of an upstream.
 type EndpointConfig struct {
-	// Address is "HOST:PORT" (a name or an IP) or "unix:/path".
+	// Address is "HOST:PORT" (a name or an IP), "unix:/path", or "srv:NAME" for the
+	// targets of an SRV name.
 	Address string
+	// Weight is its share of the sessions. If zero, one. With srv the records say.
+	Weight int
+	// Priority is its group: a higher one is used only when no address of a lower
+	// one can be. With srv the records say.
+	Priority int
 }
 
 // ConnectConfig bounds establishing a connection. If zero, a field is its default.

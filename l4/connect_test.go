@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -164,17 +163,23 @@ func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (ad
 		f := &fakeNet{began: time.Now(), answer: answers{"[2001:db8::1]:1": six, "10.0.0.1:1": four}}
 		u, _ := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("name:1")}, Options{Dial: f.dial, Observer: Observer{
 			Attempt: func(_ string, r Reason) { attempts = append(attempts, r) }}})
-		p, e := u.newPlan(), u.endpoints[0]
-		p.lines[0].resolved = true
-		p.lines[0].left = []candidate{{endpoint: e, addr: netip.MustParseAddrPort("10.0.0.1:1")}}
+		u.learned(u.endpoints[0], placesOf("[2001:db8::1]:1", "10.0.0.1:1"))
+		p := &plan{upstream: u}
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		conn := &upstreamConn{upstream: u, candidate: candidate{endpoint: e, addr: netip.MustParseAddrPort("[2001:db8::1]:1")}}
+		c, _ := p.next(ctx)
+		conn := &upstreamConn{upstream: u, candidate: c}
 		err = u.dialTo(ctx, p, conn)
 		took, address = time.Since(f.began), conn.candidate.String()
+		conn.settle("", nil)
 		conn.closeRaw()
 		synctest.Wait()
 		dials = f.log
+		for _, m := range u.members() {
+			if n := m.places.Load(); n != 0 {
+				t.Errorf("%s has %d places left", m.name, n)
+			}
+		}
 	})
 	return
 }

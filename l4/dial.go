@@ -31,7 +31,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 			r.running--
 			if d.err != nil && r.running > 0 {
 				e := u.failed(ctx, StageDial, d.candidate, d.err)
-				u.settled(d.candidate, e.Reason, e)
+				u.giveUp(d.candidate, e.Reason, e)
 				plan.failed(d.candidate, e)
 				continue // the other is still on its way
 			}
@@ -68,15 +68,17 @@ func (r *race) begin(ctx context.Context, c candidate) {
 	}()
 }
 
-// discard closes what the loser may still bring.
+// discard closes what the loser may still bring. To lose says nothing about it.
 func (r *race) discard() {
 	if r.running == 0 {
 		return
 	}
 	go func() { // ends with the cancelled dial
-		if d := <-r.results; d.conn != nil {
+		d := <-r.results
+		if d.conn != nil {
 			d.conn.Close()
 		}
+		r.upstream.giveUp(d.candidate, "", nil)
 	}()
 }
 

@@ -63,7 +63,10 @@ type Record struct {
 	Duration  Seconds `json:"duration"`
 	// FirstClose is the side that ended first: downstream or upstream.
 	FirstClose string `json:"first_close,omitempty"`
-	Limit      string `json:"limit,omitempty"`
+	// Limit is the key of the limit that was met.
+	Limit string `json:"limit,omitempty"`
+	// RetryIn is how long after the end a breaker let the next attempt through.
+	RetryIn Seconds `json:"retry_in,omitempty"`
 	// Truncated: a TLS peer ended without close_notify.
 	Truncated bool   `json:"truncated,omitempty"`
 	Tag       string `json:"tag,omitempty"`
@@ -98,6 +101,9 @@ func (r *Record) LogAttrs() []slog.Attr {
 		slog.Duration("duration", time.Duration(r.Duration)))
 	str("first_close", r.FirstClose)
 	str("limit", r.Limit)
+	if r.RetryIn != 0 {
+		a = append(a, slog.Duration("retry_in", time.Duration(r.RetryIn)))
+	}
 	if r.Truncated {
 		a = append(a, slog.Bool("truncated", true))
 	}

@@ -23,6 +23,7 @@ type upstreamConn struct {
 	tls       *tls.Conn        // nil: plaintext
 	transport *relay.Transport // below tls
 	told      atomic.Bool      // the upstream has heard how the attempt went
+	released  atomic.Bool      // its place is free again
 }
 
 func (c *upstreamConn) Read(b []byte) (int, error)  { return c.stream().Read(b) }
@@ -82,10 +83,17 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 // server, after a second, or at an end that the client began. An empty reason
 // is neutral: the ending was ours or the client's.
 func (c *upstreamConn) settle(reason Reason, err error) {
-	if c.told.Swap(true) || reason == "" {
-		return
+	if !c.told.Swap(true) {
+		c.upstream.settled(c.candidate, reason, err)
 	}
-	c.upstream.settled(c.candidate, reason, err)
+}
+
+// release frees the connection's place among those of its address, once it is
+// closed. Further calls do nothing.
+func (c *upstreamConn) release() {
+	if !c.released.Swap(true) {
+		c.candidate.release()
+	}
 }
 
 // succeeded settles the attempt as a success.
@@ -150,6 +158,7 @@ func (c *upstreamConn) error(stage Stage, reason Reason, err error) *Error {
 // client has closed in good order, which the server then sees too.
 func (c *upstreamConn) abort(end error) {
 	c.settle("", nil)
+	defer c.release()
 	var e *Error
 	if errors.As(end, &e) && (e.Reason == ReasonClosed || e.Reason == ReasonProbe || e.Reason == ReasonBadGreeting && isEOF(e.Err)) {
 		c.closePolitely()
@@ -163,6 +172,7 @@ const politeTimeout = time.Second
 
 // closePolitely ends TLS with close_notify, then closes.
 func (c *upstreamConn) closePolitely() {
+	defer c.release()
 	if c.tls != nil {
 		c.raw.SetDeadline(time.Now().Add(politeTimeout))
 		c.tls.CloseWrite()
@@ -171,6 +181,7 @@ func (c *upstreamConn) closePolitely() {
 }
 
 func (c *upstreamConn) closeRaw() {
+	defer c.release()
 	if c.raw != nil {
 		c.raw.Close()
 	}

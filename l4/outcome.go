@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
@@ -56,6 +57,7 @@ const (
 	ReasonHandshakeTimeout    Reason = "handshake_timeout"
 	ReasonNoIdentity          Reason = "no_identity"
 	ReasonNoEndpoint          Reason = "no_endpoint"
+	ReasonBreakerOpen         Reason = "breaker_open"
 	ReasonDNS                 Reason = "dns"
 	ReasonRefused             Reason = "refused"
 	ReasonTimeout             Reason = "timeout"
@@ -74,6 +76,10 @@ type Error struct {
 	Reason Reason
 	// Upstream, Endpoint and Address say to whom; empty before they are known.
 	Upstream, Endpoint, Address string
+	// Limit is the key of the limit that was met, with ReasonLimit.
+	Limit string
+	// RetryIn is how long until the next trial is due, with ReasonBreakerOpen.
+	RetryIn time.Duration
 	// Err is what was seen.
 	Err error
 }
@@ -150,13 +156,16 @@ func classify(stage Stage, err error) Reason {
 		notReady *notReadyError
 		dns      *net.DNSError
 		refused  *starttls.RefusedError
+		none     *refusal
 	)
 	switch {
 	case errors.As(err, &notReady):
 		return ReasonNoIdentity
+	case errors.As(err, &none):
+		return none.reason
 	case errors.As(err, &dns):
 		return ReasonDNS
-	case errors.Is(err, errNothingLeft):
+	case errors.Is(err, errTriedAll):
 		return ReasonNoEndpoint
 	case errors.As(err, &refused):
 		return ReasonStartTLSRefused

@@ -3,144 +3,201 @@ package l4
 import (
 	"context"
 	"errors"
-	"net/netip"
+	"fmt"
+	"math/rand/v2"
 	"slices"
+	"time"
+
+	"ambassador/policy"
 )
 
-// candidate is one address to dial: a unix path, or an IP address with port.
-type candidate struct {
-	endpoint *endpoint
-	unix     string
-	addr     netip.AddrPort
-}
-
-func (c candidate) String() string {
-	switch {
-	case c.unix != "":
-		return "unix:" + c.unix
-	case c.addr.IsValid():
-		return c.addr.String()
-	case c.endpoint != nil:
-		return c.endpoint.address
-	}
-	return ""
-}
-
-// plan is the order in which one session tries the addresses of an upstream:
-// the endpoints in turn, one address of each before the second of any, and
-// within an endpoint the families in turn. Names are looked up when their turn
-// comes. Not safe for concurrent use.
+// plan is one session's way through the addresses of an upstream: another one
+// each time while there is one, the families in turn. Not safe for concurrent use.
 type plan struct {
 	upstream *Upstream
-	lines    []*planLine
-	pos      int // the next line
-	rounds   int // how often everything had been tried
+	only     *address   // if not nil, the one address to try, whatever is known of it
+	tried    []*address // in this round
+	lasting  []*address // would fail in the same way again
+	rounds   int        // how often everything had been tried
+	last     candidate  // the one before
 }
 
-// planLine is one endpoint in a plan.
-type planLine struct {
-	endpoint *endpoint
-	resolved bool
-	dead     bool        // its name did not resolve in this round
-	left     []candidate // not tried in this round
-	failed   []candidate // worth trying again
-}
+// errTriedAll says that every address that may be tried was tried in this round.
+var errTriedAll = errors.New("every address was tried")
 
-func (u *Upstream) newPlan() *plan {
-	p := &plan{upstream: u}
-	first := int(u.turn.Add(1)-1) % len(u.endpoints)
-	for i := range u.endpoints {
-		p.lines = append(p.lines, &planLine{endpoint: u.endpoints[(first+i)%len(u.endpoints)]})
+// next takes an address, and the permission to try it. Where no name resolves,
+// the candidate has only its endpoint, and the error says why. Other errors are
+// errTriedAll and *refusal.
+func (p *plan) next(ctx context.Context) (candidate, error) {
+	if p.only != nil {
+		return p.single()
 	}
-	return p
+	for {
+		if c, ok := p.pick(time.Now()); ok {
+			p.last = c
+			p.tried = append(p.tried, c.at)
+			return c, nil
+		}
+		unknown := p.upstream.unresolved()
+		if len(unknown) == 0 {
+			break
+		}
+		if e, err := p.upstream.discover(ctx, unknown); err != nil {
+			if len(p.upstream.members()) == 0 {
+				return candidate{endpoint: e}, err
+			}
+			break
+		}
+	}
+	if len(p.tried) > 0 {
+		return candidate{}, errTriedAll
+	}
+	return candidate{}, p.upstream.refuse(time.Now())
 }
 
-// exhausted says whether every address was tried in this round.
-func (p *plan) exhausted() bool {
-	return !slices.ContainsFunc(p.lines, (*planLine).open)
+// single takes the only address, once.
+func (p *plan) single() (candidate, error) {
+	if len(p.tried) > 0 {
+		return candidate{}, errTriedAll
+	}
+	p.tried = append(p.tried, p.only)
+	p.only.places.Add(1)
+	return p.only.candidate(policy.Ticket{}), nil
 }
 
-func (l *planLine) open() bool { return !l.dead && (!l.resolved || len(l.left) > 0) }
+// maxOnStack is how many addresses are weighed without allocating.
+const maxOnStack = 16
+
+// pick chooses an address by weight and load among those that may be used, and if
+// there is none, the one whose breaker is nearest its next trial, should that be
+// due: nothing is locked out for good.
+func (p *plan) pick(now time.Time) (candidate, bool) {
+	var onStack [maxOnStack]policy.Candidate
+	u, members := p.upstream, p.upstream.members()
+	all := onStack[:0]
+	for i := range members {
+		m := &members[i]
+		usable := m.usable(now) && !m.full(u.cfg.MaxConnections) && !p.skips(m.address)
+		all = append(all, policy.Candidate{Share: &m.share, Weight: m.weight, Rank: p.rank(m),
+			Live: int(m.places.Load()), Usable: usable})
+	}
+	for {
+		i := u.balancer.Pick(all, rand.Float64(), rand.Float64())
+		if i < 0 {
+			return p.lastResort(members, now)
+		}
+		if c, ok := members[i].permit(now, u.cfg.MaxConnections); ok {
+			return c, true
+		}
+		all[i].Usable = false // somebody was faster
+	}
+}
+
+// rank puts the priorities in order, and within one the family whose turn it is.
+func (p *plan) rank(m *member) int {
+	second := m.other
+	if p.last.at != nil && m.unix == "" && p.last.unix == "" {
+		second = m.addr.Addr().Is4() == p.last.addr.Addr().Is4()
+	}
+	if second {
+		return m.priority*2 + 1
+	}
+	return m.priority * 2
+}
+
+// lastResort is the address whose breaker is nearest its next trial.
+func (p *plan) lastResort(members []member, now time.Time) (candidate, bool) {
+	var nearest *address
+	for i := range members {
+		a := members[i].address
+		if a.breaker.State() == policy.Closed || p.skips(a) {
+			continue
+		}
+		if nearest == nil || a.breaker.RetryAt().Before(nearest.breaker.RetryAt()) {
+			nearest = a
+		}
+	}
+	if nearest == nil {
+		return candidate{}, false
+	}
+	return nearest.permit(now, p.upstream.cfg.MaxConnections)
+}
+
+func (p *plan) skips(a *address) bool {
+	return slices.Contains(p.tried, a) || slices.Contains(p.lasting, a)
+}
 
 // again begins a new round with what is worth trying again; false if nothing is.
 func (p *plan) again() bool {
 	p.rounds++
-	for _, l := range p.lines {
-		l.left, l.failed = l.failed, nil
-		if l.dead {
-			l.dead, l.resolved = false, false
-		}
-	}
-	return !p.exhausted()
+	p.tried = nil
+	now := time.Now()
+	return slices.ContainsFunc(p.upstream.members(), func(m member) bool {
+		return !p.skips(m.address) && m.usable(now)
+	})
 }
-
-// next takes the next address. Where its name does not resolve, the candidate
-// has only its endpoint, and the error says why.
-func (p *plan) next(ctx context.Context) (candidate, error) {
-	for range p.lines {
-		l := p.lines[p.pos]
-		p.pos = (p.pos + 1) % len(p.lines)
-		if !l.open() {
-			continue
-		}
-		if !l.resolved {
-			var err error
-			if l.left, err = p.upstream.resolve(ctx, l.endpoint); err != nil {
-				l.dead = true
-				return candidate{endpoint: l.endpoint}, err
-			}
-			l.resolved = true
-		}
-		c := l.left[0]
-		l.left = l.left[1:]
-		return c, nil
-	}
-	return candidate{}, errNothingLeft
-}
-
-var errNothingLeft = errors.New("no address left to try")
 
 // sibling takes an untried address of the same endpoint and the other family.
 func (p *plan) sibling(c candidate) (candidate, bool) {
-	l := p.line(c)
-	if l == nil || c.unix != "" {
+	if p.only != nil || c.unix != "" {
 		return candidate{}, false
 	}
-	i := slices.IndexFunc(l.left, func(o candidate) bool { return o.addr.Addr().Is4() != c.addr.Addr().Is4() })
-	if i < 0 {
-		return candidate{}, false
+	now := time.Now()
+	for _, m := range p.upstream.members() {
+		if m.endpoint != c.endpoint || m.addr.Addr().Is4() == c.addr.Addr().Is4() || p.skips(m.address) || !m.usable(now) {
+			continue
+		}
+		if o, ok := m.permit(now, p.upstream.cfg.MaxConnections); ok {
+			p.tried = append(p.tried, m.address)
+			return o, true
+		}
 	}
-	o := l.left[i]
-	l.left = slices.Delete(slices.Clone(l.left), i, i+1)
-	return o, true
+	return candidate{}, false
 }
 
 // failed notes that an attempt at c ended so. What would end the same way at
 // the same address is not worth trying again.
 func (p *plan) failed(c candidate, e *Error) {
-	if l := p.line(c); l != nil && !e.lasting() && (c.unix != "" || c.addr.IsValid()) {
-		l.failed = append(l.failed, c)
+	if c.at != nil && e.lasting() {
+		p.lasting = append(p.lasting, c.at)
 	}
 }
 
-func (p *plan) line(c candidate) *planLine {
-	i := slices.IndexFunc(p.lines, func(l *planLine) bool { return l.endpoint == c.endpoint })
-	if i < 0 {
-		return nil
-	}
-	return p.lines[i]
+// refusal is why no address of an upstream can be tried now.
+type refusal struct {
+	reason  Reason
+	limit   string        // the key of the limit that was met
+	retryIn time.Duration // until the next trial, for ReasonBreakerOpen
+	text    string
 }
 
-// others are plans of one address each, for every address but the given one.
-func (p *plan) others(ctx context.Context, but candidate) []*plan {
-	var out []*plan
-	for !p.exhausted() {
-		c, err := p.next(ctx)
-		if err != nil || c == but {
-			continue
+func (r *refusal) Error() string { return r.text }
+
+// refuse says why none of the upstream's addresses can be tried: their breakers,
+// else their limits, else their health.
+func (u *Upstream) refuse(now time.Time) *refusal {
+	var open, full, down *address
+	for _, m := range u.members() {
+		switch {
+		case m.breaker.State() != policy.Closed && (open == nil || m.retryIn(now) < open.retryIn(now)):
+			open = m.address
+		case m.breaker.State() == policy.Closed && m.full(u.cfg.MaxConnections):
+			full = m.address
+		case down == nil:
+			down = m.address
 		}
-		l := &planLine{endpoint: c.endpoint, resolved: true, left: []candidate{c}}
-		out = append(out, &plan{upstream: p.upstream, lines: []*planLine{l}})
 	}
-	return out
+	switch {
+	case full != nil:
+		key := "upstreams." + u.cfg.Name + ".limits.connections"
+		return &refusal{reason: ReasonLimit, limit: key, text: fmt.Sprintf("%s is open as often as %s (%d) allows", full.name, key, u.cfg.MaxConnections)}
+	case open != nil:
+		cause, _ := open.lastFailure()
+		wait := open.retryIn(now)
+		return &refusal{reason: ReasonBreakerOpen, retryIn: wait,
+			text: fmt.Sprintf("%s is left alone, the next trial is in %v; the last failure: %s", open.name, wait, cause)}
+	case down != nil:
+		return &refusal{reason: ReasonNoEndpoint, text: "no address can be used"}
+	}
+	return &refusal{reason: ReasonNoEndpoint, text: "no address is known"}
 }

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"ambassador/policy"
 )
 
 // testUpstream has literal endpoints only, so that nothing is looked up.
@@ -26,98 +29,183 @@ func testUpstream(t *testing.T, endpoints ...string) *Upstream {
 	return u
 }
 
+// placesOf are addresses as a look-up finds them, the first of the preferred family.
+func placesOf(addrs ...string) (out []place) {
+	for _, a := range addrs {
+		addr := netip.MustParseAddrPort(a)
+		other := len(out) > 0 && addr.Addr().Is4() != out[0].addr.Addr().Is4()
+		out = append(out, place{addr: addr, other: other})
+	}
+	return out
+}
+
 // take lists the addresses of one round.
 func take(t *testing.T, p *plan) []string {
 	t.Helper()
 	var got []string
-	for !p.exhausted() {
+	for {
 		c, err := p.next(t.Context())
+		if errors.Is(err, errTriedAll) {
+			return got
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		c.at.settle(c.ticket, ReasonOK, nil)
+		c.release()
 		got = append(got, c.String())
 	}
-	return got
 }
 
-func TestPlanTakesEndpointsInTurn(t *testing.T) {
-	u := testUpstream(t, "127.0.0.1:1", "127.0.0.2:2", "unix:/three")
-	for i, want := range []string{
-		"127.0.0.1:1 127.0.0.2:2 unix:/three",
-		"127.0.0.2:2 unix:/three 127.0.0.1:1",
-		"unix:/three 127.0.0.1:1 127.0.0.2:2",
-		"127.0.0.1:1 127.0.0.2:2 unix:/three",
-	} {
-		if got := strings.Join(take(t, u.newPlan()), " "); got != want {
-			t.Errorf("session %d tries %s, want %s", i, got, want)
+// firsts are the first choices of n sessions, as the last part of each address.
+func firsts(t *testing.T, u *Upstream, n int) string {
+	t.Helper()
+	var got []string
+	for range n {
+		c, err := (&plan{upstream: u}).next(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
+		c.release()
+		got = append(got, c.String())
+	}
+	return strings.Join(got, " ")
+}
+
+func TestPlanTakesAddressesInTurn(t *testing.T) {
+	u := testUpstream(t, "127.0.0.1:1", "127.0.0.2:2", "unix:/three")
+	if got, want := firsts(t, u, 4), "127.0.0.1:1 127.0.0.2:2 unix:/three 127.0.0.1:1"; got != want {
+		t.Errorf("sessions begin with %s, want %s", got, want)
+	}
+	if got := take(t, &plan{upstream: u}); len(got) != 3 {
+		t.Errorf("one session tries %v, want each address once", got)
+	}
+}
+
+func TestPlanByWeightAndPriority(t *testing.T) {
+	u, err := newUpstream(UpstreamConfig{Name: "u", Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour},
+		Endpoints: []EndpointConfig{{Address: "127.0.0.1:1", Weight: 2}, {Address: "127.0.0.2:1"}, {Address: "127.0.0.3:1", Priority: 1}}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := firsts(t, u, 300); strings.Count(got, "0.0.1:") != 200 || strings.Count(got, "0.0.2:") != 100 {
+		t.Errorf("sessions begin with %s", got)
+	}
+	if got := take(t, &plan{upstream: u}); len(got) != 3 || got[2] != "127.0.0.3:1" {
+		t.Errorf("one session tries %v, want the lower priority last", got)
+	}
+	for _, m := range u.members()[:2] {
+		fail(t, m.address)
+	}
+	if got := firsts(t, u, 2); got != "127.0.0.3:1 127.0.0.3:1" {
+		t.Errorf("with both others open: %s", got)
+	}
+}
+
+// fail lets one attempt at an address fail.
+func fail(t *testing.T, a *address) {
+	t.Helper()
+	c, ok := a.permit(time.Now(), 0)
+	if !ok {
+		t.Fatalf("%s: not permitted", a.name)
+	}
+	a.settle(c.ticket, ReasonRefused, errors.New("nobody there"))
+	c.release()
+}
+
+func TestPlanLeastConnections(t *testing.T) {
+	u, err := newUpstream(UpstreamConfig{Name: "u", Balance: policy.LeastConnections, Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.members()[0].places.Store(3)
+	if got := firsts(t, u, 3); got != "127.0.0.2:1 127.0.0.2:1 127.0.0.2:1" {
+		t.Errorf("sessions begin with %s", got)
 	}
 }
 
 func TestPlanTriesAgainOnlyWhatMayChange(t *testing.T) {
 	u := testUpstream(t, "127.0.0.1:1", "127.0.0.2:2")
-	p := u.newPlan()
+	p := &plan{upstream: u}
 	first, _ := p.next(t.Context())
 	p.failed(first, &Error{Reason: ReasonRefused})
 	second, _ := p.next(t.Context())
 	p.failed(second, &Error{Reason: ReasonUpstreamTLS})
-	if !p.exhausted() {
-		t.Fatal("a round of two addresses is not exhausted after two")
+	if _, err := p.next(t.Context()); !errors.Is(err, errTriedAll) {
+		t.Fatalf("a third address of two: %v", err)
 	}
 	if !p.again() {
 		t.Fatal("nothing to try again, though one was only refused")
 	}
-	if got := take(t, p); !slices.Equal(got, []string{"127.0.0.1:1"}) {
+	if got := take(t, p); !slices.Equal(got, []string{first.String()}) {
 		t.Errorf("second round tries %v, want only the refused address", got)
-	}
-	if p.again() {
-		t.Error("a third round begins with nothing failed in the second")
 	}
 }
 
-func TestPlanSiblingIsOfTheOtherFamily(t *testing.T) {
-	u := testUpstream(t, "127.0.0.1:1")
-	e := u.endpoints[0]
-	addr := func(s string) candidate { return candidate{endpoint: e, addr: netip.MustParseAddrPort(s)} }
-	p := u.newPlan()
-	p.lines[0].resolved = true
-	p.lines[0].left = []candidate{addr("10.0.0.2:1"), addr("[2001:db8::1]:1"), addr("[2001:db8::2]:1")}
-	got, ok := p.sibling(addr("10.0.0.1:1"))
-	if !ok || got != addr("[2001:db8::1]:1") {
-		t.Fatalf("sibling of an IPv4 address is %v, %v", got, ok)
+func TestPlanFamiliesTakeTurns(t *testing.T) {
+	u := testUpstream(t, "name:1")
+	u.learned(u.endpoints[0], placesOf("[2001:db8::1]:1", "[2001:db8::2]:1", "10.0.0.1:1"))
+	got := take(t, &plan{upstream: u})
+	if len(got) != 3 || got[1] != "10.0.0.1:1" {
+		t.Errorf("tries %v, want the other family second", got)
 	}
-	if rest := take(t, p); !slices.Equal(rest, []string{"10.0.0.2:1", "[2001:db8::2]:1"}) {
-		t.Errorf("left after the sibling was taken: %v", rest)
+	if got := firsts(t, u, 2); strings.Contains(got, "10.0.0.1") {
+		t.Errorf("sessions begin with %s, want the preferred family", got)
 	}
-	if _, ok := p.sibling(addr("10.0.0.1:1")); ok {
+	p := &plan{upstream: u}
+	six, _ := p.next(t.Context())
+	four, ok := p.sibling(six)
+	if !ok || four.String() != "10.0.0.1:1" {
+		t.Errorf("sibling of %s is %s, %v", six, four, ok)
+	}
+	if _, ok := p.sibling(six); ok {
 		t.Error("a sibling where nothing is left")
 	}
 }
 
-func TestAlternate(t *testing.T) {
-	for _, tt := range []struct {
-		in   string
-		turn int
-		want string
-	}{
-		{"10.0.0.1", 5, "10.0.0.1"},
-		{"::1 127.0.0.1", 0, "::1 127.0.0.1"},
-		{"::1 127.0.0.1", 1, "::1 127.0.0.1"},
-		{"::ffff:10.0.0.1 2001:db8::1", 0, "10.0.0.1 2001:db8::1"},
-		{"10.0.0.1 10.0.0.2 2001:db8::1", 0, "10.0.0.1 2001:db8::1 10.0.0.2"},
-		{"10.0.0.1 10.0.0.2 2001:db8::1", 1, "10.0.0.2 2001:db8::1 10.0.0.1"},
-	} {
-		var ips []netip.Addr
-		for _, s := range strings.Fields(tt.in) {
-			ips = append(ips, netip.MustParseAddr(s))
+func TestPlanRefuses(t *testing.T) {
+	cfg := UpstreamConfig{Name: "db", MaxConnections: 1, Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"),
+		Breaker: policy.BreakerConfig{Failures: 1, Open: time.Minute}}
+	u, err := newUpstream(cfg, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := u.members()[0].address, u.members()[1].address
+	fail(t, one)
+	refused := func(want refusal) {
+		t.Helper()
+		_, err := (&plan{upstream: u}).next(t.Context())
+		var got *refusal
+		if !errors.As(err, &got) || got.reason != want.reason || got.limit != want.limit || !strings.Contains(got.text, want.text) {
+			t.Errorf("refused with %+v, want %+v", got, want)
 		}
-		var got []string
-		for _, ip := range alternate(ips, tt.turn) {
-			got = append(got, ip.String())
-		}
-		if s := strings.Join(got, " "); s != tt.want {
-			t.Errorf("alternate(%s, %d) = %s, want %s", tt.in, tt.turn, s, tt.want)
-		}
+	}
+	held, ok := two.permit(time.Now(), 1)
+	if !ok {
+		t.Fatal("not permitted")
+	}
+	refused(refusal{reason: ReasonLimit, limit: "upstreams.db.limits.connections"})
+	held.release()
+	fail(t, two)
+	refused(refusal{reason: ReasonBreakerOpen, text: "nobody there"})
+	if one.places.Load() != 0 || two.places.Load() != 0 {
+		t.Errorf("places left: %d, %d", one.places.Load(), two.places.Load())
+	}
+}
+
+func TestAddressesComeAndGo(t *testing.T) {
+	u := testUpstream(t, "name:1")
+	u.learned(u.endpoints[0], placesOf("10.0.0.1:1", "10.0.0.2:1", "10.0.0.1:1"))
+	first, gone := u.members()[0].address, u.members()[1].address
+	if len(u.members()) != 2 {
+		t.Fatalf("members %v, want an address said twice only once", namesOf(u.members()))
+	}
+	u.learned(u.endpoints[0], placesOf("10.0.0.3:1", "10.0.0.1:1"))
+	if got := namesOf(u.members()); got != "10.0.0.1:1 10.0.0.3:1" {
+		t.Errorf("members %s", got)
+	}
+	if u.members()[1].address != first || slices.ContainsFunc(u.members(), func(m member) bool { return m.address == gone }) {
+		t.Error("an address that stayed is another one, or one that went is there")
 	}
 }
 

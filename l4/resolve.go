@@ -1,84 +1,285 @@
 package l4
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"ambassador/policy"
 )
 
-// hostOf is the host of "HOST:PORT"; empty for "unix:/path".
-func hostOf(address string) (string, error) {
+// endpoint is one configured line: a name or a literal with a port, a unix path,
+// or "srv:NAME".
+type endpoint struct {
+	// Static after construction.
+	address          string // as configured
+	host             string // the host of address; empty on unix and for srv
+	port             uint16
+	weight, priority int
+	literal          bool // there is nothing to look up
+
+	mu      sync.Mutex
+	last    EndpointStatus // guarded by mu
+	members []member       // guarded by mu; what the last good answer had
+	flight  *flight        // guarded by mu; the look-up under way, or nil
+	lookup  string         // guarded by mu; why the last look-up failed; empty if it did not
+}
+
+// member is an address as a part of its upstream.
+type member struct {
+	*address
+	weight, priority int
+	other            bool // of the family that the system does not prefer (RFC 6724)
+}
+
+// flight is one look-up that many may wait for.
+type flight struct {
+	done chan struct{}
+	err  error // readable once done is closed
+}
+
+// newEndpoint checks a configured line.
+func (u *Upstream) newEndpoint(cfg EndpointConfig) (*endpoint, error) {
+	e := &endpoint{address: cfg.Address, weight: cfg.Weight, priority: cfg.Priority, last: EndpointStatus{Endpoint: cfg.Address}}
+	if strings.HasPrefix(cfg.Address, "srv:") {
+		return e, nil
+	}
+	var err error
+	if e.host, e.port, err = hostOf(cfg.Address); err != nil {
+		return nil, err
+	}
+	unix, addr, literal := parseLiteral(cfg.Address)
+	if e.literal = literal; literal {
+		e.members = []member{{address: u.newAddress(e, unix, addr), weight: e.weight, priority: e.priority}}
+	}
+	return e, nil
+}
+
+// hostOf is the host and port of "HOST:PORT"; empty for "unix:/path".
+func hostOf(address string) (string, uint16, error) {
 	if strings.HasPrefix(address, "unix:") {
-		return "", nil
+		return "", 0, nil
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", &net.AddrError{Err: "the port must be a number from 1 to 65535", Addr: address}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, &net.AddrError{Err: "the port must be a number from 1 to 65535", Addr: address}
 	}
-	return host, nil
+	return host, uint16(n), nil
 }
 
-// resolve lists the addresses of an endpoint, the families in turn and each
-// family rotated, so that sessions spread over them.
-func (u *Upstream) resolve(ctx context.Context, e *endpoint) ([]candidate, error) {
-	if path, ok := strings.CutPrefix(e.address, "unix:"); ok {
-		return []candidate{{endpoint: e, unix: path}}, nil
+// lookupTimeout bounds one look-up of a name: as long as a session may take.
+const lookupTimeout = DefaultConnectTimeout
+
+// resolve looks the endpoint up, or waits for the look-up that is under way. It
+// ends with ctx; the look-up itself goes on for others who wait. A failure keeps
+// the addresses of the last answer.
+func (u *Upstream) resolve(ctx context.Context, e *endpoint) error {
+	e.mu.Lock()
+	f := e.flight
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		e.flight = f
+		go u.fly(context.WithoutCancel(ctx), e, f) // ends by lookupTimeout
 	}
-	_, port, _ := net.SplitHostPort(e.address) // hostOf has checked it
-	n, _ := strconv.ParseUint(port, 10, 16)
-	ips, err := u.lookup(ctx, e.host)
+	e.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return &net.DNSError{Err: ctx.Err().Error(), Name: e.address, IsTimeout: true, UnwrapErr: ctx.Err()}
+	}
+}
+
+func (u *Upstream) fly(ctx context.Context, e *endpoint, f *flight) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	start := time.Now()
+	found, err := u.find(ctx, e)
+	if err == nil {
+		u.timed(PhaseDNS, start)
+		u.learned(e, found)
+	}
+	e.mu.Lock()
+	before := e.lookup
+	e.lookup = ""
+	if err != nil {
+		e.lookup = err.Error()
+	}
+	e.flight, f.err = nil, err
+	known, now := len(e.members), e.lookup
+	e.mu.Unlock()
+	close(f.done)
+	switch {
+	case before == "" && now != "":
+		u.log.Warn("name does not resolve", "upstream", u.cfg.Name, "endpoint", e.address, "cause", now, "addresses_kept", known)
+	case before != "" && now == "":
+		u.log.Info("name resolves again", "upstream", u.cfg.Name, "endpoint", e.address)
+	}
+}
+
+// place is where an address stands that a look-up found.
+type place struct {
+	addr             netip.AddrPort
+	weight, priority int
+	other            bool
+}
+
+// find asks for the endpoint's addresses, in the answer's order.
+func (u *Upstream) find(ctx context.Context, e *endpoint) ([]place, error) {
+	name, ok := strings.CutPrefix(e.address, "srv:")
+	if !ok {
+		return u.findHost(ctx, e.host, place{weight: e.weight, priority: e.priority}, e.port)
+	}
+	targets, err := u.resolver.services(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	var out []candidate
-	for _, ip := range alternate(ips, int(e.turn.Add(1)-1)) {
-		out = append(out, candidate{endpoint: e, addr: netip.AddrPortFrom(ip, uint16(n))})
+	var out []place
+	for _, t := range targets {
+		found, hostErr := u.findHost(ctx, t.Target, place{weight: int(t.Weight), priority: int(t.Priority)}, t.Port)
+		if hostErr != nil {
+			err = hostErr // one target without an address is no reason to do without the others
+		}
+		out = append(out, found...)
+	}
+	if len(out) == 0 {
+		return nil, cmp.Or(err, error(&net.DNSError{Err: "no service there", Name: name, IsNotFound: true}))
 	}
 	return out, nil
 }
 
-func (u *Upstream) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{ip.Unmap()}, nil
-	}
-	start := time.Now()
+func (u *Upstream) findHost(ctx context.Context, host string, like place, port uint16) ([]place, error) {
 	ips, err := u.resolver.lookup(ctx, host)
-	if err == nil {
-		u.timed(PhaseDNS, start)
+	if err != nil {
+		return nil, err
 	}
-	return ips, err
+	var out []place
+	for _, ip := range ips {
+		p := like
+		p.addr = netip.AddrPortFrom(ip.Unmap(), port)
+		p.other = ip.Unmap().Is4() != ips[0].Unmap().Is4()
+		out = append(out, p)
+	}
+	return out, nil
 }
 
-// alternate orders addresses so that the families take turns, beginning with
-// the family of the first (the system's preference, RFC 6724), and rotates each
-// family by turn.
-func alternate(ips []netip.Addr, turn int) []netip.Addr {
-	var lead, other []netip.Addr
-	for _, ip := range ips {
-		ip = ip.Unmap()
-		if ip.Is4() == ips[0].Unmap().Is4() {
-			lead = append(lead, ip)
+// learned makes found the endpoint's addresses. Those that it had keep what is
+// known of them; those that are gone take no new sessions.
+func (u *Upstream) learned(e *endpoint, found []place) {
+	e.mu.Lock()
+	old, members := e.members, make([]member, 0, len(found))
+	for _, p := range found {
+		same := func(m member) bool { return m.addr == p.addr }
+		if slices.ContainsFunc(members, same) {
+			continue // said twice
+		}
+		m := member{weight: p.weight, priority: p.priority, other: p.other}
+		if i := slices.IndexFunc(old, same); i >= 0 {
+			m.address = old[i].address
 		} else {
-			other = append(other, ip)
+			m.address = u.newAddress(e, "", p.addr)
 		}
+		members = append(members, m)
 	}
-	out := make([]netip.Addr, 0, len(ips))
-	for i := range max(len(lead), len(other)) {
-		if i < len(lead) {
-			out = append(out, lead[(i+turn)%len(lead)])
+	e.members = members
+	e.mu.Unlock()
+	if before, now := namesOf(old), namesOf(members); before != now && before != "" {
+		u.log.Info("addresses changed", "upstream", u.cfg.Name, "endpoint", e.address, "from", before, "to", now)
+	}
+	u.gather()
+}
+
+// namesOf is the addresses in an order of their own, as one text.
+func namesOf(members []member) string {
+	var names []string
+	for _, m := range members {
+		names = append(names, m.name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
+}
+
+// gather publishes the addresses of all endpoints as the ones to choose from.
+func (u *Upstream) gather() {
+	u.gathering.Lock()
+	defer u.gathering.Unlock()
+	var all []member
+	for _, e := range u.endpoints {
+		e.mu.Lock()
+		all = append(all, e.members...)
+		e.mu.Unlock()
+	}
+	u.roster.Store(&all)
+}
+
+// members are the addresses to choose from. The slice is not to be changed.
+func (u *Upstream) members() []member {
+	if all := u.roster.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// unresolved lists the endpoints of which no address is known.
+func (u *Upstream) unresolved() (out []*endpoint) {
+	for _, e := range u.endpoints {
+		e.mu.Lock()
+		if len(e.members) == 0 {
+			out = append(out, e)
 		}
-		if i < len(other) {
-			out = append(out, other[(i+turn)%len(other)])
-		}
+		e.mu.Unlock()
 	}
 	return out
+}
+
+// discover looks up the endpoints of which nothing is known, all at once, and
+// returns when one of them is known. The error is that of the last that failed,
+// and the endpoint its.
+func (u *Upstream) discover(ctx context.Context, unknown []*endpoint) (*endpoint, error) {
+	type result struct {
+		endpoint *endpoint
+		err      error
+	}
+	results := make(chan result, len(unknown))
+	for _, e := range unknown {
+		go func() { results <- result{e, u.resolve(ctx, e)} }() // ends with ctx; results has room
+	}
+	var last result
+	for range unknown {
+		if last = <-results; last.err == nil {
+			break
+		}
+	}
+	return last.endpoint, last.err
+}
+
+// refresh looks the names up every cfg.Resolve, and sooner while there is no
+// answer. It ends with ctx; the server waits for it.
+func (u *Upstream) refresh(ctx context.Context, e *endpoint) {
+	every := orDefault(u.cfg.Resolve, DefaultResolve)
+	hurry, failures := policy.Backoff{Base: time.Second, Max: every}, 0
+	for ctx.Err() == nil {
+		wait := policy.Backoff{Base: every}.Pause(0, rand.Float64()/5) // up to a tenth sooner
+		if u.resolve(ctx, e) != nil {
+			wait = min(wait, hurry.Pause(failures, rand.Float64()))
+			failures++
+		} else {
+			failures = 0
+		}
+		pause(ctx, wait)
+	}
 }
 
 // resolver looks names up, /etc/hosts and search domains included.
@@ -105,47 +306,65 @@ func newResolver(servers []string) *resolver {
 // nextServerAfter is when the next server is asked too while one is silent.
 const nextServerAfter = time.Second
 
-type answer struct {
-	ips []netip.Addr
-	err error
+// lookup lists the addresses of a host, the system's preference first. The error
+// is, or wraps, a *net.DNSError.
+func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	return ask(ctx, r.servers, host, func(ctx context.Context, server *net.Resolver) ([]netip.Addr, error) {
+		return server.LookupNetIP(ctx, "ip", host)
+	})
 }
 
-// lookup asks one server after the other: the next when one fails or is silent
-// for nextServerAfter. A name that does not exist is an answer. The error is,
-// or wraps, a *net.DNSError.
-func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+// services lists the targets of an SRV name ("_postgresql._tcp.db.internal").
+func (r *resolver) services(ctx context.Context, name string) ([]*net.SRV, error) {
+	return ask(ctx, r.servers, name, func(ctx context.Context, server *net.Resolver) ([]*net.SRV, error) {
+		_, targets, err := server.LookupSRV(ctx, "", "", name)
+		if len(targets) > 0 {
+			err = nil // some targets had names that are none
+		}
+		return targets, err
+	})
+}
+
+type answer[T any] struct {
+	found []T
+	err   error
+}
+
+// ask asks one server after the other: the next when one fails or is silent for
+// nextServerAfter. A name that does not exist is an answer.
+func ask[T any](ctx context.Context, servers []*net.Resolver, name string, one func(context.Context, *net.Resolver) ([]T, error)) ([]T, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the look-ups that lost
-	answers := make(chan answer, len(r.servers))
+	answers := make(chan answer[T], len(servers))
 	asked, open := 0, 0
-	ask := func() {
-		server := r.servers[asked]
+	next := func() {
+		server := servers[asked]
 		asked, open = asked+1, open+1
 		go func() { // answers has room for all
-			ips, err := server.LookupNetIP(ctx, "ip", host)
-			answers <- answer{ips, err}
+			found, err := one(ctx, server)
+			answers <- answer[T]{found, err}
 		}()
 	}
-	ask()
+	next()
 	for {
 		var late <-chan time.Time
-		if asked < len(r.servers) {
+		if asked < len(servers) {
 			late = time.After(nextServerAfter)
 		}
 		select {
 		case <-late:
-			ask()
+			next()
 		case a := <-answers:
 			open--
 			var d *net.DNSError
-			if a.err == nil || errors.As(a.err, &d) && d.IsNotFound || asked == len(r.servers) && open == 0 {
-				return a.ips, a.err
+			if a.err == nil || errors.As(a.err, &d) && d.IsNotFound || asked == len(servers) && open == 0 {
+				return a.found, a.err
 			}
-			if asked < len(r.servers) {
-				ask()
+			if asked < len(servers) {
+				next()
 			}
 		case <-ctx.Done():
-			return nil, &net.DNSError{Err: ctx.Err().Error(), Name: host, IsTimeout: true, UnwrapErr: ctx.Err()}
+			return nil, &net.DNSError{Err: ctx.Err().Error(), Name: name, IsTimeout: true, UnwrapErr: ctx.Err()}
 		}
 	}
 }

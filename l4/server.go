@@ -39,7 +39,7 @@ type Server struct {
 	prefix string // of session ids
 	recent recent
 	seq    atomic.Uint64  // of the last session
-	loops  sync.WaitGroup // accept loops and reach
+	loops  sync.WaitGroup // accept loops and upstreams
 
 	applying sync.Mutex // held by Apply and while listeners are being closed
 
@@ -108,9 +108,7 @@ func (s *Server) Apply(cfg Config) error {
 	for _, u := range fresh {
 		ctx, cancel := context.WithCancel(s.ctx)
 		u.retire = cancel
-		if u.cfg.Required {
-			s.loops.Go(func() { u.reach(ctx) })
-		}
+		s.loops.Go(func() { u.run(ctx) })
 	}
 	for _, l := range bound {
 		s.loops.Go(l.acceptLoop)

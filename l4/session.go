@@ -223,6 +223,7 @@ func (s *session) ended(conn *upstreamConn, r relay.Result) {
 		end.Stage = StageTLS // in TLS 1.3 the refusal only arrives here
 	}
 	conn.settle(settleReason(reason, r), end)
+	conn.release()
 	s.account(r)
 	s.close(end)
 }
@@ -251,6 +252,10 @@ func (s *session) close(end *Error) {
 	if end.Err != nil {
 		r.Cause = end.Err.Error()
 	}
+	if end.Limit != "" {
+		r.Limit = end.Limit
+	}
+	r.RetryIn = Seconds(end.RetryIn)
 	if r.FirstClose == "" && (end.Reason == ReasonClosed || end.Reason == ReasonProbe) {
 		r.FirstClose = relay.Downstream.String()
 	}

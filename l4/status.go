@@ -99,6 +99,8 @@ type EndpointStatus struct {
 	LastFailure *time.Time `json:"last_failure,omitempty"`
 	LastReason  Reason     `json:"last_reason,omitempty"`
 	LastError   string     `json:"last_error,omitempty"`
+	// Addresses are what the endpoint resolves to.
+	Addresses []AddressStatus `json:"addresses"`
 }
 
 // Upstreams lists the upstreams, in the configuration's order.
@@ -127,9 +129,21 @@ func (u *Upstream) status() UpstreamStatus {
 		st.IdentityError = err.Error()
 	}
 	for _, e := range u.endpoints {
-		e.mu.Lock()
-		st.Endpoints = append(st.Endpoints, e.last)
-		e.mu.Unlock()
+		st.Endpoints = append(st.Endpoints, e.status())
+	}
+	return st
+}
+
+func (e *endpoint) status() EndpointStatus {
+	e.mu.Lock()
+	st, members := e.last, e.members
+	if st.LastReason == "" && e.lookup != "" {
+		st.LastReason, st.LastError = ReasonDNS, e.lookup
+	}
+	e.mu.Unlock()
+	st.Addresses = []AddressStatus{}
+	for _, m := range members {
+		st.Addresses = append(st.Addresses, m.status())
 	}
 	return st
 }

@@ -2,6 +2,7 @@ package l4
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -26,27 +27,23 @@ type Upstream struct {
 	dial      DialFunc
 	observer  Observer
 	log       *slog.Logger
-	retire    context.CancelFunc // ends reach when a reload drops the upstream
+	balancer  policy.Balancer
+	retire    context.CancelFunc // ends all that run does, when a reload drops the upstream
 
-	turn    atomic.Uint32             // round robin over endpoints
-	reached atomic.Pointer[time.Time] // nil: never yet
-}
-
-// endpoint is one configured line.
-type endpoint struct {
-	address string        // as configured
-	host    string        // the host of address; empty on unix
-	turn    atomic.Uint32 // round robin over the addresses of one family
-
-	mu   sync.Mutex
-	last EndpointStatus // guarded by mu
+	gathering sync.Mutex                // held while roster is made anew
+	roster    atomic.Pointer[[]member]  // the addresses to choose from
+	reached   atomic.Pointer[time.Time] // nil: never yet
 }
 
 // DialFunc opens a connection to a unix path or to an IP address with port.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: o.Dial, resolver: newResolver(cfg.DNSServers)}
+	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)
 		if !ok {
@@ -54,16 +51,17 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 		}
 		u.protocol = p
 	}
-	for _, e := range cfg.Endpoints {
-		host, err := hostOf(e.Address)
+	for _, ec := range cfg.Endpoints {
+		e, err := u.newEndpoint(ec)
 		if err != nil {
-			return nil, fmt.Errorf("upstream %s: endpoint %s: %w", cfg.Name, e.Address, err)
+			return nil, fmt.Errorf("upstream %s: endpoint %s: %w", cfg.Name, ec.Address, err)
 		}
-		u.endpoints = append(u.endpoints, &endpoint{address: e.Address, host: host, last: EndpointStatus{Endpoint: e.Address}})
+		u.endpoints = append(u.endpoints, e)
 	}
 	if len(u.endpoints) == 0 {
 		return nil, fmt.Errorf("upstream %s: no endpoint", cfg.Name)
 	}
+	u.gather()
 	return u, nil
 }
 
@@ -73,6 +71,21 @@ func (u *Upstream) inherit(from []*Upstream) {
 	i := slices.IndexFunc(from, func(old *Upstream) bool { return old.cfg.Name == u.cfg.Name })
 	if i >= 0 {
 		u.reached.Store(from[i].reached.Load())
+	}
+}
+
+// run keeps the upstream's knowledge fresh until ctx ends: names, and whether it
+// was ever reached. The server waits for it.
+func (u *Upstream) run(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	for _, e := range u.endpoints {
+		if !e.literal {
+			work.Go(func() { u.refresh(ctx, e) })
+		}
+	}
+	if u.cfg.Required {
+		work.Go(func() { u.reach(ctx) })
 	}
 }
 
@@ -87,26 +100,41 @@ func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *
 	timeout := orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	start, plan := time.Now(), u.newPlan()
-	backoff := policy.Backoff{Base: orDefault(u.cfg.Connect.Backoff, DefaultBackoff), Max: time.Second}
-	last := &Error{Stage: StagePermit, Reason: ReasonNoEndpoint, Upstream: u.cfg.Name}
+	start, plan := time.Now(), plan{upstream: u}
+	var last *Error
 	for n := range orDefault(u.cfg.Connect.Attempts, DefaultAttempts) {
-		if plan.exhausted() {
-			if !plan.again() || pause(ctx, backoff.Pause(plan.rounds-1, rand.Float64())) != nil {
+		conn, err := u.attempt(ctx, &plan, n+1, tell)
+		if err != nil && errors.Is(err, errTriedAll) {
+			if !plan.again() || u.pauseBefore(ctx, plan.rounds) != nil {
 				break
 			}
+			conn, err = u.attempt(ctx, &plan, n+1, tell)
 		}
-		conn, err := u.attempt(ctx, plan, n+1, tell)
 		if err == nil {
 			u.timed(PhaseTotal, start)
 			return conn, nil
 		}
-		last = err
-		if err.ours() || ctx.Err() != nil {
+		if last != nil && err.Stage == StagePermit {
+			break // what was seen says more than that there is nothing left
+		}
+		if last = err; err.Stage == StagePermit || err.ours() || ctx.Err() != nil {
 			break
+		}
+		if err.Reason == ReasonDNS {
+			plan.rounds++
+			if u.pauseBefore(ctx, plan.rounds) != nil {
+				break
+			}
 		}
 	}
 	return nil, last
+}
+
+// pauseBefore waits before repetition n (1 is the first), or for the end of ctx,
+// whose error it returns.
+func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
+	backoff := policy.Backoff{Base: orDefault(u.cfg.Connect.Backoff, DefaultBackoff), Max: time.Second}
+	return pause(ctx, backoff.Pause(n-1, rand.Float64()))
 }
 
 // attempt makes one connection to one address: permit → dial → starttls → tls,
@@ -119,19 +147,24 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	conn := &upstreamConn{upstream: u}
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
-		conn.closeRaw()
-		if parent.Err() != context.Canceled { // else nobody waits any more: neutral
-			u.settled(conn.candidate, e.Reason, e)
+		if parent.Err() == context.Canceled { // nobody waits any more: neutral
+			conn.settle("", nil)
+		} else {
+			conn.settle(e.Reason, e)
 		}
 		plan.failed(conn.candidate, e)
+		conn.closeRaw()
 		return nil, e
 	}
 	if err := u.permit(); err != nil {
 		return fail(StagePermit, err)
 	}
-	var err error
-	conn.candidate, err = plan.next(ctx)
-	tell(StageDial, conn.candidate, n)
+	c, err := plan.next(ctx)
+	if err != nil && c.endpoint == nil {
+		return nil, u.failed(ctx, StagePermit, c, err) // no attempt was made
+	}
+	conn.candidate = c
+	tell(StageDial, c, n)
 	if err != nil {
 		return fail(StageDial, err)
 	}
@@ -167,40 +200,68 @@ func (u *Upstream) permit() error {
 // failed makes the *Error of an attempt that ended at stage.
 func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err error) *Error {
 	reason := classify(stage, err)
-	if ctx.Err() == context.DeadlineExceeded && reason != ReasonDNS {
+	if ctx.Err() == context.DeadlineExceeded && reason != ReasonDNS && stage != StagePermit {
 		reason = ReasonTimeout
 	}
 	e := &Error{Stage: stage, Reason: reason, Upstream: u.cfg.Name, Address: c.String(), Err: u.explain(stage, c, reason, err)}
 	if c.endpoint != nil {
 		e.Endpoint = c.endpoint.address
 	}
+	var none *refusal
+	if errors.As(err, &none) {
+		e.Limit, e.RetryIn = none.limit, none.retryIn
+	}
 	return e
 }
 
-// settled is told once of each attempt how it went; ReasonOK is success.
+// settled is told once of each attempt how it went; ReasonOK is success, and an
+// empty reason is neutral.
 func (u *Upstream) settled(c candidate, reason Reason, err error) {
+	if c.at != nil {
+		c.at.settle(c.ticket, reason, err)
+	}
+	if reason == "" {
+		return
+	}
 	if u.observer.Attempt != nil {
 		u.observer.Attempt(u.cfg.Name, reason)
 	}
-	if reason == ReasonOK && u.reached.Load() == nil {
-		now := time.Now()
-		if u.reached.CompareAndSwap(nil, &now) {
-			u.log.Info("upstream reached", "upstream", u.cfg.Name, "address", c.String())
-		}
+	if reason == ReasonOK {
+		u.reachedAt(c)
 	}
-	if c.endpoint == nil {
+	if c.endpoint != nil {
+		c.endpoint.note(c, reason, err)
+	}
+}
+
+// reachedAt notes that the upstream was reached, at first.
+func (u *Upstream) reachedAt(c candidate) {
+	if u.reached.Load() != nil {
 		return
 	}
 	now := time.Now()
-	c.endpoint.mu.Lock()
-	defer c.endpoint.mu.Unlock()
-	last := &c.endpoint.last
-	last.LastAddress = c.String()
+	if u.reached.CompareAndSwap(nil, &now) {
+		u.log.Info("upstream reached", "upstream", u.cfg.Name, "address", c.String())
+	}
+}
+
+// giveUp ends an attempt that has no connection of its own to close.
+func (u *Upstream) giveUp(c candidate, reason Reason, err error) {
+	u.settled(c, reason, err)
+	c.release()
+}
+
+// note keeps what the last attempt at the endpoint taught.
+func (e *endpoint) note(c candidate, reason Reason, err error) {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last.LastAddress = c.String()
 	if reason == ReasonOK {
-		last.LastSuccess, last.LastReason, last.LastError = &now, ReasonOK, ""
+		e.last.LastSuccess, e.last.LastReason, e.last.LastError = &now, ReasonOK, ""
 		return
 	}
-	last.LastFailure, last.LastReason, last.LastError = &now, reason, err.Error()
+	e.last.LastFailure, e.last.LastReason, e.last.LastError = &now, reason, err.Error()
 }
 
 // deliver sends packet, a PostgreSQL CancelRequest, over first and over a new
@@ -210,7 +271,7 @@ func (u *Upstream) settled(c candidate, reason Reason, err error) {
 func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []byte) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
-	plans := u.newPlan().others(ctx, first.candidate)
+	plans := u.others(first.candidate)
 	results := make(chan error, len(plans)+1)
 	go func() { results <- first.hand(ctx, packet) }() // collected below
 	for _, p := range plans {
@@ -233,6 +294,16 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 		}
 	}
 	return n, failed
+}
+
+// others are plans of one address each, for every address but the given one.
+func (u *Upstream) others(but candidate) (out []*plan) {
+	for _, m := range u.members() {
+		if m.address != but.at {
+			out = append(out, &plan{upstream: u, only: m.address})
+		}
+	}
+	return out
 }
 
 // reachInterval is the pause between trials of an upstream that was never reached.

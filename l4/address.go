@@ -1,0 +1,198 @@
+package l4
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ambassador/policy"
+)
+
+// address is one resolved address of an endpoint, with all that is known of it.
+// It lives as long as the name resolves to it; a session that outlives it keeps it.
+type address struct {
+	// Static after construction.
+	endpoint *endpoint
+	unix     string
+	addr     netip.AddrPort
+	name     string // "10.0.0.7:5432", "[::1]:5432", "unix:/path"
+	log      *slog.Logger
+
+	share   policy.Share // the Balancer's
+	breaker policy.Breaker
+	places  atomic.Int64 // connections that are being made or are open
+
+	mu      sync.Mutex
+	cause   string    // guarded by mu; of the last failure
+	failed  time.Time // guarded by mu; when that was
+	settled Reason    // guarded by mu; of the last attempt that said something
+}
+
+func (u *Upstream) newAddress(e *endpoint, unix string, addr netip.AddrPort) *address {
+	a := &address{endpoint: e, unix: unix, addr: addr, name: "unix:" + unix}
+	if unix == "" {
+		a.name = addr.String()
+	}
+	a.log = u.log.With("upstream", u.cfg.Name, "endpoint", e.address, "address", a.name)
+	a.breaker.Init(u.cfg.Breaker)
+	return a
+}
+
+// candidate is one address to dial: a unix path, or an IP address with port, and
+// the permission to. Without an address it is an endpoint whose name did not
+// resolve.
+type candidate struct {
+	endpoint *endpoint
+	unix     string
+	addr     netip.AddrPort
+	at       *address
+	ticket   policy.Ticket
+}
+
+func (c candidate) String() string {
+	switch {
+	case c.at != nil:
+		return c.at.name
+	case c.endpoint != nil:
+		return c.endpoint.address
+	}
+	return ""
+}
+
+// permit asks for an attempt at the address. The candidate holds a place until
+// release, and its ticket until it is settled. False: the breaker or the limit
+// says no, and blame says which.
+func (a *address) permit(now time.Time, limit int) (candidate, bool) {
+	if n := a.places.Add(1); limit > 0 && n > int64(limit) {
+		a.places.Add(-1)
+		return candidate{}, false
+	}
+	ticket, change, ok := a.breaker.Permit(now)
+	if !ok {
+		a.places.Add(-1)
+		return candidate{}, false
+	}
+	a.turned(change, "the next trial was due")
+	return a.candidate(ticket), true
+}
+
+// candidate is the address with a ticket, or with the zero one, whose outcome
+// means nothing to the breaker. The caller has taken the place.
+func (a *address) candidate(t policy.Ticket) candidate {
+	return candidate{endpoint: a.endpoint, unix: a.unix, addr: a.addr, at: a, ticket: t}
+}
+
+// full says whether the address has as many connections as it may.
+func (a *address) full(limit int) bool { return limit > 0 && a.places.Load() >= int64(limit) }
+
+// release gives the place back. It is called once for each candidate.
+func (c candidate) release() {
+	if c.at != nil {
+		c.at.places.Add(-1)
+	}
+}
+
+// settle tells the address how an attempt went; an empty reason is neutral. The
+// error is nil where the reason is not a failure's.
+func (a *address) settle(t policy.Ticket, reason Reason, err error) {
+	outcome, now := outcomeOf(reason), time.Now()
+	jitter, why := 0.0, string(reason)
+	if outcome == policy.Failure {
+		jitter, why = rand.Float64(), err.Error()
+	}
+	if outcome != policy.Neutral {
+		a.note(reason, why, now)
+	}
+	a.turned(a.breaker.Settle(t, outcome, now, jitter), why)
+}
+
+func (a *address) note(reason Reason, why string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.settled = reason
+	if reason != ReasonOK {
+		a.cause, a.failed = why, now
+	}
+}
+
+// lastFailure is what the last attempt that failed saw.
+func (a *address) lastFailure() (cause string, at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cause, a.failed
+}
+
+// outcomeOf is what a reason means to a breaker.
+func outcomeOf(r Reason) policy.Outcome {
+	switch r {
+	case ReasonOK:
+		return policy.Success
+	case ReasonRefused, ReasonTimeout, ReasonUnreachable, ReasonStartTLSRefused,
+		ReasonUpstreamTLS, ReasonUpstreamTLSRejected, ReasonUpstreamEarlyClose:
+		return policy.Failure
+	}
+	return policy.Neutral
+}
+
+// turned logs a change of the breaker's state.
+func (a *address) turned(t policy.Transition, why string) {
+	if !t.Changed() {
+		return
+	}
+	attrs := []any{"from", t.From.String(), "to", t.To.String(), "cause", why}
+	if t.To == policy.Open {
+		a.log.Warn("breaker", append(attrs, "retry_in", a.retryIn(time.Now()))...)
+		return
+	}
+	a.log.Info("breaker", attrs...)
+}
+
+// retryIn is how long it takes until the next trial is due: zero if it is.
+func (a *address) retryIn(now time.Time) time.Duration {
+	at := a.breaker.RetryAt()
+	if at.IsZero() {
+		return 0
+	}
+	return max(at.Sub(now), 0).Round(time.Millisecond)
+}
+
+// AddressStatus is what is known of one address.
+type AddressStatus struct {
+	Address string `json:"address"`
+	// Breaker is closed, half_open or open; NextTrial is when an open one lets the
+	// next attempt through.
+	Breaker   string     `json:"breaker"`
+	NextTrial *time.Time `json:"next_trial,omitempty"`
+	// Sessions are open, or being made.
+	Sessions int `json:"sessions"`
+	// LastError is the last failure, in words; a success does not clear it.
+	LastError   string     `json:"last_error,omitempty"`
+	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
+}
+
+func (a *address) status() AddressStatus {
+	s := AddressStatus{Address: a.name, Breaker: a.breaker.State().String(), Sessions: int(a.places.Load())}
+	if at := a.breaker.RetryAt(); !at.IsZero() {
+		s.NextTrial = &at
+	}
+	if cause, at := a.lastFailure(); cause != "" {
+		s.LastError, s.LastErrorAt = cause, &at
+	}
+	return s
+}
+
+// parseLiteral gives the address of an endpoint that needs no look-up.
+func parseLiteral(endpoint string) (unix string, addr netip.AddrPort, ok bool) {
+	if path, is := strings.CutPrefix(endpoint, "unix:"); is {
+		return path, netip.AddrPort{}, true
+	}
+	addr, err := netip.ParseAddrPort(endpoint)
+	return "", netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), err == nil
+}
+
+// usable says whether the address may be chosen now.
+func (a *address) usable(now time.Time) bool { return a.breaker.Usable(now) }
