@@ -151,13 +151,14 @@ func (a *address) turned(t policy.Transition, why string) {
 	a.log.Info("breaker", attrs...)
 }
 
-// retryIn is how long it takes until the next trial is due: zero if it is.
+// retryIn is how long it takes until the next trial is due, to the next
+// millisecond: who waits for so long does not come too early. Zero if it is due.
 func (a *address) retryIn(now time.Time) time.Duration {
 	at := a.breaker.RetryAt()
 	if at.IsZero() {
 		return 0
 	}
-	return max(at.Sub(now), 0).Round(time.Millisecond)
+	return (max(at.Sub(now), 0) + time.Millisecond - 1).Truncate(time.Millisecond)
 }
 
 // AddressStatus is what is known of one address.

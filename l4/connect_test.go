@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ambassador/policy"
 )
 
 // fakeNet answers dials from a script, in a bubble's time.
@@ -214,4 +216,91 @@ func TestDialRacesTheOtherFamily(t *testing.T) {
 			t.Errorf("error %v after %v, heard %v", err, took, heard)
 		}
 	})
+}
+
+func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
+	alive := false
+	answer := func(ctx context.Context) (net.Conn, error) {
+		if alive {
+			return accepts(ctx)
+		}
+		return refuses(ctx)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{answer: answers{"127.0.0.1:1": answer}}
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"),
+			Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second}}, Options{Dial: f.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		session := func() (*upstreamConn, *Error, time.Duration) {
+			start := time.Now()
+			conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+			return conn, err, time.Since(start)
+		}
+		for range 2 { // three attempts and two
+			if _, err, _ := session(); err.Reason != ReasonRefused || err.Stage != StageDial {
+				t.Fatalf("while closed: %v (%s)", err, err.Reason)
+			}
+		}
+		_, failure, took := session()
+		if failure.Reason != ReasonBreakerOpen || failure.Stage != StagePermit || took != 0 || failure.RetryIn <= 0 || failure.RetryIn > 5*time.Second ||
+			!strings.Contains(failure.Error(), "connection refused") || len(f.log) != 5 {
+			t.Errorf("while open: %v (%s) after %v, retry in %v, %d dials", failure, failure.Reason, took, failure.RetryIn, len(f.log))
+		}
+		time.Sleep(failure.RetryIn)
+		if _, err, _ := session(); err.Reason != ReasonRefused || len(f.log) != 6 {
+			t.Errorf("the trial: %v (%s), %d dials", err, err.Reason, len(f.log))
+		}
+		if _, err, _ := session(); err.Reason != ReasonBreakerOpen || err.RetryIn <= 5*time.Second {
+			t.Errorf("after the trial: %v, retry in %v", err, err.RetryIn)
+		}
+		alive = true
+		time.Sleep(10 * time.Second)
+		conn, failure, _ := session()
+		if failure != nil {
+			t.Fatalf("the second trial: %v", failure)
+		}
+		if _, err, _ := session(); err == nil || err.Reason != ReasonBreakerOpen {
+			t.Errorf("beside the trial: %v", err)
+		}
+		conn.succeeded()
+		conn.closeRaw()
+		conn, failure, _ = session()
+		if failure != nil {
+			t.Fatalf("after a success: %v", failure)
+		}
+		conn.abort(nil)
+		if n := u.members()[0].places.Load(); n != 0 {
+			t.Errorf("%d places left", n)
+		}
+	})
+}
+
+func TestConnectSettlesEachTicketOnce(t *testing.T) {
+	f := &fakeNet{answer: answers{"127.0.0.1:1": refuses, "127.0.0.2:1": accepts}}
+	u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"),
+		Breaker: policy.BreakerConfig{Failures: 2, Open: time.Hour}}, Options{Dial: f.dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for u.members()[0].breaker.State() != policy.Open || u.members()[1].breaker.State() != policy.Open {
+		conn, failure := u.connect(t.Context(), func(Stage, candidate, int) {})
+		if failure != nil {
+			continue // only the dead one was left, for as long as it may fail
+		}
+		conn.settle(ReasonUpstreamEarlyClose, errors.New("closed early"))
+		conn.succeeded() // too late
+		conn.settle("", nil)
+		conn.abort(nil)
+		conn.closeRaw()
+	}
+	if got := len(f.log); got > 6 {
+		t.Errorf("%d dials until both breakers were open", got)
+	}
+	for _, m := range u.members() {
+		if m.breaker.State() != policy.Open || m.places.Load() != 0 {
+			t.Errorf("%s: breaker %v, %d places", m.name, m.breaker.State(), m.places.Load())
+		}
+	}
 }

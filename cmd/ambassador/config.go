@@ -71,12 +71,17 @@ type IdentitySection struct {
 
 // UpstreamSection is one of upstreams.
 type UpstreamSection struct {
-	Name      string
-	Endpoints []string
-	StartTLS  string
-	TLS       *TLSSection // nil: plaintext
-	Connect   ConnectSection
-	Required  bool
+	Name           string
+	Endpoints      []EndpointSection
+	SRV            string
+	Balance        string
+	Resolve        time.Duration
+	StartTLS       string
+	TLS            *TLSSection // nil: plaintext
+	Connect        ConnectSection
+	Breaker        BreakerSection
+	MaxConnections int
+	Required       bool
 }
 
 // TLSSection is an upstream's tls.
@@ -135,7 +140,7 @@ func (f *File) fields() []field {
 			return id.fields()
 		}),
 		namedField("upstreams", "Remote services, by a name of your choice.", func(name string) []field {
-			u := &UpstreamSection{Name: name, Required: true}
+			u := newUpstreamSection(name)
 			if name != "" { // empty: only the schema asks
 				f.Upstreams = append(f.Upstreams, u)
 			}
@@ -186,7 +191,7 @@ func (u *UpstreamSection) fields() []field {
 		u.TLS = section
 		decode(d, n, path)
 	}
-	return []field{
+	return append([]field{
 		u.endpointsField(),
 		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, "none", "postgres"),
 		tls,
@@ -196,40 +201,7 @@ func (u *UpstreamSection) fields() []field {
 			intField("attempts", "How often one session tries, each time another address first. Default 3.", &u.Connect.Attempts, 1, 100),
 			durationField("backoff", "The pause before an address is tried again; it grows and has jitter. Default 100ms.", &u.Connect.Backoff, time.Millisecond)}),
 		boolField("required", "Counts for readiness, and is tried at start until reached. Default true.", &u.Required),
-	}
-}
-
-// endpointsField is a list of addresses, or of sections with one.
-func (u *UpstreamSection) endpointsField() field {
-	item := map[string]any{"anyOf": []any{map[string]any{"type": "string"},
-		map[string]any{"type": "object", "properties": map[string]any{"address": map[string]any{"type": "string"}}, "required": []string{"address"}, "additionalProperties": false}}}
-	return field{"endpoints", "Its addresses: HOST:PORT (a name, an IPv4 or an [IPv6] address) or unix:/path. They take turns.",
-		map[string]any{"type": "array", "items": item, "minItems": 1}, u.decodeEndpoints}
-}
-
-func (u *UpstreamSection) decodeEndpoints(d *decoder, n *yaml.Node, path string) {
-	if n.Kind != yaml.SequenceNode {
-		d.fail(n, path, "%s where a list is needed; write it in [brackets]", describe(n))
-		return
-	}
-	if len(n.Content) == 0 {
-		d.fail(n, path, "empty; give at least one HOST:PORT or unix:/path")
-	}
-	for i, item := range n.Content {
-		at, address := fmt.Sprintf("%s[%d]", path, i), ""
-		item = resolveAlias(item)
-		d.at[at] = item
-		one := textField("address", "", &address, checkEndpoint)
-		if item.Kind == yaml.MappingNode {
-			d.section(item, at, []field{one})
-			if d.at[at+".address"] == nil {
-				d.fail(item, at, "no address; write {address: HOST:PORT}")
-			}
-		} else {
-			one.decode(d, item, at)
-		}
-		u.Endpoints = append(u.Endpoints, address)
-	}
+	}, u.resilienceFields()...)
 }
 
 func (t *TLSSection) fields() []field {
@@ -375,7 +347,7 @@ func (f *File) addresses() []*string {
 	all := []*string{&f.Admin.Listen}
 	for _, u := range f.Upstreams {
 		for i := range u.Endpoints {
-			all = append(all, &u.Endpoints[i])
+			all = append(all, &u.Endpoints[i].Address)
 		}
 	}
 	for _, l := range f.Listeners {
@@ -437,12 +409,10 @@ func (id *IdentitySection) validate(d *decoder, path string) {
 }
 
 func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
-	if d.at[path+".endpoints"] == nil {
-		d.failAt(path, `no endpoints; give at least one: endpoints: ["HOST:PORT"]`)
-	}
 	for i, e := range u.Endpoints {
-		checkSocketPath(d, e, fmt.Sprintf("%s.endpoints[%d]", path, i), maxDialPath)
+		checkSocketPath(d, e.Address, fmt.Sprintf("%s.endpoints[%d]", path, i), maxDialPath)
 	}
+	u.validateResilience(d, path)
 	c := u.Connect
 	timeout, attempt := orDefault(c.Timeout, l4.DefaultConnectTimeout), orDefault(c.AttemptTimeout, l4.DefaultAttemptTimeout)
 	if attempt > timeout && c.AttemptTimeout != 0 {
@@ -468,7 +438,7 @@ func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
 		d.failAt(path+".tls.principals", "unsafe_skip_verify accepts any server, so principals have no meaning; remove one of them")
 	}
 	for i, e := range u.Endpoints {
-		if strings.HasPrefix(e, "unix:") && t.ServerName == "" && len(t.Principals) == 0 && !t.UnsafeSkipVerify {
+		if strings.HasPrefix(e.Address, "unix:") && t.ServerName == "" && len(t.Principals) == 0 && !t.UnsafeSkipVerify {
 			d.failAt(fmt.Sprintf("%s.endpoints[%d]", path, i), "a unix socket has no host that a certificate could be for; set tls.server_name or tls.principals")
 		}
 	}

@@ -61,7 +61,12 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"endpoint without host", strings.Replace(good, "h:1", ":1", 1), "has no host"},
 		{"no endpoints", strings.Replace(good, `["h:1"]`, "[]", 1), "a.yaml:4:16: upstreams.u.endpoints: empty"},
 		{"endpoint section", strings.Replace(good, `"h:1"`, "{}", 1), "no address"},
-		{"weight", strings.Replace(good, `"h:1"`, `{address: "h:1", weight: 2}`, 1), "weight: unknown key; this version does not have it yet"},
+		{"weight", strings.Replace(good, `"h:1"`, `{address: "h:1", weight: 0}`, 1), "from 1 to 1000"},
+		{"an address for srv", strings.Replace(good, `endpoints: ["h:1"]`, `srv: "h:1"`, 1), "no SRV name"},
+		{"endpoints and srv", good + "    srv: _pg._tcp.h", "upstreams.u.srv: endpoints say where it is already"},
+		{"srv and tls without a name", strings.Replace(good, `endpoints: ["h:1"]`, "srv: _pg._tcp.h", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
+		{"balance", good + "    balance: fair", `"fair" is none of round_robin, random, least_connections`},
+		{"breaker", good + "    breaker: {open: 1m}", "upstreams.u.breaker.max_open: 30s is shorter than breaker.open (1m0s)"},
 		{"unknown upstream", strings.Replace(good, "upstream: u", "upstream: v", 1), `a.yaml:1:50: listeners.l.upstream: there is no "v" in upstreams; there is u`},
 		{"unknown identity", good + "    tls: {identity: me}", `upstreams.u.tls.identity: there is no "me": the file has no identities`},
 		{"open plaintext", strings.Replace(good, "127.0.0.1", "0.0.0.0", 1), "or set unsafe_plaintext_listen: true"},
@@ -141,7 +146,9 @@ upstreams: {u: {endpoints: ["unix:../out.sock", {address: "unix:/abs.sock"}, "h:
 		t.Fatal(err)
 	}
 	got := []string{f.Admin.Listen, f.Listeners[0].Listen}
-	got = append(got, f.Upstreams[0].Endpoints...)
+	for _, e := range f.Upstreams[0].Endpoints {
+		got = append(got, e.Address)
+	}
 	want := []string{"unix:/etc/a/run/admin.sock", "unix:/etc/a/in.sock", "unix:/etc/out.sock", "unix:/abs.sock", "h:1"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

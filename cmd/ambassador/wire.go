@@ -69,9 +69,7 @@ func (f *File) problem(path string, err error) Problem {
 func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.UpstreamConfig, error) {
 	cfg := l4.UpstreamConfig{Name: u.Name, Required: u.Required,
 		Connect: l4.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
-	for _, e := range u.Endpoints {
-		cfg.Endpoints = append(cfg.Endpoints, l4.EndpointConfig{Address: e})
-	}
+	key := u.resilience(&cfg)
 	if u.StartTLS != "none" {
 		cfg.StartTLS = u.StartTLS
 	}
@@ -81,7 +79,7 @@ func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.Up
 		}
 		cfg.DNSServers = append(cfg.DNSServers, s)
 	}
-	cfg.Key = fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.StartTLS, cfg.Connect, cfg.DNSServers, cfg.Required})
+	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.Connect, cfg.DNSServers, cfg.Required})
 	if u.TLS == nil {
 		return cfg, nil
 	}
