@@ -20,10 +20,11 @@ type upstreamConn struct {
 	upstream  *Upstream
 	candidate candidate
 	raw       net.Conn
-	tls       *tls.Conn        // nil: plaintext
-	transport *relay.Transport // below tls
-	told      atomic.Bool      // the upstream has heard how the attempt went
-	released  atomic.Bool      // its place is free again
+	tls       *tls.Conn          // nil: plaintext
+	transport *relay.Transport   // below tls
+	dialogue  *starttls.Dialogue // what remains of starttls; nil without
+	told      atomic.Bool        // the upstream has heard how the attempt went
+	released  atomic.Bool        // its place is free again
 }
 
 func (c *upstreamConn) Read(b []byte) (int, error)  { return c.stream().Read(b) }
@@ -52,12 +53,20 @@ func (c *upstreamConn) leg() relay.Leg {
 func (c *upstreamConn) startTLS(ctx context.Context) error {
 	start := time.Now()
 	unbound := boundIO(ctx, DefaultAttemptTimeout, c.raw)
-	if err := c.upstream.protocol.Upgrade(c.raw); err != nil {
+	d, err := c.upstream.protocol.Upgrade(c.raw)
+	if err != nil {
 		return err
 	}
 	unbound()
+	c.dialogue = d
 	c.upstream.timed(PhaseStartTLS, start)
 	return nil
+}
+
+// needsClient says that TLS cannot begin before the client's first message.
+func (c *upstreamConn) needsClient() bool {
+	p := c.upstream.protocol
+	return p != nil && p.NeedsClient
 }
 
 // originate does the TLS handshake, bounded by ctx. In TLS 1.3 a server that
@@ -76,6 +85,39 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 	c.tls = conn
 	c.upstream.timed(PhaseTLS, start)
 	return nil
+}
+
+// protect is originate for a connection that needed its client first. No other
+// address can take its place, so its failure is the attempt's.
+func (c *upstreamConn) protect(ctx context.Context) *Error {
+	bound, cancel := context.WithTimeout(ctx, orDefault(c.upstream.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
+	defer cancel()
+	err := c.originate(bound)
+	if err == nil {
+		return nil
+	}
+	e := c.upstream.failed(bound, StageTLS, c.candidate, err)
+	if ctx.Err() != context.Canceled { // else nobody waits any more: neutral
+		c.settle(e.Reason, e)
+	}
+	return e
+}
+
+// protectAlone does for a trial what a session does between its client's first
+// message and TLS.
+func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
+	cfg, err := c.upstream.cfg.TLS(c.candidate.endpoint.host, c.candidate.String())
+	if err == nil {
+		unbound := boundIO(ctx, orDefault(c.upstream.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout), c.raw)
+		err = c.dialogue.Alone(c.raw, cfg.ServerName)
+		unbound()
+	}
+	if err != nil {
+		e := c.upstream.failed(ctx, StageStartTLS, c.candidate, err)
+		c.settle(e.Reason, e)
+		return e
+	}
+	return c.protect(ctx)
 }
 
 // settle tells the upstream how the attempt went, once. Success is provisional
@@ -105,7 +147,12 @@ const confirmTimeout = 250 * time.Millisecond
 
 // confirm settles a trial that sends nothing: silence and data are success, an
 // alert or an end is the failure it would be for a session.
-func (c *upstreamConn) confirm() *Error {
+func (c *upstreamConn) confirm(ctx context.Context) *Error {
+	if c.needsClient() {
+		if err := c.protectAlone(ctx); err != nil {
+			return err
+		}
+	}
 	if c.tls == nil {
 		c.succeeded()
 		return nil
@@ -170,11 +217,15 @@ func (c *upstreamConn) abort(end error) {
 // politeTimeout bounds the close_notify of closePolitely.
 const politeTimeout = time.Second
 
-// closePolitely ends TLS with close_notify, then closes.
+// closePolitely takes leave in the protocol where it has a word for it, ends TLS
+// with close_notify, then closes.
 func (c *upstreamConn) closePolitely() {
 	defer c.release()
 	if c.tls != nil {
 		c.raw.SetDeadline(time.Now().Add(politeTimeout))
+		if p := c.upstream.protocol; p != nil && p.Quit != "" {
+			io.WriteString(c.tls, p.Quit)
+		}
 		c.tls.CloseWrite()
 	}
 	c.raw.Close()

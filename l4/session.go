@@ -113,69 +113,91 @@ func (s *session) answer(ctx context.Context, failure *Error) error {
 		s.at(StageAnswer)
 		return nil
 	}
-	if p := s.route.upstream.protocol; p != nil && p.Dialogue != nil && ctx.Err() == nil {
+	if p := s.route.upstream.protocol; p != nil && ctx.Err() == nil {
 		s.answerFailure(ctx, p, failure)
 	}
 	return failure
 }
 
 // answerTimeout is how long a client that cannot be served may take to begin its
-// dialogue, so that it can be told why. PostgreSQL's begin at once.
+// dialogue, so that it can be told why: clients that speak first do so at once.
 const answerTimeout = time.Second
 
-// answerFailure lets the client begin its dialogue, with an upstream that takes
-// everything and answers nothing, and then says in the client's protocol what
-// went wrong: psql prints it. It is best effort, and the record has it anyway.
+// answerFailure says in the client's protocol what went wrong: psql prints it. It
+// is best effort, and the record has it anyway.
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *Error) {
 	defer boundIO(ctx, answerTimeout, s.downstream)()
-	var side *starttls.SideError
-	_, err := protocol.Dialogue(s.downstream, deaf{})
-	if errors.As(err, &side) && side.Side == starttls.Upstream {
-		s.refuse(protocol, fmt.Errorf("%w (%s)", failure, failure.Reason))
+	if err := protocol.Refuse(s.downstream, fmt.Errorf("%w (%s)", failure, failure.Reason)); err == nil {
+		closeAfterReading(s.downstream)
 	}
 }
 
-// deaf is an upstream that is not there.
-type deaf struct{}
-
-func (deaf) Read([]byte) (int, error)    { return 0, io.EOF }
-func (deaf) Write(b []byte) (int, error) { return len(b), nil }
-
-// dialogue is the client's part of a STARTTLS protocol. Here, and nowhere else
-// before the relay, the session waits for its client, at most
-// timeouts.handshake. A dialogue that needs no relay (a PostgreSQL
-// CancelRequest) ends the session with ReasonClosed.
+// dialogue is the client's part of a STARTTLS protocol, and the beginning of TLS
+// where that had to wait for the client. Here, and nowhere else before the
+// relay, the session waits for its client. A dialogue that needs no relay (a
+// PostgreSQL CancelRequest) ends the session with ReasonClosed.
 func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
-	protocol := s.route.upstream.protocol
-	if protocol == nil || protocol.Dialogue == nil {
+	d := conn.dialogue
+	if d == nil {
 		return nil
 	}
-	s.at(StageDialogue)
-	unbound := boundIO(ctx, s.route.handshake(), s.downstream, conn)
-	out, err := protocol.Dialogue(s.downstream, conn)
-	s.note(func(r *Record) { r.BytesUp, r.BytesDown = out.Up, out.Down })
-	if err != nil {
-		end := conn.dialogueError(err)
-		if end.Reason == ReasonStartTLSRefused || end.Reason == ReasonBadGreeting {
-			s.refuse(protocol, err)
+	if d.Begin != nil {
+		if _, err := s.talk(ctx, conn, d.Begin); err != nil {
+			return err
 		}
-		return end
+		s.at(StageTLS)
+		if err := conn.protect(ctx); err != nil {
+			s.refuse(ctx, d, fmt.Errorf("%w (%s)", err, err.Reason))
+			return err
+		}
 	}
-	unbound()
+	if d.Finish == nil {
+		return nil
+	}
+	out, err := s.talk(ctx, conn, d.Finish)
+	if err != nil {
+		return err
+	}
 	if out.Cancel != nil {
 		return s.sendCancel(ctx, conn, out.Cancel)
 	}
-	conn.succeeded()
+	if out.Heard {
+		conn.succeeded()
+	}
 	return nil
+}
+
+// talk is one part of the dialogue, in at most timeouts.handshake.
+func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
+	s.at(StageDialogue)
+	unbound := boundIO(ctx, s.route.handshake(), s.downstream, conn)
+	out, err := part(s.downstream, conn)
+	s.note(func(r *Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
+	unbound()
+	if err == nil {
+		return out, nil
+	}
+	end := conn.dialogueError(err)
+	switch end.Reason {
+	case ReasonProbe, ReasonClosed, ReasonDownstreamReset, ReasonDownstreamLost, ReasonHandshakeTimeout:
+	default:
+		s.refuse(ctx, conn.dialogue, err)
+	}
+	return out, end
 }
 
 // refuse tells a client that waits for an answer, in its protocol, why it gets
 // none. It is best effort: the record has the reason anyway.
-func (s *session) refuse(protocol *starttls.Protocol, why error) {
-	if protocol.Refuse == nil {
+func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
+	if d.Refuse == nil || ctx.Err() != nil {
 		return
 	}
-	if _, err := s.downstream.Write(protocol.Refuse("ambassador: " + why.Error())); err == nil {
+	text := d.Refuse(why)
+	if len(text) == 0 {
+		return
+	}
+	defer boundIO(ctx, answerTimeout, s.downstream)()
+	if _, err := s.downstream.Write(text); err == nil {
 		closeAfterReading(s.downstream)
 	}
 }

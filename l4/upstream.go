@@ -138,7 +138,8 @@ func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 }
 
 // attempt makes one connection to one address: permit → dial → starttls → tls,
-// bounded by connect.attempt_timeout. The upstream hears of its failure here,
+// bounded by connect.attempt_timeout. Where TLS needs the client's first message
+// it ends before that, and the session begins TLS. The upstream hears of its failure here,
 // and of its success when the connection settles.
 func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *Error) {
 	parent := ctx
@@ -177,7 +178,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 			return fail(StageStartTLS, err)
 		}
 	}
-	if u.cfg.TLS != nil {
+	if u.cfg.TLS != nil && !conn.needsClient() {
 		tell(StageTLS, conn.candidate, n)
 		if err = conn.originate(ctx); err != nil {
 			return fail(StageTLS, err)
@@ -316,7 +317,7 @@ func (u *Upstream) reach(ctx context.Context) {
 	for u.reached.Load() == nil && ctx.Err() == nil {
 		conn, err := u.connect(ctx, func(Stage, candidate, int) {})
 		if err == nil {
-			err = conn.confirm()
+			err = conn.confirm(ctx)
 			conn.closePolitely()
 		}
 		if err != nil && err.Reason != said && ctx.Err() == nil {

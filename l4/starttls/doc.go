@@ -35,7 +35,8 @@
 //   - Not one byte behind the last message of a dialogue is read, so nothing sent
 //     in plaintext can be taken for something said under TLS (CVE-2021-23214,
 //     CVE-2021-23222), and the relay begins at a message's start.
-//   - Upgrade sends no byte of a client and does not wait for one.
+//   - Upgrade sends no byte of a client and does not wait for one. Where TLS must
+//     (Protocol.NeedsClient), Dialogue.Begin does.
 //   - What is forwarded is whole messages, unchanged but for the table above.
 //   - Refusal is the default: what the table does not have is an error.
 //   - A dialogue holds at most 128 KiB, whatever lengths the peers claim.

@@ -9,6 +9,7 @@ type RefusedError struct {
 	Got      []byte // the first bytes of the answer, at most 16
 	What     string // what happened, in words: "the server answered ..."
 	Advice   string // the mend; empty if there is none to name
+	Reply    []byte // the server's own refusal, whole and fit for a client; mostly nil
 }
 
 // Error is what happened and its mend.

@@ -15,7 +15,7 @@ func FuzzPostgresUpgrade(f *testing.F) {
 	p := mustLookup(f, "postgres")
 	f.Fuzz(func(t *testing.T, server string) {
 		up := newWire(server)
-		err := p.Upgrade(up)
+		_, err := p.Upgrade(up)
 		if up.out.String() != sslRequest {
 			t.Fatalf("sent %q", up.out.String())
 		}
@@ -45,10 +45,9 @@ func FuzzPostgresDialogue(f *testing.F) {
 			f.Add(client, server)
 		}
 	}
-	p := mustLookup(f, "postgres")
 	f.Fuzz(func(t *testing.T, client, server string) {
 		down, up := newWire(client), newWire(server)
-		out, err := p.Dialogue(down, up)
+		out, err := pgTalk(down, up)
 		if err != nil {
 			checkDialogueError(t, err)
 		}

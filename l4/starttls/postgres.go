@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"strings"
 )
 
 // Request codes that stand where a startup message has its protocol version.
@@ -46,23 +45,37 @@ const (
 )
 
 func postgres() Protocol {
-	return Protocol{Name: pgName, Upgrade: pgUpgrade, Dialogue: pgTalk, Refuse: pgRefuse}
+	return Protocol{Name: pgName, Upgrade: pgUpgrade, Refuse: pgRefuse}
 }
 
-func pgUpgrade(upstream io.ReadWriter) error {
+func pgUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	up := leg{side: Upstream, rw: upstream, ifClosed: pgHintUpgrade}
 	request := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, pgSSLRequest)
 	if err := up.say(request); err != nil {
-		return err
+		return nil, err
 	}
 	var answer [1]byte // exactly one: what follows belongs to TLS
 	if err := up.read(answer[:]); err != nil {
-		return err
+		return nil, err
 	}
 	if answer[0] == 'S' {
-		return nil
+		return &Dialogue{Finish: pgTalk, Refuse: pgError}, nil
 	}
-	return pgDeclined(answer[0])
+	return nil, pgDeclined(answer[0])
+}
+
+// pgRefuse waits for the startup message, because a client reads nothing before
+// it has sent that. A cancel has no answer.
+func pgRefuse(downstream io.ReadWriter, why error) error {
+	d := pgDialogue{down: leg{side: Downstream, rw: downstream}}
+	_, cancel, err := d.startup()
+	if err != nil {
+		return err
+	}
+	if cancel != nil {
+		return ErrNoAnswer
+	}
+	return d.down.say(pgError(why))
 }
 
 // pgDeclined names an answer to SSLRequest other than S.
@@ -99,29 +112,39 @@ func pgTalk(downstream, upstream io.ReadWriter) (Outcome, error) {
 		up:   leg{side: Upstream, rw: upstream, ifClosed: pgHintStartup},
 	}
 	cancel, err := d.run()
-	return Outcome{Cancel: cancel, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Outcome{Cancel: cancel, Heard: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
 // run is the client's requests, its startup message, and the server's messages
 // up to the first that ends the dialogue.
 func (d *pgDialogue) run() (cancel []byte, err error) {
+	packet, cancel, err := d.startup()
+	if err != nil || cancel != nil {
+		return cancel, err
+	}
+	if err := d.up.forward(packet); err != nil {
+		return nil, err
+	}
+	return nil, d.authentication()
+}
+
+// startup declines the client's requests for encryption up to its startup
+// message or its CancelRequest, one of which it returns.
+func (d *pgDialogue) startup() (packet, cancel []byte, err error) {
 	for {
 		packet, code, err := d.clientPacket()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		switch code {
 		case pgCancelRequest:
-			return packet, nil
+			return nil, packet, nil
 		case pgSSLRequest, pgGSSENCRequest:
 			if err := d.decline(code); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		default:
-			if err := d.up.forward(packet); err != nil {
-				return nil, err
-			}
-			return nil, d.authentication()
+			return packet, nil, nil
 		}
 	}
 }
@@ -307,12 +330,9 @@ func pgStrike(msg []byte) ([]byte, error) {
 	return out, nil
 }
 
-// pgRefuse is an ErrorResponse: FATAL, SQLSTATE 08006 (connection_failure). The
-// reason is cut at 4096 bytes.
-func pgRefuse(reason string) []byte {
-	reason = strings.ReplaceAll(reason, "\x00", "")
-	reason = strings.ToValidUTF8(reason[:min(len(reason), pgReasonMax)], "")
-	body := "SFATAL\x00VFATAL\x00C08006\x00M" + reason + "\x00\x00"
+// pgError is an ErrorResponse: FATAL, SQLSTATE 08006 (connection_failure).
+func pgError(why error) []byte {
+	body := "SFATAL\x00VFATAL\x00C08006\x00M" + reason(why, pgReasonMax) + "\x00\x00"
 	msg := binary.BigEndian.AppendUint32([]byte{'E'}, uint32(4+len(body)))
 	return append(msg, body...)
 }

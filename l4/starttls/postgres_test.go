@@ -101,7 +101,7 @@ func TestPostgresUpgrade(t *testing.T) {
 	} {
 		bothSpeeds(t, fmt.Sprintf("%.8q", tt.answer), func(t *testing.T, open func(string) *wire) {
 			up := open(tt.answer)
-			err := p.Upgrade(up)
+			_, err := p.Upgrade(up)
 			if got := up.out.String(); got != sslRequest {
 				t.Errorf("sent %x, want %x", got, sslRequest)
 			}
@@ -163,7 +163,7 @@ func TestPostgresUpgradeSideErrors(t *testing.T) {
 		{"cannot be written to and said why", said, SideError{Upstream, "write", broken, true, ""}, alert},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := p.Upgrade(tt.up)
+			_, err := p.Upgrade(tt.up)
 			wantSide(t, err, tt.want)
 			if tt.also != nil && !errors.Is(err, tt.also) {
 				t.Errorf("err = %v, want also %v", err, tt.also)
@@ -190,7 +190,6 @@ func wantSide(t *testing.T, err error, want SideError) {
 }
 
 func TestPostgresDialogue(t *testing.T) {
-	p := mustLookup(t, "postgres")
 	bigNotice, bigError := messageOf('N', pgMessageMax), messageOf('E', pgMessageMax)
 	for _, tt := range []struct {
 		name, client, server string
@@ -229,7 +228,7 @@ func TestPostgresDialogue(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(tt.client), open(tt.server)
-			out, err := p.Dialogue(down, up)
+			out, err := pgTalk(down, up)
 			if err != nil {
 				t.Fatalf("err = %v", err)
 			}
@@ -259,7 +258,6 @@ func TestPostgresDialogue(t *testing.T) {
 }
 
 func TestPostgresGreetingErrors(t *testing.T) {
-	p := mustLookup(t, "postgres")
 	for _, tt := range []struct {
 		name, client string
 		words        []string
@@ -288,7 +286,7 @@ func TestPostgresGreetingErrors(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(tt.client), open("")
-			out, err := p.Dialogue(down, up)
+			out, err := pgTalk(down, up)
 			var greeting *GreetingError
 			if !errors.As(err, &greeting) || greeting.Protocol != "postgres" {
 				t.Fatalf("err = %v, want a *GreetingError", err)
@@ -308,7 +306,6 @@ func TestPostgresGreetingErrors(t *testing.T) {
 }
 
 func TestPostgresServerRefused(t *testing.T) {
-	p := mustLookup(t, "postgres")
 	tooLong := "\x00\x01\x00\x01" // 64 KiB and one
 	for _, tt := range []struct {
 		name, server string
@@ -336,7 +333,7 @@ func TestPostgresServerRefused(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(startup), open(tt.server)
-			out, err := p.Dialogue(down, up)
+			out, err := pgTalk(down, up)
 			var refused *RefusedError
 			if !errors.As(err, &refused) || refused.Protocol != "postgres" || len(refused.Got) > gotMax {
 				t.Fatalf("err = %v, want a *RefusedError", err)
@@ -356,7 +353,6 @@ func TestPostgresServerRefused(t *testing.T) {
 }
 
 func TestPostgresDialogueSideErrors(t *testing.T) {
-	p := mustLookup(t, "postgres")
 	deaf := func(peer string) *wire {
 		w := newWire(peer)
 		w.writeErr = syscall.EPIPE
@@ -389,7 +385,7 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 		{"answer cannot be written", deaf(startup), newWire(authOK), SideError{Downstream, "write", syscall.EPIPE, false, ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			out, err := p.Dialogue(tt.down, tt.up)
+			out, err := pgTalk(tt.down, tt.up)
 			wantSide(t, err, tt.want)
 			if out.Cancel != nil || out.Up != int64(tt.up.out.Len()) || out.Down != 0 {
 				t.Errorf("Outcome %+v", out)
@@ -402,7 +398,7 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 func TestPostgresDeafClient(t *testing.T) {
 	down := newWire(sslRequest + startup)
 	down.writeErr = syscall.EPIPE
-	_, err := mustLookup(t, "postgres").Dialogue(down, newWire(""))
+	_, err := pgTalk(down, newWire(""))
 	wantSide(t, err, SideError{Downstream, "write", syscall.EPIPE, false, ""})
 	if got := down.unread(); got != startup {
 		t.Errorf("left %q unread, want %q", got, startup)
@@ -412,12 +408,11 @@ func TestPostgresDeafClient(t *testing.T) {
 // TestPostgresShortWrite: a writer that breaks its contract is an error, and what
 // it took is counted.
 func TestPostgresShortWrite(t *testing.T) {
-	p := mustLookup(t, "postgres")
 	up := struct {
 		io.Reader
 		io.Writer
 	}{strings.NewReader(authOK), shortWriter{}}
-	out, err := p.Dialogue(newWire(startup), up)
+	out, err := pgTalk(newWire(startup), up)
 	wantSide(t, err, SideError{Upstream, "write", io.ErrShortWrite, true, ""})
 	if out.Up != 3 {
 		t.Errorf("Up = %d, want 3", out.Up)
@@ -428,22 +423,42 @@ type shortWriter struct{}
 
 func (shortWriter) Write([]byte) (int, error) { return 3, nil }
 
-func TestPostgresRefuse(t *testing.T) {
-	p := mustLookup(t, "postgres")
-	want := "E\x00\x00\x00\x22SFATAL\x00VFATAL\x00C08006\x00Mno way\x00\x00"
-	for _, reason := range []string{"no way", "no\x00 way", "no way\xff"} {
-		if got := string(p.Refuse(reason)); got != want {
-			t.Errorf("Refuse(%q) = %q, want %q", reason, got, want)
+func TestPostgresError(t *testing.T) {
+	want := "E\x00\x00\x00\x2eSFATAL\x00VFATAL\x00C08006\x00Mambassador: no way\x00\x00"
+	for _, reason := range []string{"no way", "no\x00way", "no\nway", "no way\xff"} {
+		if got := string(pgError(errors.New(reason))); got != want {
+			t.Errorf("pgError(%q) = %q, want %q", reason, got, want)
 		}
 	}
-	long := p.Refuse(strings.Repeat("ä", pgReasonMax))
+	long := pgError(errors.New(strings.Repeat("ä", pgReasonMax)))
 	if n := int(long[3])<<8 | int(long[4]); n != len(long)-1 || n > pgReasonMax+100 {
 		t.Errorf("a long reason makes %d bytes, its length says %d", len(long), n)
 	}
 	// The dialogue's own eyes: an ErrorResponse of ours passes as a server's.
 	down := newWire(startup)
-	if _, err := p.Dialogue(down, newWire(string(long))); err != nil || down.out.String() != string(long) {
+	if _, err := pgTalk(down, newWire(string(long))); err != nil || down.out.String() != string(long) {
 		t.Errorf("our ErrorResponse does not pass the dialogue: %v", err)
+	}
+}
+
+func TestPostgresRefuse(t *testing.T) {
+	why := errors.New("no way")
+	for _, tt := range []struct {
+		name, client, want string
+		err                error
+	}{
+		{"disable", startup, string(pgError(why)), nil},
+		{"prefer", sslRequest + startup, "N" + string(pgError(why)), nil},
+		{"cancel", cancel, "", ErrNoAnswer},
+	} {
+		down := newWire(tt.client)
+		if err := pgRefuse(down, why); err != tt.err || down.out.String() != tt.want {
+			t.Errorf("%s: %v, the client got %q, want %q", tt.name, err, down.out.String(), tt.want)
+		}
+	}
+	var greeting *GreetingError
+	if err := pgRefuse(newWire("GET / HTTP"), why); !errors.As(err, &greeting) {
+		t.Errorf("a stranger: %v, want a *GreetingError", err)
 	}
 }
 

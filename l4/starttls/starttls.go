@@ -1,38 +1,85 @@
 package starttls
 
-import "io"
+import (
+	"errors"
+	"io"
+	"strings"
+)
 
-// Protocol is one STARTTLS dialogue, in two parts. It has no state: one Protocol
-// serves any number of connections at once.
+// Protocol is one STARTTLS protocol. It has no state: one Protocol serves any
+// number of connections at once; what belongs to one connection is in the
+// Dialogue that its Upgrade returns.
 type Protocol struct {
 	// Name is the value of the configuration key starttls.
 	Name string
 
+	// NeedsClient says that TLS cannot begin before the client's first message.
+	// Upgrade then says only what comes before it, and Dialogue.Begin begins TLS.
+	// The client may have the server's greeting by then, so such a connection is
+	// not for another client, and no other address can take its place.
+	NeedsClient bool
+
 	// Upgrade asks the server to begin TLS. It runs on a fresh connection, before
-	// TLS, without a client byte. After nil the next byte either way is TLS's.
-	// Errors: *RefusedError, *SideError of Upstream.
-	Upgrade func(upstream io.ReadWriter) error
+	// TLS, without a client byte. After nil, unless NeedsClient, the next byte
+	// either way is TLS's. Errors: *RefusedError, *SideError of Upstream.
+	Upgrade func(upstream io.ReadWriter) (*Dialogue, error)
 
-	// Dialogue is the client's part, run once the upstream leg is protected; nil
-	// if the protocol has none. After nil without Outcome.Cancel both sides are
-	// ready for the relay. The Outcome's counts are right beside an error too.
-	// Errors: *RefusedError, *GreetingError, *SideError.
-	Dialogue func(downstream, upstream io.ReadWriter) (Outcome, error)
+	// Refuse tells a client that has been told nothing yet why it gets no
+	// connection. Where the client speaks first it waits for that. A
+	// RefusedError.Reply in why is passed on as it is. Errors: *GreetingError,
+	// *SideError of Downstream, and ErrNoAnswer where the client waits for none.
+	Refuse func(downstream io.ReadWriter, why error) error
 
-	// Refuse gives the bytes that tell a client, in its protocol, why it gets no
-	// connection; to be sent after an error of Dialogue that is not its own
-	// closing. Nil if the protocol has no such message.
-	Refuse func(reason string) []byte
+	// Quit is what a client that has begun nothing says under TLS before it
+	// closes, so that the server has nothing to complain of; empty if a close says
+	// it as well. The server's answer need not be read.
+	Quit string
 }
 
-// Outcome is what a Dialogue did.
+// ErrNoAnswer is a client whose message has no answer in its protocol. It is not
+// told anything.
+var ErrNoAnswer = errors.New("the client waits for no answer")
+
+// Dialogue is what remains to be said on one connection after Upgrade. Its parts
+// run in their order, each at most once.
+type Dialogue struct {
+	// Begin is the part before TLS that needs the client: nil unless
+	// Protocol.NeedsClient. After nil the next byte of upstream either way is
+	// TLS's.
+	Begin Part
+
+	// Alone is Begin for a trial, which has no client: serverName is whom the
+	// trial wants. Nil if Begin is. Errors: those of Upgrade.
+	Alone func(upstream io.ReadWriter, serverName string) error
+
+	// Finish is the part once upstream is protected; nil if there is none. After
+	// nil without Outcome.Cancel both sides are ready for the relay.
+	Finish Part
+
+	// Refuse gives the bytes that tell the client, where it is now in its
+	// protocol, why it gets no session; nil if nothing can be said there. To be
+	// sent after an error of Begin or Finish, or of TLS between them, that is not
+	// the client's own closing.
+	Refuse func(why error) []byte
+}
+
+// Part is one part of a dialogue between a client and its server. The Outcome's
+// counts are right beside an error too. Errors: *RefusedError, *GreetingError,
+// *SideError.
+type Part func(downstream, upstream io.ReadWriter) (Outcome, error)
+
+// Outcome is what a part of a dialogue did.
 type Outcome struct {
 	// Cancel is the whole CancelRequest that the client sent instead of beginning
 	// a session; the upstream got nothing of it. Nil otherwise.
 	Cancel []byte
 
-	// Up and Down are the bytes forwarded to each side. The dialogue's own answers
-	// (PostgreSQL's N) are not among them.
+	// Heard says that the server has sent a byte under TLS: it accepts our
+	// certificate.
+	Heard bool
+
+	// Up and Down are the bytes of one side passed on to the other. What the
+	// dialogue says by itself (PostgreSQL's N) is not among them.
 	Up, Down int64
 }
 
@@ -58,4 +105,16 @@ func Names() []string {
 		names = append(names, p.Name)
 	}
 	return names
+}
+
+// reason is the text for a client of why it gets no session: one line without
+// control characters, at most limit bytes.
+func reason(why error, limit int) string {
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8("ambassador: "+why.Error(), ""))
+	return strings.ToValidUTF8(text[:min(len(text), limit)], "")
 }
