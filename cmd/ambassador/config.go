@@ -19,6 +19,7 @@ import (
 	"ambassador/certs"
 	"ambassador/certs/files"
 	"ambassador/l4"
+	"ambassador/l4/starttls"
 )
 
 // File is a configuration, decoded, with its defaults and absolute paths. It is
@@ -193,7 +194,7 @@ func (u *UpstreamSection) fields() []field {
 	}
 	return append([]field{
 		u.endpointsField(),
-		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, "none", "postgres"),
+		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, append([]string{"none"}, starttls.Names()...)...),
 		tls,
 		sectionField("connect", "Bounds of establishing a connection.", []field{
 			durationField("timeout", "All attempts together. Default 10s.", &u.Connect.Timeout, time.Millisecond),

@@ -241,7 +241,7 @@ func TestForwardFlags(t *testing.T) {
 		{"half a pair", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, cert: "c"}, "--cert: needs --key"},
 		{"other half", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, key: "k"}, "--key: needs --cert"},
 		{"contradiction", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, plain: true, ca: "c"}, "--ca: has no meaning with --plain"},
-		{"protocol", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, starttls: "smtp"}, `--starttls: "smtp" is none of`},
+		{"protocol", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, starttls: "gopher"}, `--starttls: "gopher" is none of`},
 		{"unix without a name", forwardFlags{listen: "127.0.0.1:0", to: []string{"unix:/x"}}, "--to: a unix socket has no host that a certificate could be for; set --server-name or --principal"},
 		{"principal", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, principals: []string{"x"}}, "--principal: "},
 	} {

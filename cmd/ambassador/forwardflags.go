@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"ambassador/l4/starttls"
 )
 
 // forwardFlags are the flags of `forward`: one listener, one upstream, and an
@@ -29,7 +31,7 @@ type forwardFlags struct {
 func (ff *forwardFlags) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&ff.listen, "listen", "", "where the application connects: HOST:PORT or unix:/path (required)")
 	flags.StringArrayVar(&ff.to, "to", nil, "the service: HOST:PORT or unix:/path (required; more than one take turns)")
-	flags.StringVar(&ff.starttls, "starttls", "", "the protocol whose dialogue comes before TLS: postgres")
+	flags.StringVar(&ff.starttls, "starttls", "", "the protocol whose dialogue comes before TLS: "+strings.Join(starttls.Names(), ", "))
 	flags.StringVar(&ff.cert, "cert", "", "our certificate chain, in PEM")
 	flags.StringVar(&ff.key, "key", "", "its private key, in PEM")
 	flags.StringVar(&ff.ca, "ca", "", "the roots that verify the service, in PEM, or system (default system)")

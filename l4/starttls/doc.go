@@ -13,7 +13,7 @@
 //	Upgrade   us        SSLRequest                    sent: 00 00 00 08 04 d2 16 2f
 //	          upstream  S                             read; TLS begins, nothing more is read
 //	          upstream  N, E, any other byte          read; *RefusedError with the mend
-//	Dialogue  client    SSLRequest, GSSENCRequest     read, answered N; the fourth: *GreetingError
+//	Finish    client    SSLRequest, GSSENCRequest     read, answered N; the fourth: *GreetingError
 //	          client    CancelRequest (16–268 bytes)  read, returned in Outcome.Cancel; ends the dialogue
 //	          client    startup 3.x (8–10004 bytes)   forwarded as it is
 //	          client    anything else                 *GreetingError that names it
@@ -25,6 +25,51 @@
 //	          upstream  E ErrorResponse               forwarded as it is; ends the dialogue
 //	          upstream  anything else, longer than    *RefusedError, nothing of it forwarded
 //	                    64 KiB, or the 33rd message
+//
+// ldap: RFC 4511 §4.14 and, for TLS and authentication, RFC 4513.
+//
+//	part      from      message                       what happens
+//	Upgrade   us        ExtendedRequest StartTLS      sent: message 1, 1.3.6.1.4.1.1466.20037
+//	          upstream  ExtendedResponse 1, result 0  read to its last byte; TLS begins
+//	          upstream  any other result, message or  *RefusedError with the result's text
+//	                    operation, or over 64 KiB
+//	Refuse    client    its first request             read, answered with result 52, unavailable
+//
+// smtp: RFC 5321 and RFC 3207; a reply has at most 32 KiB, in lines of at most 4.
+//
+//	Upgrade   upstream  220 greeting, all lines       read, kept
+//	          upstream  421, 5yz greeting             *RefusedError; passed on by Refuse
+//	          us        EHLO [127.0.0.1]              sent
+//	          upstream  250 with STARTTLS in its list read, dropped
+//	          us        STARTTLS                      sent
+//	          upstream  220                           read to its last byte; TLS begins
+//	          upstream  anything else                 *RefusedError
+//	Finish    upstream  the kept greeting             passed on as it is; the client's EHLO follows
+//
+// imap: RFC 9051 (and RFC 3501) §6.2.1; lines of at most 4 KiB.
+//
+//	Upgrade   upstream  * OK greeting                 read, kept without its CAPABILITY code, which
+//	                                                  names what the server can before TLS
+//	          upstream  * BYE greeting                *RefusedError; passed on by Refuse
+//	          upstream  * PREAUTH greeting            *RefusedError: TLS cannot begin after it
+//	          us        A1 STARTTLS                   sent
+//	          upstream  untagged lines, at most 31    read, dropped
+//	          upstream  A1 OK                         read to its last byte; TLS begins
+//	          upstream  anything else                 *RefusedError
+//	Finish    upstream  the kept greeting             passed on
+//
+// pop3: RFC 1939 and RFC 2595; lines of at most 4 KiB.
+//
+//	Upgrade   upstream  +OK greeting                  read, kept
+//	          upstream  -ERR greeting                 *RefusedError; passed on by Refuse
+//	          us        STLS                          sent
+//	          upstream  +OK                           read to its last byte; TLS begins
+//	          upstream  anything else                 *RefusedError
+//	Finish    upstream  the kept greeting             passed on as it is; APOP's timestamp is in it
+//
+// A greeting that is kept was said in plaintext: who can change that connection
+// can change the greeting, and nothing else. It is one reply in well-formed
+// lines, and no login can be in it.
 //
 // SCRAM-SHA-256-PLUS binds the password exchange to the TLS connection
 // (RFC 5929). The client has none, so libpq aborts when it is offered; without

@@ -75,6 +75,69 @@ func FuzzPostgresDialogue(f *testing.F) {
 	})
 }
 
+// FuzzUpgrade: for every protocol, what comes behind the last byte that an answer
+// needs is not read, an answer without its last byte is not taken, and errors
+// are of their types.
+func FuzzUpgrade(f *testing.F) {
+	for _, server := range []string{"", "S", smtpGreets + smtpLists + smtpGoes, "220-a\r\n220 b\r\n250 STARTTLS\r\n", "421 x\r\n",
+		imapGreets + imapGoes, "* PREAUTH\r\n", "* BYE\r\n", "* OK [CAPABILITY\r\nA1 OK\r\n", pop3Greets + pop3Goes, "-ERR\r\n",
+		ldapGoes, ldapGoesAD, "\x30\x84\xff\xff\xff\xff", "\x15\x03\x01\x00\x02", "\x4a\x00\x00\x00\x0a"} {
+		for i := range protocols() {
+			f.Add(byte(i), server)
+		}
+	}
+	f.Fuzz(func(t *testing.T, i byte, server string) {
+		p := protocols()[int(i)%len(protocols())]
+		up := newWire(server)
+		d, err := p.Upgrade(up)
+		if (d == nil) != (err != nil) {
+			t.Fatalf("%v and %v", d, err)
+		}
+		if err != nil {
+			checkDialogueError(t, err)
+			down := newWire("")
+			if err := p.Refuse(down, err); err == nil && down.out.Len() == 0 || down.out.Len() > 64<<10 {
+				t.Fatalf("Refuse: %v, %d bytes", err, down.out.Len())
+			}
+			return
+		}
+		n := len(server) - len(up.unread())
+		exact := newWire(server[:n])
+		if _, err := p.Upgrade(exact); err != nil || exact.out.String() != up.out.String() {
+			t.Fatalf("without what is behind: %v, sent %q and %q", err, exact.out.String(), up.out.String())
+		}
+		if n == 0 {
+			return // xmpp reads nothing here
+		}
+		var side *SideError
+		if _, err := p.Upgrade(newWire(server[:n-1])); !errors.As(err, &side) || side.Side != Upstream {
+			t.Fatalf("without its last byte: %v", err)
+		}
+	})
+}
+
+// FuzzRefuse: whatever a client sends that cannot be served, the answer is
+// bounded and the error of its type.
+func FuzzRefuse(f *testing.F) {
+	for _, client := range []string{"", startup, sslRequest + cancel, "\x30\x0c\x02\x01\x07\x60\x07\x02\x01\x03\x04\x00\x80\x00", "\x30\x05\x02\x01\x01\x42\x00", "\x30\x84\xff\xff\xff\xff"} {
+		for i := range protocols() {
+			f.Add(byte(i), client, "no way\r\n\x00")
+		}
+	}
+	f.Fuzz(func(t *testing.T, i byte, client, why string) {
+		p := protocols()[int(i)%len(protocols())]
+		down := newWire(client)
+		err := p.Refuse(down, errors.New(why))
+		if err != nil && err != ErrNoAnswer {
+			checkDialogueError(t, err)
+		}
+		ofLines := p.Name == "smtp" || p.Name == "imap" || p.Name == "pop3"
+		if out := down.out.String(); err == nil && out == "" || len(out) > 8<<10 || ofLines && strings.Count(out, "\n") != 1 {
+			t.Fatalf("%s: %v, the client got %q", p.Name, err, out)
+		}
+	})
+}
+
 // checkDialogueError: the error is of one of the three types, and its text and
 // what it keeps are bounded.
 func checkDialogueError(t *testing.T, err error) {

@@ -11,6 +11,9 @@ const (
 	mendDirect = "the server speaks TLS at once: remove starttls"
 )
 
+// identifyBytes is how many bytes are enough for Identify.
+const identifyBytes = 5
+
 // Identify says what a server is that did not speak TLS when we began TLS at
 // once: what names its first bytes ("a MySQL or MariaDB greeting"), advice is the
 // mend. Five bytes are enough, fewer may do. A server that closed without a byte
@@ -33,9 +36,25 @@ func Identify(first []byte, port uint16) (what, advice string) {
 // fits is the advice to use a STARTTLS protocol, implemented or not.
 func fits(name string) string {
 	if _, ok := Lookup(name); ok {
-		return "set starttls: " + name
+		return "set starttls: " + name + " (forward: --starttls " + name + ")"
 	}
 	return "starttls: " + name + " fits, which this version does not have yet"
+}
+
+// stranger is a server whose first bytes are none of the protocol that starttls
+// names: what the protocol expected there is said with do.
+func stranger(protocol, do string, first []byte) *RefusedError {
+	what, advice := Identify(first, 0)
+	switch {
+	case len(first) > 0 && first[0] == 0x15:
+		advice = mendDirect
+	case advice == mendNoTLS:
+		advice = "remove starttls; " + mendNoTLS
+	case advice == "":
+		advice = "check that the endpoint is the right port; if the server speaks TLS at once, remove starttls"
+	}
+	return &RefusedError{Protocol: protocol, Got: got(first), Advice: advice,
+		What: fmt.Sprintf("the server %s with %q, which looks like %s", do, got(first), what)}
 }
 
 func identifyBinary(b []byte) (what, advice string) {

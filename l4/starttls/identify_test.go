@@ -13,7 +13,7 @@ func TestIdentify(t *testing.T) {
 		what   string // "" or a part of it
 		advice string
 	}{
-		{"\x4a\x00\x00\x00\x0a", 3306, "MySQL", "starttls: mysql fits, which this version does not have yet"},
+		{"\x4a\x00\x00\x00\x0a", 3306, "MySQL", "starttls: mysql"},
 		{"\x45\x00\x00\x00\xff", 1, "MySQL", "starttls: mysql"},
 		{"\x00\x00\x00\x00\x0a", 1, "no protocol", ""},
 		{"\x4a\x00\x00\x01\x0a", 1, "no protocol", ""},

@@ -14,17 +14,23 @@ type leg struct {
 	heard     bool   // it has sent a byte
 	forwarded int64  // bytes of the other side written to it
 	ifClosed  string // the hint, should it close now
+	ifSilent  string // the hint, should it say nothing now
 }
 
 // read fills buf with the beginning of a message, and reads not a byte more. A
-// close is due here, so its error has the hint.
+// close is due here, and so is silence: their errors have the hints.
 func (l *leg) read(buf []byte) error {
 	err := l.fill(buf)
 	if err == nil {
 		return nil
 	}
 	e := l.error("read", err)
-	if e.Hint = l.ifCut(err); e.Hint == "" && !isTimeout(err) {
+	switch {
+	case isTimeout(err):
+		e.Hint = l.ifSilent
+	case l.ifCut(err) != "":
+		e.Hint = l.ifCut(err)
+	default:
 		e.Hint = l.ifClosed
 	}
 	return e
@@ -58,6 +64,17 @@ func (l *leg) fill(buf []byte) error {
 	n, err := io.ReadFull(l.rw, buf)
 	l.heard = l.heard || n > 0
 	return err
+}
+
+// more reads on behind first up to the five bytes that Identify wants, where
+// they come: it is for errors, which are certain already.
+func (l *leg) more(first []byte) []byte {
+	if len(first) >= identifyBytes {
+		return first
+	}
+	all := append(make([]byte, 0, identifyBytes), first...)
+	n, _ := io.ReadFull(l.rw, all[len(all):identifyBytes])
+	return all[:len(all)+n]
 }
 
 // say writes bytes of our own.

@@ -58,7 +58,7 @@ func mustLookup(t testing.TB, name string) *Protocol {
 }
 
 func TestLookup(t *testing.T) {
-	if got, want := Names(), []string{"postgres"}; !reflect.DeepEqual(got, want) {
+	if got, want := Names(), []string{"postgres", "ldap", "smtp", "imap", "pop3"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("Names() = %q, want %q", got, want)
 	}
 	for _, name := range Names() {
@@ -66,7 +66,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("Lookup(%q) = %+v", name, p)
 		}
 	}
-	for _, name := range []string{"", "none", "mysql", "Postgres"} {
+	for _, name := range []string{"", "none", "gopher", "Postgres"} {
 		if p, ok := Lookup(name); ok || p != nil {
 			t.Errorf("Lookup(%q) = %v, %v, want nothing", name, p, ok)
 		}
@@ -88,7 +88,7 @@ func TestPostgresUpgrade(t *testing.T) {
 		{"Ecould not fork\n\x00", []string{"error", "log"}, "could not fork\n\x00"},
 		{"\x15\x03\x01\x00\x02\x02\x46", []string{"TLS alert", "remove starttls"}, "\x03\x01\x00\x02\x02\x46"},
 		{"HTTP/1.1 400", []string{"HTTP", "remove starttls", "--plain"}, "TTP/1.1 400"},
-		{"220 mail", []string{"SMTP", "starttls: smtp fits", "does not have yet"}, "20 mail"},
+		{"220 mail", []string{"SMTP", "set starttls: smtp", "--starttls smtp"}, "20 mail"},
 		{"* OK", []string{"IMAP", "starttls: imap"}, " OK"},
 		{"+OK", []string{"POP3", "starttls: pop3"}, "OK"},
 		{"-ERR", []string{"Redis", "TLS port"}, "ERR"},
@@ -114,21 +114,24 @@ func TestPostgresUpgrade(t *testing.T) {
 				}
 				return
 			}
-			wantRefused(t, err, tt.answer[:1], tt.words)
+			if refused := wantRefused(t, err, "postgres", tt.words); string(refused.Got) != tt.answer[:1] {
+				t.Errorf("Got = %q, want %q", refused.Got, tt.answer[:1])
+			}
 		})
 	}
 }
 
-func wantRefused(t *testing.T, err error, answer string, words []string) {
+func wantRefused(t *testing.T, err error, protocol string, words []string) *RefusedError {
 	t.Helper()
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
 		t.Fatalf("err = %v, want a *RefusedError", err)
 	}
-	if refused.Protocol != "postgres" || string(refused.Got) != answer {
-		t.Errorf("Protocol = %q, Got = %q, want postgres and %q", refused.Protocol, refused.Got, answer)
+	if refused.Protocol != protocol {
+		t.Errorf("Protocol = %q, want %q", refused.Protocol, protocol)
 	}
 	wantWords(t, err.Error(), words)
+	return refused
 }
 
 func wantWords(t *testing.T, text string, words []string) {

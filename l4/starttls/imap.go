@@ -1,0 +1,96 @@
+package starttls
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+)
+
+const (
+	imapName     = "imap"
+	imapStartTLS = "A1 STARTTLS\r\n"
+	imapTag      = "A1 "
+	// imapMessagesMax bounds the untagged answers before the tagged one.
+	imapMessagesMax = 32
+)
+
+func imap() Protocol {
+	return Protocol{Name: imapName, Upgrade: imapUpgrade, Refuse: refuseWith("* BYE "), Quit: "A2 LOGOUT\r\n"}
+}
+
+func imapUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
+	up := leg{side: Upstream, rw: upstream, ifClosed: hintGreetingClosed, ifSilent: hintGreetingSilent}
+	greeting, err := imapGreeting(&up)
+	if err != nil {
+		return nil, err
+	}
+	up.ifClosed, up.ifSilent = hintAnswerClosed, ""
+	if err := up.say([]byte(imapStartTLS)); err != nil {
+		return nil, err
+	}
+	if err := imapAnswer(&up); err != nil {
+		return nil, err
+	}
+	return &Dialogue{Finish: replay(greeting)}, nil
+}
+
+// imapGreeting reads the greeting and makes what the client gets of it. PREAUTH
+// is refused: after it there is no STARTTLS (RFC 9051 §6.2.1), and a session in
+// plaintext that has begun must not go on as if it were protected
+// (CVE-2020-12398).
+func imapGreeting(up *leg) ([]byte, error) {
+	line, err := up.line(imapName, "greeted")
+	switch {
+	case err != nil:
+		return nil, err
+	case hasPrefixFold(line, "* OK "), hasPrefixFold(line, "* OK\r"):
+		return imapStrike(line)
+	case hasPrefixFold(line, "* BYE"):
+		return nil, &RefusedError{Protocol: imapName, Got: got(line), Reply: line,
+			What: fmt.Sprintf("the server refused the connection: %.200q", bytes.TrimSpace(line))}
+	case hasPrefixFold(line, "* PREAUTH"):
+		return nil, &RefusedError{Protocol: imapName, Got: got(line),
+			What:   "the server greeted with PREAUTH, after which TLS cannot begin",
+			Advice: "let it ask for a login on this port, or use its TLS port (993) without starttls"}
+	}
+	return nil, stranger(imapName, "greeted", line)
+}
+
+// imapStrike takes the CAPABILITY code out of a greeting: it names what the
+// server can before TLS (STARTTLS, LOGINDISABLED), and the client is behind it.
+func imapStrike(line []byte) ([]byte, error) {
+	const ok, code = "* OK ", "[CAPABILITY"
+	if !hasPrefixFold(line[min(len(ok), len(line)):], code) {
+		return line, nil
+	}
+	_, text, found := bytes.Cut(line, []byte("]"))
+	if !found {
+		return nil, &RefusedError{Protocol: imapName, Got: got(line), What: "the server greeted with a CAPABILITY code that has no end"}
+	}
+	text = bytes.TrimLeft(text, " ")
+	if len(bytes.TrimSpace(text)) == 0 {
+		text = []byte("ready\r\n") // the grammar wants some text
+	}
+	return append([]byte(ok), text...), nil
+}
+
+// imapAnswer reads up to the tagged answer to STARTTLS. What is untagged before
+// it was said in plaintext and is dropped.
+func imapAnswer(up *leg) error {
+	for range imapMessagesMax {
+		line, err := up.line(imapName, "answered")
+		switch {
+		case err != nil:
+			return err
+		case hasPrefixFold(line, imapTag+"OK"):
+			return nil
+		case hasPrefixFold(line, imapTag), hasPrefixFold(line, "* BYE"):
+			return &RefusedError{Protocol: imapName, Got: got(line),
+				What:   fmt.Sprintf("the server refused STARTTLS: %.200q", bytes.TrimSpace(line)),
+				Advice: "enable TLS there (Dovecot: ssl = required), or use its TLS port (993) without starttls"}
+		case !hasPrefixFold(line, "* "):
+			return stranger(imapName, "answered STARTTLS", line)
+		}
+	}
+	return &RefusedError{Protocol: imapName, What: fmt.Sprintf("the server sent %d untagged lines and no answer to STARTTLS", imapMessagesMax)}
+}
