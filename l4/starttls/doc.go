@@ -67,6 +67,29 @@
 //	          upstream  anything else                 *RefusedError
 //	Finish    upstream  the kept greeting             passed on as it is; APOP's timestamp is in it
 //
+// mysql: MySQL's "Client/Server Protocol", "Connection Phase", and MariaDB's
+// "Connecting"; TLS needs the client's first message. Packets of at most 96 KiB,
+// 64 of the server's. Sequence numbers count both sides' packets.
+//
+//	Upgrade   upstream  greeting, protocol 10         read, kept; at most 4 KiB
+//	          upstream  ERR                           *RefusedError; passed on by Refuse
+//	          upstream  greeting without CLIENT_SSL,  *RefusedError
+//	                    anything else
+//	Begin     upstream  the kept greeting             passed on with CLIENT_SSL struck
+//	          client    handshake response            read, kept
+//	          client    SSLRequest, protocol before   *GreetingError
+//	                    4.1, anything else
+//	          us        SSLRequest                    sent: the response's first 32 bytes with
+//	                                                  CLIENT_SSL; TLS begins
+//	Finish    client    the kept response             passed on with CLIENT_SSL, number 2
+//	          upstream  OK, ERR                       passed on, number less 1; ends the dialogue
+//	          upstream  AuthMoreData 3                passed on, number less 1; the server goes on
+//	          upstream  AuthMoreData 4                passed on, number less 1; if the client then asks
+//	                                                  for the RSA key: *GreetingError with the mend
+//	          upstream  auth switch, plugin data      passed on, number less 1; the client's turn
+//	          client    its answer                    passed on, number plus 1
+//	          either    a number out of order, more   *RefusedError, *GreetingError
+//
 // A greeting that is kept was said in plaintext: who can change that connection
 // can change the greeting, and nothing else. It is one reply in well-formed
 // lines, and no login can be in it.
@@ -89,6 +112,9 @@
 // # Not promised
 //
 //   - A bound on time. Callers set deadlines on the connections.
+//   - An authentication plugin of MySQL whose server speaks twice in a row, other
+//     than caching_sha2_password: the session waits for its client until the
+//     deadline.
 //   - That an S came from PostgreSQL: any server whose first byte is S (a MySQL
 //     greeting of 83 bytes, SSH) passes Upgrade and fails the TLS handshake.
 package starttls

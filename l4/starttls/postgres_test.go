@@ -58,7 +58,7 @@ func mustLookup(t testing.TB, name string) *Protocol {
 }
 
 func TestLookup(t *testing.T) {
-	if got, want := Names(), []string{"postgres", "ldap", "smtp", "imap", "pop3"}; !reflect.DeepEqual(got, want) {
+	if got, want := Names(), []string{"postgres", "mysql", "ldap", "smtp", "imap", "pop3"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("Names() = %q, want %q", got, want)
 	}
 	for _, name := range Names() {
@@ -94,7 +94,7 @@ func TestPostgresUpgrade(t *testing.T) {
 		{"-ERR", []string{"Redis", "TLS port"}, "ERR"},
 		{"<?xml", []string{"XMPP", "starttls: xmpp"}, "?xml"},
 		{"0\x0c", []string{"LDAP", "starttls: ldap"}, "\x0c"},
-		{"\x4a\x00\x00\x00\x0a8.0.36", []string{"perhaps", "MySQL", "starttls: mysql fits", "does not have yet"}, "\x00\x00\x00\x0a8.0.36"},
+		{"\x4a\x00\x00\x00\x0a8.0.36", []string{"perhaps", "MySQL", "set starttls: mysql", "--starttls mysql"}, "\x00\x00\x00\x0a8.0.36"},
 		{"G", []string{`'G'`}, ""},
 		{"\x00", []string{`'\x00'`, "check that the endpoint"}, ""},
 		{"\xff", []string{`'ÿ'`}, ""},

@@ -194,5 +194,14 @@ func TestParts(t *testing.T) {
 		if p.Refuse == nil || p.Upgrade == nil || p.Name == "" {
 			t.Errorf("%s has no %+v", p.Name, p)
 		}
+		greeting := map[string]string{"postgres": "S", "ldap": ldapGoes, "smtp": smtpGreets + smtpLists + smtpGoes, "imap": imapGreets + imapGoes,
+			"pop3": pop3Greets + pop3Goes, "mysql": mariaGreets}
+		d, err := p.Upgrade(newWire(greeting[p.Name]))
+		if err != nil {
+			t.Fatal(p.Name, err)
+		}
+		if (d.Begin != nil) != p.NeedsClient || (d.Alone != nil) != p.NeedsClient {
+			t.Errorf("%s: NeedsClient = %v, and the Dialogue is %+v", p.Name, p.NeedsClient, d)
+		}
 	}
 }

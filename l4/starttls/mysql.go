@@ -1,0 +1,294 @@
+package starttls
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Capabilities of client and server, as many as the dialogue knows.
+const (
+	mysqlProtocol41 = 0x0200
+	mysqlSSL        = 0x0800
+)
+
+// First bytes of a server's packet before and during authentication. What is
+// none of these is data of an authentication plugin.
+const (
+	mysqlOK       = 0x00
+	mysqlMoreData = 0x01
+	mysqlGreeting = 0x0a
+	mysqlERR      = 0xff
+)
+
+// Bounds.
+const (
+	// mysqlGreetingMax: MariaDB's have about 100 bytes, most of it the version.
+	mysqlGreetingMax = 4 << 10
+	// mysqlPacketMax bounds a packet of authentication. The largest is the client's
+	// first: its connection attributes have at most 64 KiB.
+	mysqlPacketMax = 96 << 10
+	// mysqlPacketsMax bounds the packets of authentication: PAM may ask a few
+	// questions, one of them for every factor.
+	mysqlPacketsMax = 64
+	mysqlReasonMax  = 480 // a client keeps 512 bytes of an error
+)
+
+const (
+	mysqlName = "mysql"
+	// mysqlHead is what an SSLRequest has of the client's response: capabilities,
+	// largest packet, character set and 23 reserved bytes.
+	mysqlHead = 32
+
+	mysqlHintTLS  = "a client that insists on TLS ends so: set --skip-ssl (MariaDB) or --ssl-mode=PREFERRED (MySQL) in it, the ambassador does the TLS"
+	mysqlHintFull = "caching_sha2_password wants the password itself now, which clients send only through TLS or a unix socket: " +
+		"let the client connect to a unix-socket listener of the ambassador"
+)
+
+func mysql() Protocol {
+	return Protocol{Name: mysqlName, NeedsClient: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
+}
+
+// mysqlDialogue is one connection's. All packets of both sides share one
+// sequence number; ours towards the server are one ahead after the SSLRequest.
+type mysqlDialogue struct {
+	down, up leg
+	greeting []byte // as the client gets it
+	response []byte // the client's first packet
+	next     byte   // the number of the next packet, as the client counts
+}
+
+// mysqlUpgrade reads the greeting, without which neither side can go on.
+func mysqlUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
+	up := leg{side: Upstream, rw: upstream, ifClosed: hintGreetingClosed, ifSilent: hintGreetingSilent}
+	greeting, err := mysqlReadGreeting(&up)
+	if err != nil {
+		return nil, err
+	}
+	if err := mysqlStrike(greeting); err != nil {
+		return nil, err
+	}
+	d := &mysqlDialogue{greeting: greeting}
+	return &Dialogue{Begin: d.begin, Alone: mysqlAlone, Finish: d.finish, Refuse: d.refuse}, nil
+}
+
+func mysqlReadGreeting(up *leg) ([]byte, error) {
+	first := make([]byte, identifyBytes) // a header and the byte that says which packet
+	if err := up.read(first[:1]); err != nil {
+		return nil, err
+	}
+	if err := up.readRest(first[1:]); err != nil {
+		return nil, err
+	}
+	size := mysqlSize(first)
+	if first[3] != 0 || size == 0 || size > mysqlGreetingMax || first[4] != mysqlGreeting && first[4] != mysqlERR {
+		return nil, stranger(mysqlName, "greeted", first)
+	}
+	packet := append(first, make([]byte, size-1)...)
+	if err := up.readRest(packet[len(first):]); err != nil {
+		return nil, err
+	}
+	if packet[4] == mysqlERR {
+		return nil, &RefusedError{Protocol: mysqlName, Got: got(packet), Reply: packet,
+			What: "the server refused the connection: " + mysqlErrorText(packet)}
+	}
+	return packet, nil
+}
+
+// mysqlErrorText is what an ERR packet says, with its number.
+func mysqlErrorText(packet []byte) string {
+	if len(packet) < 7 {
+		return "an error without a number"
+	}
+	return fmt.Sprintf("%d %.200q", binary.LittleEndian.Uint16(packet[5:]), packet[7:])
+}
+
+// mysqlStrike takes the offer of TLS out of a greeting: protocol version, server
+// version with a NUL, connection, 8 bytes of challenge, a NUL, capabilities.
+func mysqlStrike(greeting []byte) error {
+	version := bytes.IndexByte(greeting[5:], 0)
+	at := 5 + version + 1 + 4 + 8 + 1
+	if version < 0 || len(greeting) < at+2 {
+		return &RefusedError{Protocol: mysqlName, Got: got(greeting), What: "the server sent a greeting that has no capabilities",
+			Advice: "check that the endpoint is MySQL or MariaDB"}
+	}
+	flags := binary.LittleEndian.Uint16(greeting[at:])
+	if flags&mysqlSSL == 0 || flags&mysqlProtocol41 == 0 {
+		return &RefusedError{Protocol: mysqlName, Got: got(greeting), What: "the server offers no TLS",
+			Advice: "let it have a certificate (ssl_cert, ssl_key, ssl_ca in its configuration), or remove tls and starttls (forward: --plain)"}
+	}
+	binary.LittleEndian.PutUint16(greeting[at:], flags&^mysqlSSL)
+	return nil
+}
+
+// begin is the greeting for the client, its response, and the SSLRequest.
+func (d *mysqlDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, error) {
+	d.down = leg{side: Downstream, rw: downstream, ifClosed: mysqlHintTLS}
+	d.up = leg{side: Upstream, rw: upstream}
+	err := d.down.forward(d.greeting)
+	if err == nil {
+		d.next = 1
+		err = d.clientResponse()
+	}
+	if err == nil {
+		request := append([]byte{mysqlHead, 0, 0, 1}, d.response[4:4+mysqlHead]...)
+		request[5] |= mysqlSSL >> 8
+		err = d.up.say(request)
+	}
+	return Outcome{Down: d.down.forwarded}, err
+}
+
+// clientResponse reads the client's first packet.
+func (d *mysqlDialogue) clientResponse() (err error) {
+	if d.response, err = d.clientPacket(); err != nil {
+		return err
+	}
+	if len(d.response) < 4+mysqlHead {
+		return mysqlStranger(d.response)
+	}
+	flags := binary.LittleEndian.Uint16(d.response[4:])
+	switch {
+	case flags&mysqlProtocol41 == 0:
+		return &GreetingError{Protocol: mysqlName, Detail: "a response of a protocol before 4.1, which has no TLS: update the client"}
+	case flags&mysqlSSL != 0:
+		return &GreetingError{Protocol: mysqlName, Detail: "a request for TLS, which it was not offered; " + mysqlHintTLS}
+	}
+	return nil
+}
+
+func mysqlStranger(first []byte) *GreetingError {
+	return &GreetingError{Protocol: mysqlName, Detail: fmt.Sprintf("%q, which is no response to a MySQL greeting", got(first))}
+}
+
+// finish is the authentication, up to the server's verdict: packets of both
+// sides in turn, renumbered. Every command after it begins at 0 again.
+func (d *mysqlDialogue) finish(downstream, upstream io.ReadWriter) (Outcome, error) {
+	d.down = leg{side: Downstream, rw: downstream, heard: true}
+	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}
+	err := d.authenticate()
+	return Outcome{Heard: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
+}
+
+func (d *mysqlDialogue) authenticate() error {
+	response := d.response
+	response[5] |= mysqlSSL >> 8
+	response[3]++
+	d.response = nil
+	if err := d.up.forward(response); err != nil {
+		return err
+	}
+	for range mysqlPacketsMax {
+		answer, err := d.serverPacket()
+		if err != nil {
+			return err
+		}
+		if err := d.down.forward(answer); err != nil {
+			return err
+		}
+		switch body := answer[4:]; {
+		case len(body) > 0 && (body[0] == mysqlOK || body[0] == mysqlERR):
+			return nil
+		case bytes.Equal(body, []byte{mysqlMoreData, 3}):
+			// caching_sha2_password found the password in its cache; OK follows.
+		default:
+			if err := d.reply(body); err != nil {
+				return err
+			}
+		}
+	}
+	return &RefusedError{Protocol: mysqlName, What: fmt.Sprintf("the server sent %d packets and no verdict on the login", mysqlPacketsMax)}
+}
+
+// reply passes on what the client says to the plugin data or the auth switch in
+// question. A client of caching_sha2_password that is asked for the password
+// wants the server's RSA key first, because its own leg has no TLS; the server,
+// whose leg has, would take that for a wrong password.
+func (d *mysqlDialogue) reply(question []byte) error {
+	d.down.ifClosed = ""
+	full := bytes.Equal(question, []byte{mysqlMoreData, 4})
+	if full {
+		d.down.ifClosed = mysqlHintFull
+	}
+	packet, err := d.clientPacket()
+	if err != nil {
+		return err
+	}
+	if full && bytes.Equal(packet[4:], []byte{2}) {
+		return &GreetingError{Protocol: mysqlName, Detail: "a request for the server's RSA key: " + mysqlHintFull}
+	}
+	packet[3]++
+	return d.up.forward(packet)
+}
+
+// clientPacket reads one packet of the client, whose number must be the next.
+func (d *mysqlDialogue) clientPacket() ([]byte, error) {
+	head := make([]byte, 4)
+	if err := d.down.read(head[:1]); err != nil {
+		return nil, err
+	}
+	if err := d.down.readRest(head[1:]); err != nil {
+		return nil, err
+	}
+	if head[3] != d.next || mysqlSize(head) > mysqlPacketMax {
+		return nil, mysqlStranger(head)
+	}
+	d.next++
+	return d.down.mysqlRest(head)
+}
+
+// serverPacket reads one packet of the server and gives it the number that the
+// client expects.
+func (d *mysqlDialogue) serverPacket() ([]byte, error) {
+	head := make([]byte, 4)
+	if err := d.up.read(head[:1]); err != nil {
+		return nil, err
+	}
+	if err := d.up.readRest(head[1:]); err != nil {
+		return nil, err
+	}
+	if head[3] != d.next+1 || mysqlSize(head) > mysqlPacketMax {
+		return nil, &RefusedError{Protocol: mysqlName, Got: got(head),
+			What: fmt.Sprintf("the server answered the login with packet %d of %d bytes, where %d is due", head[3], mysqlSize(head), d.next+1)}
+	}
+	head[3] = d.next
+	d.next++
+	return d.up.mysqlRest(head)
+}
+
+// mysqlSize is the length in a packet's header, which does not count the header.
+func mysqlSize(head []byte) int { return int(head[0]) | int(head[1])<<8 | int(head[2])<<16 }
+
+// mysqlRest reads what follows a packet's header, and returns both.
+func (l *leg) mysqlRest(head []byte) ([]byte, error) {
+	packet := make([]byte, 4+mysqlSize(head))
+	copy(packet, head)
+	return packet, l.readRest(packet[4:])
+}
+
+// mysqlAlone asks for TLS with capabilities of our own: protocol 4.1, its kind
+// of authentication, plugins, packets of 16 MiB, utf8.
+func mysqlAlone(upstream io.ReadWriter, _ string) error {
+	up := leg{side: Upstream, rw: upstream}
+	request := make([]byte, 4+mysqlHead)
+	copy(request, []byte{mysqlHead, 0, 0, 1, 0x00, 0x82 | mysqlSSL>>8, 0x08, 0x00, 0x00, 0x00, 0x00, 0x01, 33})
+	return up.say(request)
+}
+
+// refuse is an ERR packet, with the SQLSTATE that a client of protocol 4.1
+// expects once it has answered the greeting.
+func (d *mysqlDialogue) refuse(why error) []byte {
+	return mysqlError(d.next, "#08S01", why)
+}
+
+// mysqlRefuse is an ERR packet in the greeting's place.
+func mysqlRefuse(downstream io.ReadWriter, why error) error {
+	down := leg{side: Downstream, rw: downstream}
+	return down.say(replyOr(why, mysqlError(0, "", why)))
+}
+
+// mysqlError is an ERR packet with the number 1043, ER_HANDSHAKE_ERROR.
+func mysqlError(sequence byte, state string, why error) []byte {
+	body := "\xff\x13\x04" + state + reason(why, mysqlReasonMax)
+	return append([]byte{byte(len(body)), byte(len(body) >> 8), 0, sequence}, body...)
+}
