@@ -90,6 +90,21 @@
 //	          client    its answer                    passed on, number plus 1
 //	          either    a number out of order, more   *RefusedError, *GreetingError
 //
+// xmpp: RFC 6120 §5; TLS needs the client's first message, which says to whom the
+// stream is. No comments, declarations or CDATA; 8 KiB of the client, 32 of the
+// server.
+//
+//	Begin     client    stream header of 1.0, for     read to its last byte, kept
+//	                    jabber:client, jabber:server
+//	          client    any other                     *GreetingError
+//	          us        stream header                 sent: the client's to and namespace (and from,
+//	                                                  between servers), nothing else of it
+//	          upstream  header, features with TLS     read, dropped
+//	          us        starttls                      sent
+//	          upstream  proceed                       read to its last byte; TLS begins
+//	          upstream  anything else                 *RefusedError
+//	Finish    client    the kept header               passed on as it is; the server's is its answer
+//
 // A greeting that is kept was said in plaintext: who can change that connection
 // can change the greeting, and nothing else. It is one reply in well-formed
 // lines, and no login can be in it.

@@ -119,7 +119,7 @@ func FuzzUpgrade(f *testing.F) {
 // FuzzRefuse: whatever a client sends that cannot be served, the answer is
 // bounded and the error of its type.
 func FuzzRefuse(f *testing.F) {
-	for _, client := range []string{"", startup, sslRequest + cancel, "\x30\x0c\x02\x01\x07\x60\x07\x02\x01\x03\x04\x00\x80\x00", "\x30\x05\x02\x01\x01\x42\x00", "\x30\x84\xff\xff\xff\xff"} {
+	for _, client := range []string{"", startup, sslRequest + cancel, "\x30\x0c\x02\x01\x07\x60\x07\x02\x01\x03\x04\x00\x80\x00", "\x30\x05\x02\x01\x01\x42\x00", "\x30\x84\xff\xff\xff\xff", xmppOpens, xmppOpens2, "<a>"} {
 		for i := range protocols() {
 			f.Add(byte(i), client, "no way\r\n\x00")
 		}

@@ -58,7 +58,7 @@ func mustLookup(t testing.TB, name string) *Protocol {
 }
 
 func TestLookup(t *testing.T) {
-	if got, want := Names(), []string{"postgres", "mysql", "ldap", "smtp", "imap", "pop3"}; !reflect.DeepEqual(got, want) {
+	if got, want := Names(), []string{"postgres", "mysql", "ldap", "smtp", "imap", "pop3", "xmpp"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("Names() = %q, want %q", got, want)
 	}
 	for _, name := range Names() {

@@ -85,7 +85,7 @@ type Outcome struct {
 
 // protocols are the implemented ones, in the order of Names.
 func protocols() []Protocol {
-	return []Protocol{postgres(), mysql(), ldap(), smtp(), imap(), pop3()}
+	return []Protocol{postgres(), mysql(), ldap(), smtp(), imap(), pop3(), xmpp()}
 }
 
 // Lookup finds an implemented protocol by its name.
