@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"ambassador/l4/relay"
 )
 
 // raceDelay is when a dial that has not connected gets one of the other address
@@ -15,6 +17,14 @@ const raceDelay = 250 * time.Millisecond
 // faster; conn.candidate is then the one that connected.
 func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) error {
 	start := time.Now()
+	if !plan.hasSibling(conn.candidate) {
+		raw, err := u.dialOne(ctx, conn.candidate)
+		if err == nil {
+			conn.raw = raw
+			u.timed(PhaseDial, start)
+		}
+		return err
+	}
 	r := race{upstream: u, results: make(chan dialed, 2)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // the loser's dial ends here
@@ -89,21 +99,16 @@ func (u *Upstream) dialOne(ctx context.Context, c candidate) (net.Conn, error) {
 	return u.dial(ctx, "tcp", c.addr.String())
 }
 
-// dial is the DialFunc of real sockets: no MPTCP, which would cost a wrapped
-// socket, keepalive as everywhere, and TCP_NODELAY, which is Go's default.
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: keepAlive}
-	d.SetMultipathTCP(false)
-	if network == "unix" {
+// dialer is the DialFunc of real sockets: keepalive as everywhere, no Nagle's
+// delay, no MPTCP, which would cost a wrapped socket.
+func dialer(e *relay.Engine) DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		addr, err := netip.ParseAddrPort(address)
+		if network == "tcp" && err == nil && addr.Addr().Zone() == "" {
+			return e.Dial(ctx, addr, keepAlive)
+		}
+		d := net.Dialer{KeepAliveConfig: keepAlive}
+		d.SetMultipathTCP(false)
 		return d.DialContext(ctx, network, address)
 	}
-	addr, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := d.DialTCP(ctx, network, netip.AddrPort{}, addr)
-	if err != nil {
-		return nil, err // not a typed nil in a net.Conn
-	}
-	return conn, nil
 }

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ambassador/l4/relay"
 )
 
 // listener is one bound socket and its accept loop. A reload that keeps the
@@ -80,8 +82,17 @@ func (l *listener) listenTCP(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	return l.take(ln)
+}
+
+// take makes ln the listener's. A TCP socket is given to the relay, whose
+// connections cost less.
+func (l *listener) take(ln net.Listener) (err error) {
 	l.Listener, l.addr = ln, ln.Addr().String()
-	return nil
+	if t, ok := ln.(*net.TCPListener); ok {
+		l.Listener, err = relay.Listen(t, keepAlive)
+	}
+	return err
 }
 
 // inherit takes the one socket that systemd passed under name. A dup of it is
@@ -95,7 +106,9 @@ func (l *listener) inherit(name string) error {
 	if err != nil {
 		return fmt.Errorf("systemd:%s: %w", name, err)
 	}
-	l.Listener, l.addr = ln, ln.Addr().String()
+	if err := l.take(ln); err != nil {
+		return fmt.Errorf("systemd:%s: %w", name, err)
+	}
 	if u, ok := ln.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // the file is systemd's
 		l.addr = "unix:" + l.addr

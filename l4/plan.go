@@ -137,6 +137,18 @@ func (p *plan) again() bool {
 	})
 }
 
+// hasSibling says whether sibling could find one. Without, a dial needs no race.
+func (p *plan) hasSibling(c candidate) bool {
+	return p.only == nil && c.unix == "" && slices.ContainsFunc(p.upstream.members(), func(m member) bool {
+		return m.beside(c)
+	})
+}
+
+// beside says whether m is of the same endpoint as c and of the other family.
+func (m *member) beside(c candidate) bool {
+	return m.endpoint == c.endpoint && m.addr.Addr().Is4() != c.addr.Addr().Is4()
+}
+
 // sibling takes an untried address of the same endpoint and the other family.
 func (p *plan) sibling(c candidate) (candidate, bool) {
 	if p.only != nil || c.unix != "" {
@@ -144,7 +156,7 @@ func (p *plan) sibling(c candidate) (candidate, bool) {
 	}
 	now := time.Now()
 	for _, m := range p.upstream.members() {
-		if m.endpoint != c.endpoint || m.addr.Addr().Is4() == c.addr.Addr().Is4() || p.skips(m.address) || !m.usable(now) {
+		if !m.beside(c) || p.skips(m.address) || !m.usable(now) {
 			continue
 		}
 		if o, ok := m.permit(now, p.upstream.cfg.MaxConnections); ok {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -70,10 +71,11 @@ func New(ctx context.Context, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	engine := relay.New()
 	if o.Dial == nil {
-		o.Dial = dial
+		o.Dial = dialer(engine)
 	}
-	s := &Server{opts: o, log: o.Log, engine: relay.New(), prefix: rand.Text()[:4] + "-",
+	s := &Server{opts: o, log: o.Log, engine: engine, prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, s.end)
@@ -229,8 +231,11 @@ func (s *Server) begin(l *listener, conn net.Conn) {
 // clientName is the client's address; on unix sockets, where clients have none,
 // the listener's path.
 func clientName(conn net.Conn, l *listener) string {
-	if _, ok := conn.(*net.TCPConn); ok {
-		return conn.RemoteAddr().String()
+	switch c := conn.(type) {
+	case interface{ RemoteAddrPort() netip.AddrPort }:
+		return c.RemoteAddrPort().String()
+	case *net.TCPConn:
+		return c.RemoteAddr().String()
 	}
 	return l.addr
 }

@@ -1,53 +1,67 @@
 package l4
 
 import (
-	"context"
 	"net"
+	"os"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// sockopt reads an option of a socket.
-func sockopt(t *testing.T, c net.Conn, level, option int) (value int) {
+// socketTo is this process's socket from local to remote, whoever holds it.
+func socketTo(t *testing.T, local, remote net.Addr) (fd int) {
 	t.Helper()
-	raw, err := c.(*net.TCPConn).SyscallConn()
+	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw.Control(func(fd uintptr) { value, err = unix.GetsockoptInt(int(fd), level, option) })
+	for _, e := range entries {
+		fd, _ := strconv.Atoi(e.Name())
+		own, err1 := unix.Getsockname(fd)
+		peer, err2 := unix.Getpeername(fd)
+		if err1 == nil && err2 == nil && is(own, local) && is(peer, remote) {
+			return fd
+		}
+	}
+	t.Fatalf("no socket from %v to %v", local, remote)
+	return -1
+}
+
+func is(sa unix.Sockaddr, a net.Addr) bool {
+	in, ok := sa.(*unix.SockaddrInet4)
+	return ok && in.Port == a.(*net.TCPAddr).Port && net.IP(in.Addr[:]).Equal(a.(*net.TCPAddr).IP)
+}
+
+func sockopt(t *testing.T, fd, level, option int) int {
+	t.Helper()
+	value, err := unix.GetsockoptInt(fd, level, option)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return value
 }
 
-// recordDial dials and tells of the connection.
-func recordDial(to chan<- net.Conn) DialFunc {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		c, err := dial(ctx, network, address)
-		if err == nil {
-			to <- c
-		}
-		return c, err
-	}
-}
-
 // Both legs are plain TCP, not MPTCP, with keepalive and without Nagle's delay.
 func TestSocketsOfBothLegs(t *testing.T) {
-	dialled := make(chan net.Conn, 1)
-	f := serve(t, Options{Dial: recordDial(dialled)}, oneUpstream(backend(t, echo)))
-	ping(t, f.client(0))
-	for name, c := range map[string]net.Conn{"downstream": f.live()[0].downstream, "upstream": <-dialled} {
-		if got := sockopt(t, c, unix.SOL_SOCKET, unix.SO_PROTOCOL); got != unix.IPPROTO_TCP {
+	served := make(chan *net.TCPConn, 1)
+	f := serve(t, Options{}, oneUpstream(backend(t, func(c *net.TCPConn) { served <- c; echo(c) })))
+	client := f.client(0)
+	ping(t, client)
+	upstream := <-served
+	for name, fd := range map[string]int{
+		"downstream": socketTo(t, client.RemoteAddr(), client.LocalAddr()),
+		"upstream":   socketTo(t, upstream.RemoteAddr(), upstream.LocalAddr()),
+	} {
+		if got := sockopt(t, fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); got != unix.IPPROTO_TCP {
 			t.Errorf("%s: protocol %d, want TCP", name, got)
 		}
-		if sockopt(t, c, unix.IPPROTO_TCP, unix.TCP_NODELAY) == 0 {
+		if sockopt(t, fd, unix.IPPROTO_TCP, unix.TCP_NODELAY) == 0 {
 			t.Errorf("%s: no TCP_NODELAY", name)
 		}
-		f.until("keepalive", func() bool { return sockopt(t, c, unix.SOL_SOCKET, unix.SO_KEEPALIVE) == 1 })
+		f.until("keepalive", func() bool { return sockopt(t, fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE) == 1 })
 		for option, want := range map[int]int{unix.TCP_KEEPIDLE: 60, unix.TCP_KEEPINTVL: 30, unix.TCP_KEEPCNT: 10} {
-			if got := sockopt(t, c, unix.IPPROTO_TCP, option); got != want {
+			if got := sockopt(t, fd, unix.IPPROTO_TCP, option); got != want {
 				t.Errorf("%s: keepalive option %d is %d, want %d", name, option, got, want)
 			}
 		}

@@ -3,6 +3,8 @@ package l4
 import (
 	"net"
 	"time"
+
+	"ambassador/l4/relay"
 )
 
 // watchDelay is how long establishing may take before the client is watched: a
@@ -15,7 +17,6 @@ const watchDelay = 20 * time.Millisecond
 // a FIN, so they are not watched.
 type watch struct {
 	session *session
-	conn    *net.TCPConn
 	timer   *time.Timer
 	done    chan struct{}
 }
@@ -23,18 +24,21 @@ type watch struct {
 // watchDownstream starts a watch. Its owner calls stop before anybody reads
 // from the client.
 func (s *session) watchDownstream() *watch {
-	conn, ok := s.downstream.(*net.TCPConn)
-	if !ok {
+	if _, unix := s.downstream.(*net.UnixConn); unix {
 		return nil
 	}
-	w := &watch{session: s, conn: conn, done: make(chan struct{})}
+	w := &watch{session: s, done: make(chan struct{})}
 	w.timer = time.AfterFunc(watchDelay, w.run) // stop waits for it
 	return w
 }
 
 func (w *watch) run() {
 	defer close(w.done)
-	raw, err := w.conn.SyscallConn()
+	conn, ok := relay.TCP(w.session.downstream)
+	if !ok {
+		return
+	}
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
@@ -48,7 +52,7 @@ func (w *watch) stop() {
 	if w == nil || w.timer.Stop() {
 		return
 	}
-	w.conn.SetReadDeadline(time.Unix(1, 0))
+	w.session.downstream.SetReadDeadline(time.Unix(1, 0))
 	<-w.done
-	w.conn.SetReadDeadline(time.Time{})
+	w.session.downstream.SetReadDeadline(time.Time{})
 }

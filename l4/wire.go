@@ -38,7 +38,7 @@ func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound 
 
 // reset closes the connection with a RST where the transport has one.
 func reset(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
 		t.SetLinger(0)
 	}
 	c.Close()

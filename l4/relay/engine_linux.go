@@ -109,9 +109,16 @@ type table struct {
 
 const pageSize = 1 << 10 // of the table: descriptors up to 2^21
 
-type page [pageSize]atomic.Pointer[flow]
+type page [pageSize]atomic.Pointer[watched]
 
-func (t *table) at(fd int32) *atomic.Pointer[flow] {
+// watched is who waits for a descriptor's events: a flow, or a dial.
+type watched struct {
+	flow  *flow
+	ready chan struct{} // has room for one; nil with a flow
+}
+
+// at is the place of a descriptor in the table; nil if its number is too large.
+func (t *table) at(fd int32) *atomic.Pointer[watched] {
 	i := int(fd) / pageSize
 	if i >= len(t.pages) {
 		return nil
@@ -189,13 +196,25 @@ func (l *loop) run() {
 			if ev.Fd == l.wakeFD {
 				return
 			}
-			if f := l.engine.table.at(ev.Fd).Load(); f != nil {
-				f.ready(&l.work, ev.Fd, ev.Events)
-			}
+			l.handle(l.engine.table.at(ev.Fd).Load(), ev)
 		}
 		if l.work.now-gaveWay > giveWayAfter {
 			runtime.Gosched()
 			gaveWay = l.work.now
+		}
+	}
+}
+
+// handle passes an event on; w is nil if nobody waits for it any more.
+func (l *loop) handle(w *watched, ev *unix.EpollEvent) {
+	switch {
+	case w == nil:
+	case w.flow != nil:
+		w.flow.ready(&l.work, ev.Fd, ev.Events)
+	default:
+		select {
+		case w.ready <- struct{}{}:
+		default:
 		}
 	}
 }

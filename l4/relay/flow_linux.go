@@ -21,6 +21,7 @@ import (
 // has another owner by now, does no harm.
 type flow struct {
 	// Static after start.
+	watched watched // as the table knows the flow
 	loop    *loop
 	limits  Limits
 	settled func()
@@ -98,6 +99,7 @@ func (e *Engine) startFlow(c *Config) *flow {
 		return nil
 	}
 	f := &flow{loop: loop, limits: c.Limits, settled: c.Settled, done: c.Done, start: e.now()}
+	f.watched.flow = f
 	f.mu.Lock()
 	if !f.take(c) {
 		f.mu.Unlock()
@@ -111,23 +113,22 @@ func (e *Engine) startFlow(c *Config) *flow {
 	return f
 }
 
-// take makes both sockets the flow's own. The caller's are closed if all went
+// take makes both sockets the flow's own. The caller's are used up if all went
 // well, and else untouched.
 func (f *flow) take(c *Config) bool {
 	legs := [2]*Leg{&c.Downstream, &c.Upstream}
 	for i, l := range legs {
-		fd, ok := dupSocket(l.raw)
+		fd, ok := l.descriptor()
 		f.sides[i].fd = fd
-		if ok {
-			ok = f.watch(direction(i))
-		}
-		if !ok {
-			f.untake()
+		if !ok || !f.watch(direction(i)) {
+			f.untake(legs)
 			return false
 		}
 	}
 	for i, l := range legs {
-		l.raw.Close()
+		if s, ok := l.raw.(*Socket); !ok || !s.taken() {
+			l.raw.Close()
+		}
 		if l.tls != nil {
 			t := &tlsSide{conn: l.tls, transport: l.transport}
 			t.transport.handOver()
@@ -138,6 +139,17 @@ func (f *flow) take(c *Config) bool {
 	return true
 }
 
+// descriptor is what epoll can watch: a bare Socket's own, or else a dup, which
+// is not in Go's poller.
+func (l *Leg) descriptor() (fd int32, ok bool) {
+	if s, is := l.raw.(*Socket); is {
+		if fd, ok := s.bare(); ok {
+			return fd, true
+		}
+	}
+	return dupSocket(l.raw)
+}
+
 // watch lets epoll and the table know a descriptor. Events wait for f.mu.
 func (f *flow) watch(d direction) bool {
 	s := &f.sides[d]
@@ -145,21 +157,26 @@ func (f *flow) watch(d direction) bool {
 	if at == nil {
 		return false
 	}
-	at.Store(f)
+	at.Store(&f.watched)
 	s.mask, s.known = unix.EPOLLIN|unix.EPOLLRDHUP, true
 	return epollCtl(f.loop.epfd, unix.EPOLL_CTL_ADD, s.fd, s.mask) == 0
 }
 
 // untake gives back what take has got so far. Events that wait for f.mu find an
 // ended flow.
-func (f *flow) untake() {
+func (f *flow) untake(legs [2]*Leg) {
 	f.over = true
 	for i := range f.sides {
-		if fd := f.sides[i].fd; fd > 0 {
-			if at := f.loop.engine.table.at(fd); at != nil {
-				at.Store(nil)
-			}
-			closeFD(fd)
+		fd := f.sides[i].fd
+		if fd <= 0 {
+			continue
+		}
+		if at := f.loop.engine.table.at(fd); at != nil {
+			at.Store(nil)
+		}
+		epollCtl(f.loop.epfd, unix.EPOLL_CTL_DEL, fd, 0)
+		if s, ok := legs[i].raw.(*Socket); !ok || !s.holds(fd) {
+			closeFD(fd) // a dup
 		}
 	}
 }

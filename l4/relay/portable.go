@@ -44,7 +44,9 @@ func (e *portable) buffer() *[]byte {
 
 func (e *portable) start(c Config) Session {
 	s := &pumped{engine: e, cfg: c, legs: [2]Leg{c.Downstream, c.Upstream}, start: time.Now(), pumps: 2}
-	for _, l := range s.legs {
+	for i := range s.legs {
+		l := &s.legs[i]
+		l.raw = pollable(l.raw)
 		if l.transport != nil {
 			l.transport.handOver()
 		}

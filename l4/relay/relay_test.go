@@ -13,6 +13,7 @@ import (
 	"math/big"
 	mrand "math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -28,7 +29,13 @@ const bound = 20 * time.Second
 // ask is the package's promise, not an implementation's.
 
 // engines are the implementations.
-var engines = map[string]func() *Engine{"portable": func() *Engine { return &Engine{only: true} }, "epoll": New}
+var engines = map[string]func() *Engine{"portable": newPortable, "epoll": New}
+
+func newPortable() *Engine {
+	os.Setenv("AMBASSADOR_TEST_RELAY", "portable")
+	defer os.Unsetenv("AMBASSADOR_TEST_RELAY")
+	return New()
+}
 
 // kinds are the legs: what the downstream and the upstream end are.
 var kinds = []struct {

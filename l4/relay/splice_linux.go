@@ -32,3 +32,13 @@ func wasReset(c net.Conn) bool {
 	_, tcp := c.(*net.TCPConn)
 	return tcp && hungUp(c)
 }
+
+// pollable is c as a connection in Go's poller.
+func pollable(c net.Conn) net.Conn {
+	if s, ok := c.(*Socket); ok {
+		if conn, err := s.adopt(); err == nil {
+			return conn
+		}
+	}
+	return c
+}

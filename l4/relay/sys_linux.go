@@ -61,9 +61,13 @@ func setInt(fd int32, level, name, value int) {
 
 // closeWithReset closes with RST where the transport has one.
 func closeWithReset(fd int32) {
+	setLingerZero(fd)
+	closeFD(fd)
+}
+
+func setLingerZero(fd int32) {
 	l := unix.Linger{Onoff: 1}
 	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
-	closeFD(fd)
 }
 
 // pendingError takes a socket's error; zero if there is none.
@@ -80,6 +84,7 @@ func pendingError(fd int32) syscall.Errno {
 // dupSocket is a descriptor of our own for a socket of Go's; ok is false for
 // what is no socket, or if there is no descriptor left.
 func dupSocket(c net.Conn) (fd int32, ok bool) {
+	c = pollable(c)
 	if !isSocket(c) {
 		return -1, false
 	}

@@ -1,0 +1,395 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket is a TCP connection that enters Go's poller only if somebody reads from
+// it, writes to it or bounds it. One that goes straight to an engine never does,
+// which saves half of the system calls that its life costs.
+type Socket struct {
+	remote netip.AddrPort
+
+	mu   sync.Mutex
+	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
+	conn *net.TCPConn // guarded by mu; nil before it is in Go's poller
+	err  error        // guarded by mu; why there is no conn
+}
+
+// TCP is the *net.TCPConn of a connection of Listen or Dial, or c itself if it is
+// one.
+func TCP(c net.Conn) (*net.TCPConn, bool) {
+	if s, ok := c.(*Socket); ok {
+		conn, err := s.adopt()
+		return conn, err == nil
+	}
+	conn, ok := c.(*net.TCPConn)
+	return conn, ok
+}
+
+// adopt gives the socket to Go's poller.
+func (s *Socket) adopt() (*net.TCPConn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil || s.err != nil {
+		return s.conn, s.err
+	}
+	if s.fd < 0 {
+		return nil, net.ErrClosed
+	}
+	f := os.NewFile(uintptr(s.fd), "")
+	s.fd = -1
+	defer f.Close() // FileConn has made a descriptor of its own
+	c, err := net.FileConn(f)
+	if err != nil {
+		s.err = err
+		return nil, err
+	}
+	s.conn = c.(*net.TCPConn)
+	return s.conn, nil
+}
+
+// Read reads, in Go's poller.
+func (s *Socket) Read(b []byte) (int, error) {
+	c, err := s.adopt()
+	if err != nil {
+		return 0, err
+	}
+	return c.Read(b)
+}
+
+// Write writes, in Go's poller.
+func (s *Socket) Write(b []byte) (int, error) {
+	c, err := s.adopt()
+	if err != nil {
+		return 0, err
+	}
+	return c.Write(b)
+}
+
+// CloseWrite ends the sending direction.
+func (s *Socket) CloseWrite() error {
+	c, err := s.adopt()
+	if err != nil {
+		return err
+	}
+	return c.CloseWrite()
+}
+
+// SetDeadline is that of net.Conn.
+func (s *Socket) SetDeadline(t time.Time) error {
+	c, err := s.adopt()
+	if err != nil {
+		return err
+	}
+	return c.SetDeadline(t)
+}
+
+// SetReadDeadline is that of net.Conn.
+func (s *Socket) SetReadDeadline(t time.Time) error {
+	c, err := s.adopt()
+	if err != nil {
+		return err
+	}
+	return c.SetReadDeadline(t)
+}
+
+// SetWriteDeadline is that of net.Conn.
+func (s *Socket) SetWriteDeadline(t time.Time) error {
+	c, err := s.adopt()
+	if err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// SetLinger is that of net.TCPConn; 0 makes a close a RST.
+func (s *Socket) SetLinger(seconds int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conn != nil:
+		return s.conn.SetLinger(seconds)
+	case s.fd < 0:
+		return net.ErrClosed
+	case seconds == 0:
+		setLingerZero(s.fd)
+	}
+	return nil
+}
+
+// Close closes the connection, wherever it is.
+func (s *Socket) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		return s.conn.Close()
+	}
+	if s.fd < 0 {
+		return net.ErrClosed
+	}
+	closeFD(s.fd)
+	s.fd = -1
+	return nil
+}
+
+// LocalAddr is our end's address, nil once the socket is an engine's or closed.
+func (s *Socket) LocalAddr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		return s.conn.LocalAddr()
+	}
+	sa, err := unix.Getsockname(int(s.fd))
+	if err != nil {
+		return nil
+	}
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
+	case *unix.SockaddrInet6:
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)))
+	}
+	return nil
+}
+
+// RemoteAddr is the other end's address.
+func (s *Socket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote) }
+
+// RemoteAddrPort is RemoteAddr without an allocation.
+func (s *Socket) RemoteAddrPort() netip.AddrPort { return s.remote }
+
+// bare is the descriptor, if it is in no poller.
+func (s *Socket) bare() (fd int32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fd, s.fd >= 0
+}
+
+// holds says whether fd is the socket's own.
+func (s *Socket) holds(fd int32) bool {
+	own, ok := s.bare()
+	return ok && own == fd
+}
+
+// taken makes the descriptor an engine's; false if it is in Go's poller.
+func (s *Socket) taken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.fd
+	s.fd = -1
+	return was >= 0
+}
+
+// acceptor is a net.Listener of Sockets.
+type acceptor struct {
+	file   *os.File
+	raw    syscall.RawConn
+	addr   net.Addr
+	closed atomic.Bool
+}
+
+// Listen makes a listener of a bound TCP socket, which it takes over: the
+// connections are Sockets, with keepalive and without Nagle's delay, both
+// inherited from the listening socket.
+func Listen(ln *net.TCPListener, keepAlive net.KeepAliveConfig) (net.Listener, error) {
+	addr := ln.Addr()
+	file, err := ln.File()
+	if err != nil {
+		return nil, err
+	}
+	ln.Close()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	err = raw.Control(func(fd uintptr) { tune(int32(fd), keepAlive) })
+	return &acceptor{file: file, raw: raw, addr: addr}, err
+}
+
+// tune sets what every connection has.
+func tune(fd int32, keepAlive net.KeepAliveConfig) {
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if !keepAlive.Enable {
+		return
+	}
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle/time.Second))
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval/time.Second))
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAlive.Count)
+	setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+}
+
+// Accept waits for a connection.
+func (a *acceptor) Accept() (net.Conn, error) {
+	s := &Socket{fd: -1}
+	var errno syscall.Errno
+	err := a.raw.Read(func(fd uintptr) bool {
+		for {
+			s.fd, s.remote, errno = accept(int32(fd))
+			if errno != syscall.EINTR && errno != syscall.ECONNABORTED {
+				return errno != syscall.EAGAIN
+			}
+		}
+	})
+	if a.closed.Load() {
+		if s.fd >= 0 {
+			closeFD(s.fd)
+		}
+		return nil, a.error(net.ErrClosed)
+	}
+	if err == nil && errno != 0 {
+		err = ioError("accept4", errno)
+	}
+	if err != nil {
+		return nil, a.error(err)
+	}
+	return s, nil
+}
+
+func (a *acceptor) error(err error) error {
+	return &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: err}
+}
+
+// Close stops listening; Accept returns net.ErrClosed.
+func (a *acceptor) Close() error {
+	a.closed.Store(true)
+	return a.file.Close()
+}
+
+// Addr is the bound address.
+func (a *acceptor) Addr() net.Addr { return a.addr }
+
+// SyscallConn is for socket options.
+func (a *acceptor) SyscallConn() (syscall.RawConn, error) { return a.raw, nil }
+
+func accept(listener int32) (fd int32, from netip.AddrPort, errno syscall.Errno) {
+	var sa unix.RawSockaddrAny
+	size := uint32(unsafe.Sizeof(sa))
+	n, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)),
+		uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, from, errno
+	}
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
+		from = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), bigEndian(a.Port))
+	case unix.AF_INET6:
+		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
+		from = netip.AddrPortFrom(withScope(netip.AddrFrom16(a.Addr).Unmap(), a.Scope_id), bigEndian(a.Port))
+	}
+	return int32(n), from, 0
+}
+
+// withScope names the interface of a link-local address.
+func withScope(a netip.Addr, scope uint32) netip.Addr {
+	if scope == 0 || a.Is4() {
+		return a
+	}
+	if i, err := net.InterfaceByIndex(int(scope)); err == nil {
+		return a.WithZone(i.Name)
+	}
+	return a
+}
+
+// bigEndian reads, or makes, a port as it is on the wire.
+func bigEndian(port uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&port))
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+// Dial connects to an address without a zone, and returns a connection for Plain
+// or for a Transport. The error is, or wraps, the system's error number or that
+// of ctx. The socket is not bound first, so that ports do not run out.
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig) (net.Conn, error) {
+	s, err := e.connect(ctx, to)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
+	}
+	tune(s.fd, keepAlive)
+	return s, nil
+}
+
+func (e *Engine) connect(ctx context.Context, to netip.AddrPort) (*Socket, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	family := unix.AF_INET
+	if !to.Addr().Is4() {
+		family = unix.AF_INET6
+	}
+	n, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if errno != 0 {
+		return nil, ioError("socket", errno)
+	}
+	s := &Socket{fd: int32(n), remote: to}
+	// The second call tells how the first went: to an address of this host it has
+	// ended by then.
+	errno = connect(s.fd, to)
+	if errno == syscall.EINPROGRESS {
+		errno = connect(s.fd, to)
+	}
+	var err error
+	switch errno {
+	case 0, syscall.EISCONN:
+	case syscall.EALREADY, syscall.EINPROGRESS:
+		err = e.awaitConnect(ctx, s.fd)
+	default:
+		err = ioError("connect", errno)
+	}
+	if err != nil {
+		closeFD(s.fd)
+		return nil, err
+	}
+	return s, nil
+}
+
+func connect(fd int32, to netip.AddrPort) syscall.Errno {
+	if to.Addr().Is4() {
+		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: bigEndian(to.Port()), Addr: to.Addr().As4()}
+		_, _, errno := syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+		return errno
+	}
+	sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: bigEndian(to.Port()), Addr: to.Addr().As16()}
+	_, _, errno := syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+	return errno
+}
+
+// awaitConnect waits until a connect has ended, in a loop's epoll.
+func (e *Engine) awaitConnect(ctx context.Context, fd int32) error {
+	l := e.loop()
+	if l == nil {
+		return ioError("epoll_create1", syscall.EMFILE)
+	}
+	at := e.table.at(fd)
+	if at == nil {
+		return ioError("connect", syscall.EMFILE)
+	}
+	w := &watched{ready: make(chan struct{}, 1)}
+	at.Store(w)
+	defer at.Store(nil)
+	if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT); errno != 0 {
+		return ioError("epoll_ctl", errno)
+	}
+	defer epollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0)
+	select {
+	case <-w.ready:
+		if errno := pendingError(fd); errno != 0 {
+			return ioError("connect", errno)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
