@@ -11,9 +11,12 @@ import (
 type Seconds time.Duration
 
 // MarshalJSON writes seconds with at most six decimals.
-func (d Seconds) MarshalJSON() ([]byte, error) {
+func (d Seconds) MarshalJSON() ([]byte, error) { return d.AppendJSON(nil), nil }
+
+// AppendJSON appends what MarshalJSON writes.
+func (d Seconds) AppendJSON(b []byte) []byte {
 	us := time.Duration(d).Round(time.Microsecond).Microseconds()
-	return strconv.AppendFloat(nil, float64(us)/1e6, 'f', -1, 64), nil
+	return strconv.AppendFloat(b, float64(us)/1e6, 'f', -1, 64)
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.

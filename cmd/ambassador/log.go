@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,22 +24,40 @@ type logging struct {
 	level    slog.LevelVar
 	asText   atomic.Bool
 	terminal bool // the log is read by a person, as it is written
+	out      *logWriter
+	lines    sync.Pool // of *[]byte, for session
 }
 
 // newLogging logs to w: text on a terminal, else JSON, in which durations are
-// seconds.
+// seconds. What is logged waits for no reader; close writes the last of it.
 func newLogging(w io.Writer) *logging {
-	l := &logging{terminal: isTerminal(w)}
+	l := &logging{terminal: isTerminal(w), out: newLogWriter(w)}
+	w = l.out
 	l.asText.Store(l.terminal)
 	text := readable
 	if l.terminal {
 		text = brief
 	}
+	l.out.lost = func(n int) []byte { return l.line("log lines dropped: nobody reads the log fast enough", "lines", n) }
 	l.Logger = slog.New(&formatHandler{asText: &l.asText,
 		text: slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
 		json: slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
 	return l
 }
+
+// line is a line of the log in the format of the moment.
+func (l *logging) line(text, key string, value int) []byte {
+	var b bytes.Buffer
+	h := slog.Handler(slog.NewJSONHandler(&b, nil))
+	if l.asText.Load() {
+		h = slog.NewTextHandler(&b, nil)
+	}
+	slog.New(h).Error(text, key, value)
+	return b.Bytes()
+}
+
+// close writes what has been logged, at most lastLogTimeout long.
+func (l *logging) close() { l.out.close() }
 
 // set takes up the log section of a configuration: format is text, json, or
 // empty for what suits the place.
@@ -117,9 +139,65 @@ func parseLevel(s string) (slog.Level, error) {
 	return 0, fmt.Errorf("%q is no level; use debug, info, warn or error", s)
 }
 
-// logSession writes the one line of a session.
-func logSession(log *slog.Logger, r *l4.Record) {
-	log.LogAttrs(context.Background(), sessionLevel(r.Reason), "session", r.LogAttrs()...)
+// session writes the one line of a session. In JSON it does without the handler,
+// whose generality costs a busy process more than anything else in the log.
+func (l *logging) session(r *l4.Record) {
+	level := sessionLevel(r.Reason)
+	if l.asText.Load() {
+		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)
+		return
+	}
+	if level < l.level.Level() {
+		return
+	}
+	line, _ := l.lines.Get().(*[]byte)
+	if line == nil {
+		line = new([]byte)
+	}
+	*line = appendSession((*line)[:0], time.Now(), level, r)
+	l.out.Write(*line)
+	l.lines.Put(line)
+}
+
+// appendSession appends the line that the JSON handler would write.
+func appendSession(b []byte, now time.Time, level slog.Level, r *l4.Record) []byte {
+	b = append(b, `{"time":"`...)
+	b = now.AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","level":"`...)
+	b = append(b, level.String()...)
+	b = append(b, `","msg":"session"`...)
+	for _, a := range r.LogAttrs() {
+		b = append(append(append(b, `,"`...), a.Key...), `":`...)
+		b = appendValue(b, a.Value)
+	}
+	return append(b, "}\n"...)
+}
+
+// appendValue appends what l4's records are made of; anything else as its text.
+func appendValue(b []byte, v slog.Value) []byte {
+	switch v.Kind() {
+	case slog.KindInt64:
+		return strconv.AppendInt(b, v.Int64(), 10)
+	case slog.KindBool:
+		return strconv.AppendBool(b, v.Bool())
+	case slog.KindDuration:
+		return l4.Seconds(v.Duration()).AppendJSON(b)
+	case slog.KindTime:
+		b = v.Time().AppendFormat(append(b, '"'), time.RFC3339Nano)
+		return append(b, '"')
+	}
+	return appendString(b, v.String())
+}
+
+// appendString appends a JSON string.
+func appendString(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, _ := json.Marshal(s) // of a string: no error
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // sessionLevel is info for what is normal, warn for trouble with others and for

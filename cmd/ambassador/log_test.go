@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"ambassador/l4"
 )
@@ -39,7 +43,8 @@ func someRecord() *l4.Record {
 func TestTheLineOfASession(t *testing.T) {
 	out := newOutput()
 	l := newLogging(out)
-	logSession(l.Logger, someRecord())
+	l.session(someRecord())
+	l.close()
 	var line map[string]any
 	if err := json.Unmarshal([]byte(out.String()), &line); err != nil {
 		t.Fatalf("%q: %v", out, err)
@@ -54,10 +59,35 @@ func TestTheLineOfASession(t *testing.T) {
 	out = newOutput()
 	l = newLogging(out)
 	l.set(slog.LevelInfo, "text")
-	logSession(l.Logger, someRecord())
+	l.session(someRecord())
+	l.close()
 	for _, want := range []string{"level=INFO msg=session id=AB-1 start=2026-11-23T12:00:00Z listener=front", "establish=1.5ms duration=1m30s"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q: want %q in it", out, want)
+		}
+	}
+}
+
+// The fast line is the one that the JSON handler would write.
+func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
+	awkward := someRecord()
+	awkward.Cause, awkward.User = "quotes \" and \\ and\nlines, ü, \x00 and \xff", "<html> & co"
+	awkward.Truncated, awkward.Limit, awkward.Attempts = true, "limits.connections", 3
+	for _, r := range []*l4.Record{someRecord(), {}, awkward} {
+		var want bytes.Buffer
+		h := slog.NewJSONHandler(&want, &slog.HandlerOptions{ReplaceAttr: inSeconds})
+		line := slog.NewRecord(noon(), slog.LevelWarn, "session", 0)
+		line.AddAttrs(r.LogAttrs()...)
+		if err := h.Handle(t.Context(), line); err != nil {
+			t.Fatal(err)
+		}
+		var gotFields, wantFields map[string]any
+		got := appendSession(nil, noon(), slog.LevelWarn, r)
+		if err := errors.Join(json.Unmarshal(got, &gotFields), json.Unmarshal(want.Bytes(), &wantFields)); err != nil {
+			t.Fatalf("%v in %s", err, got)
+		}
+		if diff := cmp.Diff(wantFields, gotFields); diff != "" {
+			t.Errorf("%s\n%s", got, diff)
 		}
 	}
 }
@@ -69,11 +99,13 @@ func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 	l.set(slog.LevelWarn, "text")
 	derived.Info("not this")
 	derived.Warn("this", "took", time.Second)
+	l.close()
 	if got := out.String(); !strings.Contains(got, "level=WARN msg=this part=one g.took=1s") || strings.Contains(got, "not this") {
 		t.Errorf("text at level warn: %q", got)
 	}
 	l.set(slog.LevelDebug, "")
 	derived.Debug("that", "took", time.Second)
+	l.close()
 	if got := out.String(); !strings.Contains(got, `"level":"DEBUG","msg":"that","part":"one","g":{"took":1}`) {
 		t.Errorf("no format is JSON where there is no terminal: %q", got)
 	}

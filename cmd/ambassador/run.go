@@ -249,7 +249,7 @@ func (p *process) observer() l4.Observer {
 	o.Ended = func(r *l4.Record) {
 		defer p.records.Done()
 		ended(r)
-		logSession(p.log.Logger, r)
+		p.log.session(r)
 	}
 	return o
 }
@@ -446,6 +446,7 @@ func (p *process) close() {
 	waitFor(&p.ids.all, closeTimeout)
 	waitFor(&p.roots.all, closeTimeout)
 	waitFor(&p.work, closeTimeout)
+	p.log.close()
 }
 
 // waitFor waits for wg, but not longer than d.

@@ -83,7 +83,7 @@ func (e *Engine) makeLoops() *[]*loop {
 	if loops := e.loops.Load(); loops != nil {
 		return loops
 	}
-	loops := make([]*loop, 0, runtime.GOMAXPROCS(0))
+	loops := make([]*loop, 0, min(runtime.GOMAXPROCS(0), runtime.NumCPU()))
 	for range cap(loops) {
 		l, errno := newLoop(e)
 		if errno != 0 {
