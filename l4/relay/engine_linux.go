@@ -76,6 +76,17 @@ func (e *Engine) loop() *loop {
 	return (*loops)[int(e.next.Add(1))%len(*loops)]
 }
 
+// processors is how many the program may use, and so how many loops there are.
+// The first call makes room for as many goroutines beside the loops: for Go's
+// scheduler a loop that waits in the kernel uses a processor, until a monitor
+// takes it away; with none to spare the monitor never rests, at the cost of a
+// tenth of all CPU in a busy process.
+var processors = sync.OnceValue(func() int {
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(2 * n)
+	return n
+})
+
 // makeLoops makes a loop for each processor that the program may use.
 func (e *Engine) makeLoops() *[]*loop {
 	e.mu.Lock()
@@ -83,7 +94,7 @@ func (e *Engine) makeLoops() *[]*loop {
 	if loops := e.loops.Load(); loops != nil {
 		return loops
 	}
-	loops := make([]*loop, 0, min(runtime.GOMAXPROCS(0), runtime.NumCPU()))
+	loops := make([]*loop, 0, processors())
 	for range cap(loops) {
 		l, errno := newLoop(e)
 		if errno != 0 {
