@@ -96,6 +96,7 @@ func newPostgres(t testing.TB, keys *pki) *postgres {
 // while it is copied.
 func (p *postgres) clone(t testing.TB) *postgres {
 	t.Helper()
+	need(t, "cp")
 	p.stop(t)
 	q := *p
 	q.dir, q.port = shortDir(t), ""

@@ -148,7 +148,11 @@ func TestTheEndOfTheContextEndsCommand(t *testing.T) {
 // select(2) breaks with more than 1024 descriptors, so it must not inherit that.
 func TestDescriptorLimit(t *testing.T) {
 	config := writeConfig(t, oneListener("127.0.0.1:1", `admin: {listen: ""}`))
-	cmd := exec.Command("sh", "-c", `ulimit -S -n 300 && exec "$0" run -c "$1" -- sh -c 'ulimit -S -n; cat /proc/$PPID/limits 2>/dev/null | grep "open files"'`, self(t), config)
+	if _, err := exec.LookPath("sh"); err != nil {
+		t.Skip("this test needs a shell")
+	}
+	tell := `ulimit -S -n; [ ! -r /proc/$PPID/limits ] || while read -r l; do case $l in *"open files"*) echo "$l";; esac; done </proc/$PPID/limits`
+	cmd := exec.Command("sh", "-c", `ulimit -S -n 300 && exec "$0" run -c "$1" -- sh -c "$2"`, self(t), config, tell)
 	cmd.Env = append(os.Environ(), testAs+"=ambassador")
 	var log strings.Builder
 	cmd.Stderr = &log
