@@ -35,6 +35,7 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty file", "", "a.yaml:1:1: the file is empty"},
 		{"no YAML", "a: [", "a.yaml:1:1: no YAML"},
+		{"a tab", "listeners:\n\tl: {}", "a.yaml:2:1: no YAML: found character that cannot start any token; indent with spaces: this line has a tab"},
 		{"a list", "- a", "a.yaml:1:1: a list where a section is needed"},
 		{"two documents", good + "---\na: b", "a second document"},
 		{"no listener", "upstreams: {u: {endpoints: [\"h:1\"]}}", "listeners: no listener"},

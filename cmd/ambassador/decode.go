@@ -82,8 +82,7 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: "the file is empty; see the examples, or `ambassador forward … --print-config`"})
 		return nil
 	case errors.As(err, &syntax):
-		lines := max(1, bytes.Count(bytes.TrimRight(source, "\n"), []byte("\n"))+1)
-		d.problems = append(d.problems, Problem{File: d.file, Line: min(max(syntax.Mark.Line, 1), lines), Column: max(syntax.Mark.Column, 1), Text: "no YAML: " + syntax.Message})
+		d.problems = append(d.problems, d.noYAML(source, syntax))
 		return nil
 	case err != nil:
 		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: err.Error()})
@@ -96,6 +95,18 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 		return nil
 	}
 	return resolveAlias(doc.Content[0])
+}
+
+// noYAML is the mistake of a text that cannot be read as YAML.
+func (d *decoder) noYAML(source []byte, syntax *yaml.LoadError) Problem {
+	lines := bytes.Split(bytes.TrimRight(source, "\n"), []byte("\n"))
+	line := min(max(syntax.Mark.Line, 1), len(lines))
+	text := "no YAML: " + syntax.Message
+	indent := lines[line-1][:len(lines[line-1])-len(bytes.TrimLeft(lines[line-1], " \t"))]
+	if bytes.Contains(indent, []byte("\t")) {
+		text += "; indent with spaces: this line has a tab"
+	}
+	return Problem{File: d.file, Line: line, Column: max(syntax.Mark.Column, 1), Text: text}
 }
 
 func resolveAlias(n *yaml.Node) *yaml.Node {
