@@ -106,9 +106,9 @@ func (j *judge) explain(leaf *x509.Certificate, now time.Time, err error) error 
 		text = explainInvalid(leaf, now, invalid)
 	case errors.As(err, &unknown):
 		text = fmt.Sprintf("no root that we trust (%s) vouches for the server's certificate, which was issued by %q; "+
-			"set tls.ca to that CA's certificate, or let the server send its whole chain", j.whose, short(leaf.Issuer.String()))
+			"set tls.ca (--ca) to that CA's certificate, or let the server send its whole chain", j.whose, short(leaf.Issuer.String()))
 	case errors.As(err, &system):
-		text = fmt.Sprintf("the system has no roots (%v); set tls.ca", system)
+		text = fmt.Sprintf("the system has no roots (%v); set tls.ca (--ca)", system)
 	}
 	return &PeerError{text, err}
 }
@@ -138,7 +138,7 @@ func (j *judge) host(leaf *x509.Certificate) error {
 		name = ip.WithZone("").String()
 	}
 	if name == "" {
-		return &PeerError{text: "there is no name to check the server's certificate for; set tls.server_name or tls.principals"}
+		return &PeerError{text: "there is no name to check the server's certificate for; set tls.server_name (--server-name) or tls.principals (--principal)"}
 	}
 	err := leaf.VerifyHostname(name)
 	switch {
@@ -146,9 +146,9 @@ func (j *judge) host(leaf *x509.Certificate) error {
 		return nil
 	case len(names(leaf)) == 0:
 		return &PeerError{fmt.Sprintf("the server's certificate has no subject alternative name, and its CN (%q) is not read; "+
-			"issue it with one for %s, or set tls.principals to a pin (spki:sha256/…) or to any", short(leaf.Subject.CommonName), name), err}
+			"issue it with one for %s, or set tls.principals (--principal) to a pin (spki:sha256/…) or to any", short(leaf.Subject.CommonName), name), err}
 	}
-	return &PeerError{fmt.Sprintf("the server's certificate is for %s, not for %s; set tls.server_name to one of its names, or tls.principals",
+	return &PeerError{fmt.Sprintf("the server's certificate is for %s, not for %s; set tls.server_name (--server-name) to one of its names, or tls.principals (--principal)",
 		listed(names(leaf)), name), err}
 }
 

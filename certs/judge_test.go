@@ -54,7 +54,7 @@ func TestJudge(t *testing.T) {
 		{"by address with a zone", "fe80::1%eth0", nil, db, 0, ""},
 		{"another address", "10.0.0.8", nil, db, 0, "not for 10.0.0.8; set tls.server_name"},
 		{"another name", "db2.internal", nil, db, 0, "dns:db.internal, ip:10.0.0.7, ip:fe80::1, not for db2.internal; set tls.server_name"},
-		{"no name to check", "", nil, db, 0, "set tls.server_name or tls.principals"},
+		{"no name to check", "", nil, db, 0, "set tls.server_name (--server-name) or tls.principals (--principal)"},
 		{"CN is not read", "db.internal", nil, cnOnly, 0, "its CN (\"db.internal\") is not read"},
 		{"another CA", "db.internal", nil, foreign, 0, "(those given) vouches for the server's certificate, which was issued by \"CN=test CA\"; set tls.ca"},
 		{"expired", "db.internal", nil, db, 2 * time.Hour, "expired at"},
