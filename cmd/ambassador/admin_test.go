@@ -220,6 +220,23 @@ func TestQuitIsAnsweredBeforeItHappens(t *testing.T) {
 	newAdminHandler(d, adminOptions{}).ServeHTTP(w, httptest.NewRequest("POST", "/v1/quit", nil))
 }
 
+// The answer is whole even where quitting closes every connection at once.
+func TestQuitIsAnsweredInWhole(t *testing.T) {
+	d := newFakeServer().deps()
+	var server *httptest.Server
+	d.quit = func() { server.Config.Close() }
+	server = httptest.NewServer(newAdminHandler(d, adminOptions{}))
+	defer server.Close()
+	resp, err := http.Post(server.URL+"/v1/quit", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "quitting") {
+		t.Errorf("the answer is %q, %v", body, err)
+	}
+}
+
 func TestTCPGuardHost(t *testing.T) {
 	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Hosts: []string{"Admin.corp"}})
 	for host, want := range map[string]int{
