@@ -84,6 +84,7 @@ func TestDialogueReason(t *testing.T) {
 		{up(io.EOF), ReasonUpstreamEarlyClose},
 		{up(sys("read", syscall.ECONNRESET)), ReasonUpstreamEarlyClose},
 		{up(alertError), ReasonUpstreamTLSRejected},
+		{up(fmt.Errorf("%w (after %w)", alertError, &net.OpError{Op: "write", Err: sys("write", syscall.ECONNRESET)})), ReasonUpstreamTLSRejected},
 		{up(os.ErrDeadlineExceeded), ReasonTimeout},
 		{errors.New("what"), ReasonInternal},
 	} {

@@ -113,7 +113,7 @@ func (l *leg) lastWord(write error) error {
 	if err == nil || errors.Is(err, io.EOF) || isTimeout(err) {
 		return write
 	}
-	return fmt.Errorf("%w (then read: %w)", write, err)
+	return fmt.Errorf("%w (after %w)", err, write) // in this order, for errors.As
 }
 
 func (l *leg) error(op string, err error) *SideError {

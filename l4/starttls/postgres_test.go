@@ -171,6 +171,9 @@ func TestPostgresUpgradeSideErrors(t *testing.T) {
 			if tt.also != nil && !errors.Is(err, tt.also) {
 				t.Errorf("err = %v, want also %v", err, tt.also)
 			}
+			if many, ok := errors.Unwrap(err).(interface{ Unwrap() []error }); tt.also != nil && (!ok || many.Unwrap()[0] != tt.also) {
+				t.Errorf("err = %v, want %v first: errors.As takes the first that fits", err, tt.also)
+			}
 		})
 	}
 }
