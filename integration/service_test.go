@@ -75,7 +75,7 @@ upstreams:
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+conn.LocalAddr().String())
 	a := startCmd(t, cmd)
 	a.addr("front")
-	a.metric("ambassador_attempts_total{upstream=up,reason=refused}", 1)
+	a.await(`"upstream not reached yet".*"reason":"refused"`)
 	srv, err := serveAt("127.0.0.1:"+port, nil, echoLines)
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func (p place) configFile(t testing.TB, keys *pki) string {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "listeners:\n  front: {listen: \"127.0.0.1:0\", upstream: db}\nupstreams:\n  db:\n")
-	fmt.Fprintf(&b, "    endpoints: [\"%s\"]\n    required: false\n", p.addr)
+	fmt.Fprintf(&b, "    endpoints: [\"%s\"]\n    required: false\n    health: {interval: 0s}\n", p.addr)
 	fmt.Fprintf(&b, "    connect: {timeout: 3s, attempt_timeout: 1s, attempts: 2}\n")
 	if p.starttls != "" {
 		fmt.Fprintf(&b, "    starttls: %s\n", p.starttls)

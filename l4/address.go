@@ -25,11 +25,14 @@ type address struct {
 	share   policy.Share // the Balancer's
 	breaker policy.Breaker
 	places  atomic.Int64 // connections that are being made or are open
+	down    atomic.Bool  // health says Unhealthy; written with mu held
+	asked   atomic.Bool  // a prober makes the trials of an open breaker
 
-	mu      sync.Mutex
-	cause   string    // guarded by mu; of the last failure
-	failed  time.Time // guarded by mu; when that was
-	settled Reason    // guarded by mu; of the last attempt that said something
+	mu     sync.Mutex
+	health policy.HealthFold // guarded by mu
+	heard  policy.Outcome    // guarded by mu; what sessions saw last, since the prober looked
+	cause  string            // guarded by mu; of the last failure
+	failed time.Time         // guarded by mu; when that was
 }
 
 func (u *Upstream) newAddress(e *endpoint, unix string, addr netip.AddrPort) *address {
@@ -51,6 +54,7 @@ type candidate struct {
 	addr     netip.AddrPort
 	at       *address
 	ticket   policy.Ticket
+	probe    bool // it is no session's: it holds no place, and its outcome is the prober's to judge
 }
 
 func (c candidate) String() string {
@@ -91,7 +95,7 @@ func (a *address) full(limit int) bool { return limit > 0 && a.places.Load() >= 
 
 // release gives the place back. It is called once for each candidate.
 func (c candidate) release() {
-	if c.at != nil {
+	if c.at != nil && !c.probe {
 		c.at.places.Add(-1)
 	}
 }
@@ -105,16 +109,16 @@ func (a *address) settle(t policy.Ticket, reason Reason, err error) {
 		jitter, why = rand.Float64(), err.Error()
 	}
 	if outcome != policy.Neutral {
-		a.note(reason, why, now)
+		a.note(outcome, why, now)
 	}
 	a.turned(a.breaker.Settle(t, outcome, now, jitter), why)
 }
 
-func (a *address) note(reason Reason, why string, now time.Time) {
+func (a *address) note(o policy.Outcome, why string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.settled = reason
-	if reason != ReasonOK {
+	a.heard = o
+	if o == policy.Failure {
 		a.cause, a.failed = why, now
 	}
 }
@@ -164,6 +168,9 @@ func (a *address) retryIn(now time.Time) time.Duration {
 // AddressStatus is what is known of one address.
 type AddressStatus struct {
 	Address string `json:"address"`
+	// Health is healthy, unhealthy or unknown, HealthSince when that began.
+	Health      policy.Health `json:"health"`
+	HealthSince *time.Time    `json:"health_since,omitempty"`
 	// Breaker is closed, half_open or open; NextTrial is when an open one lets the
 	// next attempt through.
 	Breaker   string     `json:"breaker"`
@@ -180,8 +187,14 @@ func (a *address) status() AddressStatus {
 	if at := a.breaker.RetryAt(); !at.IsZero() {
 		s.NextTrial = &at
 	}
-	if cause, at := a.lastFailure(); cause != "" {
-		s.LastError, s.LastErrorAt = cause, &at
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.Health = a.health.Verdict()
+	if since := a.health.Since(); !since.IsZero() {
+		s.HealthSince = &since
+	}
+	if failed := a.failed; a.cause != "" {
+		s.LastError, s.LastErrorAt = a.cause, &failed
 	}
 	return s
 }
@@ -195,5 +208,11 @@ func parseLiteral(endpoint string) (unix string, addr netip.AddrPort, ok bool) {
 	return "", netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), err == nil
 }
 
-// usable says whether the address may be chosen now.
-func (a *address) usable(now time.Time) bool { return a.breaker.Usable(now) }
+// usable says whether a session may choose the address now. Where a prober makes
+// the trials, none is sacrificed for one.
+func (a *address) usable(now time.Time) bool {
+	if a.down.Load() || a.asked.Load() && a.breaker.State() == policy.Open {
+		return false
+	}
+	return a.breaker.Usable(now)
+}

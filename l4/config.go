@@ -61,6 +61,7 @@ const (
 	DefaultAttempts         = 3
 	DefaultBackoff          = 100 * time.Millisecond
 	DefaultResolve          = 30 * time.Second
+	DefaultHealthTimeout    = 2 * time.Second
 )
 
 // UpstreamConfig is one named remote service.
@@ -89,6 +90,8 @@ type UpstreamConfig struct {
 	Resolve time.Duration
 	// Breaker is that of each address. If zero, none ever opens.
 	Breaker policy.BreakerConfig
+	// Health is how the health of each address is told.
+	Health HealthConfig
 	// MaxConnections bounds the connections to each address. If zero, nothing does.
 	MaxConnections int
 }

@@ -104,8 +104,11 @@ func (c *upstreamConn) protect(ctx context.Context) *Error {
 }
 
 // protectAlone does for a trial what a session does between its client's first
-// message and TLS.
+// message and TLS, where the protocol has that.
 func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
+	if !c.needsClient() {
+		return nil
+	}
 	cfg, err := c.upstream.cfg.TLS(c.candidate.endpoint.host, c.candidate.String())
 	if err == nil {
 		unbound := boundIO(ctx, orDefault(c.upstream.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout), c.raw)
@@ -140,33 +143,6 @@ func (c *upstreamConn) release() {
 
 // succeeded settles the attempt as a success.
 func (c *upstreamConn) succeeded() { c.settle(ReasonOK, nil) }
-
-// confirmTimeout is how long a trial waits for a refusal after the handshake: a
-// round trip and the server's judgement.
-const confirmTimeout = 250 * time.Millisecond
-
-// confirm settles a trial that sends nothing: silence and data are success, an
-// alert or an end is the failure it would be for a session.
-func (c *upstreamConn) confirm(ctx context.Context) *Error {
-	if c.needsClient() {
-		if err := c.protectAlone(ctx); err != nil {
-			return err
-		}
-	}
-	if c.tls == nil {
-		c.succeeded()
-		return nil
-	}
-	c.raw.SetReadDeadline(time.Now().Add(confirmTimeout))
-	_, err := c.Read(make([]byte, 1))
-	if timeout := net.Error(nil); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
-		c.succeeded()
-		return nil
-	}
-	e := c.error(StageTLS, earlyReason(err), err)
-	c.settle(e.Reason, e)
-	return e
-}
 
 // hand writes packet and waits for the server to close, bounded by ctx.
 func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {

@@ -134,6 +134,7 @@ func (e *stopError) Error() string { return e.text }
 var (
 	errDownstreamGone = &stopError{ReasonDownstreamReset, "the client reset the connection before it was established"}
 	errKilled         = &stopError{ReasonKilled, "killed through the admin API"}
+	errAddressDown    = &stopError{ReasonKilled, "the address became unhealthy, and health.kill_on_down is set"}
 	errDrained        = &stopError{ReasonDrained, "idle while draining"}
 	errDrainTimeout   = &stopError{ReasonShutdown, "still busy at the end of drain.timeout"}
 	errShutdown       = &stopError{ReasonShutdown, "the ambassador was told to end at once"}

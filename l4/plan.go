@@ -16,6 +16,7 @@ import (
 type plan struct {
 	upstream *Upstream
 	only     *address   // if not nil, the one address to try, whatever is known of it
+	probe    bool       // with only: for a prober, not for a session
 	tried    []*address // in this round
 	lasting  []*address // would fail in the same way again
 	rounds   int        // how often everything had been tried
@@ -61,8 +62,11 @@ func (p *plan) single() (candidate, error) {
 		return candidate{}, errTriedAll
 	}
 	p.tried = append(p.tried, p.only)
-	p.only.places.Add(1)
-	return p.only.candidate(policy.Ticket{}), nil
+	c := p.only.candidate(policy.Ticket{})
+	if c.probe = p.probe; !c.probe {
+		p.only.places.Add(1)
+	}
+	return c, nil
 }
 
 // maxOnStack is how many addresses are weighed without allocating.
@@ -209,7 +213,8 @@ func (u *Upstream) refuse(now time.Time) *refusal {
 		return &refusal{reason: ReasonBreakerOpen, retryIn: wait,
 			text: fmt.Sprintf("%s is left alone, the next trial is in %v; the last failure: %s", open.name, wait, cause)}
 	case down != nil:
-		return &refusal{reason: ReasonNoEndpoint, text: "no address can be used"}
+		cause, _ := down.lastFailure()
+		return &refusal{reason: ReasonNoEndpoint, text: fmt.Sprintf("%s is %s; the last failure: %s", down.name, down.verdict(), cause)}
 	}
 	return &refusal{reason: ReasonNoEndpoint, text: "no address is known"}
 }

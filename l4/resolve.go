@@ -222,6 +222,9 @@ func (u *Upstream) gather() {
 		e.mu.Unlock()
 	}
 	u.roster.Store(&all)
+	if u.probers != nil {
+		u.probers.follow(u, all)
+	}
 }
 
 // members are the addresses to choose from. The slice is not to be changed.

@@ -109,7 +109,7 @@ func (s *Server) Apply(cfg Config) error {
 	old := s.publish(cfg, listeners, upstreams)
 	for _, u := range fresh {
 		ctx, cancel := context.WithCancel(s.ctx)
-		u.retire = cancel
+		u.retire, u.kill = cancel, s.killSessionsOf
 		s.loops.Go(func() { u.run(ctx) })
 	}
 	for _, l := range bound {

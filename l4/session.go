@@ -31,6 +31,7 @@ type session struct {
 	cancel  context.CancelFunc // guarded by mu; ends establishment
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
+	goal    *address           // guarded by mu; where the relay goes
 
 	accounted bool // guarded by mu; rec has flow's bytes
 }
@@ -226,6 +227,7 @@ func (s *session) relay(conn *upstreamConn) error {
 	s.rec.Stage = StageRelay
 	s.rec.Establish = Seconds(time.Since(s.start))
 	t := s.route.cfg.Timeouts
+	s.goal = conn.candidate.at
 	s.flow = s.server.engine.Start(relay.Config{
 		Downstream: relay.Plain(s.downstream, nil),
 		Upstream:   conn.leg(),
@@ -376,6 +378,13 @@ func (s *session) snapshot() Record {
 		r.BytesDown += s.flow.Down()
 	}
 	return r
+}
+
+// goesTo says whether the session's relay goes to the address.
+func (s *session) goesTo(a *address) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.goal == a
 }
 
 // relayed is the session's relay; nil before it.

@@ -54,6 +54,15 @@ func (s *Server) Kill(id string) bool {
 	return true
 }
 
+// killSessionsOf ends the sessions whose connection goes to an address.
+func (s *Server) killSessionsOf(a *address) {
+	for _, sess := range s.live() {
+		if sess.goesTo(a) {
+			sess.stop(errAddressDown)
+		}
+	}
+}
+
 // Traffic lists what each listener has moved for each upstream.
 func (s *Server) Traffic() []Traffic {
 	s.mu.Lock()

@@ -29,8 +29,11 @@ type Upstream struct {
 	log       *slog.Logger
 	balancer  policy.Balancer
 	retire    context.CancelFunc // ends all that run does, when a reload drops the upstream
+	kill      func(*address)     // ends the sessions of an address; nil before run
 
 	gathering sync.Mutex                // held while roster is made anew
+	probers   *probers                  // guarded by gathering; nil unless run runs
+	said      atomic.Pointer[Reason]    // why it was not reached, as the log has it
 	roster    atomic.Pointer[[]member]  // the addresses to choose from
 	reached   atomic.Pointer[time.Time] // nil: never yet
 }
@@ -74,19 +77,23 @@ func (u *Upstream) inherit(from []*Upstream) {
 	}
 }
 
-// run keeps the upstream's knowledge fresh until ctx ends: names, and whether it
-// was ever reached. The server waits for it.
+// run keeps the upstream's knowledge fresh until ctx ends: names, health, and
+// whether it was ever reached. The server waits for it.
 func (u *Upstream) run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
+	if u.cfg.Health.Interval > 0 {
+		defer u.ask(ctx)()
+	}
 	for _, e := range u.endpoints {
 		if !e.literal {
 			work.Go(func() { u.refresh(ctx, e) })
 		}
 	}
-	if u.cfg.Required {
+	if u.cfg.Required && u.cfg.Health.Interval == 0 {
 		work.Go(func() { u.reach(ctx) })
 	}
+	<-ctx.Done()
 }
 
 // progress is told where an attempt is, for the session's record.
@@ -218,20 +225,20 @@ func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err err
 // settled is told once of each attempt how it went; ReasonOK is success, and an
 // empty reason is neutral.
 func (u *Upstream) settled(c candidate, reason Reason, err error) {
-	if c.at != nil {
+	if c.at != nil && !c.probe {
 		c.at.settle(c.ticket, reason, err)
 	}
 	if reason == "" {
 		return
-	}
-	if u.observer.Attempt != nil {
-		u.observer.Attempt(u.cfg.Name, reason)
 	}
 	if reason == ReasonOK {
 		u.reachedAt(c)
 	}
 	if c.endpoint != nil {
 		c.endpoint.note(c, reason, err)
+	}
+	if u.observer.Attempt != nil && !c.probe {
+		u.observer.Attempt(u.cfg.Name, reason)
 	}
 }
 
@@ -277,7 +284,7 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 	go func() { results <- first.hand(ctx, packet) }() // collected below
 	for _, p := range plans {
 		go func() { // collected below
-			conn, err := u.attempt(ctx, p, 1, func(Stage, candidate, int) {})
+			conn, err := u.attempt(ctx, p, 1, untold)
 			if err != nil {
 				results <- err
 				return
@@ -310,21 +317,22 @@ func (u *Upstream) others(but candidate) (out []*plan) {
 // reachInterval is the pause between trials of an upstream that was never reached.
 const reachInterval = time.Second
 
-// reach tries a required upstream through the whole path until it has been
-// reached once, by a trial or by a session. It ends with ctx.
+// reach tries a required upstream that has no probers through the whole path until
+// it has been reached once, by a trial or by a session. It ends with ctx.
 func (u *Upstream) reach(ctx context.Context) {
-	var said Reason
 	for u.reached.Load() == nil && ctx.Err() == nil {
-		conn, err := u.connect(ctx, func(Stage, candidate, int) {})
+		conn, err := u.connect(ctx, untold)
 		if err == nil {
-			err = conn.confirm(ctx)
+			if err = conn.protectAlone(ctx); err == nil {
+				_, err = conn.hear(hearTimeout)
+			}
+			if err == nil {
+				conn.succeeded()
+			}
 			conn.closePolitely()
 		}
-		if err != nil && err.Reason != said && ctx.Err() == nil {
-			said = err.Reason
-			u.log.Warn("upstream not reached yet", "upstream", u.cfg.Name, "reason", string(err.Reason), "cause", err.Error())
-		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
+			u.notReached(err)
 			pause(ctx, reachInterval)
 		}
 	}

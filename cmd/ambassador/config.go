@@ -81,6 +81,7 @@ type UpstreamSection struct {
 	TLS            *TLSSection // nil: plaintext
 	Connect        ConnectSection
 	Breaker        BreakerSection
+	Health         HealthSection
 	MaxConnections int
 	Required       bool
 }

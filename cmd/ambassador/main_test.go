@@ -137,7 +137,7 @@ drain: {timeout: 20s}
 listeners:
   front: {listen: "127.0.0.1:0", upstream: up}
 upstreams:
-  up: {endpoints: [%q], required: false}
+  up: {endpoints: [%q], required: false, health: {interval: 0s}}
 %s
 `, upstream, strings.Join(more, "\n"))
 }

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -24,9 +29,26 @@ type BreakerSection struct {
 	Open, MaxOpen    time.Duration
 }
 
+// HealthSection is an upstream's health.
+type HealthSection struct {
+	Interval, Timeout, IdleInterval time.Duration
+	Rise, Fall                      int
+	Send, Expect                    string
+	HTTP                            HTTPSection
+	KillOnDown                      bool
+}
+
+// HTTPSection is an upstream's health.http: none where Port is zero.
+type HTTPSection struct {
+	Port, Status int
+	Path         string
+}
+
 // newUpstreamSection has the defaults that are not zero.
 func newUpstreamSection(name string) *UpstreamSection {
 	return &UpstreamSection{Name: name, Required: true,
+		Health: HealthSection{Interval: 5 * time.Second, Timeout: 2 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3,
+			HTTP: HTTPSection{Path: "/", Status: 200}},
 		Breaker: BreakerSection{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second, Probes: 1}}
 }
 
@@ -83,9 +105,83 @@ func (u *UpstreamSection) resilienceFields() []field {
 			durationField("open", "How long it stays open at first, which doubles with each failed trial. Default 5s.", &u.Breaker.Open, 100*time.Millisecond),
 			durationField("max_open", "The most that open grows to. Default 30s.", &u.Breaker.MaxOpen, 100*time.Millisecond),
 			intField("probes", "Trials at a time after that; the first success closes it. Default 1.", &u.Breaker.Probes, 1, 1000)}),
+		sectionField("health", "How the health of each address is told; an unhealthy one gets no sessions.", u.Health.fields()),
 		sectionField("limits", "Limits of this upstream.", []field{
 			intField("connections", "The most connections to each address; a session beyond them is refused at once. Default 0: none.", &u.MaxConnections, 0, 1<<30)}),
 	}
+}
+
+func (h *HealthSection) fields() []field {
+	return []field{
+		durationField("interval", "How often the verdict is brought up to date: by what sessions saw meanwhile, else by a probe that goes the way of a session. 0s: off. Default 5s.", &h.Interval, 0),
+		durationField("timeout", "Bounds a probe. Default 2s.", &h.Timeout, 10*time.Millisecond),
+		intField("rise", "How many that pass in a row make an unhealthy address healthy. Default 2.", &h.Rise, 1, 1000),
+		intField("fall", "How many that fail in a row make an address unhealthy. Default 3.", &h.Fall, 1, 1000),
+		durationField("idle_interval", "How often a healthy address without sessions is probed. Default 60s.", &h.IdleInterval, 0),
+		textField("send", "What a probe sends once it is connected. Default: nothing.", &h.Send, nil),
+		textField("expect", "What the server's answer, or its greeting, must contain. Default: nothing.", &h.Expect, nil),
+		sectionField("http", "A question over plain HTTP to another port of the address's host, beside the connection.", []field{
+			intField("port", "Its port.", &h.HTTP.Port, 1, 65535),
+			textField("path", `What is asked for. Default "/".`, &h.HTTP.Path, checkPath),
+			intField("status", "The status that is well. Default 200.", &h.HTTP.Status, 100, 599)}),
+		boolField("kill_on_down", "Ends the sessions of an address that becomes unhealthy. Default false.", &h.KillOnDown),
+	}
+}
+
+func checkPath(s string) error {
+	if u, err := url.Parse("http://h:1" + s); err != nil || !strings.HasPrefix(s, "/") || u.Fragment != "" {
+		return fmt.Errorf("%q is no path; write one like /primary", s)
+	}
+	return nil
+}
+
+// validate finds what no key of health by itself shows.
+func (h *HealthSection) validate(d *decoder, path string, u *UpstreamSection) {
+	if d.at[path] != nil && h.Interval == 0 && len(d.at[path].Content) > 2 {
+		d.failAt(path+".interval", "0s turns health off, so the other keys have no meaning; remove them, or give an interval")
+	}
+	if d.at[path+".http"] == nil {
+		return
+	}
+	if h.HTTP.Port == 0 && d.at[path+".http.port"] == nil {
+		d.failAt(path+".http", "no port; give the one that answers HTTP")
+	}
+	for _, e := range u.Endpoints {
+		if strings.HasPrefix(e.Address, "unix:") {
+			d.failAt(path+".http", "%s has no host that could be asked; remove http", e.Address)
+		}
+	}
+}
+
+// config translates health for l4.
+func (h *HealthSection) config() l4.HealthConfig {
+	out := l4.HealthConfig{Interval: h.Interval, Timeout: h.Timeout, Rise: h.Rise, Fall: h.Fall, IdleInterval: h.IdleInterval,
+		Send: h.Send, Expect: h.Expect, KillOnDown: h.KillOnDown}
+	if h.HTTP.Port != 0 {
+		out.Check = h.HTTP.ask
+	}
+	return out
+}
+
+// ask asks the question of health.http, without following redirects.
+func (h HTTPSection) ask(ctx context.Context, host netip.Addr) error {
+	to := netip.AddrPortFrom(host, uint16(h.Port)).String()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+h.Path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "ambassador-health")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != h.Status {
+		return fmt.Errorf("health.http: %s answers %s, and %d is wanted", req.URL, resp.Status, h.Status)
+	}
+	return nil
 }
 
 // checkSRV knows a name from an address.
@@ -107,6 +203,7 @@ func (u *UpstreamSection) validateResilience(d *decoder, path string) {
 	case hasSRV && u.TLS != nil && u.TLS.ServerName == "" && len(u.TLS.Principals) == 0 && !u.TLS.UnsafeSkipVerify:
 		d.failAt(path+".srv", "the targets' names come from DNS, which proves nothing; set tls.server_name or tls.principals")
 	}
+	u.Health.validate(d, path+".health", u)
 	if b := u.Breaker; b.Failures > 0 && b.MaxOpen < b.Open {
 		d.failAt(path+".breaker.max_open", "%s is shorter than breaker.open (%s); make one longer or the other shorter", b.MaxOpen, b.Open)
 	}
@@ -122,8 +219,8 @@ func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig) (key string) {
 		cfg.Endpoints = []l4.EndpointConfig{{Address: "srv:" + u.SRV}}
 	}
 	cfg.Balance = map[string]policy.Method{"random": policy.RandomTwo, "least_connections": policy.LeastConnections}[u.Balance]
-	cfg.Resolve, cfg.MaxConnections = u.Resolve, u.MaxConnections
+	cfg.Resolve, cfg.MaxConnections, cfg.Health = u.Resolve, u.MaxConnections, u.Health.config()
 	b := u.Breaker
 	cfg.Breaker = policy.BreakerConfig{Failures: b.Failures, Open: b.Open, MaxOpen: b.MaxOpen, Probes: b.Probes}
-	return fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.Balance, cfg.Resolve, cfg.MaxConnections, cfg.Breaker})
+	return fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.Balance, cfg.Resolve, cfg.MaxConnections, cfg.Breaker, u.Health})
 }

@@ -75,6 +75,10 @@ func identifyBinary(b []byte) (what, advice string) {
 	return "", ""
 }
 
+// IsMySQLGreeting says whether a server's first bytes are those of MySQL's or
+// MariaDB's greeting, or of the error that comes instead. Five bytes are needed.
+func IsMySQLGreeting(first []byte) bool { return isMySQL(first) }
+
 // isMySQL knows the header of the first packet (3 bytes of length, the lowest
 // first; sequence 0) and its first byte: protocol version 10, or ff for an error
 // such as a blocked host. A greeting is never as long as 4 KiB.

@@ -1,0 +1,94 @@
+package l4
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"ambassador/policy"
+)
+
+// HealthConfig is how the health of an upstream's addresses is told. If Interval
+// is zero, it is not: only breakers judge.
+type HealthConfig struct {
+	// Interval is how often the verdict is brought up to date: by what sessions saw
+	// meanwhile, else by a probe.
+	Interval time.Duration
+	// Timeout bounds a probe. If zero, DefaultHealthTimeout.
+	Timeout time.Duration
+	// Rise and Fall are how many in a row change the verdict. If zero, one.
+	Rise, Fall int
+	// IdleInterval is how often a healthy address without sessions is probed. If
+	// zero, that is every interval.
+	IdleInterval time.Duration
+	// Send is sent by a probe; Expect must be in what comes back. Empty: nothing.
+	Send, Expect string
+	// Check asks something else of the address's host, beside the connection. It
+	// ends with ctx; its error is the cause of an unhealthy address. Nil: nothing.
+	Check func(ctx context.Context, host netip.Addr) error
+	// KillOnDown ends the sessions of an address that becomes unhealthy.
+	KillOnDown bool
+}
+
+func (h *HealthConfig) timeout() time.Duration { return orDefault(h.Timeout, DefaultHealthTimeout) }
+
+func (h *HealthConfig) fold() policy.HealthConfig {
+	return policy.HealthConfig{Rise: h.Rise, Fall: h.Fall}
+}
+
+// verdict is what health says of the address.
+func (a *address) verdict() policy.Health {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.health.Verdict()
+}
+
+// takeHeard is what sessions have seen since the last call; Neutral is nothing.
+func (a *address) takeHeard() (policy.Outcome, string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	heard := a.heard
+	a.heard = policy.Neutral
+	return heard, a.cause
+}
+
+// judge takes the next check of an address. The last session of an address that
+// goes down may be ended.
+func (u *Upstream) judge(a *address, passed bool, cause string, now time.Time) {
+	a.mu.Lock()
+	was := a.health.Fold(u.cfg.Health.fold(), passed, cause, now)
+	is := a.health.Verdict()
+	if !passed {
+		a.cause, a.failed = cause, now
+	}
+	a.down.Store(is == policy.Unhealthy)
+	a.mu.Unlock()
+	u.turned(a, was, is, cause)
+}
+
+// forget makes the verdict Unknown.
+func (u *Upstream) forget(a *address, cause string, now time.Time) {
+	a.mu.Lock()
+	was := a.health.Verdict()
+	if was != policy.Unknown {
+		a.health.Forget(now)
+	}
+	a.down.Store(false)
+	a.mu.Unlock()
+	u.turned(a, was, policy.Unknown, cause)
+}
+
+// turned logs a change of the verdict, and ends the sessions of an address that
+// went down where that is wanted.
+func (u *Upstream) turned(a *address, was, is policy.Health, cause string) {
+	switch {
+	case was == is:
+	case is == policy.Unhealthy:
+		a.log.Warn("health", "from", string(was), "to", string(is), "cause", cause)
+		if u.cfg.Health.KillOnDown && u.kill != nil {
+			u.kill(a)
+		}
+	default:
+		a.log.Info("health", "from", string(was), "to", string(is), "cause", cause)
+	}
+}

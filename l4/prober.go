@@ -1,0 +1,291 @@
+package l4
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"ambassador/l4/starttls"
+	"ambassador/policy"
+)
+
+// prober asks one address how it is, when nobody else does: what sessions saw
+// within an interval counts as the answer. Its probes go the way of a session,
+// and then listen shortly, since a TLS 1.3 server says only then that it refuses
+// our certificate.
+type prober struct {
+	// Static after construction.
+	upstream *Upstream
+	address  *address
+
+	// Owned by run.
+	seen      time.Time // the last answer, from whomever
+	mysql     bool      // the server greets as MySQL does
+	greetings int       // probes that a MySQL server took for a client that failed, since the last session
+}
+
+const (
+	// maxGreetings is how many probes in a row a MySQL server gets: it locks out
+	// the host after max_connect_errors (100; 10 before MySQL 5.6) connections
+	// that were cut in the greeting, and forgets them with a good one.
+	maxGreetings = 10
+	// hearTimeout is how long a probe listens for a refusal after the handshake: a
+	// round trip and the server's judgement.
+	hearTimeout = 250 * time.Millisecond
+	// hearMax bounds what a probe reads in search of health.expect.
+	hearMax = 64 << 10
+)
+
+// run asks until ctx ends. The upstream waits for it.
+func (p *prober) run(ctx context.Context) {
+	p.address.asked.Store(true)
+	defer p.address.asked.Store(false)
+	for ctx.Err() == nil {
+		p.step(ctx)
+		pause(ctx, p.wait())
+	}
+}
+
+// wait is the time to the next step, with jitter of a tenth either way. An
+// upstream that was never reached is asked more often: who waits for readiness
+// waits for it.
+func (p *prober) wait() time.Duration {
+	d := p.upstream.cfg.Health.Interval
+	if p.upstream.reached.Load() == nil {
+		d = min(d, reachInterval)
+	}
+	return time.Duration(float64(d) * (0.9 + rand.Float64()/5))
+}
+
+// step brings the verdict up to date once.
+func (p *prober) step(ctx context.Context) {
+	h, a, now := p.upstream.cfg.Health, p.address, time.Now()
+	heard, cause := a.takeHeard()
+	if heard == policy.Success {
+		p.greetings = 0
+	}
+	if heard != policy.Neutral {
+		p.seen = now
+	}
+	calm := a.verdict() == policy.Healthy && a.breaker.State() == policy.Closed
+	if calm && heard == policy.Neutral && h.Check == nil && now.Sub(p.seen) < h.IdleInterval {
+		return
+	}
+	passive := heard != policy.Neutral && a.verdict() != policy.Unhealthy && a.breaker.State() == policy.Closed
+	switch {
+	case passive:
+	case p.mysql && calm: // to be asked costs it a failed client, and it is well
+		heard = policy.Success
+	case p.greetings >= maxGreetings:
+		p.giveUp(now)
+		return
+	default:
+		heard, cause = p.probe(ctx)
+	}
+	if heard == policy.Success {
+		if err := p.check(ctx); err != nil {
+			heard, cause = policy.Failure, err.Error()
+		}
+	}
+	if heard != policy.Neutral && ctx.Err() == nil {
+		p.seen = now
+		p.upstream.judge(a, heard == policy.Success, cause, time.Now())
+	}
+}
+
+// giveUp leaves the verdict to sessions: they are tried as if nothing were known.
+func (p *prober) giveUp(now time.Time) {
+	p.address.asked.Store(false)
+	p.upstream.forget(p.address, fmt.Sprintf("a MySQL server locks hosts out whose connections end early, and %d probes did; only sessions tell from now on", maxGreetings), now)
+}
+
+// probe goes the way of a session to the address. Neutral: it could not be asked,
+// through no fault of its own.
+func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
+	u, a := p.upstream, p.address
+	a.asked.Store(true)
+	if u.permit() != nil {
+		return policy.Neutral, ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, u.cfg.Health.timeout())
+	defer cancel()
+	watched := a.breaker.Watch()
+	err := p.walk(ctx)
+	outcome, cause, jitter := policy.Success, "a health probe passed", 0.0
+	if err != nil {
+		outcome, cause, jitter = outcomeOf(err.Reason), err.Error(), rand.Float64()
+		u.notReached(err)
+	}
+	a.turned(a.breaker.Probed(watched, outcome, time.Now(), jitter), cause)
+	return outcome, cause
+}
+
+// walk makes the connection, listens, and ends it in good order: PostgreSQL's log
+// is silent about a client that leaves after TLS without a byte.
+func (p *prober) walk(ctx context.Context) *Error {
+	u := p.upstream
+	conn, err := u.attempt(ctx, &plan{upstream: u, only: p.address, probe: true}, 1, untold)
+	if err != nil {
+		return err
+	}
+	defer conn.closePolitely()
+	if err := conn.protectAlone(ctx); err != nil {
+		return err
+	}
+	defer boundIO(ctx, u.cfg.Health.timeout(), conn)()
+	h := &u.cfg.Health
+	if h.Send != "" {
+		if _, err := conn.Write([]byte(h.Send)); err != nil {
+			return conn.failed(err)
+		}
+	}
+	var first []byte
+	if h.Expect != "" {
+		first, err = conn.expect(h.Expect)
+	} else {
+		first, err = conn.hear(hearTimeout)
+	}
+	p.recognize(first)
+	if err == nil {
+		conn.succeeded()
+	}
+	return err
+}
+
+// recognize counts the probes that a MySQL server takes for failed clients.
+func (p *prober) recognize(first []byte) {
+	if p.mysql = p.mysql || starttls.IsMySQLGreeting(first); p.mysql && len(first) > 0 {
+		p.greetings++
+	}
+}
+
+// untold is the progress of an attempt that no session makes.
+func untold(Stage, candidate, int) {}
+
+// hear waits shortly for what the server says unasked, and gives its beginning.
+// Silence and data are well; an alert or an end is the failure that it would be
+// for a session.
+func (c *upstreamConn) hear(wait time.Duration) ([]byte, *Error) {
+	c.raw.SetReadDeadline(time.Now().Add(wait))
+	var buf [8]byte
+	n, err := c.Read(buf[:])
+	if n > 0 || err == nil || isTimeout(err) {
+		return buf[:n], nil
+	}
+	return nil, c.failed(err)
+}
+
+// expect reads until the server has said text, within the connection's deadline.
+func (c *upstreamConn) expect(text string) ([]byte, *Error) {
+	var got []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.Read(buf)
+		got = append(got, buf[:n]...)
+		switch {
+		case bytes.Contains(got, []byte(text)):
+			return got, nil
+		case err == nil && len(got) < hearMax:
+			continue
+		case err != nil && !isTimeout(err) && !isEOF(err):
+			return got, c.failed(err)
+		}
+		return got, c.failed(&expectError{text, got})
+	}
+}
+
+// failed settles a probe that ended after the handshake.
+func (c *upstreamConn) failed(err error) *Error {
+	stage := StageRelay
+	if c.tls != nil {
+		stage = StageTLS
+	}
+	e := c.error(stage, earlyReason(err), err)
+	c.settle(e.Reason, e)
+	return e
+}
+
+// expectError is a server that did not say what health.expect wants.
+type expectError struct {
+	want string
+	got  []byte
+}
+
+func (e *expectError) Error() string {
+	return fmt.Sprintf("health.expect wants %q, the server said %q", e.want, e.got[:min(len(e.got), 64)])
+}
+
+// Timeout: silence is among the ways of not saying it, and a timeout is what a
+// client would see.
+func (e *expectError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// check asks the other question of health, if there is one.
+func (p *prober) check(ctx context.Context) error {
+	h := &p.upstream.cfg.Health
+	if h.Check == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.timeout())
+	defer cancel()
+	return h.Check(ctx, p.address.addr.Addr())
+}
+
+// probers are the probers of an upstream's addresses, while it runs.
+type probers struct {
+	ctx    context.Context
+	work   sync.WaitGroup
+	cancel map[*address]context.CancelFunc
+}
+
+// ask starts a prober for each address, those that come later included, until the
+// function that it returns is called.
+func (u *Upstream) ask(ctx context.Context) (stop func()) {
+	p := &probers{ctx: ctx, cancel: map[*address]context.CancelFunc{}}
+	u.gathering.Lock()
+	u.probers = p
+	u.gathering.Unlock()
+	u.gather()
+	return func() {
+		u.gathering.Lock()
+		u.probers = nil
+		u.gathering.Unlock()
+		for _, cancel := range p.cancel {
+			cancel()
+		}
+		p.work.Wait()
+	}
+}
+
+// follow makes the probers those of the given addresses. The caller holds
+// gathering.
+func (p *probers) follow(u *Upstream, members []member) {
+	here := map[*address]bool{}
+	for _, m := range members {
+		here[m.address] = true
+		if p.cancel[m.address] == nil {
+			ctx, cancel := context.WithCancel(p.ctx)
+			p.cancel[m.address] = cancel
+			one := &prober{upstream: u, address: m.address}
+			p.work.Go(func() { one.run(ctx) })
+		}
+	}
+	for a, cancel := range p.cancel {
+		if !here[a] {
+			cancel()
+			delete(p.cancel, a)
+		}
+	}
+}
+
+// notReached says once for each reason why an upstream could not be reached yet.
+func (u *Upstream) notReached(err *Error) {
+	if u.reached.Load() != nil || !u.cfg.Required {
+		return
+	}
+	if old := u.said.Swap(&err.Reason); old == nil || *old != err.Reason {
+		u.log.Warn("upstream not reached yet", "upstream", u.cfg.Name, "reason", string(err.Reason), "cause", err.Error())
+	}
+}

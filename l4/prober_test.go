@@ -1,0 +1,354 @@
+package l4
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ambassador/policy"
+)
+
+// says accepts a connection whose server says text and then listens.
+func says(text string) func(context.Context) (net.Conn, error) {
+	return func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() { // ends with the connection
+			io.Copy(io.Discard, theirs)
+			theirs.Close()
+		}()
+		go io.WriteString(theirs, text) // ends with the connection
+		return ours, nil
+	}
+}
+
+// proved is an upstream of one address whose prober runs in a bubble.
+type proved struct {
+	*Upstream
+	net *fakeNet
+	t   *testing.T
+}
+
+// prove runs test with an upstream of 127.0.0.1:1, which answers as answer does.
+func prove(t *testing.T, cfg UpstreamConfig, answer func(context.Context) (net.Conn, error), test func(p *proved)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": answer}}
+		cfg.Name, cfg.Endpoints = "u", endpointsOf("127.0.0.1:1")
+		u, err := newUpstream(cfg, Options{Dial: f.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); u.run(ctx) }()
+		defer func() { cancel(); <-done }()
+		test(&proved{u, f, t})
+	})
+}
+
+func (p *proved) address() *address { return p.members()[0].address }
+
+// session is one whole session of that outcome.
+func (p *proved) session(r Reason) {
+	p.t.Helper()
+	conn, err := p.connect(p.t.Context(), untold)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	conn.settle(r, errors.New("as the test wants it"))
+	conn.closePolitely()
+}
+
+// await sleeps until the verdict is that, at most within, and says how long it took.
+func (p *proved) await(want policy.Health, within time.Duration) time.Duration {
+	p.t.Helper()
+	start := time.Now()
+	for p.address().verdict() != want {
+		if time.Since(start) > within {
+			p.t.Fatalf("%s after %v, want %s", p.address().verdict(), within, want)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+func (p *proved) dials() int {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	return len(p.net.log)
+}
+
+var testHealth = HealthConfig{Interval: 5 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3}
+
+func TestHealthFollowsTheServer(t *testing.T) {
+	var dead atomic.Bool
+	answer := func(ctx context.Context) (net.Conn, error) {
+		if dead.Load() {
+			return refuses(ctx)
+		}
+		return says("")(ctx)
+	}
+	health := testHealth
+	health.IdleInterval = 0
+	prove(t, UpstreamConfig{Health: health}, answer, func(p *proved) {
+		p.await(policy.Healthy, time.Second)
+		if p.reached.Load() == nil {
+			t.Error("a passed probe is no proof that the upstream was reached")
+		}
+		dead.Store(true)
+		if took := p.await(policy.Unhealthy, 20*time.Second); took < 9*time.Second {
+			t.Errorf("unhealthy after %v, want three intervals", took)
+		}
+		_, err := p.connect(p.t.Context(), untold)
+		if err == nil || err.Reason != ReasonNoEndpoint || !strings.Contains(err.Error(), "unhealthy") || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("a session while all are unhealthy: %v", err)
+		}
+		dead.Store(false)
+		// rise × interval, plus jitter, plus the listening
+		if took := p.await(policy.Healthy, 12*time.Second); took < 4*time.Second {
+			t.Errorf("healthy after %v, want two probes", took)
+		}
+		p.session(ReasonOK)
+	})
+}
+
+func TestSessionsCountAsProbes(t *testing.T) {
+	prove(t, UpstreamConfig{Health: testHealth}, says(""), func(p *proved) {
+		p.await(policy.Healthy, time.Second)
+		before := p.dials()
+		for range 60 {
+			time.Sleep(2 * time.Second)
+			p.session(ReasonOK)
+		}
+		if got := p.dials() - before; got != 60 {
+			t.Errorf("%d dials for 60 sessions: probes beside them", got)
+		}
+		for start := time.Now(); p.address().verdict() == policy.Healthy; {
+			if time.Since(start) > 20*time.Second {
+				t.Fatal("healthy, though the last session of each interval failed")
+			}
+			p.session(ReasonOK)
+			p.session(ReasonUpstreamEarlyClose)
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestIdleAddressesAreProbedSeldom(t *testing.T) {
+	prove(t, UpstreamConfig{Health: testHealth}, says(""), func(p *proved) {
+		p.await(policy.Healthy, time.Second)
+		before := p.dials()
+		time.Sleep(10 * time.Minute)
+		if got := p.dials() - before; got < 8 || got > 11 {
+			t.Errorf("%d probes in ten idle minutes, want one a minute", got)
+		}
+	})
+}
+
+func TestTheProbeIsTheTrial(t *testing.T) {
+	var dead atomic.Bool
+	answer := func(ctx context.Context) (net.Conn, error) {
+		if dead.Load() {
+			return refuses(ctx)
+		}
+		return says("")(ctx)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": answer, "127.0.0.2:1": says("")}}
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"), Health: testHealth,
+			Breaker: policy.BreakerConfig{Failures: 2, Open: 3 * time.Second, MaxOpen: 30 * time.Second}}, Options{Dial: f.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); u.run(ctx) }()
+		defer func() { cancel(); <-done }()
+		time.Sleep(time.Second)
+		breaker := &u.members()[0].breaker
+		session := func() (attempts int) {
+			conn, err := u.connect(t.Context(), func(stage Stage, _ candidate, n int) { attempts = n })
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.succeeded()
+			conn.closePolitely()
+			return attempts
+		}
+		dead.Store(true)
+		for breaker.State() != policy.Open {
+			session()
+		}
+		for range 200 { // 20 seconds: trials come due, and the prober makes them
+			if n := session(); n != 1 {
+				t.Fatalf("a session was sacrificed for a trial: %d attempts", n)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		dead.Store(false)
+		start := time.Now()
+		for breaker.State() != policy.Closed {
+			if session(); time.Since(start) > 12*time.Second {
+				t.Fatalf("breaker %v after %v", breaker.State(), time.Since(start))
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+}
+
+// A MySQL server counts probes as failed clients, and locks the host out.
+func TestMySQLIsProbedSparingly(t *testing.T) {
+	greeting := "\x4a\x00\x00\x00\x0a8.0.36\x00"
+	prove(t, UpstreamConfig{Health: testHealth}, says(greeting), func(p *proved) {
+		p.await(policy.Healthy, time.Second)
+		before := p.dials()
+		time.Sleep(time.Hour)
+		if got := p.dials() - before; got != 0 {
+			t.Errorf("%d probes in an idle hour", got)
+		}
+	})
+	var dead atomic.Bool
+	answered := 0
+	flapping := func(ctx context.Context) (net.Conn, error) {
+		if dead.Load() {
+			return refuses(ctx)
+		}
+		answered++
+		return says(greeting)(ctx)
+	}
+	breaker := policy.BreakerConfig{Failures: 1, Open: time.Second, MaxOpen: 2 * time.Second}
+	prove(t, UpstreamConfig{Health: testHealth, Breaker: breaker, Connect: ConnectConfig{Attempts: 1}}, flapping, func(p *proved) {
+		p.await(policy.Healthy, time.Second)
+		for range 20 { // sessions fail on connecting, and each time probes find it well
+			dead.Store(true)
+			p.connect(p.t.Context(), untold)
+			dead.Store(false)
+			time.Sleep(15 * time.Second)
+		}
+		if answered > maxGreetings {
+			t.Errorf("%d probes without a session between", answered)
+		}
+		p.session(ReasonOK) // it is not locked out for good
+		time.Sleep(10 * time.Second)
+		if p.address().verdict() != policy.Healthy || p.address().breaker.State() != policy.Closed {
+			t.Errorf("after a session: %s, breaker %v", p.address().verdict(), p.address().breaker.State())
+		}
+	})
+}
+
+func TestProbeOutcomes(t *testing.T) {
+	hangUp := func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		theirs.Close()
+		return ours, nil
+	}
+	ponging := func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() { // ends with the connection
+			buf := make([]byte, 64)
+			if n, _ := theirs.Read(buf); string(buf[:n]) == "PING\r\n" {
+				io.WriteString(theirs, "+PO")
+				io.WriteString(theirs, "NG\r\n")
+			}
+			io.Copy(io.Discard, theirs)
+		}()
+		return ours, nil
+	}
+	with := func(h HealthConfig) HealthConfig {
+		h.Interval, h.Fall = time.Second, 1
+		return h
+	}
+	for _, tt := range []struct {
+		name   string
+		health HealthConfig
+		answer func(context.Context) (net.Conn, error)
+		cause  string // empty: healthy
+	}{
+		{"silence is well", with(HealthConfig{}), says(""), ""},
+		{"a greeting is well", with(HealthConfig{}), says("220 mail\r\n"), ""},
+		{"an end is not", with(HealthConfig{}), hangUp, "EOF"},
+		{"nor a SYN without an answer", with(HealthConfig{}), hangs, "deadline exceeded"},
+		{"the expected answer", with(HealthConfig{Send: "PING\r\n", Expect: "+PONG"}), ponging, ""},
+		{"the expected greeting", with(HealthConfig{Expect: "220 "}), says("220 mail\r\n"), ""},
+		{"another answer", with(HealthConfig{Send: "HELLO\r\n", Expect: "+PONG"}), says("-ERR unknown\r\n"), `wants "+PONG", the server said "-ERR unknown`},
+		{"no answer", with(HealthConfig{Expect: "+PONG"}), says(""), `the server said ""`},
+		{"an end instead", with(HealthConfig{Expect: "+PONG"}), hangUp, `the server said ""`},
+		{"another question", with(HealthConfig{Check: func(context.Context, netip.Addr) error { return nil }}), says(""), ""},
+		{"another question answered badly", with(HealthConfig{Check: func(_ context.Context, ip netip.Addr) error { return errors.New(ip.String() + " is a standby") }}), says(""), "127.0.0.1 is a standby"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			prove(t, UpstreamConfig{Health: tt.health}, tt.answer, func(p *proved) {
+				time.Sleep(3 * time.Second)
+				st := p.address().status()
+				if healthy := st.Health == policy.Healthy; healthy != (tt.cause == "") || !strings.Contains(st.LastError, tt.cause) {
+					t.Errorf("%s, last error %q; want %q", st.Health, st.LastError, tt.cause)
+				}
+			})
+		})
+	}
+}
+
+func TestAProbeSeesThatOurCertificateIsRefused(t *testing.T) {
+	cert, pool := selfSigned(t)
+	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool})
+	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool})
+	cfg.Upstreams[0].Health = HealthConfig{Interval: 10 * time.Millisecond}
+	f := serve(t, Options{}, cfg)
+	st := f.awaitAddress(func(a AddressStatus) bool { return a.Health == policy.Unhealthy })
+	if !strings.Contains(st.LastError, "certificate required") {
+		t.Errorf("status %+v", st)
+	}
+	if f.Upstreams()[0].Reached {
+		t.Error("reached, though it refuses us")
+	}
+}
+
+// awaitAddress waits until the first address is as wanted.
+func (f *fixture) awaitAddress(is func(AddressStatus) bool) (st AddressStatus) {
+	f.t.Helper()
+	end := time.After(bound)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if st = f.Upstreams()[0].Endpoints[0].Addresses[0]; is(st) {
+			return st
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			f.t.Fatalf("the address is %+v", st)
+		}
+	}
+}
+
+func TestKillOnDown(t *testing.T) {
+	var ill atomic.Bool
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Upstreams[0].Health = HealthConfig{Interval: 10 * time.Millisecond, KillOnDown: true,
+		Check: func(context.Context, netip.Addr) error {
+			if ill.Load() {
+				return errors.New("ill")
+			}
+			return nil
+		}}
+	f := serve(t, Options{}, cfg)
+	f.awaitAddress(func(a AddressStatus) bool { return a.Health == policy.Healthy })
+	c := f.client(0)
+	ping(t, c)
+	ill.Store(true)
+	r := f.record()
+	if r.Reason != ReasonKilled || !strings.Contains(r.Cause, "kill_on_down") {
+		t.Errorf("record %+v", r)
+	}
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("the client reads %v, want a reset", err)
+	}
+}
