@@ -24,7 +24,7 @@ var advice = []advised{
 	{ReasonDrained, "The ambassador was being drained and the session was idle: connect again, to its successor."},
 	{ReasonShutdown, "The ambassador ended while the session was busy: if sessions need longer, raise drain.timeout, and the supervisor's patience (TimeoutStopSec=, terminationGracePeriodSeconds) above it."},
 	{ReasonKilled, "Somebody ended it with POST /v1/sessions/ID/kill: if that was nobody of yours, see who can reach the admin socket (admin.listen, admin.token_file)."},
-	{ReasonLimit, "Raise the limit that the cause names (limits.connections; by default it follows from the descriptor limit: ulimit -n, LimitNOFILE=), or find with `ambassador sessions` who holds so many."},
+	{ReasonLimit, "Raise the limit that the cause names (limits.connections by default follows from the descriptor limit: ulimit -n, LimitNOFILE=), or find with `ambassador sessions` who holds so many."},
 	{ReasonLocalExhausted, "This host ran out of descriptors, memory or local ports: raise ulimit -n (LimitNOFILE=) or widen net.ipv4.ip_local_port_range, or lower limits.connections."},
 	{ReasonBadGreeting, "The client did not begin as the upstream's starttls (--starttls) protocol does: let it speak that protocol without TLS of its own (PostgreSQL: sslmode=disable or prefer), or correct the key."},
 	{ReasonHandshakeTimeout, "The client did not say its part within the listener's timeouts.handshake: check that it speaks the upstream's starttls (--starttls) protocol, or raise the timeout."},

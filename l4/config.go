@@ -30,6 +30,7 @@ type ListenerConfig struct {
 	// Upstream is the Name of one of Config.Upstreams.
 	Upstream string
 	Timeouts Timeouts
+	Limits   ListenerLimits
 }
 
 // SocketConfig says what a unix listener's file looks like.

@@ -23,6 +23,7 @@ type listener struct {
 	key    string      // what a reload must leave alone for the socket to be kept
 	socket *UnixSocket // nil: it is not on a unix socket of ours
 
+	limiter limiter
 	route   atomic.Pointer[route]
 	closing chan struct{} // closed before the socket is
 }
@@ -33,6 +34,7 @@ type route struct {
 	cfg      ListenerConfig
 	upstream *Upstream
 	traffic  *traffic
+	limiter  *limiter // the listener's
 }
 
 func (r *route) handshake() time.Duration {

@@ -198,7 +198,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 		if s.traffic[key] == nil {
 			s.traffic[key] = &traffic{}
 		}
-		listeners[i].route.Store(&route{cfg: c, upstream: u, traffic: s.traffic[key]})
+		listeners[i].route.Store(&route{cfg: c, upstream: u, traffic: s.traffic[key], limiter: &listeners[i].limiter})
 	}
 	return old
 }

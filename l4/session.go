@@ -32,6 +32,7 @@ type session struct {
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
 	goal    *address           // guarded by mu; where the relay goes
+	entered bool               // guarded by mu; the listener's limiter counts it
 
 	accounted bool // guarded by mu; rec has flow's bytes
 }
@@ -80,7 +81,7 @@ func (s *session) establish(ctx context.Context) error {
 	return s.relay(conn)
 }
 
-// admit refuses a session that the process has no room for.
+// admit refuses a session that the process or its listener has no room for.
 func (s *session) admit() error {
 	s.at(StageAdmit)
 	if limit, ok := s.server.takeSlot(s); !ok {
@@ -88,7 +89,7 @@ func (s *session) admit() error {
 		return &Error{Stage: StageAdmit, Reason: ReasonLimit,
 			Err: fmt.Errorf("%d sessions are open, and limits.connections is %d", limit, limit)}
 	}
-	return nil
+	return s.enter()
 }
 
 // greet learns from the client what it wants before anything is dialled. A
@@ -289,6 +290,7 @@ func (s *session) close(end *Error) {
 	if !relayed {
 		closeDownstream(s.downstream, end.Reason)
 	}
+	s.leave()
 	s.server.forget(s, &rec)
 }
 

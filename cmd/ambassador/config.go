@@ -108,6 +108,7 @@ type ListenerSection struct {
 	UnsafePlaintextListen bool
 	Upstream              string
 	Timeouts              TimeoutsSection
+	Limits                l4.ListenerLimits
 }
 
 // SocketSection is a listener's socket.
@@ -235,6 +236,7 @@ func (l *ListenerSection) fields() []field {
 			durationField("idle", "Ends a session that moved no byte either way for so long. Default 0s.", &l.Timeouts.Idle, 0),
 			durationField("half_close_idle", "The same once one side has ended. Default 0s.", &l.Timeouts.HalfCloseIdle, 0),
 			durationField("lifetime", "Bounds a session as a whole. Default 0s.", &l.Timeouts.Lifetime, 0)}),
+		l.limitsField(),
 	}
 }
 
@@ -458,6 +460,9 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 		d.failAt(path+".upstream", "%s", unknownName(l.Upstream, "upstreams", namesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
 	}
 	isPath := strings.HasPrefix(l.Listen, "unix:")
+	if d.at[path+".limits.per_client"] != nil && isPath {
+		d.failAt(path+".limits.per_client", "the clients of a unix socket have no addresses to tell them apart by; remove it, limits.connections bounds them all")
+	}
 	if d.at[path+".socket"] != nil && !isPath {
 		d.failAt(path+".socket", "only a listener on unix:/path has a socket file; remove socket")
 	}

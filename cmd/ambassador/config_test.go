@@ -70,6 +70,7 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"an address for srv", strings.Replace(good, `endpoints: ["h:1"]`, `srv: "h:1"`, 1), "no SRV name"},
 		{"endpoints and srv", good + "    srv: _pg._tcp.h", "upstreams.u.srv: endpoints say where it is already"},
 		{"srv and tls without a name", strings.Replace(good, `endpoints: ["h:1"]`, "srv: _pg._tcp.h", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
+		{"per client of a unix socket", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", limits: {per_client: 1}", 1), "no addresses to tell them apart by"},
 		{"balance", good + "    balance: fair", `"fair" is none of round_robin, random, least_connections`},
 		{"breaker", good + "    breaker: {open: 1m}", "upstreams.u.breaker.max_open: 30s is shorter than breaker.open (1m0s)"},
 		{"unknown upstream", strings.Replace(good, "upstream: u", "upstream: v", 1), `a.yaml:1:50: listeners.l.upstream: there is no "v" in upstreams; there is u`},

@@ -128,7 +128,7 @@ func tlsVersions() map[string]uint16 {
 }
 
 func (l *ListenerSection) config() l4.ListenerConfig {
-	cfg := l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream,
+	cfg := l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
 		Timeouts: l4.Timeouts{Handshake: l.Timeouts.Handshake, Idle: l.Timeouts.Idle, HalfCloseIdle: l.Timeouts.HalfCloseIdle, Lifetime: l.Timeouts.Lifetime}}
 	if mode, err := strconv.ParseUint(l.Socket.Mode, 8, 32); err == nil {
 		cfg.Socket.Mode = fs.FileMode(mode)

@@ -1,0 +1,102 @@
+package l4
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"ambassador/policy"
+)
+
+// ListenerLimits bound the sessions of one listener. Zero is none.
+type ListenerLimits struct {
+	// Connections is the most at a time, PerClient the most from one IP address.
+	Connections, PerClient int
+	// PerSecond is the most that begin in a second; as many may begin at once.
+	PerSecond int
+}
+
+// limiter counts the sessions of a listener. It stays when a reload changes the
+// limits.
+type limiter struct {
+	mu      sync.Mutex
+	live    int                // guarded by mu
+	clients map[netip.Addr]int // guarded by mu; how many each client has, zeros left out
+	rate    policy.Rate        // guarded by mu
+}
+
+// met is a limit that a session would exceed.
+type met struct {
+	key string // below the listener: "limits.per_client"
+	max int
+}
+
+// enter counts a session in, or says which limit it would exceed. Who was counted
+// in leaves.
+func (l *limiter) enter(limits ListenerLimits, client netip.Addr, now time.Time) *met {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate.PerSecond = limits.PerSecond
+	switch {
+	case !l.rate.Allow(now):
+		return &met{"limits.connections_per_second", limits.PerSecond}
+	case limits.Connections > 0 && l.live >= limits.Connections:
+		return &met{"limits.connections", limits.Connections}
+	case limits.PerClient > 0 && l.clients[client] >= limits.PerClient:
+		return &met{"limits.per_client", limits.PerClient}
+	}
+	if l.clients == nil {
+		l.clients = map[netip.Addr]int{}
+	}
+	l.live++
+	l.clients[client]++
+	return nil
+}
+
+// leave counts a session out.
+func (l *limiter) leave(client netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live--
+	if l.clients[client]--; l.clients[client] <= 0 {
+		delete(l.clients, client)
+	}
+}
+
+// enter counts the session in at its listener, where that has limits.
+func (s *session) enter() error {
+	limits := s.route.cfg.Limits
+	if limits == (ListenerLimits{}) {
+		return nil
+	}
+	met := s.route.limiter.enter(limits, clientIP(s.downstream), time.Now())
+	if met == nil {
+		s.mu.Lock()
+		s.entered = true
+		s.mu.Unlock()
+		return nil
+	}
+	key := "listeners." + s.route.cfg.Name + "." + met.key
+	return &Error{Stage: StageAdmit, Reason: ReasonLimit, Limit: key, Err: fmt.Errorf("%s is %d", key, met.max)}
+}
+
+// leave counts the session out again, if it was counted in.
+func (s *session) leave() {
+	s.mu.Lock()
+	entered := s.entered
+	s.entered = false
+	s.mu.Unlock()
+	if entered {
+		s.route.limiter.leave(clientIP(s.downstream))
+	}
+}
+
+// clientIP is who the client is for limits; on unix sockets all are one.
+func clientIP(c net.Conn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
