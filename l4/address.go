@@ -25,6 +25,7 @@ type address struct {
 	share   policy.Share // the Balancer's
 	breaker policy.Breaker
 	places  atomic.Int64 // connections that are being made or are open
+	spares  atomic.Int64 // those of them that wait for a session
 	down    atomic.Bool  // health says Unhealthy; written with mu held
 	asked   atomic.Bool  // a prober makes the trials of an open breaker
 
@@ -175,15 +176,17 @@ type AddressStatus struct {
 	// next attempt through.
 	Breaker   string     `json:"breaker"`
 	NextTrial *time.Time `json:"next_trial,omitempty"`
-	// Sessions are open, or being made.
+	// Sessions are open, or being made. Spares are ready connections.
 	Sessions int `json:"sessions"`
+	Spares   int `json:"spares"`
 	// LastError is the last failure, in words; a success does not clear it.
 	LastError   string     `json:"last_error,omitempty"`
 	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
 }
 
 func (a *address) status() AddressStatus {
-	s := AddressStatus{Address: a.name, Breaker: a.breaker.State().String(), Sessions: int(a.places.Load())}
+	spares := int(a.spares.Load())
+	s := AddressStatus{Address: a.name, Breaker: a.breaker.State().String(), Spares: spares, Sessions: max(int(a.places.Load())-spares, 0)}
 	if at := a.breaker.RetryAt(); !at.IsZero() {
 		s.NextTrial = &at
 	}

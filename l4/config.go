@@ -63,6 +63,7 @@ const (
 	DefaultBackoff          = 100 * time.Millisecond
 	DefaultResolve          = 30 * time.Second
 	DefaultHealthTimeout    = 2 * time.Second
+	DefaultPreconnectAge    = 20 * time.Second
 )
 
 // UpstreamConfig is one named remote service.
@@ -93,7 +94,9 @@ type UpstreamConfig struct {
 	Breaker policy.BreakerConfig
 	// Health is how the health of each address is told.
 	Health HealthConfig
-	// MaxConnections bounds the connections to each address. If zero, nothing does.
+	// Preconnect is how many connections are kept ready.
+	Preconnect PreconnectConfig
+	// MaxConnections bounds the connections to each address, ready ones included. If zero, nothing does.
 	MaxConnections int
 }
 

@@ -137,6 +137,9 @@ type Observer struct {
 	Attempt func(upstream string, reason Reason)
 	// Phase: a phase that went well took so long.
 	Phase func(upstream string, phase Phase, d time.Duration)
+	// Preconnect: a session asked for a ready connection, where the upstream keeps
+	// some, and got one or not.
+	Preconnect func(upstream string, result PreconnectResult)
 	// AcceptPaused: accepting pauses because descriptors or memory ran out.
 	AcceptPaused func(listener string)
 }

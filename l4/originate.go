@@ -25,9 +25,19 @@ type upstreamConn struct {
 	dialogue  *starttls.Dialogue // what remains of starttls; nil without
 	told      atomic.Bool        // the upstream has heard how the attempt went
 	released  atomic.Bool        // its place is free again
+	config    *tls.Config        // of tls
+	early     []byte             // was read already, from a spare connection
 }
 
-func (c *upstreamConn) Read(b []byte) (int, error)  { return c.stream().Read(b) }
+func (c *upstreamConn) Read(b []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(b, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.stream().Read(b)
+}
+
 func (c *upstreamConn) Write(b []byte) (int, error) { return c.stream().Write(b) }
 
 // SetDeadline bounds reads and writes; after a write that missed it a TLS
@@ -44,9 +54,9 @@ func (c *upstreamConn) stream() net.Conn {
 // leg is the connection for the relay, which owns it from then on.
 func (c *upstreamConn) leg() relay.Leg {
 	if c.tls != nil {
-		return relay.TLS(c.tls, c.transport, nil)
+		return relay.TLS(c.tls, c.transport, c.early)
 	}
-	return relay.Plain(c.raw, nil)
+	return relay.Plain(c.raw, c.early)
 }
 
 // startTLS asks the server, in its protocol, to go on in TLS.
@@ -82,7 +92,7 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	c.tls = conn
+	c.tls, c.config = conn, cfg
 	c.upstream.timed(PhaseTLS, start)
 	return nil
 }

@@ -314,19 +314,11 @@ func TestAProbeSeesThatOurCertificateIsRefused(t *testing.T) {
 // awaitAddress waits until the first address is as wanted.
 func (f *fixture) awaitAddress(is func(AddressStatus) bool) (st AddressStatus) {
 	f.t.Helper()
-	end := time.After(bound)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		if st = f.Upstreams()[0].Endpoints[0].Addresses[0]; is(st) {
-			return st
-		}
-		select {
-		case <-tick.C:
-		case <-end:
-			f.t.Fatalf("the address is %+v", st)
-		}
-	}
+	await(f.t, "address as wanted", func() bool {
+		st = f.Upstreams()[0].Endpoints[0].Addresses[0]
+		return is(st)
+	})
+	return st
 }
 
 func TestKillOnDown(t *testing.T) {

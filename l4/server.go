@@ -141,6 +141,9 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 			return nil, nil, err
 		}
 		u.inherit(s.upstreams)
+		if c.Preconnect.Connections > 0 {
+			u.spares = newSpares(u, s.hasRoom)
+		}
 		all, fresh = append(all, u), append(fresh, u)
 	}
 	return all, fresh, nil
@@ -271,6 +274,19 @@ func (s *Server) active() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.sessions)
+}
+
+// hasRoom says whether the process has room for one more spare connection.
+func (s *Server) hasRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.slots
+	for _, u := range s.upstreams {
+		if u.spares != nil {
+			n += u.spares.count()
+		}
+	}
+	return n < s.limit
 }
 
 // takeSlot lets the session count for the limit, if there is room. One that is

@@ -30,6 +30,7 @@ type Upstream struct {
 	balancer  policy.Balancer
 	retire    context.CancelFunc // ends all that run does, when a reload drops the upstream
 	kill      func(*address)     // ends the sessions of an address; nil before run
+	spares    *spares            // nil: none are kept; set before run
 
 	gathering sync.Mutex                // held while roster is made anew
 	probers   *probers                  // guarded by gathering; nil unless run runs
@@ -93,6 +94,9 @@ func (u *Upstream) run(ctx context.Context) {
 	if u.cfg.Required && u.cfg.Health.Interval == 0 {
 		work.Go(func() { u.reach(ctx) })
 	}
+	if u.spares != nil {
+		work.Go(func() { u.spares.run(ctx) })
+	}
 	<-ctx.Done()
 }
 
@@ -108,6 +112,13 @@ func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start, plan := time.Now(), plan{upstream: u}
+	if u.spares != nil && u.permit() == nil {
+		if conn := u.spares.take(); conn != nil {
+			tell(StageTLS, conn.candidate, 1)
+			u.timed(PhaseTotal, start)
+			return conn, nil
+		}
+	}
 	var last *Error
 	for n := range orDefault(u.cfg.Connect.Attempts, DefaultAttempts) {
 		conn, err := u.attempt(ctx, &plan, n+1, tell)

@@ -21,6 +21,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/policy"
 )
 
 // adminDeps is what the admin API shows and what it sets going. Functions are
@@ -342,17 +343,28 @@ func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 	return nil
 }
 
-// liveState says whether an upstream works now: our identity is valid and the
-// last attempt at one of its endpoints at least went well. line says it in words.
+// liveState says whether an upstream works now: our identity is valid, and one of
+// its endpoints at least has an address that takes sessions and went well when it
+// was last tried. line says it in words.
 func liveState(u l4.UpstreamStatus) (ok bool, line string) {
 	var failures []string
 	for _, e := range u.Endpoints {
+		usable, told := len(e.Addresses) == 0, len(failures)
+		for _, a := range e.Addresses {
+			if a.Health == policy.Unhealthy || a.Breaker == policy.Open.String() {
+				failures = append(failures, fmt.Sprintf("; %s: %s, breaker %s: %s", a.Address, a.Health, a.Breaker, a.LastError))
+				continue
+			}
+			usable = true
+		}
 		switch e.LastReason {
 		case l4.ReasonOK:
-			ok = true
+			ok = ok || usable
 		case "":
 		default:
-			failures = append(failures, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LastError, e.LastReason))
+			if len(failures) == told { // else they say it better
+				failures = append(failures, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LastError, e.LastReason))
+			}
 		}
 	}
 	words := "ok"

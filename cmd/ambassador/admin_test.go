@@ -46,9 +46,12 @@ func newFakeServer() *fakeServer {
 		upstreams: []l4.UpstreamStatus{
 			{Name: "orders_db", Required: true, Reached: true, ReachedAt: beforeNoon(time.Hour), Active: 1, StartTLS: "postgres", TLS: true,
 				Endpoints: []l4.EndpointStatus{
-					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: beforeNoon(3 * time.Second), LastReason: l4.ReasonOK},
+					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: beforeNoon(3 * time.Second), LastReason: l4.ReasonOK,
+						Addresses: []l4.AddressStatus{{Address: "10.0.0.1:5432", Health: "healthy", HealthSince: beforeNoon(time.Hour), Breaker: "closed", Sessions: 1, Spares: 2}}},
 					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: beforeNoon(90 * time.Second), LastReason: l4.ReasonRefused,
-						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused"},
+						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused",
+						Addresses: []l4.AddressStatus{{Address: "10.0.0.2:5432", Health: "unhealthy", HealthSince: beforeNoon(time.Minute), Breaker: "open", NextTrial: beforeNoon(-4 * time.Second),
+							LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused", LastErrorAt: beforeNoon(10 * time.Second)}}},
 				}},
 			{Name: "mail", Endpoints: []l4.EndpointStatus{{Endpoint: "mail.internal:25"}}},
 		},
@@ -115,7 +118,7 @@ func TestAdminPaths(t *testing.T) {
 		{"GET", "/livez", 200, "ok\n"},
 		{"HEAD", "/livez", 200, ""},
 		{"GET", "/readyz", 200, "ready\n"},
-		{"GET", "/readyz?verbose", 200, "ready\nupstream orders_db: ok; db2.internal:5432: dial orders_db 10.0.0.2:5432: connect: connection refused (refused)\nupstream mail: not reached yet\n"},
+		{"GET", "/readyz?verbose", 200, "ready\nupstream orders_db: ok; 10.0.0.2:5432: unhealthy, breaker open: dial orders_db 10.0.0.2:5432: connect: connection refused\nupstream mail: not reached yet\n"},
 		{"GET", "/readyz?upstream=orders_db", 200, "ready\nupstream orders_db: ok"},
 		{"GET", "/readyz?upstream=mail", 503, "upstream mail: not reached yet\n"},
 		{"GET", "/readyz?upstream=none", 404, `"error": "upstream \"none\": there is none of that name"`},

@@ -82,6 +82,7 @@ type UpstreamSection struct {
 	Connect        ConnectSection
 	Breaker        BreakerSection
 	Health         HealthSection
+	Preconnect     PreconnectSection
 	MaxConnections int
 	Required       bool
 }

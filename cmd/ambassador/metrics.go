@@ -12,6 +12,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/policy"
 )
 
 // metrics are the series of /metrics, in a registry of their own. Label values
@@ -27,6 +28,7 @@ type metrics struct {
 	attempts  *prometheus.CounterVec
 	reloads   *prometheus.CounterVec
 	pauses    *prometheus.CounterVec
+	spares    *prometheus.CounterVec
 
 	serving atomic.Pointer[servingNames] // nil before the first applied
 }
@@ -50,13 +52,14 @@ func newMetrics(version string) *metrics {
 		establish: newHistogram("ambassador_establish_seconds", "Time that a phase of connecting to the upstream took, where it went well, in seconds.", establishBuckets(), "upstream", "phase"),
 		attempts:  newCounter("ambassador_attempts_total", "Attempts to connect to the upstream, by how they went; ok is success.", "upstream", "reason"),
 		reloads:   newCounter("ambassador_reloads_total", "Reloads of the configuration.", "result"),
+		spares:    newCounter("ambassador_preconnect_total", "Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.", "upstream", "result"),
 		pauses:    newCounter("ambassador_accept_pauses_total", "Pauses in accepting because descriptors or memory ran out.", "listener"),
 	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambassador_build_info", Help: "The version that runs; always 1."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	m.reloads.WithLabelValues("ok")
 	m.reloads.WithLabelValues("error")
-	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses,
+	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -96,6 +99,9 @@ func (m *metrics) observer() l4.Observer {
 		Phase: func(upstream string, p l4.Phase, d time.Duration) {
 			m.establish.WithLabelValues(upstream, string(p)).Observe(d.Seconds())
 		},
+		Preconnect: func(upstream string, result l4.PreconnectResult) {
+			m.spares.WithLabelValues(upstream, string(result)).Inc()
+		},
 		AcceptPaused: func(listener string) { m.pauses.WithLabelValues(listener).Inc() },
 	}
 }
@@ -103,7 +109,7 @@ func (m *metrics) observer() l4.Observer {
 // attach adds the series that are read from the server and from the identities
 // when they are asked for. It is called once. identities may be nil.
 func (m *metrics) attach(server *l4.Server, identities func() []certs.Status) {
-	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, identities: identities})
+	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, upstreams: server.Upstreams, identities: identities})
 }
 
 // applied says that cfg is in use now: series of its listeners and upstreams
@@ -119,6 +125,11 @@ func (m *metrics) applied(cfg l4.Config) {
 	for _, u := range cfg.Upstreams {
 		names.upstreams = append(names.upstreams, u.Name)
 		m.attempts.WithLabelValues(u.Name, string(l4.ReasonOK))
+		if u.Preconnect.Connections > 0 {
+			for _, r := range []l4.PreconnectResult{l4.PreconnectHit, l4.PreconnectMiss, l4.PreconnectStale} {
+				m.spares.WithLabelValues(u.Name, string(r))
+			}
+		}
 	}
 	old := m.serving.Swap(names)
 	if old == nil {
@@ -146,6 +157,7 @@ func (m *metrics) forget(label, name string) {
 	m.establish.DeletePartialMatch(match)
 	m.attempts.DeletePartialMatch(match)
 	m.pauses.DeletePartialMatch(match)
+	m.spares.DeletePartialMatch(match)
 }
 
 // served says whether the pair is worth a series: it is configured, or has
@@ -153,6 +165,12 @@ func (m *metrics) forget(label, name string) {
 func (m *metrics) served(t l4.Traffic) bool {
 	names := m.serving.Load()
 	return names == nil || t.Active > 0 || slices.Contains(names.pairs, listenerUpstream{t.Listener, t.Upstream})
+}
+
+// serves says whether the upstream is configured.
+func (m *metrics) serves(upstream string) bool {
+	names := m.serving.Load()
+	return names == nil || slices.Contains(names.upstreams, upstream)
 }
 
 // reloaded counts a reload.
@@ -176,21 +194,27 @@ func (m *metrics) handler() http.Handler {
 type stateCollector struct {
 	metrics    *metrics
 	traffic    func() []l4.Traffic
+	upstreams  func() []l4.UpstreamStatus
 	identities func() []certs.Status
 }
 
 // stateDescs are the series of stateCollector.
-type stateDescs struct{ active, bytes, notAfter, renewals *prometheus.Desc }
+type stateDescs struct {
+	active, bytes, addresses, breakers, preconnected, notAfter, renewals *prometheus.Desc
+}
 
 func newStateDescs() stateDescs {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return stateDescs{
-		active:   desc("ambassador_sessions_active", "Sessions that are open.", "listener", "upstream"),
-		bytes:    desc("ambassador_bytes_total", "Bytes of the application that were passed on, those of open sessions included; up is towards the upstream.", "listener", "upstream", "direction"),
-		notAfter: desc("ambassador_identity_not_after_timestamp_seconds", "When the certificate in use expires, in seconds since 1970.", "identity"),
-		renewals: desc("ambassador_identity_renewals_total", "Certificates loaded or renewed; error is one that could not be used.", "identity", "result"),
+		active:       desc("ambassador_sessions_active", "Sessions that are open.", "listener", "upstream"),
+		bytes:        desc("ambassador_bytes_total", "Bytes of the application that were passed on, those of open sessions included; up is towards the upstream.", "listener", "upstream", "direction"),
+		addresses:    desc("ambassador_addresses", "Addresses that an endpoint resolves to, by their health.", "upstream", "endpoint", "health"),
+		breakers:     desc("ambassador_breakers", "Breakers of an endpoint's addresses, by their state; closed lets traffic pass.", "upstream", "endpoint", "state"),
+		preconnected: desc("ambassador_preconnected", "Connections that are ready for a session.", "upstream"),
+		notAfter:     desc("ambassador_identity_not_after_timestamp_seconds", "When the certificate in use expires, in seconds since 1970.", "identity"),
+		renewals:     desc("ambassador_identity_renewals_total", "Certificates loaded or renewed; error is one that could not be used.", "identity", "result"),
 	}
 }
 
@@ -198,6 +222,9 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	d := newStateDescs()
 	ch <- d.active
 	ch <- d.bytes
+	ch <- d.addresses
+	ch <- d.breakers
+	ch <- d.preconnected
 	ch <- d.notAfter
 	ch <- d.renewals
 }
@@ -218,6 +245,11 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		count(d.bytes, float64(t.Up), t.Listener, t.Upstream, "up")
 		count(d.bytes, float64(t.Down), t.Listener, t.Upstream, "down")
 	}
+	for _, u := range c.upstreams() {
+		if c.metrics.serves(u.Name) {
+			collectAddresses(d, u, gauge)
+		}
+	}
 	if c.identities == nil {
 		return
 	}
@@ -228,4 +260,25 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		count(d.renewals, float64(id.Loads), id.Name, "ok")
 		count(d.renewals, float64(id.Failures), id.Name, "error")
 	}
+}
+
+// collectAddresses tells of an upstream's addresses. Every state has a series, so
+// that one that nobody is in is told as zero.
+func collectAddresses(d stateDescs, u l4.UpstreamStatus, gauge func(*prometheus.Desc, float64, ...string)) {
+	spares := 0
+	for _, e := range u.Endpoints {
+		health, breaker := map[policy.Health]int{}, map[string]int{}
+		for _, a := range e.Addresses {
+			health[a.Health]++
+			breaker[a.Breaker]++
+			spares += a.Spares
+		}
+		for _, h := range []policy.Health{policy.Healthy, policy.Unhealthy, policy.Unknown} {
+			gauge(d.addresses, float64(health[h]), u.Name, e.Endpoint, string(h))
+		}
+		for _, s := range []policy.BreakerState{policy.Closed, policy.HalfOpen, policy.Open} {
+			gauge(d.breakers, float64(breaker[s.String()]), u.Name, e.Endpoint, s.String())
+		}
+	}
+	gauge(d.preconnected, float64(spares), u.Name)
 }

@@ -20,11 +20,13 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 	t.Helper()
 	m := newMetrics("v0.1.0")
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return traffic },
+		upstreams:  func() []l4.UpstreamStatus { return newFakeServer().upstreams },
 		identities: func() []certs.Status { return newFakeServer().identities }})
 	m.applied(twoListeners())
 	o := m.observer()
 	o.Opened("postgres")
 	o.AcceptPaused("postgres")
+	o.Preconnect("orders_db", l4.PreconnectHit)
 	o.Attempt("orders_db", l4.ReasonRefused)
 	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
 		o.Phase("orders_db", p, 3*time.Millisecond)
@@ -37,7 +39,7 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 func twoListeners() l4.Config {
 	return l4.Config{
 		Listeners: []l4.ListenerConfig{{Name: "postgres", Upstream: "orders_db"}, {Name: "smtp", Upstream: "mail"}},
-		Upstreams: []l4.UpstreamConfig{{Name: "orders_db"}, {Name: "mail"}},
+		Upstreams: []l4.UpstreamConfig{{Name: "orders_db", Preconnect: l4.PreconnectConfig{Connections: 2}}, {Name: "mail"}},
 	}
 }
 
@@ -116,10 +118,20 @@ func TestMetricsContract(t *testing.T) {
 	want := `ambassador_accept_pauses_total counter
   Pauses in accepting because descriptors or memory ran out.
   listener: postgres smtp
+ambassador_addresses gauge
+  Addresses that an endpoint resolves to, by their health.
+  endpoint: db1.internal:5432 db2.internal:5432 mail.internal:25
+  health: healthy unhealthy unknown
+  upstream: orders_db mail
 ambassador_attempts_total counter
   Attempts to connect to the upstream, by how they went; ok is success.
   reason: ok refused
   upstream: mail orders_db
+ambassador_breakers gauge
+  Breakers of an endpoint's addresses, by their state; closed lets traffic pass.
+  endpoint: db1.internal:5432 db2.internal:5432 mail.internal:25
+  state: closed half_open open
+  upstream: orders_db mail
 ambassador_build_info gauge
   The version that runs; always 1.
   version: v0.1.0
@@ -139,6 +151,13 @@ ambassador_identity_renewals_total counter
   Certificates loaded or renewed; error is one that could not be used.
   identity: orders
   result: error ok
+ambassador_preconnect_total counter
+  Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.
+  result: hit miss stale
+  upstream: orders_db
+ambassador_preconnected gauge
+  Connections that are ready for a session.
+  upstream: mail orders_db
 ambassador_reloads_total counter
   Reloads of the configuration.
   result: error ok
@@ -187,6 +206,12 @@ func TestMetricsValues(t *testing.T) {
 		`ambassador_reloads_total{result="ok"} 1`,
 		`ambassador_reloads_total{result="error"} 0`,
 		`ambassador_build_info{version="v0.1.0"} 1`,
+		`ambassador_addresses{endpoint="db1.internal:5432",health="healthy",upstream="orders_db"} 1`,
+		`ambassador_addresses{endpoint="db2.internal:5432",health="healthy",upstream="orders_db"} 0`,
+		`ambassador_breakers{endpoint="db2.internal:5432",state="open",upstream="orders_db"} 1`,
+		`ambassador_preconnected{upstream="orders_db"} 2`,
+		`ambassador_preconnect_total{result="hit",upstream="orders_db"} 1`,
+		`ambassador_preconnect_total{result="stale",upstream="orders_db"} 0`,
 	} {
 		if !strings.Contains(page, line+"\n") {
 			t.Errorf("lacks %s", line)

@@ -44,12 +44,19 @@ type HTTPSection struct {
 	Path         string
 }
 
+// PreconnectSection is an upstream's preconnect.
+type PreconnectSection struct {
+	Connections int
+	MaxAge      time.Duration
+}
+
 // newUpstreamSection has the defaults that are not zero.
 func newUpstreamSection(name string) *UpstreamSection {
 	return &UpstreamSection{Name: name, Required: true,
 		Health: HealthSection{Interval: 5 * time.Second, Timeout: 2 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3,
 			HTTP: HTTPSection{Path: "/", Status: 200}},
-		Breaker: BreakerSection{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second, Probes: 1}}
+		Preconnect: PreconnectSection{MaxAge: 20 * time.Second},
+		Breaker:    BreakerSection{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second, Probes: 1}}
 }
 
 // endpointsField is a list of addresses, or of sections with one.
@@ -106,6 +113,9 @@ func (u *UpstreamSection) resilienceFields() []field {
 			durationField("max_open", "The most that open grows to. Default 30s.", &u.Breaker.MaxOpen, 100*time.Millisecond),
 			intField("probes", "Trials at a time after that; the first success closes it. Default 1.", &u.Breaker.Probes, 1, 1000)}),
 		sectionField("health", "How the health of each address is told; an unhealthy one gets no sessions.", u.Health.fields()),
+		sectionField("preconnect", "Connections that are kept ready for the client's first byte: dialled, and through STARTTLS and TLS.", []field{
+			intField("connections", "How many, over all addresses. Default 0.", &u.Preconnect.Connections, 0, 10000),
+			durationField("max_age", "The age at which one is replaced; let it be shorter than what the server allows for silence before a login. Default 20s.", &u.Preconnect.MaxAge, 100*time.Millisecond)}),
 		sectionField("limits", "Limits of this upstream.", []field{
 			intField("connections", "The most connections to each address; a session beyond them is refused at once. Default 0: none.", &u.MaxConnections, 0, 1<<30)}),
 	}
@@ -228,7 +238,8 @@ func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig) (key string) {
 	}
 	cfg.Balance = map[string]policy.Method{"random": policy.RandomTwo, "least_connections": policy.LeastConnections}[u.Balance]
 	cfg.Resolve, cfg.MaxConnections, cfg.Health = u.Resolve, u.MaxConnections, u.Health.config()
+	cfg.Preconnect = l4.PreconnectConfig{Connections: u.Preconnect.Connections, MaxAge: u.Preconnect.MaxAge}
 	b := u.Breaker
 	cfg.Breaker = policy.BreakerConfig{Failures: b.Failures, Open: b.Open, MaxOpen: b.MaxOpen, Probes: b.Probes}
-	return fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.Balance, cfg.Resolve, cfg.MaxConnections, cfg.Breaker, u.Health})
+	return fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.Balance, cfg.Resolve, cfg.MaxConnections, cfg.Breaker, u.Health, u.Preconnect})
 }

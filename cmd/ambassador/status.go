@@ -143,18 +143,38 @@ func (p *report) listeners(all []l4.Bound) {
 }
 
 func (p *report) upstreams(all []l4.UpstreamStatus) {
-	rows := [][]string{{"UPSTREAM", "ENDPOINT", "LAST ADDRESS", "OPEN", "STATE"}}
+	rows := [][]string{{"UPSTREAM", "ENDPOINT", "SESSIONS", "STATE"}}
+	addresses := [][]string{{"ADDRESS", "OF", "HEALTH", "BREAKER", "SESSIONS", "SPARES", "LAST ERROR"}}
 	for _, u := range all {
 		open := fmt.Sprint(u.Active)
 		for _, e := range u.Endpoints {
-			rows = append(rows, []string{u.Name, e.Endpoint, e.LastAddress, open, p.endpointState(u, e)})
+			rows = append(rows, []string{u.Name, e.Endpoint, open, p.endpointState(u, e)})
 			open = "" // it is the upstream's
+			for _, a := range e.Addresses {
+				addresses = append(addresses, p.addressRow(u, a))
+			}
 		}
 	}
-	if len(rows) > 1 {
-		p.linef("")
-		p.table(rows)
+	for _, t := range [][][]string{rows, addresses} {
+		if len(t) > 1 {
+			p.linef("")
+			p.table(t)
+		}
 	}
+}
+
+func (p *report) addressRow(u l4.UpstreamStatus, a l4.AddressStatus) []string {
+	health, breaker, last := string(a.Health), a.Breaker, ""
+	if a.HealthSince != nil {
+		health += " for " + age(p.now.Sub(*a.HealthSince))
+	}
+	if a.NextTrial != nil {
+		breaker += ", next trial in " + age(a.NextTrial.Sub(p.now))
+	}
+	if a.LastErrorAt != nil {
+		last = age(p.now.Sub(*a.LastErrorAt)) + " ago: " + a.LastError
+	}
+	return []string{a.Address, u.Name, health, breaker, fmt.Sprint(a.Sessions), fmt.Sprint(a.Spares), last}
 }
 
 // endpointState is how the last attempt at an endpoint went, in words.

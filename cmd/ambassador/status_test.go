@@ -29,10 +29,14 @@ ready
 LISTENER  ADDRESS
 postgres  127.0.0.1:5432
 
-UPSTREAM   ENDPOINT           LAST ADDRESS   OPEN  STATE
-orders_db  db1.internal:5432  10.0.0.1:5432  1     ok 3s ago
-orders_db  db2.internal:5432  10.0.0.2:5432  -     refused 1m30s ago: dial orders_db 10.0.0.2:5432: connect: connection refused
-mail       mail.internal:25   -              0     not tried yet
+UPSTREAM   ENDPOINT           SESSIONS  STATE
+orders_db  db1.internal:5432  1         ok 3s ago
+orders_db  db2.internal:5432  -         refused 1m30s ago: dial orders_db 10.0.0.2:5432: connect: connection refused
+mail       mail.internal:25   0         not tried yet
+
+ADDRESS        OF         HEALTH              BREAKER                 SESSIONS  SPARES  LAST ERROR
+10.0.0.1:5432  orders_db  healthy for 1h0m    closed                  1         2       -
+10.0.0.2:5432  orders_db  unhealthy for 1m0s  open, next trial in 4s  0         0       10s ago: dial orders_db 10.0.0.2:5432: connect: connection refused
 
 IDENTITY  NAMES                                EXPIRES                             STATE
 orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h)  ok, but the last load failed: load client.crt: no such file or directory

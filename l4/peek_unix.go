@@ -1,0 +1,35 @@
+//go:build unix
+
+package l4
+
+import (
+	"net"
+	"syscall"
+)
+
+// peek says what a read from a connection would find now, without reading: data,
+// or an end or an error. Neither: nothing has come.
+func peek(c net.Conn) (data, ended bool) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false, false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false, true
+	}
+	var n int
+	var readErr error
+	err = raw.Control(func(fd uintptr) {
+		n, _, readErr = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	switch {
+	case err != nil:
+		return false, true
+	case readErr == syscall.EAGAIN || readErr == syscall.EINTR:
+		return false, false
+	case readErr != nil || n == 0:
+		return false, true
+	}
+	return true, false
+}

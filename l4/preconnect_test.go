@@ -1,0 +1,223 @@
+package l4
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ambassador/policy"
+)
+
+// tally counts what became of wishes for spares.
+type tally struct {
+	mu sync.Mutex
+	n  map[PreconnectResult]int
+}
+
+func (y *tally) observer() Observer {
+	y.n = map[PreconnectResult]int{}
+	return Observer{Preconnect: func(_ string, r PreconnectResult) {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		y.n[r]++
+	}}
+}
+
+func (y *tally) get(r PreconnectResult) int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.n[r]
+}
+
+// spareServer is a TLS server that demands a certificate and handles what it
+// accepts; accepted counts.
+func spareServer(t *testing.T, handle func(*tls.Conn)) (addr string, client *tls.Config, accepted *atomic.Int64) {
+	t.Helper()
+	cert, pool := selfSigned(t)
+	server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	accepted = &atomic.Int64{}
+	addr = backend(t, func(c *net.TCPConn) {
+		s := tls.Server(c, server)
+		if s.Handshake() == nil {
+			accepted.Add(1)
+			handle(s)
+		}
+	})
+	return addr, &tls.Config{ServerName: "localhost", RootCAs: pool, Certificates: []tls.Certificate{cert}}, accepted
+}
+
+func echoTLS(s *tls.Conn) {
+	io.Copy(s, s)
+	s.CloseWrite()
+}
+
+func (f *fixture) awaitSpares(n int) {
+	f.t.Helper()
+	f.awaitAddress(func(a AddressStatus) bool { return a.Spares == n })
+}
+
+func TestSessionsGetSpares(t *testing.T) {
+	addr, client, accepted := spareServer(t, echoTLS)
+	cfg, y := tlsUpstream(addr, client), &tally{}
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 3, MaxAge: time.Hour}
+	f := serve(t, Options{Observer: y.observer()}, cfg)
+	f.awaitSpares(3) // with no traffic at all
+	for range 10 {
+		f.awaitSpares(3)
+		c := f.client(0)
+		ping(t, c)
+		c.Close()
+		if r := f.record(); r.Reason != ReasonClosed || r.Address != addr || r.Attempts != 1 {
+			t.Errorf("record %+v", r)
+		}
+	}
+	f.awaitSpares(3)
+	await(t, "13 connections at the server", func() bool { return accepted.Load() == 13 })
+	if hits := y.get(PreconnectHit); hits != 10 {
+		t.Errorf("%d hits of 10", hits)
+	}
+	if n := f.upstreams[0].members()[0].places.Load(); n != 3 {
+		t.Errorf("%d places are taken", n)
+	}
+}
+
+func TestSparesKeepWhatTheServerSaysFirst(t *testing.T) {
+	addr, client, _ := spareServer(t, func(s *tls.Conn) {
+		io.WriteString(s, "220 hel")
+		io.WriteString(s, "lo\r\n")
+		echoTLS(s)
+	})
+	cfg := tlsUpstream(addr, client)
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 2, MaxAge: time.Hour}
+	f := serve(t, Options{}, cfg)
+	for range 6 {
+		f.awaitSpares(2)
+		c := f.client(0)
+		io.WriteString(c, "EHLO\n")
+		buf := make([]byte, 16)
+		if _, err := io.ReadFull(c, buf[:16-1]); err != nil || string(buf[:15]) != "220 hello\r\nEHLO"[:15] {
+			t.Fatalf("the client reads %q, %v", buf, err)
+		}
+		c.Close()
+		f.record()
+	}
+}
+
+func TestDeadSparesAreUnseen(t *testing.T) {
+	var mu sync.Mutex
+	var live []*tls.Conn
+	addr, client, _ := spareServer(t, func(s *tls.Conn) {
+		mu.Lock()
+		live = append(live, s)
+		mu.Unlock()
+		echoTLS(s)
+	})
+	cfg, y := tlsUpstream(addr, client), &tally{}
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 4, MaxAge: time.Hour}
+	f := serve(t, Options{Observer: y.observer()}, cfg)
+	for i := range 4 {
+		f.awaitSpares(4)
+		mu.Lock()
+		for _, s := range live {
+			if i%2 == 0 {
+				s.NetConn().(*net.TCPConn).SetLinger(0)
+				s.NetConn().Close()
+			} else {
+				s.Close()
+			}
+		}
+		live = nil
+		mu.Unlock()
+		c := f.client(0) // at the same moment
+		ping(t, c)
+		c.Close()
+		f.record()
+	}
+	t.Logf("hits %d, misses %d, stale %d", y.get(PreconnectHit), y.get(PreconnectMiss), y.get(PreconnectStale))
+}
+
+func TestSparesAgeAndRotate(t *testing.T) {
+	addr, client, accepted := spareServer(t, echoTLS)
+	cfg := tlsUpstream(addr, client)
+	var current atomic.Pointer[tls.Config]
+	current.Store(client)
+	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return current.Load(), nil }
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 2, MaxAge: time.Hour}
+	f := serve(t, Options{}, cfg)
+	f.awaitSpares(2)
+	current.Store(client.Clone()) // a new generation of the identity
+	ping(t, f.client(0))
+	f.awaitSpares(2)
+	if n := accepted.Load(); n < 3 {
+		t.Errorf("the server accepted %d: the client got a connection of the old identity", n)
+	}
+
+	addr, client, accepted = spareServer(t, echoTLS)
+	cfg = tlsUpstream(addr, client)
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 2, MaxAge: 100 * time.Millisecond}
+	serve(t, Options{}, cfg)
+	await(t, "spares that have aged", func() bool { return accepted.Load() >= 6 })
+}
+
+// await waits for what another goroutine does.
+func await(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	end := time.After(bound)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("no %s within %v", what, bound)
+		}
+	}
+}
+
+func TestSparesRespectLimits(t *testing.T) {
+	addr, client, _ := spareServer(t, echoTLS)
+	cfg := tlsUpstream(addr, client)
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 8, MaxAge: time.Hour}
+	cfg.Upstreams[0].MaxConnections = 3
+	f := serve(t, Options{}, cfg)
+	f.awaitSpares(3)
+	var clients []net.Conn
+	for i := range 3 {
+		c := f.client(0)
+		ping(t, c)
+		clients = append(clients, c)
+		st := f.awaitAddress(func(a AddressStatus) bool { return a.Sessions == i+1 })
+		if st.Spares+st.Sessions > 3 {
+			t.Errorf("%d spares and %d sessions", st.Spares, st.Sessions)
+		}
+	}
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonLimit {
+		t.Errorf("record %+v", r)
+	}
+	for _, c := range clients {
+		c.Close()
+	}
+	f.awaitSpares(3)
+}
+
+func TestSparesOfAServerThatRefusesUs(t *testing.T) {
+	cert, pool := selfSigned(t)
+	var tries atomic.Int64
+	addr := backend(t, func(c *net.TCPConn) {
+		tries.Add(1)
+		tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}).Handshake()
+	})
+	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}) // no certificate of ours
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 4, MaxAge: time.Hour}
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 5, Open: time.Minute}
+	f := serve(t, Options{}, cfg)
+	f.awaitAddress(func(a AddressStatus) bool { return a.Breaker == "open" && a.Spares == 0 })
+	if n := tries.Load(); n > 12 {
+		t.Errorf("%d tries until it was left alone", n)
+	}
+}
