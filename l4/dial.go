@@ -25,6 +25,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 		}
 		return err
 	}
+	mayWait(ctx)
 	r := race{upstream: u, results: make(chan dialed, 2)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // the loser's dial ends here
@@ -105,8 +106,9 @@ func dialer(e *relay.Engine) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		addr, err := netip.ParseAddrPort(address)
 		if network == "tcp" && err == nil && addr.Addr().Zone() == "" {
-			return e.Dial(ctx, addr, keepAlive)
+			return e.Dial(ctx, addr, keepAlive, func() { mayWait(ctx) })
 		}
+		mayWait(ctx)
 		d := net.Dialer{KeepAliveConfig: keepAlive}
 		d.SetMultipathTCP(false)
 		return d.DialContext(ctx, network, address)

@@ -18,7 +18,7 @@ import (
 type listener struct {
 	// Static after construction.
 	server *Server
-	net.Listener
+	relay.Listener
 	addr   string      // as printed: "127.0.0.1:5432", "unix:/path"
 	key    string      // what a reload must leave alone for the socket to be kept
 	socket *UnixSocket // nil: it is not on a unix socket of ours
@@ -87,13 +87,10 @@ func (l *listener) listenTCP(ctx context.Context, address string) error {
 	return l.take(ln)
 }
 
-// take makes ln the listener's. A TCP socket is given to the relay, whose
-// connections cost less.
+// take makes ln the listener's.
 func (l *listener) take(ln net.Listener) (err error) {
-	l.Listener, l.addr = ln, ln.Addr().String()
-	if t, ok := ln.(*net.TCPListener); ok {
-		l.Listener, err = relay.Listen(t, keepAlive)
-	}
+	l.addr = ln.Addr().String()
+	l.Listener, err = l.server.engine.Listen(ln, keepAlive)
 	return err
 }
 
@@ -123,7 +120,11 @@ func (l *listener) listenUnix(ctx context.Context, path string, cfg SocketConfig
 	if err != nil {
 		return err
 	}
-	l.Listener, l.socket, l.addr = socket.UnixListener, socket, "unix:"+path
+	l.socket = socket
+	if err := l.take(socket.UnixListener); err != nil {
+		return err
+	}
+	l.addr = "unix:" + path
 	return nil
 }
 
@@ -162,14 +163,12 @@ func (l *listener) close() {
 func (l *listener) acceptLoop() {
 	wait := time.Duration(0)
 	for {
-		conn, err := l.Accept()
-		if err == nil {
-			wait = 0
-			l.server.begin(l, conn)
-			continue
-		}
+		n, err := l.Serve(func(conn net.Conn) { l.server.begin(l, conn) })
 		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if n > 0 {
+			wait = 0
 		}
 		if wait == 0 {
 			l.server.log.Warn("accepting pauses", "listener", l.route.Load().cfg.Name, "cause", err.Error())

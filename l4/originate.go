@@ -87,6 +87,7 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 	if err != nil {
 		return &notReadyError{err}
 	}
+	mayWait(ctx)
 	c.transport = relay.NewTransport(c.raw)
 	conn := tls.Client(c.transport, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {

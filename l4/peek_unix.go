@@ -5,11 +5,16 @@ package l4
 import (
 	"net"
 	"syscall"
+
+	"ambassador/l4/relay"
 )
 
 // peek says what a read from a connection would find now, without reading: data,
 // or an end or an error. Neither: nothing has come.
 func peek(c net.Conn) (data, ended bool) {
+	if t, ok := relay.TCP(c); ok {
+		c = t
+	}
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return false, false

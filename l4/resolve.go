@@ -251,6 +251,7 @@ func (u *Upstream) unresolved() (out []*endpoint) {
 // returns when one of them is known. The error is that of the last that failed,
 // and the endpoint its.
 func (u *Upstream) discover(ctx context.Context, unknown []*endpoint) (*endpoint, error) {
+	mayWait(ctx)
 	type result struct {
 		endpoint *endpoint
 		err      error

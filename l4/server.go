@@ -72,8 +72,13 @@ func New(ctx context.Context, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	engine := relay.New()
-	if o.Dial == nil {
+	if given := o.Dial; given == nil {
 		o.Dial = dialer(engine)
+	} else {
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			mayWait(ctx)
+			return given(ctx, network, address)
+		}
 	}
 	s := &Server{opts: o, log: o.Log, engine: engine, prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
@@ -216,7 +221,7 @@ func defaultMaxSessions() int {
 	return int(r.Cur * 45 / 100)
 }
 
-// begin makes a session of an accepted connection and runs it.
+// begin makes a session of an accepted connection and runs it. It does not wait.
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
 	sess := &session{server: s, route: route, seq: s.seq.Add(1), start: time.Now(), downstream: conn}
@@ -228,7 +233,7 @@ func (s *Server) begin(l *listener, conn net.Conn) {
 	if f := s.opts.Observer.Opened; f != nil {
 		f(route.cfg.Name)
 	}
-	go sess.run(s.ctx) // Shutdown waits for the session, by quiet
+	sess.begin(s.ctx)
 }
 
 // clientName is the client's address; on unix sockets, where clients have none,

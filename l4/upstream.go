@@ -113,6 +113,7 @@ func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *
 	defer cancel()
 	start, plan := time.Now(), plan{upstream: u}
 	if u.spares != nil && u.permit() == nil {
+		mayWait(ctx)
 		if conn := u.spares.take(); conn != nil {
 			tell(StageTLS, conn.candidate, 1)
 			u.timed(PhaseTotal, start)
@@ -357,6 +358,7 @@ func (u *Upstream) timed(p Phase, start time.Time) {
 
 // pause waits for d, or for the end of ctx, whose error it returns.
 func pause(ctx context.Context, d time.Duration) error {
+	mayWait(ctx)
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

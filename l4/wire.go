@@ -17,6 +17,7 @@ type deadliner interface{ SetDeadline(time.Time) error }
 // The function it returns takes the bound away again; where the connections are
 // closed anyway it need not be called, only ctx cancelled.
 func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
+	mayWait(ctx)
 	set := func(t time.Time) {
 		for _, c := range conns {
 			c.SetDeadline(t)

@@ -67,13 +67,19 @@ func (e *Engine) Close() {
 // loop chooses the loop of a new session, and makes all of them for the first.
 // It is nil if there are no descriptors for that.
 func (e *Engine) loop() *loop {
-	loops := e.loops.Load()
+	loops := e.allLoops()
 	if loops == nil {
-		if loops = e.makeLoops(); loops == nil {
-			return nil
-		}
+		return nil
 	}
 	return (*loops)[int(e.next.Add(1))%len(*loops)]
+}
+
+// allLoops are the loops, which the first call makes; nil if that fails.
+func (e *Engine) allLoops() *[]*loop {
+	if loops := e.loops.Load(); loops != nil {
+		return loops
+	}
+	return e.makeLoops()
 }
 
 // processors is how many the program may use, and so how many loops there are.
@@ -122,10 +128,11 @@ const pageSize = 1 << 10 // of the table: descriptors up to 2^21
 
 type page [pageSize]atomic.Pointer[watched]
 
-// watched is who waits for a descriptor's events: a flow, or a dial.
+// watched is who waits for a descriptor's events: one of the three.
 type watched struct {
-	flow  *flow
-	ready chan struct{} // has room for one; nil with a flow
+	flow    *flow
+	accepts *acceptor
+	dial    chan struct{} // of awaitConnect; has room for one
 }
 
 // at is the place of a descriptor in the table; nil if its number is too large.
@@ -222,9 +229,11 @@ func (l *loop) handle(w *watched, ev *unix.EpollEvent) {
 	case w == nil:
 	case w.flow != nil:
 		w.flow.ready(&l.work, ev.Fd, ev.Events)
+	case w.accepts != nil:
+		w.accepts.ready()
 	default:
 		select {
-		case w.ready <- struct{}{}:
+		case w.dial <- struct{}{}:
 		default:
 		}
 	}

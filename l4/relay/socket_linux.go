@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -191,33 +190,6 @@ func (s *Socket) taken() bool {
 	return was >= 0
 }
 
-// acceptor is a net.Listener of Sockets.
-type acceptor struct {
-	file   *os.File
-	raw    syscall.RawConn
-	addr   net.Addr
-	closed atomic.Bool
-}
-
-// Listen makes a listener of a bound TCP socket, which it takes over: the
-// connections are Sockets, with keepalive and without Nagle's delay, both
-// inherited from the listening socket.
-func Listen(ln *net.TCPListener, keepAlive net.KeepAliveConfig) (net.Listener, error) {
-	addr := ln.Addr()
-	file, err := ln.File()
-	if err != nil {
-		return nil, err
-	}
-	ln.Close()
-	raw, err := file.SyscallConn()
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	err = raw.Control(func(fd uintptr) { tune(int32(fd), keepAlive) })
-	return &acceptor{file: file, raw: raw, addr: addr}, err
-}
-
 // tune sets what every connection has.
 func tune(fd int32, keepAlive net.KeepAliveConfig) {
 	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -230,79 +202,6 @@ func tune(fd int32, keepAlive net.KeepAliveConfig) {
 	setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
 
-// Accept waits for a connection.
-func (a *acceptor) Accept() (net.Conn, error) {
-	s := &Socket{fd: -1}
-	var errno syscall.Errno
-	err := a.raw.Read(func(fd uintptr) bool {
-		for {
-			s.fd, s.remote, errno = accept(int32(fd))
-			if errno != syscall.EINTR && errno != syscall.ECONNABORTED {
-				return errno != syscall.EAGAIN
-			}
-		}
-	})
-	if a.closed.Load() {
-		if s.fd >= 0 {
-			closeFD(s.fd)
-		}
-		return nil, a.error(net.ErrClosed)
-	}
-	if err == nil && errno != 0 {
-		err = ioError("accept4", errno)
-	}
-	if err != nil {
-		return nil, a.error(err)
-	}
-	return s, nil
-}
-
-func (a *acceptor) error(err error) error {
-	return &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: err}
-}
-
-// Close stops listening; Accept returns net.ErrClosed.
-func (a *acceptor) Close() error {
-	a.closed.Store(true)
-	return a.file.Close()
-}
-
-// Addr is the bound address.
-func (a *acceptor) Addr() net.Addr { return a.addr }
-
-// SyscallConn is for socket options.
-func (a *acceptor) SyscallConn() (syscall.RawConn, error) { return a.raw, nil }
-
-func accept(listener int32) (fd int32, from netip.AddrPort, errno syscall.Errno) {
-	var sa unix.RawSockaddrAny
-	size := uint32(unsafe.Sizeof(sa))
-	n, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)),
-		uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
-	if errno != 0 {
-		return -1, from, errno
-	}
-	switch sa.Addr.Family {
-	case unix.AF_INET:
-		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
-		from = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), bigEndian(a.Port))
-	case unix.AF_INET6:
-		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
-		from = netip.AddrPortFrom(withScope(netip.AddrFrom16(a.Addr).Unmap(), a.Scope_id), bigEndian(a.Port))
-	}
-	return int32(n), from, 0
-}
-
-// withScope names the interface of a link-local address.
-func withScope(a netip.Addr, scope uint32) netip.Addr {
-	if scope == 0 || a.Is4() {
-		return a
-	}
-	if i, err := net.InterfaceByIndex(int(scope)); err == nil {
-		return a.WithZone(i.Name)
-	}
-	return a
-}
-
 // bigEndian reads, or makes, a port as it is on the wire.
 func bigEndian(port uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&port))
@@ -311,9 +210,10 @@ func bigEndian(port uint16) uint16 {
 
 // Dial connects to an address without a zone, and returns a connection for Plain
 // or for a Transport. The error is, or wraps, the system's error number or that
-// of ctx. The socket is not bound first, so that ports do not run out.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig) (net.Conn, error) {
-	s, err := e.connect(ctx, to)
+// of ctx. The socket is not bound first, so that ports do not run out. Wait is
+// called before waiting, which a dial to this host does not need.
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig, wait func()) (net.Conn, error) {
+	s, err := e.connect(ctx, to, wait)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
@@ -321,7 +221,7 @@ func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.Keep
 	return s, nil
 }
 
-func (e *Engine) connect(ctx context.Context, to netip.AddrPort) (*Socket, error) {
+func (e *Engine) connect(ctx context.Context, to netip.AddrPort, wait func()) (*Socket, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -344,6 +244,7 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort) (*Socket, error
 	switch errno {
 	case 0, syscall.EISCONN:
 	case syscall.EALREADY, syscall.EINPROGRESS:
+		wait()
 		err = e.awaitConnect(ctx, s.fd)
 	default:
 		err = ioError("connect", errno)
@@ -376,7 +277,7 @@ func (e *Engine) awaitConnect(ctx context.Context, fd int32) error {
 	if at == nil {
 		return ioError("connect", syscall.EMFILE)
 	}
-	w := &watched{ready: make(chan struct{}, 1)}
+	w := &watched{dial: make(chan struct{}, 1)}
 	at.Store(w)
 	defer at.Store(nil)
 	if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT); errno != 0 {
@@ -384,7 +285,7 @@ func (e *Engine) awaitConnect(ctx context.Context, fd int32) error {
 	}
 	defer epollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0)
 	select {
-	case <-w.ready:
+	case <-w.dial:
 		if errno := pendingError(fd); errno != 0 {
 			return ioError("connect", errno)
 		}

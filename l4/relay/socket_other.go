@@ -14,12 +14,15 @@ func TCP(c net.Conn) (*net.TCPConn, bool) {
 	return conn, ok
 }
 
-// Listen returns ln, whose own configuration sets keepalive.
-func Listen(ln *net.TCPListener, _ net.KeepAliveConfig) (net.Listener, error) { return ln, nil }
+// Listen makes a Listener of ln, whose own configuration sets keepalive.
+func (e *Engine) Listen(ln net.Listener, _ net.KeepAliveConfig) (Listener, error) {
+	return &plainListener{ln}, nil
+}
 
 // Dial connects to an address. The error wraps the system's error number or that
-// of ctx.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig) (net.Conn, error) {
+// of ctx. Wait is called before waiting.
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig, wait func()) (net.Conn, error) {
+	wait()
 	d := net.Dialer{KeepAliveConfig: keepAlive}
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, "tcp", to.String())

@@ -1,0 +1,206 @@
+package relay
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// acceptor is a listening TCP socket that the loops accept from: a connection
+// begins on the thread that will move its bytes.
+type acceptor struct {
+	// Static after construction.
+	engine *Engine
+	addr   net.Addr
+
+	watched  watched // as the table knows the acceptor
+	failed   chan error
+	accepted atomic.Int64
+
+	mu    sync.Mutex
+	fd    int32          // guarded by mu; -1 once closed
+	f     func(net.Conn) // guarded by mu
+	loops []*loop        // guarded by mu; those that watch
+}
+
+// acceptBatch is how many connections one event may bring, before the loop's
+// sessions have their turn.
+const acceptBatch = 4
+
+// Listen makes a Listener of a bound socket, which it takes over. On Linux the
+// connections of a TCP socket are Sockets, with keepalive and without Nagle's
+// delay, both inherited from the listening socket.
+func (e *Engine) Listen(ln net.Listener, keepAlive net.KeepAliveConfig) (Listener, error) {
+	t, ok := ln.(*net.TCPListener)
+	if !ok || e.only {
+		return &plainListener{ln}, nil
+	}
+	a := &acceptor{engine: e, addr: ln.Addr(), failed: make(chan error, 1), fd: -1}
+	a.watched.accepts = a
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, dupErr := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		if err = dupErr; err == nil {
+			a.fd = int32(n)
+			tune(a.fd, keepAlive)
+		}
+	})
+	if err != nil || a.fd < 0 {
+		return nil, ioError("dup", syscall.EMFILE)
+	}
+	ln.Close()
+	return a, nil
+}
+
+// Serve lets the loops accept until that fails.
+func (a *acceptor) Serve(f func(net.Conn)) (n int, err error) {
+	a.accepted.Store(0)
+	if err := a.watch(f); err != nil {
+		return 0, a.error(err)
+	}
+	err = <-a.failed // of a loop, or Close
+	a.unwatch()
+	return int(a.accepted.Load()), a.error(err)
+}
+
+// watch lets every loop wait for connections. One is woken for each.
+func (a *acceptor) watch(f func(net.Conn)) error {
+	loops := a.engine.allLoops()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fd < 0 {
+		return net.ErrClosed
+	}
+	select {
+	case <-a.failed: // of the time before
+	default:
+	}
+	at := a.engine.table.at(a.fd)
+	if loops == nil || at == nil {
+		return ioError("epoll_create1", syscall.EMFILE)
+	}
+	a.f = f
+	at.Store(&a.watched)
+	for _, l := range *loops {
+		if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE); errno != 0 {
+			a.forget()
+			return ioError("epoll_ctl", errno)
+		}
+		a.loops = append(a.loops, l)
+	}
+	return nil
+}
+
+func (a *acceptor) unwatch() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.forget()
+}
+
+// forget ends the loops' waiting. Mu is held.
+func (a *acceptor) forget() {
+	if a.fd < 0 {
+		return
+	}
+	for _, l := range a.loops {
+		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, 0)
+	}
+	a.loops = nil
+	a.engine.table.at(a.fd).Store(nil)
+}
+
+// ready accepts what is there, on a loop.
+func (a *acceptor) ready() {
+	for range acceptBatch {
+		conn, f, errno := a.accept()
+		switch errno {
+		case 0:
+			a.accepted.Add(1)
+			f(conn)
+		case syscall.EINTR, syscall.ECONNABORTED:
+		case syscall.EAGAIN:
+			return
+		default:
+			select {
+			case a.failed <- ioError("accept4", errno):
+			default:
+			}
+			return
+		}
+	}
+}
+
+func (a *acceptor) accept() (*Socket, func(net.Conn), syscall.Errno) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fd < 0 {
+		return nil, nil, syscall.EAGAIN
+	}
+	fd, from, errno := accept(a.fd)
+	if errno != 0 {
+		return nil, nil, errno
+	}
+	return &Socket{fd: fd, remote: from}, a.f, 0
+}
+
+func (a *acceptor) error(err error) error {
+	return &net.OpError{Op: "accept", Net: "tcp", Addr: a.addr, Err: err}
+}
+
+// Close stops listening; Serve returns net.ErrClosed.
+func (a *acceptor) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fd < 0 {
+		return net.ErrClosed
+	}
+	a.forget()
+	closeFD(a.fd)
+	a.fd = -1
+	select {
+	case a.failed <- net.ErrClosed:
+	default: // Serve is about to end with another error, and then finds us closed
+	}
+	return nil
+}
+
+// Addr is the bound address.
+func (a *acceptor) Addr() net.Addr { return a.addr }
+
+func accept(listener int32) (fd int32, from netip.AddrPort, errno syscall.Errno) {
+	var sa unix.RawSockaddrAny
+	size := uint32(unsafe.Sizeof(sa))
+	n, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)),
+		uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, from, errno
+	}
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
+		from = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), bigEndian(a.Port))
+	case unix.AF_INET6:
+		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
+		from = netip.AddrPortFrom(withScope(netip.AddrFrom16(a.Addr).Unmap(), a.Scope_id), bigEndian(a.Port))
+	}
+	return int32(n), from, 0
+}
+
+// withScope names the interface of a link-local address.
+func withScope(a netip.Addr, scope uint32) netip.Addr {
+	if scope == 0 || a.Is4() {
+		return a
+	}
+	if i, err := net.InterfaceByIndex(int(scope)); err == nil {
+		return a.WithZone(i.Name)
+	}
+	return a
+}
