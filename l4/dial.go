@@ -106,7 +106,7 @@ func dialer(e *relay.Engine) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		addr, err := netip.ParseAddrPort(address)
 		if network == "tcp" && err == nil && addr.Addr().Zone() == "" {
-			return e.Dial(ctx, addr, keepAlive, func() { mayWait(ctx) })
+			return e.Dial(ctx, addr, &keepAlive, func() { mayWait(ctx) })
 		}
 		mayWait(ctx)
 		d := net.Dialer{KeepAliveConfig: keepAlive}

@@ -32,6 +32,7 @@ const (
 // what is left is reset at once. It does not wait for Observer calls in flight.
 func (s *Server) Shutdown(ctx context.Context, d Drain) {
 	defer s.engine.Close()
+	defer s.runners.close()
 	defer s.loops.Wait()
 	defer s.cancel() // ends reach, and with it the last of loops
 	s.drain(ctx, d)

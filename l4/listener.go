@@ -90,7 +90,7 @@ func (l *listener) listenTCP(ctx context.Context, address string) error {
 // take makes ln the listener's.
 func (l *listener) take(ln net.Listener) (err error) {
 	l.addr = ln.Addr().String()
-	l.Listener, err = l.server.engine.Listen(ln, keepAlive)
+	l.Listener, err = l.server.engine.Listen(ln, &keepAlive)
 	return err
 }
 

@@ -32,15 +32,16 @@ type Options struct {
 // Server accepts connections, makes sessions of them, and knows them all.
 type Server struct {
 	// Static after construction.
-	opts   Options
-	log    *slog.Logger
-	ctx    context.Context // parent of all work; cancelled when Shutdown is over
-	cancel context.CancelFunc
-	engine *relay.Engine
-	prefix string // of session ids
-	recent recent
-	seq    atomic.Uint64  // of the last session
-	loops  sync.WaitGroup // accept loops and upstreams
+	opts    Options
+	log     *slog.Logger
+	ctx     context.Context // parent of all work; cancelled when Shutdown is over
+	cancel  context.CancelFunc
+	engine  *relay.Engine
+	prefix  string // of session ids
+	runners runners
+	recent  recent
+	seq     atomic.Uint64  // of the last session
+	loops   sync.WaitGroup // accept loops and upstreams
 
 	applying sync.Mutex // held by Apply and while listeners are being closed
 
@@ -90,6 +91,7 @@ func New(ctx context.Context, o Options) *Server {
 // end ends everything at once.
 func (s *Server) end() {
 	s.closeListeners()
+	s.runners.close()
 	s.stopAll(errShutdown)
 	s.cancel()
 }
@@ -233,7 +235,7 @@ func (s *Server) begin(l *listener, conn net.Conn) {
 	if f := s.opts.Observer.Opened; f != nil {
 		f(route.cfg.Name)
 	}
-	sess.begin(s.ctx)
+	s.runners.run(s.ctx, sess)
 }
 
 // clientName is the client's address; on unix sockets, where clients have none,

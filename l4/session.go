@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"runtime/debug"
 	"strconv"
@@ -36,30 +35,6 @@ type session struct {
 	entered bool               // guarded by mu; the listener's limiter counts it
 
 	accounted bool // guarded by mu; rec has flow's bytes
-}
-
-// begin runs the session, up to where it has to wait, on the goroutine that has
-// accepted it, and what is left on one of its own. A session that needs no
-// waiting, since it forwards to an address of this host, begins and is relayed
-// on one thread: waking others would cost more than all of its work.
-func (s *session) begin(ctx context.Context) {
-	next, _ := iter.Pull(func(leave func(struct{}) bool) {
-		s.run(context.WithValue(ctx, waiting{}, sync.OnceFunc(func() { leave(struct{}{}) })))
-	})
-	if _, waits := next(); waits {
-		go next() // Shutdown waits for the session, by quiet
-	}
-}
-
-// waiting is the key of what mayWait calls.
-type waiting struct{}
-
-// mayWait must be called before anything that may wait, with the context of the
-// session, if it is one: see begin.
-func mayWait(ctx context.Context) {
-	if leave, ok := ctx.Value(waiting{}).(func()); ok {
-		leave()
-	}
 }
 
 // run is the life of a connection up to the relay:

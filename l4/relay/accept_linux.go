@@ -35,7 +35,7 @@ const acceptBatch = 4
 // Listen makes a Listener of a bound socket, which it takes over. On Linux the
 // connections of a TCP socket are Sockets, with keepalive and without Nagle's
 // delay, both inherited from the listening socket.
-func (e *Engine) Listen(ln net.Listener, keepAlive net.KeepAliveConfig) (Listener, error) {
+func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listener, error) {
 	t, ok := ln.(*net.TCPListener)
 	if !ok || e.only {
 		return &plainListener{ln}, nil
@@ -50,7 +50,8 @@ func (e *Engine) Listen(ln net.Listener, keepAlive net.KeepAliveConfig) (Listene
 		n, dupErr := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
 		if err = dupErr; err == nil {
 			a.fd = int32(n)
-			tune(a.fd, keepAlive)
+			setNoDelay(a.fd)
+			setKeepAlive(a.fd, keepAlive)
 		}
 	})
 	if err != nil || a.fd < 0 {

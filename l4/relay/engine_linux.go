@@ -194,15 +194,10 @@ func (l *loop) free() {
 	closeFD(l.wakeFD)
 }
 
-// giveWayAfter is how long a busy loop keeps its processor before other
-// goroutines may have it.
-const giveWayAfter = int64(time.Millisecond)
-
 // run is the loop, until stop.
 func (l *loop) run() {
 	l.work.init(l.engine)
 	var events [128]unix.EpollEvent
-	gaveWay := int64(0)
 	for {
 		n, err := unix.EpollWait(int(l.epfd), events[:], -1)
 		if err != nil && err != syscall.EINTR {
@@ -215,10 +210,6 @@ func (l *loop) run() {
 				return
 			}
 			l.handle(l.engine.table.at(ev.Fd).Load(), ev)
-		}
-		if l.work.now-gaveWay > giveWayAfter {
-			runtime.Gosched()
-			gaveWay = l.work.now
 		}
 	}
 }

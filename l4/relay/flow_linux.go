@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type flow struct {
 	finished   [2]bool // directions whose FIN has been passed on
 	noSplice   bool    // the kernel cannot splice these sockets
 	settling   bool    // Settled was called, or is about to be
+	grown      bool    // it has lived for SettleAfter
 	over       bool    // result is decided, and the sockets are closed
 	truncated  bool
 	firstClose Side
@@ -59,6 +61,7 @@ type side struct {
 	held   []byte // bytes for it that it has not taken yet
 	pipe   *pipe  // the same, spliced
 	tls    *tlsSide
+	late   *net.KeepAliveConfig // what the socket still lacks; nil: nothing
 }
 
 // tlsSide is the TLS of a side.
@@ -126,7 +129,9 @@ func (f *flow) take(c *Config) bool {
 		}
 	}
 	for i, l := range legs {
-		if s, ok := l.raw.(*Socket); !ok || !s.taken() {
+		if s, ok := l.raw.(*Socket); ok && s.taken() {
+			f.sides[i].late = s.late
+		} else {
 			l.raw.Close()
 		}
 		if l.tls != nil {
@@ -670,8 +675,8 @@ func (f *flow) tick() {
 		return
 	}
 	now := time.Duration(f.loop.engine.now() - f.start)
-	if now >= SettleAfter && !f.settling {
-		f.settling, f.tellSettled = true, true
+	if now >= SettleAfter && !f.grown {
+		f.growUp()
 	}
 	if end, reached := f.limits.reached(now, f.lastMoved(), f.halfClosed()); reached {
 		f.conclude(Result{End: end})
@@ -682,10 +687,25 @@ func (f *flow) tick() {
 	}
 }
 
+// growUp settles a session that has lived for SettleAfter, and gives its sockets
+// what they were spared until then.
+func (f *flow) growUp() {
+	f.grown = true
+	if !f.settling {
+		f.settling, f.tellSettled = true, true
+	}
+	for i := range f.sides {
+		if s := &f.sides[i]; s.late != nil {
+			setKeepAlive(s.fd, s.late)
+			s.late = nil
+		}
+	}
+}
+
 // next is when, after the start, a limit could next be reached.
 func (f *flow) next() time.Duration {
 	next := f.limits.next(f.lastMoved(), f.halfClosed())
-	if !f.settling {
+	if !f.grown {
 		next = min(next, SettleAfter)
 	}
 	return next

@@ -19,6 +19,11 @@ import (
 type Socket struct {
 	remote netip.AddrPort
 
+	// late are the keepalive options that a dialled socket does not have yet: it
+	// gets them when it enters Go's poller, or from the engine once it has lived
+	// for a second, for most that are busy do not live so long. Nil: it has them.
+	late *net.KeepAliveConfig
+
 	mu   sync.Mutex
 	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
 	conn *net.TCPConn // guarded by mu; nil before it is in Go's poller
@@ -45,6 +50,9 @@ func (s *Socket) adopt() (*net.TCPConn, error) {
 	}
 	if s.fd < 0 {
 		return nil, net.ErrClosed
+	}
+	if s.late != nil {
+		setKeepAlive(s.fd, s.late)
 	}
 	f := os.NewFile(uintptr(s.fd), "")
 	s.fd = -1
@@ -190,9 +198,9 @@ func (s *Socket) taken() bool {
 	return was >= 0
 }
 
-// tune sets what every connection has.
-func tune(fd int32, keepAlive net.KeepAliveConfig) {
-	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+func setNoDelay(fd int32) { setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
+
+func setKeepAlive(fd int32, keepAlive *net.KeepAliveConfig) {
 	if !keepAlive.Enable {
 		return
 	}
@@ -211,13 +219,15 @@ func bigEndian(port uint16) uint16 {
 // Dial connects to an address without a zone, and returns a connection for Plain
 // or for a Transport. The error is, or wraps, the system's error number or that
 // of ctx. The socket is not bound first, so that ports do not run out. Wait is
-// called before waiting, which a dial to this host does not need.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig, wait func()) (net.Conn, error) {
+// called before waiting, which a dial to this host does not need. KeepAlive is not
+// changed afterwards.
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
 	s, err := e.connect(ctx, to, wait)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
-	tune(s.fd, keepAlive)
+	setNoDelay(s.fd)
+	s.late = keepAlive
 	return s, nil
 }
 

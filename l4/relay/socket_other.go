@@ -15,15 +15,15 @@ func TCP(c net.Conn) (*net.TCPConn, bool) {
 }
 
 // Listen makes a Listener of ln, whose own configuration sets keepalive.
-func (e *Engine) Listen(ln net.Listener, _ net.KeepAliveConfig) (Listener, error) {
+func (e *Engine) Listen(ln net.Listener, _ *net.KeepAliveConfig) (Listener, error) {
 	return &plainListener{ln}, nil
 }
 
 // Dial connects to an address. The error wraps the system's error number or that
 // of ctx. Wait is called before waiting.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive net.KeepAliveConfig, wait func()) (net.Conn, error) {
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
 	wait()
-	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d := net.Dialer{KeepAliveConfig: *keepAlive}
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, "tcp", to.String())
 }

@@ -1,0 +1,112 @@
+package l4
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// runner runs sessions, one after the other, on whatever goroutine resumes it: a
+// session begins on the one that has accepted it, and has one of its own only if
+// it has to wait. A session that needs no waiting, since it forwards to an address
+// of this host, begins and is relayed on one thread: waking others would cost
+// more than all of its work. A runner is used again because its stack has grown.
+type runner struct {
+	// Static after construction.
+	next func() (waits, ok bool) // runs on until the session waits, or is handed over
+	stop func()
+
+	session *session // the next; owned by who has taken the runner
+}
+
+// leave lets a session wait, once: from then on it has a goroutine of its own.
+type leave struct {
+	left  atomic.Bool
+	yield func(bool) bool
+}
+
+// waiting is the key of what mayWait calls.
+type waiting struct{}
+
+// mayWait must be called before anything that may wait, with the context of the
+// session, if it is one, and first on the session's own goroutine.
+func mayWait(ctx context.Context) {
+	if l, ok := ctx.Value(waiting{}).(*leave); ok && !l.left.Swap(true) {
+		l.yield(true)
+	}
+}
+
+func newRunner(ctx context.Context) *runner {
+	r := &runner{}
+	r.next, r.stop = iter.Pull(func(yield func(bool) bool) {
+		for again := true; again; again = yield(false) {
+			s := r.session
+			r.session = nil
+			s.run(context.WithValue(ctx, waiting{}, &leave{yield: yield}))
+		}
+	})
+	return r
+}
+
+// runners are those that nobody uses.
+type runners struct {
+	mu     sync.Mutex
+	idle   []*runner // guarded by mu
+	closed bool      // guarded by mu
+}
+
+// maxIdleRunners is enough for a burst: each has a stack of some 8 KiB.
+const maxIdleRunners = 16
+
+// run runs a session, up to where it has to wait, and what is left on a goroutine
+// of its own.
+func (rs *runners) run(ctx context.Context, s *session) {
+	r := rs.take(ctx)
+	r.session = s
+	if waits, _ := r.next(); waits {
+		go rs.finish(r) // Shutdown waits for the session, by quiet
+		return
+	}
+	rs.giveBack(r)
+}
+
+func (rs *runners) finish(r *runner) {
+	r.next()
+	rs.giveBack(r)
+}
+
+func (rs *runners) take(ctx context.Context) *runner {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if n := len(rs.idle); n > 0 {
+		r := rs.idle[n-1]
+		rs.idle = rs.idle[:n-1]
+		return r
+	}
+	return newRunner(ctx)
+}
+
+func (rs *runners) giveBack(r *runner) {
+	rs.mu.Lock()
+	keep := !rs.closed && len(rs.idle) < maxIdleRunners
+	if keep {
+		rs.idle = append(rs.idle, r)
+	}
+	rs.mu.Unlock()
+	if !keep {
+		r.stop()
+	}
+}
+
+// close ends the idle runners, and each of the others when it is given back.
+func (rs *runners) close() {
+	rs.mu.Lock()
+	idle := slices.Clone(rs.idle)
+	rs.idle, rs.closed = nil, true
+	rs.mu.Unlock()
+	for _, r := range idle {
+		r.stop()
+	}
+}
