@@ -22,6 +22,9 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if how := os.Getenv(serveAs); how != "" {
+		return serveForever(how)
+	}
 	flag.Parse()
 	// Most tests wait most of the time, so more of them fit than processors.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {

@@ -1,0 +1,388 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestFaultPostgres kills one of three PostgreSQL servers under clients that
+// connect all the time, and lets it come back: no client may notice, but for those
+// that were in the middle, and those that are told that it is starting up.
+func TestFaultPostgres(t *testing.T) {
+	keys := newPKI(t)
+	one := newPostgres(t, keys)
+	two, three := one.clone(t), (*postgres)(nil)
+	three = two.clone(t)
+	interval := healthInterval()
+	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+listeners:
+  pg: {listen: "127.0.0.1:0", upstream: db}
+upstreams:
+  db:
+    endpoints: ["%s", "%s", "%s"]
+    starttls: postgres
+    tls: {identity: app, server_name: localhost}
+    health: {interval: %s}
+identities:
+  app: {files: {cert: %s, key: %s, ca: %s}}
+`, one.addr(), two.addr(), three.addr(), interval, keys.file("client.crt"), keys.file("client.key"), keys.file("ca.crt"))))
+	addr := a.addr("pg")
+	a.metric("ambassador_addresses{upstream=db,health=healthy}", 3)
+
+	type query struct {
+		began, ended time.Time
+		port, err    string
+	}
+	var mu sync.Mutex
+	var all []query
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { // waited for below
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				q := query{began: time.Now()}
+				out, text, err := try(one.client(addr, "disable", "psql", psql("select inet_server_port()")...))
+				if q.ended, q.port = time.Now(), out; err != nil {
+					q.err = text
+				}
+				mu.Lock()
+				all = append(all, q)
+				mu.Unlock()
+			}
+		})
+	}
+	during(2 * time.Second)
+	killing := time.Now()
+	two.crash(t)
+	killed := time.Now()
+	during(4 * interval)
+	two.startServer(t) // with the recovery of a crash
+	back := time.Now()
+	bound := 2*interval + 2*interval/10 + 2*time.Second
+	during(bound + time.Second)
+	close(done)
+	wg.Wait()
+
+	cut, starting, failed, returned := 0, 0, 0, time.Time{}
+	for _, q := range all {
+		switch {
+		case q.err == "" && q.port == two.port && q.began.After(back) && (returned.IsZero() || q.began.Before(returned)):
+			returned = q.began
+		case q.err == "":
+		case q.began.Before(killed) && q.ended.After(killing):
+			cut++
+		case strings.Contains(q.err, "starting up") || strings.Contains(q.err, "recovery mode"):
+			starting++
+		default:
+			failed++
+			t.Errorf("%v after the kill: %s", q.began.Sub(killed), q.err)
+		}
+	}
+	t.Logf("postgres: %d queries, each on its own connection: %d cut by the kill, %d told that the server is starting up, %d failed otherwise; used again %v after its return (bound %v)",
+		len(all), cut, starting, failed, returned.Sub(back).Round(time.Millisecond), bound)
+	if returned.IsZero() || returned.Sub(back) > bound {
+		t.Errorf("used again %v after its return, want within %v", returned.Sub(back), bound)
+	}
+	for _, db := range []*postgres{one, three} {
+		checkServerLog(t, db)
+	}
+}
+
+// crash ends the server as a crash does: all its processes at once, at SIGKILL,
+// the postmaster first. They are its children, and found by that.
+func (p *postgres) crash(t testing.TB) {
+	t.Helper()
+	children := childrenOf(p.cmd.Process.Pid)
+	p.signal(syscall.SIGKILL)
+	for _, pid := range children {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if _, err := p.exit(patience); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(p.file("d/postmaster.pid"))
+}
+
+func childrenOf(pid int) (out []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, f := range tasks {
+		text, _ := os.ReadFile(f)
+		for field := range strings.FieldsSeq(string(text)) {
+			if n, err := strconv.Atoi(field); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// redis is a real Redis that takes TLS with client certificates alone.
+type redis struct {
+	addr string
+	*process
+}
+
+func startRedis(t testing.TB, keys *pki, clients int) *redis {
+	t.Helper()
+	need(t, "redis-server")
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := launch(exec.Command("redis-server", "--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+		"--dir", shortDir(t), "--maxclients", fmt.Sprint(clients), "--tls-cert-file", keys.file("server.crt"), "--tls-key-file", keys.file("server.key"),
+		"--tls-ca-cert-file", keys.file("ca.crt"), "--tls-auth-clients", "yes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.signal(syscall.SIGKILL)
+		p.exit(patience)
+	})
+	if _, err := p.stdout.awaitAfter(0, regexp.MustCompile("Ready to accept connections"), patience, p.exited); err != nil {
+		t.Fatalf("%v\n%s", err, p.stdout)
+	}
+	return &redis{"127.0.0.1:" + port, p}
+}
+
+// TestFaultRedisFull fills one of two Redis servers until it refuses: the dial and
+// TLS go well, and only send and expect see it.
+func TestFaultRedisFull(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	small, large := startRedis(t, keys, 12), startRedis(t, keys, 1000)
+	a := start(t, "run", "-c", upstreamOf(t, keys, []string{small.addr, large.addr},
+		`health: {interval: 200ms, idle_interval: 0s, rise: 1, fall: 1, send: "PING\r\n", expect: "+PONG"}`))
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 2)
+	ping := func(c net.Conn) string {
+		c.SetDeadline(time.Now().Add(patience))
+		io.WriteString(c, "PING\r\n")
+		buf := make([]byte, 64)
+		n, _ := c.Read(buf)
+		return string(buf[:n])
+	}
+	var held []net.Conn
+	refused := 0
+	for range 60 {
+		c := a.connect("front")
+		if held = append(held, c); ping(c) != "+PONG\r\n" {
+			refused++
+		}
+		if n, _ := sample(a.process, "ambassador_addresses{upstream=up,health=unhealthy}"); n > 0 {
+			break
+		}
+	}
+	a.await(`"msg":"health".*"to":"unhealthy".*max number of clients`)
+	late := 0
+	for range 20 {
+		if ping(a.connect("front")) != "+PONG\r\n" {
+			late++
+		}
+	}
+	t.Logf("redis: one of two full: %d sessions refused until it was seen, %d afterwards", refused, late)
+	if late > 0 {
+		t.Errorf("%d sessions went to a server that is full and known to be", late)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 2)
+}
+
+// network is a network namespace with one end of a wire whose other end is in
+// another one.
+type network struct{ name, ip string }
+
+// newWire makes two namespaces with a wire between.
+func newWire(t testing.TB) (here, there network) {
+	t.Helper()
+	need(t, "ip")
+	if os.Getuid() != 0 {
+		missing(t, "root, which network namespaces need")
+	}
+	id := strconv.Itoa(os.Getpid()) + strconv.Itoa(int(time.Now().UnixNano()%100000))
+	here, there = network{"amb-a" + id, "10.213.0.1"}, network{"amb-b" + id, "10.213.0.2"}
+	for _, n := range []network{here, there} {
+		if text, err := exec.Command("ip", "netns", "add", n.name).CombinedOutput(); err != nil {
+			missing(t, fmt.Sprintf("leave to make network namespaces (%v %s)", err, text))
+		}
+		t.Cleanup(func() { exec.Command("ip", "netns", "del", n.name).Run() })
+	}
+	ipRun(t, "link", "add", "wire", "netns", here.name, "type", "veth", "peer", "name", "wire", "netns", there.name)
+	for _, n := range []network{here, there} {
+		ipRun(t, "-n", n.name, "addr", "add", n.ip+"/24", "dev", "wire")
+		ipRun(t, "-n", n.name, "link", "set", "wire", "up")
+		ipRun(t, "-n", n.name, "link", "set", "lo", "up")
+	}
+	return here, there
+}
+
+func ipRun(t testing.TB, args ...string) {
+	t.Helper()
+	if text, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %s: %v %s", strings.Join(args, " "), err, text)
+	}
+}
+
+// in makes a command line run in the namespace.
+func (n network) in(args ...string) *exec.Cmd {
+	return exec.Command("ip", append([]string{"netns", "exec", n.name}, args...)...)
+}
+
+// TestMySQLIsNotLockedOut probes a real server that locks hosts out after 12
+// connections that end in the greeting, from another network namespace: loopback
+// is exempt. It is an upstream without TLS, whose greeting we see.
+func TestMySQLIsNotLockedOut(t *testing.T) {
+	t.Parallel()
+	need(t, "mariadbd", "mariadb-install-db")
+	here, there := newWire(t)
+	dir := shortDir(t)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	install := exec.Command("mariadb-install-db", "--no-defaults", "--user=nobody", "--datadir="+dir+"/data", "--auth-root-authentication-method=normal", "--skip-test-db")
+	if text, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("mariadb-install-db: %v\n%s", err, text)
+	}
+	db, err := launch(there.in("mariadbd", "--no-defaults", "--user=nobody", "--datadir="+dir+"/data", "--socket="+dir+"/s", "--pid-file="+dir+"/pid",
+		"--bind-address="+there.ip, "--port=3306", "--max-connect-errors=12", "--skip-name-resolve=0", "--loose-innodb-buffer-pool-size=16M"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		db.signal(syscall.SIGTERM)
+		db.exit(patience)
+	})
+	if _, err := db.stderr.awaitAfter(0, regexp.MustCompile("ready for connections"), patience, db.exited); err != nil {
+		t.Fatalf("%v\n%s", err, db.stderr)
+	}
+	config := writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+listeners:
+  front: {listen: "unix:%s/front", upstream: db}
+upstreams:
+  db:
+    endpoints: ["%s:3306"]
+    health: {interval: 50ms, idle_interval: 0s}
+`, dir, there.ip))
+	a := startCmd(t, here.in(binary, "run", "-c", config))
+	a.metric("ambassador_addresses{upstream=db,health=healthy}", 1)
+	during(3 * time.Second) // sixty intervals
+	greeting := func() string {
+		c, err := net.Dial("unix", dir+"/front")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		buf := make([]byte, 512)
+		n, _ := c.Read(buf)
+		return string(buf[:n])
+	}
+	if got := greeting(); len(got) < 5 || got[4] != 10 {
+		t.Fatalf("after sixty intervals of probing the server greets with %q", got)
+	}
+	for range 13 { // that is how it locks out
+		if got := greeting(); len(got) > 4 && got[4] == 0xff {
+			if !strings.Contains(got, "blocked") {
+				t.Errorf("it refuses with %q", got)
+			}
+			t.Log("mysql: probes at 50 ms for 3 s left the host welcome; 12 cut greetings in a row lock it out, as the server is set to")
+			return
+		}
+	}
+	t.Log("mysql: this server does not lock out at all, so the test proves nothing")
+	t.Fail()
+}
+
+// TestFaultDrop cuts one of two servers off by losing every packet to it.
+func TestFaultDrop(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	here, there := newWire(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func(n network) string {
+		cmd := n.in(self)
+		cmd.Env = append(os.Environ(), serveAs+"="+n.ip+":7000 "+keys.dir)
+		pr, pw, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stdin = pr
+		p, err := launch(cmd)
+		pr.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			pw.Close()
+			p.exit(patience)
+		})
+		if _, err := p.stdout.awaitAfter(0, regexp.MustCompile("listening echo"), patience, p.exited); err != nil {
+			t.Fatalf("%v %s", err, p.stderr)
+		}
+		return n.ip + ":7000"
+	}
+	far, near := serve(there), serve(here)
+	config := upstreamOf(t, keys, []string{far, near}, "connect: {attempt_timeout: 1s}", "health: {interval: 500ms}")
+	dir := shortDir(t)
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = writeFile(t, "ambassador.yaml", strings.Replace(string(text), `"127.0.0.1:0"`, `"unix:`+dir+`/front"`, 1))
+	a := startCmd(t, here.in(binary, "run", "-c", config))
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 2)
+	one := func() (time.Duration, error) {
+		began := time.Now()
+		c, err := net.Dial("unix", dir+"/front")
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		io.WriteString(c, "hello\n")
+		buf := make([]byte, 6)
+		_, err = io.ReadFull(c, buf)
+		return time.Since(began), err
+	}
+	ipRun(t, "-n", there.name, "link", "set", "wire", "arp", "off") // and nobody answers for it
+	ipRun(t, "-n", here.name, "neigh", "flush", "all")
+	ipRun(t, "-n", there.name, "addr", "flush", "dev", "wire")
+	waited, n, longest := 0, 0, time.Duration(0)
+	for begin := time.Now(); time.Since(begin) < 8*time.Second; n++ {
+		took, err := one()
+		if err != nil {
+			t.Errorf("a session failed: %v", err)
+		}
+		if longest = max(longest, took); took > 500*time.Millisecond {
+			waited++
+		}
+	}
+	ipRun(t, "-n", there.name, "addr", "add", there.ip+"/24", "dev", "wire")
+	ipRun(t, "-n", there.name, "link", "set", "wire", "arp", "on")
+	back := time.Now()
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 2)
+	t.Logf("drop: %d sessions in 8 s, %d waited, the longest %v; seen again %v after the wire was whole", n, waited, longest.Round(time.Millisecond), time.Since(back).Round(time.Millisecond))
+	if waited > 5 || longest > 1500*time.Millisecond {
+		t.Errorf("%d sessions waited, the longest %v", waited, longest)
+	}
+}

@@ -1,0 +1,487 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serveAs is the environment variable that makes the test's binary an echo server
+// instead: "ADDR PKI-FOLDER". It demands a client certificate. As a process of its
+// own it can be killed and stopped.
+const serveAs = "AMBASSADOR_TEST_SERVE"
+
+func serveForever(how string) int {
+	addr, dir, _ := strings.Cut(how, " ")
+	cfg, err := (&pki{dir: dir}).server("server", "ca")
+	if err == nil {
+		var s *server
+		if s, err = serveAt(addr, cfg, echo); err == nil {
+			fmt.Println("listening echo", s.addr)
+			io.Copy(io.Discard, os.Stdin) // ends with the test that started it
+			return 0
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// victim is an mTLS echo server in a process of its own.
+type victim struct {
+	addr string
+	keys *pki
+	*process
+}
+
+// startVictim starts one, on a free port if addr is "127.0.0.1:0".
+func startVictim(t testing.TB, keys *pki, addr string) *victim {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), serveAs+"="+addr+" "+keys.dir)
+	pr, pw, err := os.Pipe() // its end ends the server
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin = pr
+	p, err := launch(cmd)
+	pr.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &victim{keys: keys, process: p}
+	t.Cleanup(func() {
+		pw.Close()
+		v.kill()
+	})
+	m, err := p.stdout.awaitAfter(0, regexp.MustCompile(`(?m)^listening echo (\S+)$`), patience, p.exited)
+	if err != nil {
+		t.Fatalf("%v; %s", err, p.stderr)
+	}
+	v.addr = m[1]
+	return v
+}
+
+// kill is SIGKILL, and returns when the process is gone.
+func (v *victim) kill() {
+	v.signal(syscall.SIGKILL)
+	v.exit(patience)
+}
+
+// again starts the server anew on its old address.
+func (v *victim) again(t testing.TB) {
+	t.Helper()
+	*v = *startVictim(t, v.keys, v.addr)
+}
+
+// upstreamOf writes a configuration with a listener "front" for mTLS endpoints;
+// more are lines of the upstream.
+func upstreamOf(t testing.TB, keys *pki, endpoints []string, more ...string) string {
+	t.Helper()
+	var quoted []string
+	for _, e := range endpoints {
+		quoted = append(quoted, fmt.Sprintf("%q", e))
+	}
+	return writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+listeners:
+  front: {listen: "127.0.0.1:0", upstream: up}
+identities:
+  me: {files: {cert: %s, key: %s, ca: %s}}
+upstreams:
+  up:
+    endpoints: [%s]
+    tls: {identity: me, server_name: localhost}
+    %s
+`, keys.file("client.crt"), keys.file("client.key"), keys.file("ca.crt"), strings.Join(quoted, ", "), strings.Join(more, "\n    ")))
+}
+
+// try1 is one session of a client: it connects, sends a line, and wants it back.
+type try1 struct {
+	began, ended time.Time
+	client       string
+	err          error
+}
+
+func (o try1) took() time.Duration { return o.ended.Sub(o.began) }
+
+func session(addr string) (o try1) {
+	o.began = time.Now()
+	defer func() { o.ended = time.Now() }()
+	var c net.Conn
+	if c, o.err = net.Dial("tcp", addr); o.err != nil {
+		return o
+	}
+	defer c.Close()
+	o.client = c.LocalAddr().String()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, o.err = io.WriteString(c, "hello\n"); o.err != nil {
+		return o
+	}
+	buf := make([]byte, 6)
+	_, o.err = io.ReadFull(c, buf)
+	return o
+}
+
+// crowd makes sessions, a fixed number a second, until stop.
+type crowd struct {
+	addr string
+	done chan struct{}
+	wg   sync.WaitGroup
+
+	mu  sync.Mutex
+	all []try1 // guarded by mu; in the order of their ends
+}
+
+func startCrowd(addr string, perSecond int) *crowd {
+	c := &crowd{addr: addr, done: make(chan struct{})}
+	c.wg.Go(func() { // stop waits for it
+		tick := time.NewTicker(time.Second / time.Duration(perSecond))
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				c.wg.Go(c.one) // stop waits for it
+			case <-c.done:
+				return
+			}
+		}
+	})
+	return c
+}
+
+func (c *crowd) one() {
+	o := session(c.addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, o)
+}
+
+// stop ends the crowd and returns its sessions.
+func (c *crowd) stop() []try1 {
+	close(c.done)
+	c.wg.Wait()
+	return c.all
+}
+
+// accounts are the records of sessions in the log, by client.
+func accounts(t testing.TB, a *ambassador) map[string]record {
+	t.Helper()
+	out := map[string]record{}
+	for l := range strings.Lines(a.stderr.String()) {
+		var r record
+		if json.Unmarshal([]byte(l), &r) == nil && r.Client != "" {
+			out[r.Client] = r
+		}
+	}
+	return out
+}
+
+// during waits for d to pass; what happens meanwhile is the test.
+func during(d time.Duration) { <-time.After(d) }
+
+func quantile(all []time.Duration, q float64) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[min(int(q*float64(len(all))), len(all)-1)]
+}
+
+// healthInterval is what the tests of health configure: short, so that they are.
+func healthInterval() time.Duration {
+	if long() {
+		return 5 * time.Second
+	}
+	return time.Second
+}
+
+// three starts three victims.
+func three(t testing.TB, keys *pki) (victims []*victim, addrs []string) {
+	t.Helper()
+	for range 3 {
+		v := startVictim(t, keys, "127.0.0.1:0")
+		victims, addrs = append(victims, v), append(addrs, v.addr)
+	}
+	return victims, addrs
+}
+
+// TestFaultKill proves that of three mTLS endpoints one that is killed costs no
+// session that begins afterwards, that it is left alone within a second but for
+// trials, and that it is used again soon after it is back.
+func TestFaultKill(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	victims, addrs := three(t, keys)
+	interval := healthInterval()
+	a := start(t, "run", "-c", upstreamOf(t, keys, addrs, fmt.Sprintf("health: {interval: %s}", interval)))
+	var open []net.Conn
+	for range 6 {
+		open = append(open, a.connect("front"))
+		line(t, open[len(open)-1], "before")
+	}
+	c := startCrowd(a.addr("front"), 50)
+	during(2 * time.Second)
+	killing := time.Now()
+	victims[0].kill()
+	killed := time.Now()
+	during(4*interval + time.Second)
+	victims[0].again(t)
+	back := time.Now()
+	bound := 2*interval + 2*interval/10 + 2*time.Second
+	during(bound + time.Second)
+	all := c.stop()
+	a.metric("ambassador_sessions_total", float64(len(all)))
+
+	records := accounts(t, a)
+	ended := 0
+	for _, o := range open {
+		if r, ok := records[o.LocalAddr().String()]; ok {
+			if ended++; r.Address != addrs[0] || r.Reason != "upstream_reset" {
+				t.Errorf("a session that was open at the kill: %s %s", r.Address, r.Reason)
+			}
+		}
+	}
+	if ended != 2 {
+		t.Errorf("%d of 6 open sessions ended with the kill of one of three", ended)
+	}
+	failures, cut, retried, late := 0, 0, 0, 0
+	detected, returned := killed, time.Time{}
+	for _, o := range all {
+		r := records[o.client]
+		switch {
+		case o.err != nil && o.began.After(killed):
+			failures++
+			t.Errorf("a session that began %v after the kill: %v; %s %s %s", o.began.Sub(killed), o.err, r.Stage, r.Reason, r.Cause)
+		case o.err != nil && o.ended.After(killing):
+			cut++
+			if r.Reason != "upstream_reset" {
+				t.Errorf("a session that was open at the kill ended as %s: %s", r.Reason, r.Cause)
+			}
+		case o.err != nil:
+			t.Errorf("a session before the kill: %v", o.err)
+		}
+		if o.began.After(killed) && o.began.Before(back) && r.Attempts > 1 {
+			if retried++; o.began.After(detected) {
+				detected = o.began
+			}
+			if o.began.After(killed.Add(time.Second)) {
+				late++
+			}
+		}
+		if o.began.After(back) && r.Address == addrs[0] && (returned.IsZero() || o.began.Before(returned)) {
+			returned = o.began
+		}
+	}
+	t.Logf("kill: %d sessions at 50/s, %d failed after the kill, %d cut by it, %d needed a second attempt, the last %v after the kill; used again %v after its return (bound %v)",
+		len(all), failures, cut, retried, detected.Sub(killed).Round(time.Millisecond), returned.Sub(back).Round(time.Millisecond), bound)
+	if late > 0 {
+		t.Errorf("%d sessions were sent to the dead endpoint more than a second after the kill", late)
+	}
+	if returned.IsZero() || returned.Sub(back) > bound {
+		t.Errorf("used again %v after its return, want within %v", returned.Sub(back), bound)
+	}
+}
+
+// TestFaultStop proves that an endpoint that is stopped, so that the kernel still
+// answers for it, holds up few sessions, and none for longer than an attempt.
+func TestFaultStop(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	const attempt = time.Second
+	waits := func(all []try1) (n int, longest time.Duration) {
+		for _, o := range all {
+			if o.err != nil {
+				t.Errorf("a session failed: %v", o.err)
+			}
+			if o.took() > attempt/2 {
+				n++
+			}
+			longest = max(longest, o.took())
+		}
+		return n, longest
+	}
+	setup := func() (*victim, string) {
+		victims, addrs := three(t, keys)
+		a := start(t, "run", "-c", upstreamOf(t, keys, addrs, fmt.Sprintf("connect: {attempt_timeout: %s}", attempt), "breaker: {failures: 5}"))
+		addr := a.addr("front")
+		a.metric("ambassador_addresses{upstream=up,health=healthy}", 3)
+		victims[0].signal(syscall.SIGSTOP)
+		return victims[0], addr
+	}
+
+	stopped, addr := setup()
+	var sequence []try1
+	for begin := time.Now(); time.Since(begin) < 12*time.Second; {
+		sequence = append(sequence, session(addr))
+	}
+	n, longest := waits(sequence)
+	stopped.signal(syscall.SIGCONT)
+	t.Logf("stop, in sequence: %d sessions in 12 s, %d waited, the longest %v (failures: 5, attempt_timeout: %v)", len(sequence), n, longest.Round(time.Millisecond), attempt)
+	if n > 5 || longest > attempt+attempt/2 {
+		t.Errorf("%d sessions waited, the longest %v; want at most 5 and %v", n, longest, attempt)
+	}
+
+	stopped, addr = setup()
+	var mu sync.Mutex
+	var together []try1
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for range 20 {
+		wg.Go(func() { // waited for below
+			for time.Since(begin) < 8*time.Second {
+				o := session(addr)
+				mu.Lock()
+				together = append(together, o)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	stopped.signal(syscall.SIGCONT)
+	all, longest := waits(together)
+	late := slices.DeleteFunc(together, func(o try1) bool { return o.began.Before(begin.Add(attempt + attempt/10)) })
+	lateWaits, _ := waits(late)
+	t.Logf("stop, 20 at a time: %d sessions in 8 s, %d waited, the longest %v; %d of those that began after the first attempt_timeout", len(late), all, longest.Round(time.Millisecond), lateWaits)
+	if lateWaits > 0 || longest > attempt+attempt/2 {
+		t.Errorf("%d sessions waited that began after the first attempt_timeout; the longest wait was %v", lateWaits, longest)
+	}
+}
+
+// TestFaultDead proves that with its only destination dead a session is refused at
+// once, with the cause and the time of the next trial, and that the first success
+// ends it.
+func TestFaultDead(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	v := startVictim(t, keys, "127.0.0.1:0")
+	a := start(t, "run", "-c", upstreamOf(t, keys, []string{v.addr}, "breaker: {open: 2s, max_open: 4s}", "health: {interval: 30s}"))
+	addr := a.addr("front")
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 1)
+	v.kill()
+	for range 5 {
+		session(addr)
+	}
+	a.await(`"msg":"breaker".*"from":"closed","to":"open","cause":".*refused.*"retry_in":`)
+	var took []time.Duration
+	for range 200 {
+		o := session(addr)
+		if o.err == nil {
+			t.Fatal("a session to nobody went well")
+		}
+		took = append(took, o.took())
+	}
+	a.metric("ambassador_sessions_total{stage=permit,reason=breaker_open}", 190)
+	a.metric("ambassador_breakers{upstream=up,state=open}", 1)
+	if status, _ := a.ask("status"); !strings.Contains(status, "open, next trial in") || !strings.Contains(status, "connection refused") {
+		t.Errorf("status:\n%s", status)
+	}
+	m := a.await(`"reason":"breaker_open","cause":"([^"]*)".*"retry_in":([\d.]+)`)
+	if !strings.Contains(m[1], "refused") {
+		t.Errorf("cause %q", m[1])
+	}
+	t.Logf("dead: a refused session takes %v at the median, %v at p99; retry_in %s s, cause %q", quantile(took, .5), quantile(took, .99), m[2], m[1])
+	if got := quantile(took, .9); got > 2*time.Millisecond {
+		t.Errorf("a refused session takes %v at p90, want under 2 ms", got)
+	}
+	v.again(t)
+	back := time.Now()
+	if err := eventually(patience, func() error { return session(addr).err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("dead: the first session went well %v after the return (max_open: 4s)", time.Since(back).Round(time.Millisecond))
+	a.await(`"msg":"breaker".*"from":"half_open","to":"closed"`)
+	for range 20 {
+		if o := session(addr); o.err != nil {
+			t.Errorf("after the first success: %v", o.err)
+		}
+	}
+}
+
+// TestFaultChaos proves that while servers are killed and come back at random,
+// one of three always alive, no session fails but those that a kill has cut.
+func TestFaultChaos(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	victims, addrs := three(t, keys)
+	a := start(t, "run", "-c", upstreamOf(t, keys, addrs, "health: {interval: 500ms}", "balance: least_connections"))
+	lasts := 20 * time.Second
+	if long() {
+		lasts = 60 * time.Second
+	}
+	c := startCrowd(a.addr("front"), 50)
+	rng := noise(4)
+	random := func(n int) int {
+		var b [1]byte
+		rng.Read(b[:])
+		return int(b[0]) % n
+	}
+	type kill struct{ from, to time.Time }
+	var kills []kill
+	for begin := time.Now(); time.Since(begin) < lasts; {
+		i := random(3)
+		k := kill{from: time.Now()}
+		victims[i].kill()
+		k.to = time.Now()
+		kills = append(kills, k)
+		during(time.Duration(random(250)) * 8 * time.Millisecond)
+		victims[i].again(t)
+		during(time.Duration(random(250)) * 4 * time.Millisecond)
+	}
+	all := c.stop()
+	cut, failures := 0, 0
+	for _, o := range all {
+		if o.err == nil {
+			continue
+		}
+		if slices.ContainsFunc(kills, func(k kill) bool { return o.began.Before(k.to) && o.ended.After(k.from) }) {
+			cut++
+			continue
+		}
+		failures++
+		t.Errorf("a session failed after %v: %v", o.took(), o.err)
+	}
+	t.Logf("chaos: %d kills in %v, %d sessions, %d cut by a kill, %d failed otherwise", len(kills), lasts, len(all), cut, failures)
+}
+
+// TestProbesAreCheap proves what it costs to probe 20 idle mTLS addresses.
+func TestProbesAreCheap(t *testing.T) {
+	keys := newPKI(t)
+	var addrs []string
+	for range 20 {
+		addrs = append(addrs, startServer(t, keys.mtls(t), echo).addr)
+	}
+	a := start(t, "run", "-c", upstreamOf(t, keys, addrs, "health: {interval: 5s, idle_interval: 0s}"))
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 20)
+	cpu := func() float64 {
+		t.Helper()
+		v, err := sample(a.process, "process_cpu_seconds_total")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	lasts := 20 * time.Second
+	if long() {
+		lasts = time.Minute
+	}
+	before, begin := cpu(), time.Now()
+	during(lasts)
+	used := (cpu() - before) / time.Since(begin).Seconds() * 100
+	t.Logf("probes: 20 addresses every 5 s cost %.2f %% of a processor", used)
+	if limit := 0.5; used > limit && !on("AMBASSADOR_TEST_RACE") {
+		t.Errorf("%.2f %%, want at most %v %%", used, limit)
+	}
+}
