@@ -22,6 +22,8 @@ type HealthConfig struct {
 	// zero, that is every interval.
 	IdleInterval time.Duration
 	// Send is sent by a probe; Expect must be in what comes back. Empty: nothing.
+	// With one of them, and with Check, there is a probe every Interval, whatever
+	// sessions see.
 	Send, Expect string
 	// Check asks something else of the address's host, beside the connection. It
 	// ends with ctx; its error is the cause of an unhealthy address. Nil: nothing.
@@ -31,6 +33,13 @@ type HealthConfig struct {
 }
 
 func (h *HealthConfig) timeout() time.Duration { return orDefault(h.Timeout, DefaultHealthTimeout) }
+
+// talks says whether a probe hears what no session tells: a session with a server
+// that answers every command with an error is a good one.
+func (h *HealthConfig) talks() bool { return h.Send != "" || h.Expect != "" }
+
+// asks says whether there is a question that idle_interval does not put off.
+func (h *HealthConfig) asks() bool { return h.Check != nil || h.talks() }
 
 func (h *HealthConfig) fold() policy.HealthConfig {
 	return policy.HealthConfig{Rise: h.Rise, Fall: h.Fall}

@@ -70,11 +70,12 @@ func (p *prober) step(ctx context.Context) {
 	if heard != policy.Neutral {
 		p.seen = now
 	}
-	calm := a.verdict() == policy.Healthy && a.breaker.State() == policy.Closed
-	if calm && heard == policy.Neutral && h.Check == nil && now.Sub(p.seen) < h.IdleInterval {
+	closed := a.breaker.State() == policy.Closed
+	calm := a.verdict() == policy.Healthy && closed
+	if calm && heard == policy.Neutral && !h.asks() && now.Sub(p.seen) < h.IdleInterval {
 		return
 	}
-	passive := heard != policy.Neutral && a.verdict() != policy.Unhealthy && a.breaker.State() == policy.Closed
+	passive := heard != policy.Neutral && a.verdict() != policy.Unhealthy && closed && !h.talks()
 	switch {
 	case passive:
 	case p.mysql && calm: // to be asked costs it a failed client, and it is well

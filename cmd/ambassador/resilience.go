@@ -127,7 +127,7 @@ func (h *HealthSection) fields() []field {
 		durationField("timeout", "Bounds a probe. Default 2s.", &h.Timeout, 10*time.Millisecond),
 		intField("rise", "How many that pass in a row make an unhealthy address healthy. Default 2.", &h.Rise, 1, 1000),
 		intField("fall", "How many that fail in a row make an address unhealthy. Default 3.", &h.Fall, 1, 1000),
-		durationField("idle_interval", "How often a healthy address without sessions is probed. Default 60s.", &h.IdleInterval, 0),
+		durationField("idle_interval", "How often a healthy address without sessions is probed, unless send, expect or http ask it at every interval. Default 60s.", &h.IdleInterval, 0),
 		textField("send", "What a probe sends once it is connected. Default: nothing.", &h.Send, nil),
 		textField("expect", "What the server's answer, or its greeting, must contain. Default: nothing.", &h.Expect, nil),
 		sectionField("http", "A question over plain HTTP to another port of the address's host, beside the connection.", []field{
