@@ -148,7 +148,6 @@ type breakerModel struct {
 	b       *Breaker
 	now     time.Time
 	tickets []Ticket // not settled
-	opened  time.Time
 }
 
 func (m *breakerModel) event(kind byte, arg int) {
