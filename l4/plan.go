@@ -15,12 +15,13 @@ import (
 // each time while there is one, the families in turn. Not safe for concurrent use.
 type plan struct {
 	upstream *Upstream
-	only     *address   // if not nil, the one address to try, whatever is known of it
-	probe    bool       // with only: for a prober, not for a session
-	tried    []*address // in this round
-	lasting  []*address // would fail in the same way again
-	rounds   int        // how often everything had been tried
-	last     candidate  // the one before
+	only     *address    // if not nil, the one address to try, whatever is known of it
+	probe    bool        // with only: for a prober, not for a session
+	tried    []*address  // in this round
+	lasting  []*address  // would fail in the same way again
+	rounds   int         // how often everything had been tried
+	last     candidate   // the one before
+	few      [3]*address // room for tried
 }
 
 // errTriedAll says that every address that may be tried was tried in this round.
@@ -35,7 +36,9 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	}
 	for {
 		if c, ok := p.pick(time.Now()); ok {
-			p.last = c
+			if p.last = c; p.tried == nil {
+				p.tried = p.few[:0]
+			}
 			p.tried = append(p.tried, c.at)
 			return c, nil
 		}
@@ -109,12 +112,13 @@ func (p *plan) rank(m *member) int {
 	return m.priority * 2
 }
 
-// lastResort is the address whose breaker is nearest its next trial.
+// lastResort is the address whose breaker has a trial due, of several the one that
+// was nearest it: half-open ones first.
 func (p *plan) lastResort(members []member, now time.Time) (candidate, bool) {
 	var nearest *address
 	for i := range members {
 		a := members[i].address
-		if a.breaker.State() == policy.Closed || p.skips(a) {
+		if a.breaker.State() == policy.Closed || !a.breaker.Usable(now) || p.skips(a) {
 			continue
 		}
 		if nearest == nil || a.breaker.RetryAt().Before(nearest.breaker.RetryAt()) {

@@ -253,7 +253,7 @@ func (s *spares) failedOnce(now time.Time) {
 func (s *spares) current(one *spare, now time.Time, best int) bool {
 	c := one.conn
 	m, ok := s.upstream.member(c.candidate.at)
-	return ok && now.Before(one.until) && !m.down.Load() && m.breaker.State() == policy.Closed && m.priority <= best && c.configIsCurrent()
+	return ok && now.Before(one.until) && !m.down.Load() && m.breaker.State() != policy.Open && m.priority <= best && c.configIsCurrent()
 }
 
 // close drops all spares, for good.
@@ -275,9 +275,9 @@ func (one *spare) ended() bool {
 
 // claim takes the spare from its watch. False: it is dead.
 func (one *spare) claim() bool {
-	one.conn.raw.SetReadDeadline(time.Unix(1, 0))
+	one.conn.SetDeadline(time.Unix(1, 0)) // writes too: a read may have to answer a KeyUpdate
 	<-one.gone
-	one.conn.raw.SetReadDeadline(time.Time{})
+	one.conn.SetDeadline(time.Time{})
 	if one.err == nil || !isTimeout(one.err) {
 		return false
 	}

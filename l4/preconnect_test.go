@@ -221,3 +221,68 @@ func TestSparesOfAServerThatRefusesUs(t *testing.T) {
 		t.Errorf("%d tries until it was left alone", n)
 	}
 }
+
+// A spare is a trial as good as a session: it closes a breaker that is half-open.
+func TestSparesAreTrials(t *testing.T) {
+	addr := refusedAddress(t)
+	cfg := oneUpstream(addr)
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 2, MaxAge: time.Hour}
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: 50 * time.Millisecond}
+	f := serve(t, Options{}, cfg)
+	f.awaitAddress(func(a AddressStatus) bool { return a.Breaker == "open" })
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() { // ends with ln
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); io.Copy(c, c) }() // ends with its client
+		}
+	}()
+	f.awaitAddress(func(a AddressStatus) bool { return a.Breaker == "closed" && a.Spares == 2 })
+	ping(t, f.client(0))
+}
+
+func TestSparesOfAnAddressThatIsDownAreDropped(t *testing.T) {
+	addr, client, _ := spareServer(t, echoTLS)
+	cfg := tlsUpstream(addr, client)
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 2, MaxAge: time.Hour}
+	f := serve(t, Options{}, cfg)
+	f.awaitSpares(2)
+	u := f.upstreams[0]
+	u.judge(u.members()[0].address, false, "as the test wants it", time.Now())
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonNoEndpoint {
+		t.Errorf("record %+v", r)
+	}
+	f.awaitSpares(0)
+	u.judge(u.members()[0].address, true, "", time.Now())
+	f.awaitSpares(2)
+}
+
+func TestReloadKeepsWhatIsKnownOfAnUnchangedUpstream(t *testing.T) {
+	addr, client, accepted := spareServer(t, echoTLS)
+	cfg := tlsUpstream(addr, client)
+	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 2, MaxAge: time.Hour}
+	cfg.Upstreams[0].Key = "the same"
+	f := serve(t, Options{}, cfg)
+	f.awaitSpares(2)
+	await(t, "two connections", func() bool { return accepted.Load() == 2 })
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	ping(t, f.client(0))
+	f.awaitSpares(2)
+	await(t, "a third connection", func() bool { return accepted.Load() == 3 })
+	cfg.Upstreams[0].Key = "another"
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitSpares(2)
+	await(t, "two new connections", func() bool { return accepted.Load() == 5 })
+}

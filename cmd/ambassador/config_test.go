@@ -42,6 +42,7 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"unknown section", good + "listner: 1", `a.yaml:5:1: listner: unknown key; did you mean listeners?`},
 		{"a later key", good + "    mark: 1", "a.yaml:5:5: upstreams.u.mark: unknown key; this version does not have it yet"},
 		{"health off and on", good + "    health: {interval: 0s, rise: 2}", "upstreams.u.health.interval: 0s turns health off"},
+		{"health without a pause", good + "    health: {interval: 1ns}", "upstreams.u.health.interval: 1ns is too short"},
 		{"http without port", good + "    health: {http: {path: /primary}}", "upstreams.u.health.http: no port"},
 		{"http path", good + "    health: {http: {port: 1, path: primary}}", "no path; write one like /primary"},
 		{"http of a unix socket", strings.Replace(good, "h:1", "unix:/s", 1) + "    health: {http: {port: 1}}", "has no host that could be asked"},

@@ -145,10 +145,16 @@ func checkPath(s string) error {
 	return nil
 }
 
+// leastHealthInterval keeps a slip of the pen from flooding a server.
+const leastHealthInterval = 10 * time.Millisecond
+
 // validate finds what no key of health by itself shows.
 func (h *HealthSection) validate(d *decoder, path string, u *UpstreamSection) {
 	if d.at[path] != nil && h.Interval == 0 && len(d.at[path].Content) > 2 {
 		d.failAt(path+".interval", "0s turns health off, so the other keys have no meaning; remove them, or give an interval")
+	}
+	if h.Interval > 0 && h.Interval < leastHealthInterval {
+		d.failAt(path+".interval", "%s is too short; the least is %s, and 0s turns health off", h.Interval, leastHealthInterval)
 	}
 	if d.at[path+".http"] == nil {
 		return
