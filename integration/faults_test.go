@@ -395,7 +395,6 @@ func TestFaultStop(t *testing.T) {
 // once, with the cause and the time of the next trial, and that the first success
 // ends it.
 func TestFaultDead(t *testing.T) {
-	t.Parallel()
 	keys := newPKI(t)
 	v := startVictim(t, keys, "127.0.0.1:0")
 	a := start(t, "run", "-c", upstreamOf(t, keys, []string{v.addr}, "breaker: {open: 2s, max_open: 4s}", "health: {interval: 30s}"))
@@ -424,7 +423,7 @@ func TestFaultDead(t *testing.T) {
 		t.Errorf("cause %q", m[1])
 	}
 	t.Logf("dead: a refused session takes %v at the median, %v at p99; retry_in %s s, cause %q", quantile(took, .5), quantile(took, .99), m[2], m[1])
-	if got := quantile(took, .5); got > 2*time.Millisecond {
+	if got := quantile(took, .5); got > 2*time.Millisecond && !on("AMBASSADOR_TEST_RACE") { // which is several times slower
 		t.Errorf("a refused session takes %v at the median, want under 2 ms", got)
 	}
 	v.again(t)

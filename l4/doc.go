@@ -4,9 +4,11 @@
 // A Server is given a Config by Apply, again on every reload. Each accepted
 // connection is a session; (*session).run is its life, in order, and session.go
 // tells it without another file. Beside it: listener.go binds and accepts,
-// upstream.go makes connections (plan.go in which order, resolve.go where to,
-// dial.go, originate.go), outcome.go names every ending, observe.go accounts for
-// it, drain.go stops, status.go tells.
+// upstream.go makes connections (resolve.go says where to, plan.go in which order,
+// address.go keeps what is known of each address; dial.go, originate.go),
+// limits.go counts, outcome.go names every ending, observe.go accounts for it,
+// drain.go stops, status.go tells. Apart from sessions, prober.go asks how
+// addresses are, health.go judges, and preconnect.go keeps connections ready.
 //
 // # Promised
 //
@@ -16,6 +18,9 @@
 //   - An attempt never waits for the client, and every wait has a bound.
 //   - Endings that the ambassador decides are resets; a FIN is the peer's.
 //   - Errors are named by their type and number, never by their text.
+//   - Each attempt is settled once, and what is ours or the client's speaks for
+//     nobody. An address is never locked out for good: where none may be used, the
+//     one whose trial is due gets it.
 //
 // # Not promised
 //

@@ -49,12 +49,12 @@ func (p *prober) run(ctx context.Context) {
 	}
 }
 
-// wait is the time to the next step, with jitter of a tenth either way. An
+// wait is the time to the next step, with jitter of a tenth either way. A required
 // upstream that was never reached is asked more often: who waits for readiness
 // waits for it.
 func (p *prober) wait() time.Duration {
 	d := p.upstream.cfg.Health.Interval
-	if p.upstream.reached.Load() == nil {
+	if p.upstream.cfg.Required && p.upstream.reached.Load() == nil {
 		d = min(d, reachInterval)
 	}
 	return time.Duration(float64(d) * (0.9 + rand.Float64()/5))

@@ -124,7 +124,7 @@ ambassador_addresses gauge
   health: healthy unhealthy unknown
   upstream: orders_db mail
 ambassador_attempts_total counter
-  Attempts to connect to the upstream, by how they went; ok is success.
+  Attempts to connect to the upstream, health probes not among them, by how they went; ok is success.
   reason: ok refused
   upstream: mail orders_db
 ambassador_breakers gauge
