@@ -197,6 +197,18 @@ func rejected(t testing.TB, d *daemon, keys *pki, starttls, reason string, clien
 	a.await(`"msg":"session".*"reason":"` + reason + `"`)
 }
 
+// firstContact proves that who forgot --starttls, or chose another, is told what
+// the server speaks and which flag to add. hello is what a client says, for the
+// protocols in which it speaks first.
+func firstContact(t testing.TB, d *daemon, keys *pki, starttls, hello, want string) {
+	t.Helper()
+	a := start(t, "run", "-c", place{addr: d.addr(), starttls: starttls}.configFile(t, keys))
+	_, port, _ := net.SplitHostPort(a.addr("front"))
+	k := newTalk(t, port)
+	k.c.Write([]byte(hello))
+	a.await(`"msg":"session".*"cause":".*` + want)
+}
+
 // talk is a session by hand: it sends each line once the last answer matches.
 type talk struct {
 	t testing.TB

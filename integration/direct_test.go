@@ -90,6 +90,12 @@ func TestRedis(t *testing.T) {
 	run(t, redisCLI(port, "rpush", "queue", "at last"))
 	await(pop, "at last")
 	rejected(t, d, keys, "", "upstream_tls_rejected", func(port string) *exec.Cmd { return redisCLI(port, "-e", "get", "a") })
+	for _, protocol := range []string{"postgres", "mysql", "ldap", "smtp", "imap", "pop3", "xmpp"} {
+		t.Run("TLS at once, and --starttls "+protocol, func(t *testing.T) {
+			t.Parallel()
+			firstContact(t, d, keys, protocol, xmppOpen, "remove starttls")
+		})
+	}
 }
 
 // newMosquitto starts an MQTT broker, which speaks TLS at once and calls its

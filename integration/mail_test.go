@@ -138,6 +138,8 @@ func TestPostfix(t *testing.T) {
 	if m := regexp.MustCompile(`(?m)^.*(lost connection|fatal|panic|improper command).*$`).FindString(d.stdout.String()[dialled:]); m != "" {
 		t.Errorf("the server complains: %s", m)
 	}
+	firstContact(t, d, keys, "", "", "SMTP .*--starttls smtp")
+	firstContact(t, d, keys, "mysql", "", "--starttls smtp")
 	d.stop(t)
 	k := newTalk(t, port)
 	k.hear(" (refused)\r\n")
@@ -292,6 +294,9 @@ func TestDovecot(t *testing.T) {
 	}
 	rejected(t, d, keys, "imap", "closed", func(port string) *exec.Cmd { return curl("imap://127.0.0.1:"+port, user...) })
 	rejected(t, &popServer, keys, "pop3", "closed", func(port string) *exec.Cmd { return curl("pop3://127.0.0.1:"+port, user...) })
+	firstContact(t, d, keys, "", "", "an IMAP greeting.*--starttls imap")
+	firstContact(t, d, keys, "pop3", "", "an IMAP greeting.*--starttls imap")
+	firstContact(t, &popServer, keys, "", "", "a POP3 greeting.*--starttls pop3")
 	d.stop(t)
 	newTalk(t, port).hear(" (refused)\r\n")
 	newTalk(t, popPort).hear(" (refused)\r\n")

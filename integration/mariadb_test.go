@@ -106,12 +106,15 @@ func TestMariaDB(t *testing.T) {
 		t.Run("slap", m.slap)
 		t.Run("dump", m.dump)
 		t.Run("client wants TLS", m.wantsTLS)
+		t.Run("unix socket", m.unixSocket)
 		t.Run("another certificate", func(t *testing.T) {
 			rejected(t, db.daemon, keys, "mysql", "upstream_tls_rejected", func(port string) *exec.Cmd {
 				return db.client(port, "native", "-e", "select 1")
 			})
 		})
 	})
+	firstContact(t, db.daemon, keys, "", "", "MySQL or MariaDB greeting; set starttls: mysql .forward: --starttls mysql")
+	firstContact(t, db.daemon, keys, "smtp", "", "--starttls mysql")
 	t.Run("restart", m.restart)
 }
 
@@ -231,6 +234,18 @@ func (m mariadbThrough) wantsTLS(t *testing.T) {
 		t.Errorf("%v, %q; want the client's own refusal", err, stderr)
 	}
 	m.a.await(`"stage":"dialogue","reason":"probe","cause":"[^"]*--skip-ssl`)
+}
+
+// unixSocket: the listener that a client trusts with its password itself.
+func (m mariadbThrough) unixSocket(t *testing.T) {
+	t.Parallel()
+	path := shortDir(t) + "/mysql.sock"
+	a := start(t, append([]string{"forward", "--listen", "unix:" + path, "--to", m.addr(), "--starttls", "mysql", "--server-name", "localhost"}, m.keys.client()...)...)
+	a.addr("forward")
+	cmd := exec.Command("mariadb", "--no-defaults", "--skip-ssl", "--user=modern", "--password=secret", "--socket="+path, "-N", "-e", "select current_user()")
+	if got := run(t, cmd); got != "modern@127.0.0.1" {
+		t.Errorf("the server says %q", got)
+	}
 }
 
 // restart: while the server is down its clients are told why in their own

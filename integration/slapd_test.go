@@ -82,6 +82,8 @@ func TestSlapd(t *testing.T) {
 	}
 	rejected(t, d, keys, "ldap", "upstream_early_close", func(port string) *exec.Cmd { return ldap("ldapwhoami", port) })
 
+	firstContact(t, d, keys, "", "", "--starttls ldap")
+
 	d.stop(t)
 	_, stderr, err := try(ldap("ldapwhoami", port))
 	if want := "Server is unavailable (52)"; err == nil || !strings.Contains(stderr, want) || !strings.Contains(stderr, "ambassador: dial") {

@@ -124,6 +124,7 @@ func TestProsody(t *testing.T) {
 	io.ReadAll(k.c)
 	other.await(`"reason":"upstream_tls_rejected"`)
 
+	firstContact(t, d, keys, "", "", "an XMPP stream.*--starttls xmpp")
 	d.stop(t)
 	k = newTalk(t, port)
 	k.say(xmppOpen)

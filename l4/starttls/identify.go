@@ -18,11 +18,11 @@ const identifyBytes = 5
 // once: what names its first bytes ("a MySQL or MariaDB greeting"), advice is the
 // mend. Five bytes are enough, fewer may do. A server that closed without a byte
 // (first is empty) is judged by its port only; then what is empty, and so is
-// advice if the port tells nothing. It is a guess either way: for texts, never
+// advice if TLS is usual on that port. It is a guess either way: for texts, never
 // for decisions.
 func Identify(first []byte, port uint16) (what, advice string) {
 	if len(first) == 0 {
-		return "", adviceForPort(port)
+		return "", adviceForClose(port)
 	}
 	if what, advice = identifyBinary(first); what != "" {
 		return what, advice
@@ -180,6 +180,18 @@ func adviceForPort(port uint16) string {
 		return ifPort(port, "Microsoft SQL Server", "its TLS is inside TDS packets, which this version does not have")
 	}
 	return ""
+}
+
+// adviceForClose is for a server that closed on our ClientHello.
+func adviceForClose(port uint16) string {
+	switch port {
+	case 0, 443, 465, 636, 853, 989, 990, 993, 995, 5223, 5671, 6380, 8443, 8883:
+		return "" // a unix socket, or a port on which TLS is usual
+	}
+	if advice := adviceForPort(port); advice != "" {
+		return advice
+	}
+	return "PostgreSQL and LDAP servers end a connection so: if it is one, " + fits("postgres") + " or " + fits("ldap")
 }
 
 func ifPort(port uint16, protocol, advice string) string {

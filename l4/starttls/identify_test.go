@@ -62,6 +62,8 @@ func TestIdentify(t *testing.T) {
 		{"", 1883, "", "MQTT"},
 		{"", 1433, "", "TDS"},
 		{"", 443, "", ""},
+		{"", 5433, "", "--starttls postgres"},
+		{"", 10389, "", "--starttls ldap"},
 		{"", 0, "", ""},
 	} {
 		t.Run(fmt.Sprintf("%q:%d", tt.first, tt.port), func(t *testing.T) {

@@ -83,6 +83,6 @@ func replyOr(why error, ours []byte) []byte {
 // Hints that the protocols share in which the server speaks first.
 const (
 	hintGreetingClosed = "the server closed without a greeting: it refuses connections from here, or is another service"
-	hintGreetingSilent = "the server sent no greeting: if it speaks TLS at once, remove starttls"
+	hintGreetingSilent = "the server sent no greeting: if it speaks TLS at once, remove starttls; if it is PostgreSQL, LDAP or XMPP, set starttls to that"
 	hintAnswerClosed   = "the server closed instead of answering"
 )

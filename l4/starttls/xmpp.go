@@ -137,7 +137,8 @@ func xmppGreeting(detail string) *GreetingError {
 // server needs for its answer, and begins TLS in it (RFC 6120 §5.4).
 func xmppAsk(upstream io.ReadWriter, h xmppHeader) error {
 	r := xmppReader{left: xmppFeaturesMax, leg: leg{side: Upstream, rw: upstream,
-		ifClosed: "the server closed instead of answering the stream header", ifSilent: "if it speaks TLS at once, remove starttls"}}
+		ifClosed: "the server closed instead of answering the stream header: it is no XMPP server, or speaks TLS at once (then remove starttls)",
+		ifSilent: "the server did not answer the stream header: if it speaks TLS at once, remove starttls"}}
 	from := ""
 	if h.content == xmppServers && h.from != "" {
 		from = " from='" + escaped(h.from) + "'"

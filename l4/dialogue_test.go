@@ -1,0 +1,246 @@
+package l4
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mysqlHello is a greeting that offers TLS, in the capabilities 00 8a; its client
+// gets 00 82. mysqlReply is a client's response to it.
+const (
+	mysqlHello = "\x28\x00\x00\x00\x0a8.0.36\x00\x08\x00\x00\x00abcdefgh\x00\x00\x8a\x21\x02\x00\x08\x00\x15" +
+		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" + "x"
+	mysqlReply = "\x24\x00\x00\x01\x00\x82\x08\x00\x00\x00\x00\x01\x21" +
+		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" + "app\x00"
+)
+
+// starttlsBackend is a server that says hello, waits for as many bytes as the
+// request for TLS has, answers it, and goes on in TLS.
+func starttlsBackend(t *testing.T, hello string, request int, answer string, cfg *tls.Config, serve func(*tls.Conn)) string {
+	return backend(t, func(c *net.TCPConn) {
+		c.SetDeadline(time.Now().Add(bound))
+		io.WriteString(c, hello)
+		if _, err := io.ReadFull(c, make([]byte, request)); err != nil {
+			return
+		}
+		io.WriteString(c, answer)
+		s := tls.Server(c, cfg)
+		if s.Handshake() == nil {
+			serve(s)
+		}
+	})
+}
+
+// starttlsUpstream is an upstream that trusts the backend's certificate.
+func starttlsUpstream(t *testing.T, protocol string, backend func(*tls.Config) string) Config {
+	cert, pool := selfSigned(t)
+	cfg := tlsUpstream(backend(&tls.Config{Certificates: []tls.Certificate{cert}}), &tls.Config{ServerName: "localhost", RootCAs: pool})
+	cfg.Upstreams[0].StartTLS = protocol
+	return cfg
+}
+
+func hear(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(r, got); string(got) != want {
+		t.Fatalf("heard %q, %v, want %q", got[:n], err, want)
+	}
+}
+
+// mysqlEcho answers a login with OK, and then echoes.
+func mysqlEcho(s *tls.Conn) {
+	if _, err := io.ReadFull(s, make([]byte, len(mysqlReply))); err == nil {
+		io.WriteString(s, "\x07\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00")
+		io.Copy(s, s)
+	}
+}
+
+// TLS begins after the client's first message, and what it says is counted.
+func TestTLSThatNeedsTheClient(t *testing.T) {
+	heard := make(chan Reason, 9)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}},
+		starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) }))
+	c := f.client(0)
+	struck := strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1)
+	hear(t, c, struck)
+	io.WriteString(c, mysqlReply)
+	hear(t, c, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00")
+	if r := <-heard; r != ReasonOK {
+		t.Errorf("the attempt settled as %s", r)
+	}
+	ping(t, c)
+	c.CloseWrite()
+	io.Copy(io.Discard, c)
+	r := f.record()
+	if r.Reason != ReasonClosed || r.BytesUp != int64(len(mysqlReply)+5) || r.BytesDown != int64(len(struck)+11+5) {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+// After its greeting has gone to the client a server has no substitute: the
+// failure is told to the client, and is the attempt's.
+func TestTLSThatFailsAfterTheClient(t *testing.T) {
+	heard := make(chan Reason, 9)
+	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
+	_, other := selfSigned(t)
+	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) {
+		return &tls.Config{ServerName: "localhost", RootCAs: other}, nil
+	}
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+	c := f.client(0)
+	hear(t, c, strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1))
+	io.WriteString(c, mysqlReply)
+	text, err := io.ReadAll(c)
+	c.Close()
+	if err != nil || !strings.Contains(string(text), "\x00\x02\xff\x13\x04#08S01ambassador: tls up ") || !strings.Contains(string(text), "(upstream_tls)") {
+		t.Errorf("the client is told %q, %v", text, err)
+	}
+	if r := f.record(); r.Reason != ReasonUpstreamTLS || r.Stage != StageTLS || r.Attempts != 1 {
+		t.Errorf("record: %+v", r)
+	}
+	if r := <-heard; r != ReasonUpstreamTLS {
+		t.Errorf("the attempt settled as %s", r)
+	}
+}
+
+// A trial has no client, and goes through the whole path all the same.
+func TestTrialOfTLSThatNeedsTheClient(t *testing.T) {
+	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
+	cfg.Upstreams[0].Required = true
+	good := make(chan Reason, 99)
+	serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { good <- r }}}, cfg)
+	if r := <-good; r != ReasonOK {
+		t.Errorf("the trial settled as %s", r)
+	}
+	_, other := selfSigned(t)
+	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) {
+		return &tls.Config{ServerName: "localhost", RootCAs: other}, nil
+	}
+	bad := make(chan Reason, 99)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { bad <- r }}}, cfg)
+	if r := <-bad; r != ReasonUpstreamTLS {
+		t.Errorf("the trial settled as %s", r)
+	}
+	if f.Ready().Ready {
+		t.Error("ready, though TLS cannot begin")
+	}
+}
+
+// A trial takes leave in the protocol, so that the server has nothing to log.
+func TestTrialTakesLeave(t *testing.T) {
+	last := make(chan string, 9)
+	cfg := starttlsUpstream(t, "pop3", func(cfg *tls.Config) string {
+		return starttlsBackend(t, "+OK\r\n", len("STLS\r\n"), "+OK\r\n", cfg, func(s *tls.Conn) {
+			text, err := io.ReadAll(s)
+			if err != nil {
+				t.Error(err)
+			}
+			last <- string(text)
+		})
+	})
+	cfg.Upstreams[0].Required = true
+	serve(t, Options{}, cfg)
+	if got := <-last; got != "QUIT\r\n" {
+		t.Errorf("the trial ended with %q", got)
+	}
+}
+
+// The server of a protocol in which it speaks first may have a word for a client
+// that gets no connection; a client is told at once, without having spoken.
+func TestFailureIsToldInTheProtocol(t *testing.T) {
+	for protocol, want := range map[string]string{"smtp": "421 4.3.2 ambassador: ", "imap": "* BYE ambassador: ", "pop3": "-ERR [SYS/TEMP] ambassador: "} {
+		cfg := starttlsUpstream(t, protocol, func(*tls.Config) string { return refusedAddress(t) })
+		cfg.Upstreams[0].Connect.Attempts = 1
+		f := serve(t, Options{}, cfg)
+		c := f.client(0)
+		text, err := io.ReadAll(c)
+		c.Close()
+		if err != nil || !strings.HasPrefix(string(text), want) || !strings.HasSuffix(string(text), "(refused)\r\n") {
+			t.Errorf("%s: the client is told %q, %v", protocol, text, err)
+		}
+		if r := f.record(); r.Reason != ReasonRefused {
+			t.Errorf("%s: record %+v", protocol, r)
+		}
+	}
+}
+
+// What stands in plaintext behind the server's last answer before TLS is never
+// taken for something said under TLS (CVE-2011-0411, CVE-2021-23214): TLS fails.
+func TestBytesBehindTheAnswer(t *testing.T) {
+	const injected = "250 injected\r\n"
+	for _, tt := range []struct{ protocol, hello, request, answer string }{
+		{"smtp", "220 m\r\n250-m\r\n250 STARTTLS\r\n", "EHLO [127.0.0.1]\r\nSTARTTLS\r\n", "220 go\r\n"},
+		{"imap", "* OK m\r\n", "A1 STARTTLS\r\n", "A1 OK\r\n"},
+		{"pop3", "+OK m\r\n", "STLS\r\n", "+OK\r\n"},
+		{"ldap", "", strings.Repeat("x", 31), "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"},
+		{"postgres", "", strings.Repeat("x", 8), "S"},
+	} {
+		f := serve(t, Options{}, starttlsUpstream(t, tt.protocol, func(cfg *tls.Config) string {
+			return starttlsBackend(t, tt.hello, len(tt.request), tt.answer+injected, cfg, func(s *tls.Conn) {})
+		}))
+		c := f.client(0)
+		c.CloseWrite()
+		if text, _ := io.ReadAll(c); strings.Contains(string(text), "injected") && !strings.Contains(string(text), "ambassador: ") {
+			t.Errorf("%s: the client got %q", tt.protocol, text)
+		}
+		if r := f.record(); r.Stage != StageTLS || r.Reason != ReasonUpstreamTLS {
+			t.Errorf("%s: record %+v", tt.protocol, r)
+		}
+	}
+}
+
+// A server that answers in single bytes is understood, one that answers late ends
+// the attempt in its time, and one that never ends is cut at the bound.
+func TestHostileServers(t *testing.T) {
+	slowly := func(c net.Conn, text string) {
+		for _, b := range []byte(text) {
+			c.Write([]byte{b})
+		}
+	}
+	cert, pool := selfSigned(t)
+	addr := backend(t, func(c *net.TCPConn) {
+		slowly(c, "220 m\r\n")
+		lines := bufio.NewReader(c)
+		lines.ReadString('\n')
+		slowly(c, "250-m\r\n250 STARTTLS\r\n")
+		lines.ReadString('\n')
+		slowly(c, "220 go\r\n")
+		s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})
+		io.Copy(s, s)
+	})
+	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool})
+	cfg.Upstreams[0].StartTLS = "smtp"
+	f := serve(t, Options{}, cfg)
+	c := f.client(0)
+	hear(t, c, "220 m\r\n")
+	ping(t, c)
+
+	for _, tt := range []struct {
+		name, protocol string
+		server         func(*net.TCPConn)
+		reason         Reason
+		cause          string
+	}{
+		{"late", "smtp", func(c *net.TCPConn) { io.WriteString(c, "220 "); io.Copy(io.Discard, c) }, ReasonTimeout, ""},
+		{"silent", "mysql", func(c *net.TCPConn) { io.Copy(io.Discard, c) }, ReasonTimeout, "remove starttls"},
+		{"a MiB of a line", "smtp", func(c *net.TCPConn) { io.WriteString(c, strings.Repeat("2", 1<<20)) }, ReasonStartTLSRefused, "more than"},
+		{"a MiB of greeting", "mysql", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x00\x0a"+strings.Repeat("x", 1<<20)) }, ReasonStartTLSRefused, "greeted"},
+		{"a MiB of answer", "ldap", func(c *net.TCPConn) { io.WriteString(c, "\x30\x83\x10\x00\x00"+strings.Repeat("x", 1<<20)) }, ReasonStartTLSRefused, "LDAP"},
+	} {
+		cfg := tlsUpstream(backend(t, tt.server), &tls.Config{ServerName: "localhost", RootCAs: pool})
+		cfg.Upstreams[0].StartTLS = tt.protocol
+		cfg.Upstreams[0].Connect = ConnectConfig{AttemptTimeout: 100 * time.Millisecond, Attempts: 1}
+		f := serve(t, Options{}, cfg)
+		c := f.client(0)
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
+		if r := f.record(); r.Stage != StageStartTLS || r.Reason != tt.reason || !strings.Contains(r.Cause, tt.cause) {
+			t.Errorf("%s: record %+v", tt.name, r)
+		}
+	}
+}
