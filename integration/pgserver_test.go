@@ -274,7 +274,7 @@ func run(t testing.TB, cmd *exec.Cmd) string {
 func try(cmd *exec.Cmd) (stdout, stderr string, err error) {
 	var errText bytes.Buffer
 	cmd.Stderr = &errText
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 5 * time.Second // as in launch; one is too short on a busy machine
 	text, err := cmd.Output()
 	return strings.TrimRight(string(text), "\n"), errText.String(), err
 }
