@@ -194,6 +194,48 @@ func TestBytesBehindTheAnswer(t *testing.T) {
 	}
 }
 
+// A client in single bytes is understood, one that says nothing or too much ends
+// its own session, and the upstream hears nothing of it.
+func TestHostileClients(t *testing.T) {
+	struck := strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1)
+	for _, tt := range []struct {
+		name   string
+		client func(*net.TCPConn)
+		reason Reason
+		told   string
+	}{
+		{"single bytes", func(c *net.TCPConn) {
+			for i := range mysqlReply {
+				io.WriteString(c, mysqlReply[i:i+1])
+			}
+			c.CloseWrite()
+		}, ReasonClosed, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00"},
+		{"silent", func(*net.TCPConn) {}, ReasonHandshakeTimeout, ""},
+		{"half a packet", func(c *net.TCPConn) { io.WriteString(c, mysqlReply[:20]) }, ReasonHandshakeTimeout, ""},
+		{"a MiB", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x01"+strings.Repeat("x", 1<<20)) }, ReasonBadGreeting, "#08S01ambassador: mysql: the client sent"},
+		{"only looks", func(c *net.TCPConn) { c.Close() }, ReasonProbe, ""},
+	} {
+		heard := make(chan Reason, 9)
+		cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
+		cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
+		f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+		c := f.client(0)
+		hear(t, c, struck)
+		tt.client(c)
+		text, _ := io.ReadAll(c)
+		if !strings.Contains(string(text), tt.told) {
+			t.Errorf("%s: the client is told %q, want %q", tt.name, text, tt.told)
+		}
+		c.Close()
+		if r := f.record(); r.Reason != tt.reason {
+			t.Errorf("%s: record %+v", tt.name, r)
+		}
+		if tt.reason != ReasonClosed && len(heard) > 0 {
+			t.Errorf("%s: the attempt settled as %s, want nothing of it", tt.name, <-heard)
+		}
+	}
+}
+
 // A server that answers in single bytes is understood, one that answers late ends
 // the attempt in its time, and one that never ends is cut at the bound.
 func TestHostileServers(t *testing.T) {

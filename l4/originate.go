@@ -121,7 +121,9 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 		return nil
 	}
 	cfg, err := c.upstream.cfg.TLS(c.candidate.endpoint.host, c.candidate.String())
-	if err == nil {
+	if err != nil {
+		err = &notReadyError{err}
+	} else {
 		unbound := boundIO(ctx, orDefault(c.upstream.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout), c.raw)
 		err = c.dialogue.Alone(c.raw, cfg.ServerName)
 		unbound()

@@ -28,7 +28,6 @@
 //
 // ldap: RFC 4511 §4.14 and, for TLS and authentication, RFC 4513.
 //
-//	part      from      message                       what happens
 //	Upgrade   us        ExtendedRequest StartTLS      sent: message 1, 1.3.6.1.4.1.1466.20037
 //	          upstream  ExtendedResponse 1, result 0  read to its last byte; TLS begins
 //	          upstream  any other result, message or  *RefusedError with the result's text
@@ -38,7 +37,7 @@
 // smtp: RFC 5321 and RFC 3207; a reply has at most 32 KiB, in lines of at most 4.
 //
 //	Upgrade   upstream  220 greeting, all lines       read, kept
-//	          upstream  421, 5yz greeting             *RefusedError; passed on by Refuse
+//	          upstream  421 greeting                  *RefusedError; passed on by Refuse
 //	          us        EHLO [127.0.0.1]              sent
 //	          upstream  250 with STARTTLS in its list read, dropped
 //	          us        STARTTLS                      sent
@@ -48,9 +47,10 @@
 //
 // imap: RFC 9051 (and RFC 3501) §6.2.1; lines of at most 4 KiB.
 //
-//	Upgrade   upstream  * OK greeting                 read, kept without its CAPABILITY code, which
-//	                                                  names what the server can before TLS
-//	          upstream  * BYE greeting                *RefusedError; passed on by Refuse
+//	Upgrade   upstream  * OK greeting                 read, kept without its response code: CAPABILITY
+//	                                                  is from before TLS, ALERT and REFERRAL are not
+//	                                                  to be trusted
+//	          upstream  * BYE greeting                *RefusedError
 //	          upstream  * PREAUTH greeting            *RefusedError: TLS cannot begin after it
 //	          us        A1 STARTTLS                   sent
 //	          upstream  untagged lines, at most 31    read, dropped
@@ -88,7 +88,8 @@
 //	                                                  for the RSA key: *GreetingError with the mend
 //	          upstream  auth switch, plugin data      passed on, number less 1; the client's turn
 //	          client    its answer                    passed on, number plus 1
-//	          either    a number out of order, more   *RefusedError, *GreetingError
+//	          either    a number out of order, or     *RefusedError, *GreetingError
+//	                    over the bounds
 //
 // xmpp: RFC 6120 §5; TLS needs the client's first message, which says to whom the
 // stream is. No comments, declarations or CDATA; 8 KiB of the client, 32 of the
@@ -106,8 +107,9 @@
 //	Finish    client    the kept header               passed on as it is; the server's is its answer
 //
 // A greeting that is kept was said in plaintext: who can change that connection
-// can change the greeting, and nothing else. It is one reply in well-formed
-// lines, and no login can be in it.
+// can change the greeting, and nothing else. A text is one reply in well-formed
+// lines without a code that a client acts upon; what a client of MySQL makes of a
+// greeting goes to the verified server under TLS.
 //
 // SCRAM-SHA-256-PLUS binds the password exchange to the TLS connection
 // (RFC 5929). The client has none, so libpq aborts when it is offered; without

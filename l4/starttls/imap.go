@@ -46,7 +46,7 @@ func imapGreeting(up *leg) ([]byte, error) {
 	case hasPrefixFold(line, "* OK "), hasPrefixFold(line, "* OK\r"):
 		return imapStrike(line)
 	case hasPrefixFold(line, "* BYE"):
-		return nil, &RefusedError{Protocol: imapName, Got: got(line), Reply: line,
+		return nil, &RefusedError{Protocol: imapName, Got: got(line),
 			What: fmt.Sprintf("the server refused the connection: %.200q", bytes.TrimSpace(line))}
 	case hasPrefixFold(line, "* PREAUTH"):
 		return nil, &RefusedError{Protocol: imapName, Got: got(line),
@@ -56,18 +56,19 @@ func imapGreeting(up *leg) ([]byte, error) {
 	return nil, stranger(imapName, "greeted", line)
 }
 
-// imapStrike takes the CAPABILITY code out of a greeting: it names what the
-// server can before TLS (STARTTLS, LOGINDISABLED), and the client is behind it.
+// imapStrike takes the response code out of a greeting. CAPABILITY names what the
+// server can before TLS (STARTTLS, LOGINDISABLED), and the client is behind it;
+// ALERT and REFERRAL are acted upon, and may have been put there by another.
 func imapStrike(line []byte) ([]byte, error) {
-	const ok, code = "* OK ", "[CAPABILITY"
-	if !hasPrefixFold(line[min(len(ok), len(line)):], code) {
+	const ok = "* OK "
+	if !bytes.HasPrefix(line[min(len(ok), len(line)):], []byte("[")) {
 		return line, nil
 	}
 	_, text, found := bytes.Cut(line, []byte("]"))
 	if !found {
-		return nil, &RefusedError{Protocol: imapName, Got: got(line), What: "the server greeted with a CAPABILITY code that has no end"}
+		return nil, &RefusedError{Protocol: imapName, Got: got(line), What: "the server greeted with a response code that has no end"}
 	}
-	text = bytes.TrimLeft(text, " ")
+	text = bytes.TrimLeft(text, " [")
 	if len(bytes.TrimSpace(text)) == 0 {
 		text = []byte("ready\r\n") // the grammar wants some text
 	}

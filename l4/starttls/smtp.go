@@ -37,7 +37,9 @@ func smtpUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	return &Dialogue{Finish: replay(banner.text)}, nil
 }
 
-// smtpBanner reads the greeting, and takes a refusal for the server's last word.
+// smtpBanner reads the greeting. A refusal for now is the client's to see; one for
+// good is told it as one for now, because what was said in plaintext must not
+// bounce its mail.
 func smtpBanner(up *leg) (*smtpReply, error) {
 	banner, err := smtpRead(up)
 	if err != nil {
@@ -47,7 +49,7 @@ func smtpBanner(up *leg) (*smtpReply, error) {
 		return banner, nil
 	}
 	refused := smtpRefused("the connection", banner, "")
-	if banner.is("421") || banner.text[0] == '5' {
+	if banner.is("421") {
 		refused.Reply = banner.text
 	}
 	return nil, refused

@@ -33,7 +33,8 @@ func TestUpgrade(t *testing.T) {
 		{"imap", "dovecot", imapGreets + imapGoes, imapStartTLS, "* OK Dovecot ready.\r\n"},
 		{"imap", "nothing but capabilities", "* OK [CAPABILITY IMAP4rev1 STARTTLS]\r\n" + imapGoes, imapStartTLS, "* OK ready\r\n"},
 		{"imap", "no capabilities", "* ok hello\r\n* CAPABILITY X\r\n" + imapGoes, imapStartTLS, "* ok hello\r\n"},
-		{"imap", "another code", "* OK [ALERT] hello\r\n" + imapGoes, imapStartTLS, "* OK [ALERT] hello\r\n"},
+		{"imap", "an alert", "* ok [ALERT] [ALERT] hello\r\n" + imapGoes, imapStartTLS, "* OK ALERT] hello\r\n"},
+		{"imap", "a referral", "* OK [REFERRAL imap://x/] hello\r\n" + imapGoes, imapStartTLS, "* OK hello\r\n"},
 		{"imap", "no text", "* OK\r\n" + imapGoes, imapStartTLS, "* OK\r\n"},
 		{"pop3", "dovecot", pop3Greets + pop3Goes, "STLS\r\n", pop3Greets},
 		{"ldap", "slapd", ldapGoes, ldapStartTLS, ""},
@@ -72,7 +73,7 @@ func TestUpgradeRefused(t *testing.T) {
 		reply                  string // for the client, word for word
 	}{
 		{"smtp", "busy", "421 4.3.2 too busy\r\n", []string{"refused the connection", "too busy"}, "421 4.3.2 too busy\r\n"},
-		{"smtp", "blocked", "554-no\r\n554 go away\r\n", []string{"go away"}, "554-no\r\n554 go away\r\n"},
+		{"smtp", "blocked", "554-no\r\n554 go away\r\n", []string{"go away"}, ""},
 		{"smtp", "no STARTTLS", smtpGreets + "250-mail.test\r\n250 XSTARTTLS\r\n", []string{"does not offer STARTTLS", "smtpd_tls_security_level", "465"}, ""},
 		{"smtp", "STARTTLS is the host's name", smtpGreets + "250 STARTTLS\r\n250 x\r\n", []string{"does not offer STARTTLS"}, ""},
 		{"smtp", "no EHLO", smtpGreets + "502 5.5.1 not implemented\r\n", []string{"refused EHLO", "502"}, ""},
@@ -87,7 +88,7 @@ func TestUpgradeRefused(t *testing.T) {
 		{"smtp", "a NUL in a line", "220 smtp\x00\r\n", []string{"0x00"}, ""},
 		{"smtp", "a long line", "220 " + line, []string{"more than 4096"}, ""},
 		{"smtp", "a MiB of extensions", smtpGreets + strings.Repeat("250-"+line[:1000]+"\r\n", 1000), []string{"more than 32768"}, ""},
-		{"imap", "bye", "* BYE too many\r\n", []string{"too many"}, "* BYE too many\r\n"},
+		{"imap", "bye", "* BYE too many\r\n", []string{"too many"}, ""},
 		{"imap", "preauth", "* PREAUTH as you are\r\n" + imapGoes, []string{"PREAUTH", "993"}, ""},
 		{"imap", "endless capabilities", "* OK [CAPABILITY IMAP4rev1\r\n" + imapGoes, []string{"no end"}, ""},
 		{"imap", "no TLS", imapGreets + "A1 BAD unknown\r\n", []string{"refused STARTTLS", "BAD", "ssl = required"}, ""},
@@ -178,7 +179,7 @@ func TestRefuse(t *testing.T) {
 
 // TestRefuseWordForWord: what the server itself refused with reaches the client.
 func TestRefuseWordForWord(t *testing.T) {
-	for protocol, reply := range map[string]string{"smtp": "554 go away\r\n", "imap": "* BYE too many\r\n", "pop3": "-ERR locked\r\n"} {
+	for protocol, reply := range map[string]string{"smtp": "421 4.3.2 too busy\r\n", "pop3": "-ERR locked\r\n"} {
 		p := mustLookup(t, protocol)
 		_, err := p.Upgrade(newWire(reply))
 		down := newWire("")
