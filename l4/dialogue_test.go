@@ -108,6 +108,26 @@ func TestTLSThatFailsAfterTheClient(t *testing.T) {
 	}
 }
 
+// Up to the greeting another address may take the place of one that is down or
+// refuses; its greeting has not gone to the client.
+func TestGreetingOfAnotherAddress(t *testing.T) {
+	full := backend(t, func(c *net.TCPConn) { io.WriteString(c, "\x17\x00\x00\x00\xff\x10\x04Too many connections") })
+	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
+	cfg.Upstreams[0].Endpoints = append(endpointsOf(refusedAddress(t), full), cfg.Upstreams[0].Endpoints...)
+	f := serve(t, Options{}, cfg)
+	for range 3 { // each is the first in its turn
+		c := f.client(0)
+		hear(t, c, strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1))
+		io.WriteString(c, mysqlReply)
+		hear(t, c, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00")
+		ping(t, c)
+	}
+	cfg.Upstreams[0].Endpoints = endpointsOf(full)
+	if text, err := io.ReadAll(serve(t, Options{}, cfg).client(0)); err != nil || string(text) != "\x17\x00\x00\x00\xff\x10\x04Too many connections" {
+		t.Errorf("the client is told %q, %v, want the server's own words", text, err)
+	}
+}
+
 // A trial has no client, and goes through the whole path all the same.
 func TestTrialOfTLSThatNeedsTheClient(t *testing.T) {
 	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })

@@ -156,6 +156,7 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	if d.Finish == nil {
 		return nil
 	}
+	d.Confidential = s.downstream.LocalAddr().Network() == "unix"
 	out, err := s.talk(ctx, conn, d.Finish)
 	if err != nil {
 		return err

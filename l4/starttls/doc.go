@@ -84,8 +84,9 @@
 //	Finish    client    the kept response             passed on with CLIENT_SSL, number 2
 //	          upstream  OK, ERR                       passed on, number less 1; ends the dialogue
 //	          upstream  AuthMoreData 3                passed on, number less 1; the server goes on
-//	          upstream  AuthMoreData 4                passed on, number less 1; if the client then asks
-//	                                                  for the RSA key: *GreetingError with the mend
+//	          upstream  AuthMoreData 4: the password  to a client on a unix socket: passed on, number
+//	                                                  less 1. To others, or if it then asks for the
+//	                                                  server's RSA key: *GreetingError with the mend
 //	          upstream  auth switch, plugin data      passed on, number less 1; the client's turn
 //	          client    its answer                    passed on, number plus 1
 //	          either    a number out of order, or     *RefusedError, *GreetingError

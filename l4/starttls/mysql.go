@@ -53,6 +53,7 @@ func mysql() Protocol {
 // mysqlDialogue is one connection's. All packets of both sides share one
 // sequence number; ours towards the server are one ahead after the SSLRequest.
 type mysqlDialogue struct {
+	Dialogue // as the caller has it
 	down, up leg
 	greeting []byte // as the client gets it
 	response []byte // the client's first packet
@@ -70,7 +71,8 @@ func mysqlUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	d := &mysqlDialogue{greeting: greeting}
-	return &Dialogue{Begin: d.begin, Alone: mysqlAlone, Finish: d.finish, Refuse: d.refuse}, nil
+	d.Dialogue = Dialogue{Begin: d.begin, Alone: mysqlAlone, Finish: d.finish, Refuse: d.refuse}
+	return &d.Dialogue, nil
 }
 
 func mysqlReadGreeting(up *leg) ([]byte, error) {
@@ -180,6 +182,9 @@ func (d *mysqlDialogue) authenticate() error {
 	}
 	for range mysqlPacketsMax {
 		answer, err := d.serverPacket()
+		if err == nil {
+			err = d.full(answer[4:])
+		}
 		if err != nil {
 			return err
 		}
@@ -200,13 +205,27 @@ func (d *mysqlDialogue) authenticate() error {
 	return &RefusedError{Protocol: mysqlName, What: fmt.Sprintf("the server sent %d packets and no verdict on the login", mysqlPacketsMax)}
 }
 
+// mysqlFull is the question of caching_sha2_password for the password itself. A
+// client whose own leg is not safe does not give it. It ends, or wants the
+// server's RSA key first, which the server, whose leg has TLS, would take for a
+// wrong password.
+const mysqlFull = "\x01\x04" // AuthMoreData, perform_full_authentication
+
+// full refuses that question where the client would. Its place in the order is
+// the refusal's: asked, many a client hides in an error of its own what it is told.
+func (d *mysqlDialogue) full(question []byte) error {
+	if d.Confidential || string(question) != mysqlFull {
+		return nil
+	}
+	d.next--
+	return &GreetingError{Protocol: mysqlName, Detail: "a login through plain TCP: " + mysqlHintFull}
+}
+
 // reply passes on what the client says to the plugin data or the auth switch in
-// question. A client of caching_sha2_password that is asked for the password
-// wants the server's RSA key first, because its own leg has no TLS; the server,
-// whose leg has, would take that for a wrong password.
+// question.
 func (d *mysqlDialogue) reply(question []byte) error {
+	full := string(question) == mysqlFull
 	d.down.ifClosed = ""
-	full := bytes.Equal(question, []byte{mysqlMoreData, 4})
 	if full {
 		d.down.ifClosed = mysqlHintFull
 	}

@@ -51,6 +51,7 @@ func mysqlRun(t testing.TB, greeting string, down, up *wire) (*Dialogue, Outcome
 	if err != nil {
 		return d, begun, err
 	}
+	d.Confidential = true
 	out, err := d.Finish(down, up)
 	out.Up, out.Down = out.Up+begun.Up, out.Down+begun.Down
 	return d, out, err
@@ -194,6 +195,28 @@ func TestMySQLFullAuthentication(t *testing.T) {
 	wantSide(t, err, SideError{Downstream, "read", io.EOF, false, mysqlHintFull})
 }
 
+// TestMySQLFullAuthenticationByTCP: a client that would not give the password is
+// not asked for it, but told.
+func TestMySQLFullAuthenticationByTCP(t *testing.T) {
+	d, err := mysqlUpgrade(newWire(mariaGreets))
+	if err != nil {
+		t.Fatal(err)
+	}
+	down, up := newWire(mysqlLogin), newWire(mysqlPacket(3, "\x01\x04"))
+	if _, err := d.Begin(down, up); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Finish(down, up)
+	var greeting *GreetingError
+	if !errors.As(err, &greeting) || down.out.String() != mariaStruck {
+		t.Fatalf("err = %v, the client got %q", err, down.out.String())
+	}
+	text := string(d.Refuse(err))
+	if text[3] != 2 || !strings.Contains(text, "unix-socket listener") {
+		t.Errorf("the client is told %q", text)
+	}
+}
+
 func TestMySQLServerRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name, client, server string
@@ -287,6 +310,7 @@ func FuzzMySQL(f *testing.F) {
 		if asked := up.out.String(); len(asked) != 36 || asked[5]&0x08 == 0 || asked[3] != 1 {
 			t.Fatalf("asked for TLS with %q", asked)
 		}
+		d.Confidential = len(client)%2 == 0
 		hello := down.out.Len()
 		out, err := d.Finish(down, up)
 		if err != nil {

@@ -52,6 +52,11 @@ type Dialogue struct {
 	// trial wants. Nil if Begin is. Errors: those of Upgrade.
 	Alone func(upstream io.ReadWriter, serverName string) error
 
+	// Confidential is for the caller to set before Finish: whether clients take
+	// their own leg for safe, as they do a unix socket. MySQL's then send the
+	// password itself where the server wants it.
+	Confidential bool
+
 	// Finish is the part once upstream is protected; nil if there is none. After
 	// nil without Outcome.Cancel both sides are ready for the relay.
 	Finish Part
