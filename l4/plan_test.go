@@ -218,6 +218,7 @@ func TestNewUpstreamNamesWhatIsWrong(t *testing.T) {
 		{UpstreamConfig{Name: "db", Endpoints: []EndpointConfig{{Address: "db.internal"}}}, "endpoint db.internal"},
 		{UpstreamConfig{Name: "db", Endpoints: []EndpointConfig{{Address: "db.internal:0"}}}, "1 to 65535"},
 		{UpstreamConfig{Name: "db", StartTLS: "gopher", Endpoints: []EndpointConfig{{Address: "a:1"}}}, "starttls gopher"},
+		{UpstreamConfig{Name: "db", StartTLS: "mysql", Endpoints: []EndpointConfig{{Address: "a:1"}}}, "no TLS to start"},
 	} {
 		if _, err := newUpstream(tt.cfg, Options{}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("newUpstream(%+v) = %v, want an error with %q", tt.cfg, err, tt.want)

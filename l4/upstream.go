@@ -53,6 +53,9 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 		if !ok {
 			return nil, fmt.Errorf("upstream %s: starttls %s: unknown; this version has %v", cfg.Name, cfg.StartTLS, starttls.Names())
 		}
+		if cfg.TLS == nil {
+			return nil, fmt.Errorf("upstream %s: starttls %s: there is no TLS to start", cfg.Name, cfg.StartTLS)
+		}
 		u.protocol = p
 	}
 	for _, ec := range cfg.Endpoints {
