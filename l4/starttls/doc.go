@@ -119,12 +119,14 @@
 // # Promised
 //
 //   - Not one byte behind the last message of a dialogue is read, so nothing sent
-//     in plaintext can be taken for something said under TLS (CVE-2021-23214,
-//     CVE-2021-23222), and the relay begins at a message's start.
+//     in plaintext can be taken for something said under TLS (CVE-2011-0411,
+//     CVE-2021-23214, CVE-2021-23222), and the relay begins at a message's start.
 //   - Upgrade sends no byte of a client and does not wait for one. Where TLS must
 //     (Protocol.NeedsClient), Dialogue.Begin does.
 //   - What is forwarded is whole messages, unchanged but for the table above.
-//   - Refusal is the default: what the table does not have is an error.
+//   - Refusal is the default: what the table does not have is an error, and so is
+//     a server that does not offer TLS (CVE-2015-3152) or begins a session before
+//     it (CVE-2020-12398).
 //   - A dialogue holds at most 128 KiB, whatever lengths the peers claim.
 //
 // # Not promised
