@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"ambassador/certs"
 	"ambassador/l4"
 	"ambassador/policy"
 )
@@ -54,7 +53,7 @@ func TestResilienceReachesTheServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := f.serverConfig(func(string) *certs.Source { return nil })
+		cfg, err := f.serverConfig(nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +78,7 @@ func TestResilienceReachesTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, _ := f.serverConfig(nil)
+	cfg, _ := f.serverConfig(nil, nil)
 	if e := cfg.Upstreams[0].Endpoints; len(e) != 1 || e[0].Address != "srv:_pg._tcp.h" {
 		t.Errorf("srv: %+v", e)
 	}
