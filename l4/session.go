@@ -181,9 +181,8 @@ func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Pa
 		return out, nil
 	}
 	end := conn.dialogueError(err)
-	switch end.Reason {
-	case ReasonProbe, ReasonClosed, ReasonDownstreamReset, ReasonDownstreamLost, ReasonHandshakeTimeout:
-	default:
+	var side *starttls.SideError
+	if !errors.As(err, &side) || side.Side == starttls.Upstream { // else the client has left, or says nothing
 		s.refuse(ctx, conn.dialogue, err)
 	}
 	return out, end
