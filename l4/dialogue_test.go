@@ -237,7 +237,9 @@ func TestHostileClients(t *testing.T) {
 	} {
 		heard := make(chan Reason, 9)
 		cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
-		cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
+		if tt.reason == ReasonHandshakeTimeout {
+			cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
+		}
 		f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
 		c := f.client(0)
 		hear(t, c, struck)
@@ -296,7 +298,10 @@ func TestHostileServers(t *testing.T) {
 	} {
 		cfg := tlsUpstream(backend(t, tt.server), &tls.Config{ServerName: "localhost", RootCAs: pool})
 		cfg.Upstreams[0].StartTLS = tt.protocol
-		cfg.Upstreams[0].Connect = ConnectConfig{AttemptTimeout: 100 * time.Millisecond, Attempts: 1}
+		cfg.Upstreams[0].Connect = ConnectConfig{Attempts: 1}
+		if tt.reason == ReasonTimeout {
+			cfg.Upstreams[0].Connect.AttemptTimeout = 100 * time.Millisecond
+		}
 		f := serve(t, Options{}, cfg)
 		c := f.client(0)
 		c.CloseWrite()
