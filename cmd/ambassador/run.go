@@ -161,6 +161,7 @@ type process struct {
 	reloads chan struct{}  // a reload is wanted
 	work    sync.WaitGroup // all that ends with ctx
 	records sync.WaitGroup // sessions whose record is not written yet
+	memory  memory
 
 	reloading sync.Mutex // held by apply's callers; web and announced are theirs
 	announced map[l4.Bound]bool
@@ -217,6 +218,7 @@ func (a *app) start(ctx context.Context, f *File, opts serveOptions) (*process, 
 	p.manager.ready(p.server.Ready())
 	p.work.Go(p.reloadLoop)
 	p.work.Go(p.attendManager)
+	p.work.Go(func() { p.memory.run(p.ctx) })
 	if opts.watch != nil {
 		p.work.Go(p.watchFile)
 	}
@@ -244,10 +246,12 @@ func (p *process) observer() l4.Observer {
 	opened, ended := o.Opened, o.Ended
 	o.Opened = func(listener string) {
 		p.records.Add(1)
+		p.memory.happened()
 		opened(listener)
 	}
 	o.Ended = func(r *l4.Record) {
 		defer p.records.Done()
+		p.memory.happened()
 		ended(r)
 		p.log.session(r)
 	}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	rtm "runtime/metrics"
+	"sync/atomic"
+	"time"
+)
+
+// memory keeps the garbage collector out of the way of a busy process, and gives
+// back what it has left once the process is quiet: handshakes make garbage, and
+// sessions that idle should cost nothing but themselves.
+type memory struct {
+	busy atomic.Bool // sessions began or ended since the last look
+}
+
+const (
+	// gcPercent is how much a heap may grow, in percent, before it is collected;
+	// GOGC in the environment says otherwise. It takes a tenth off the cost of a
+	// handshake.
+	gcPercent = 400
+	// quietAfter is how long nothing must have begun or ended before memory is
+	// given back.
+	quietAfter = 2 * time.Second
+	// worthTidying is how much garbage is left where it is.
+	worthTidying = 2 << 20
+)
+
+// happened says that a session has begun or ended.
+func (m *memory) happened() {
+	if !m.busy.Load() {
+		m.busy.Store(true)
+	}
+}
+
+// run tidies up after each busy time, until ctx ends.
+func (m *memory) run(ctx context.Context) {
+	if _, set := os.LookupEnv("GOGC"); !set {
+		old := debug.SetGCPercent(gcPercent)
+		defer debug.SetGCPercent(old)
+	}
+	tick := time.NewTicker(quietAfter)
+	defer tick.Stop()
+	untidy := false
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		switch {
+		case m.busy.Swap(false):
+			untidy = true
+		case untidy:
+			untidy = false
+			tidy()
+		}
+	}
+}
+
+// tidy collects garbage and returns its memory, where that is worth the work.
+func tidy() {
+	s := []rtm.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}}
+	rtm.Read(s)
+	if s[0].Value.Uint64()-min(s[1].Value.Uint64(), s[0].Value.Uint64())+s[2].Value.Uint64() > worthTidying {
+		debug.FreeOSMemory()
+	}
+}
