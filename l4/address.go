@@ -28,6 +28,7 @@ type address struct {
 	spares  atomic.Int64 // those of them that wait for a session
 	down    atomic.Bool  // health says Unhealthy; written with mu held
 	asked   atomic.Bool  // a prober makes the trials of an open breaker
+	proved  atomic.Bool  // what was seen last was good
 
 	mu     sync.Mutex
 	health policy.HealthFold // guarded by mu

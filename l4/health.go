@@ -72,6 +72,7 @@ func (u *Upstream) judge(a *address, passed bool, cause string, now time.Time) {
 	}
 	a.down.Store(is == policy.Unhealthy)
 	a.mu.Unlock()
+	a.proved.Store(passed)
 	u.turned(a, was, is, cause)
 }
 

@@ -75,9 +75,8 @@ func (p *plan) single() (candidate, error) {
 // maxOnStack is how many addresses are weighed without allocating.
 const maxOnStack = 16
 
-// pick chooses an address by weight and load among those that may be used, and if
-// there is none, the one whose breaker is nearest its next trial, should that be
-// due: nothing is locked out for good.
+// pick chooses an address by weight and load among those that may be used. If
+// there is none, it is the last resort: nothing is locked out for good.
 func (p *plan) pick(now time.Time) (candidate, bool) {
 	var onStack [maxOnStack]policy.Candidate
 	u, members := p.upstream, p.upstream.members()
@@ -113,7 +112,8 @@ func (p *plan) rank(m *member) int {
 }
 
 // lastResort is the address whose breaker has a trial due, of several the one that
-// was nearest it: half-open ones first.
+// was nearest it: half-open ones first. Without one it is an unhealthy address that
+// was well when it was seen last.
 func (p *plan) lastResort(members []member, now time.Time) (candidate, bool) {
 	var nearest *address
 	for i := range members {
@@ -126,9 +126,28 @@ func (p *plan) lastResort(members []member, now time.Time) (candidate, bool) {
 		}
 	}
 	if nearest == nil {
+		nearest = p.proved(members)
+	}
+	if nearest == nil {
 		return candidate{}, false
 	}
 	return nearest.permit(now, p.upstream.cfg.MaxConnections)
+}
+
+// proved is an unhealthy address that was well when it was seen last: it has to
+// pass more checks to be preferred, but it is better than nothing.
+func (p *plan) proved(members []member) *address {
+	var best *member
+	for i := range members {
+		m := &members[i]
+		if m.breaker.State() == policy.Closed && m.proved.Load() && !p.skips(m.address) && (best == nil || m.priority < best.priority) {
+			best = m
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return best.address
 }
 
 func (p *plan) skips(a *address) bool {

@@ -120,6 +120,37 @@ func TestHealthFollowsTheServer(t *testing.T) {
 	})
 }
 
+// An only destination that is back is used as soon as it has passed one probe: to
+// wait for more would help nobody.
+func TestTheOnlyAddressNeedNotRise(t *testing.T) {
+	var dead atomic.Bool
+	answer := func(ctx context.Context) (net.Conn, error) {
+		if dead.Load() {
+			return refuses(ctx)
+		}
+		return says("")(ctx)
+	}
+	health := testHealth
+	health.IdleInterval, health.Rise = 0, 100
+	prove(t, UpstreamConfig{Health: health}, answer, func(p *proved) {
+		p.await(policy.Healthy, time.Second)
+		dead.Store(true)
+		p.await(policy.Unhealthy, 20*time.Second)
+		if _, err := p.connect(p.t.Context(), untold); err == nil || err.Reason != ReasonNoEndpoint {
+			t.Errorf("while it is dead: %v", err)
+		}
+		dead.Store(false)
+		time.Sleep(6 * time.Second)
+		for range 3 {
+			p.session(ReasonOK)
+		}
+		p.session(ReasonUpstreamEarlyClose)
+		if _, err := p.connect(p.t.Context(), untold); err == nil || err.Reason != ReasonNoEndpoint {
+			t.Errorf("after it failed again: %v", err)
+		}
+	})
+}
+
 func TestSessionsCountAsProbes(t *testing.T) {
 	prove(t, UpstreamConfig{Health: testHealth}, says(""), func(p *proved) {
 		p.await(policy.Healthy, time.Second)

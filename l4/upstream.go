@@ -242,6 +242,9 @@ func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err err
 func (u *Upstream) settled(c candidate, reason Reason, err error) {
 	if c.at != nil && !c.probe {
 		c.at.settle(c.ticket, reason, err)
+		if o := outcomeOf(reason); o == policy.Failure || o == policy.Success && !u.cfg.Health.asks() {
+			c.at.proved.Store(o == policy.Success)
+		}
 	}
 	if reason == "" {
 		return

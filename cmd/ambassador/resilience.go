@@ -112,7 +112,7 @@ func (u *UpstreamSection) resilienceFields() []field {
 			durationField("open", "How long it stays open at first, which doubles with each failed trial. Default 5s.", &u.Breaker.Open, 100*time.Millisecond),
 			durationField("max_open", "The most that open grows to. Default 30s.", &u.Breaker.MaxOpen, 100*time.Millisecond),
 			intField("probes", "Trials at a time after that; the first success closes it. Default 1.", &u.Breaker.Probes, 1, 1000)}),
-		sectionField("health", "How the health of each address is told; an unhealthy one gets no sessions.", u.Health.fields()),
+		sectionField("health", "How the health of each address is told; an unhealthy one gets no sessions, unless nobody else is left and it was well when it was seen last.", u.Health.fields()),
 		sectionField("preconnect", "Connections that are kept ready for the client's first byte: dialled, and through STARTTLS and TLS.", []field{
 			intField("connections", "How many, over all addresses. Default 0.", &u.Preconnect.Connections, 0, 10000),
 			durationField("max_age", "The age at which one is replaced; let it be shorter than what the server allows for silence before a login. Default 20s.", &u.Preconnect.MaxAge, 100*time.Millisecond)}),

@@ -89,6 +89,7 @@ func (p *report) story(s story) {
 		{"attempts", fmt.Sprint(s.Attempts)},
 		{"cause", s.Cause},
 		{"limit", s.Limit},
+		{"retry in", s.retryIn()},
 		{"first close", s.FirstClose},
 		{"bytes", byteCount(s.BytesUp) + " up, " + byteCount(s.BytesDown) + " down" + s.cut()},
 		{"time", s.times()},
@@ -123,6 +124,13 @@ func (s story) whereTo() string {
 		text += ", address " + s.Address
 	}
 	return text
+}
+
+func (s story) retryIn() string {
+	if s.RetryIn == 0 {
+		return ""
+	}
+	return s.RetryIn.String() + " after its end"
 }
 
 func (s story) cut() string {

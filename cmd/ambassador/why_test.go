@@ -74,6 +74,13 @@ func TestWhyOfASessionThatWasRefused(t *testing.T) {
 	}
 }
 
+func TestWhyTellsWhenABreakerLetsTheNextThrough(t *testing.T) {
+	open := l4.Record{ID: "A-1", Start: noon(), Stage: l4.StagePermit, Reason: l4.ReasonBreakerOpen, RetryIn: l4.Seconds(1852 * time.Millisecond)}
+	if out := tellStories(t, nil, []l4.Record{open}); !strings.Contains(out, "retry in     1.852s after its end\n") {
+		t.Error(out)
+	}
+}
+
 func TestWhyTellsTheNewestFirst(t *testing.T) {
 	var ended []l4.Record
 	for _, id := range []string{"9", "8", "7", "6", "5", "4", "3"} {
