@@ -1,22 +1,28 @@
 // Package certs proves who we are and decides whom we trust.
 //
-// A Source holds the current generation of one identity, fed by one issuer
-// (package files reads PEM from disk). An Originator turns a ClientPolicy, which
-// names a Source, into TLS configurations for connections that we begin.
+// A Source holds the current generation of one identity. What feeds it is an
+// issuer: one that comes by itself (package files watches files, package spiffe
+// an agent), or one that a Renewer asks in time (package step). An Originator
+// turns a ClientPolicy, which names a Source, into TLS configurations for
+// connections that we begin.
 //
 // # Promised
 //
 //   - A generation is published whole: certificate, key and roots never mix.
 //   - A certificate that has expired, or is not valid yet, is never offered.
+//   - An old certificate is used as long as it is valid, whatever its issuer does.
+//   - An issuer is asked once at a time, and who waits for that has a bound.
 //   - Every connection is judged, a resumed one by the same rules as a new one:
-//     chain, then name or principals.
+//     chain, revocation lists, then name or principals.
 //   - A session is resumed only with the address, the policy and the generation
 //     that it was begun with.
+//   - The roots of a SPIFFE trust domain vouch for that domain's IDs alone, where
+//     the issuer tells domains apart.
 //   - The common name (CN) of a certificate is never read.
 //
 // # Not promised
 //
-// Revocation is not looked at. Trust domains of SPIFFE identities are not kept
-// apart: all roots of a policy vouch for all names. A connection that lives on is
-// not judged again when certificates change.
+// Revocation is known from lists in files; nobody is asked (OCSP, distribution
+// points). Without Roots.Domains all roots of a policy vouch for all names. A
+// connection that lives on is not judged again when certificates change.
 package certs

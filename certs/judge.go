@@ -31,8 +31,10 @@ func (e *PeerError) Unwrap() error { return e.Err }
 type judge struct {
 	name       string // of the host; not looked at with principals
 	principals Principals
-	roots      *x509.CertPool // nil: the system's
-	whose      string         // the roots, in words
+	roots      *x509.CertPool            // nil: the system's
+	whose      string                    // the roots, in words
+	domains    map[string]*x509.CertPool // see Roots; nil: not kept apart
+	revoked    *Revocations              // may be nil
 }
 
 // verify judges the peer's certificates, leaf first, at a moment. The error is a
@@ -58,11 +60,18 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 	if len(pinned) > 0 && len(chained) == 0 {
 		return &PeerError{"the server's key is none of those pinned in principals; its certificate is for " + listed(names(leaf)), ErrPrincipal}
 	}
-	if err := j.chain(peer, now); err != nil {
-		return err
+	domain, roots, err := j.vouching(leaf, chained)
+	if err == nil {
+		err = j.chain(peer, roots, now)
 	}
-	if len(j.principals) == 0 {
+	switch {
+	case err != nil:
+		return err
+	case len(j.principals) == 0:
 		return j.host(leaf)
+	}
+	if domain != "" {
+		chained = chained.ofSPIFFE()
 	}
 	if _, ok := chained.MatchCertificate(leaf); !ok {
 		return &PeerError{fmt.Sprintf("the server's certificate is for %s, but principals wants %s%s",
@@ -78,17 +87,36 @@ func twoURIs(leaf *x509.Certificate) string {
 	return ""
 }
 
+// vouching gives the roots that vouch for the leaf. Domain is not empty if they
+// are those of another trust domain than ours: then they vouch for the leaf's
+// SPIFFE ID alone.
+func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain string, roots *x509.CertPool, err error) {
+	id := trustDomain(leaf)
+	if j.domains == nil || id == "" || len(chained.ofSPIFFE()) == 0 {
+		return "", j.roots, nil
+	}
+	roots, ok := j.domains[id]
+	switch {
+	case !ok:
+		return "", nil, &PeerError{text: fmt.Sprintf("the server's certificate is for %s, and we have no roots of that trust domain; federate with it", listed(names(leaf)))}
+	case roots == j.roots:
+		return "", roots, nil
+	}
+	return id, roots, nil
+}
+
 // chain verifies the leaf up to one of the roots, as a server's.
-func (j *judge) chain(peer []*x509.Certificate, now time.Time) error {
-	opts := x509.VerifyOptions{Roots: j.roots, CurrentTime: now, Intermediates: x509.NewCertPool(),
+func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	opts := x509.VerifyOptions{Roots: roots, CurrentTime: now, Intermediates: x509.NewCertPool(),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, c := range peer[1:] {
 		opts.Intermediates.AddCert(c)
 	}
-	if _, err := peer[0].Verify(opts); err != nil {
+	chains, err := peer[0].Verify(opts)
+	if err != nil {
 		return j.explain(peer[0], now, err)
 	}
-	return nil
+	return j.revoked.check(chains, now)
 }
 
 // explain puts into words what crypto/x509 found wrong with a chain.

@@ -3,7 +3,6 @@ package certs
 import (
 	"container/list"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"slices"
 	"sync"
@@ -118,28 +117,29 @@ func (o *Originator) Config(host, address string) (*tls.Config, error) {
 	return config, nil
 }
 
-// trust is the roots that a policy verifies by.
+// trust is what a policy verifies by.
 type trust struct {
-	pool       *x509.CertPool // nil: the system's
-	whose      string         // in words
-	generation uint64         // of ClientPolicy.Roots; 0 without
+	roots      *Roots       // nil: the system's
+	whose      string       // in words
+	revoked    *Revocations // the identity's, whosever the roots are; may be nil
+	generation uint64       // of ClientPolicy.Roots; 0 without
 }
 
 // trusted are the roots now, those of the identity being in snap.
 func (p *ClientPolicy) trusted(snap *Snapshot) (trust, error) {
+	t := trust{whose: "the system's", revoked: snap.Roots.revoked()}
 	switch {
 	case p.SystemRoots:
-		return trust{whose: "the system's"}, nil
 	case p.Roots != nil:
 		roots, err := p.Roots.Current()
 		if err != nil {
 			return trust{}, err
 		}
-		return trust{roots.Roots, "those of tls.ca", roots.Generation}, nil
-	case snap.Roots != nil:
-		return trust{pool: snap.Roots, whose: "the identity's"}, nil
+		t.roots, t.whose, t.generation = roots.Roots, "those of tls.ca", roots.Generation
+	case snap.Roots.pool() != nil:
+		t.roots, t.whose = snap.Roots, "the identity's"
 	}
-	return trust{whose: "the system's"}, nil
+	return t, nil
 }
 
 // config makes a configuration for one address and one generation.
@@ -165,7 +165,7 @@ func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return offer(cert, time.Now()) }
 	}
 	if !p.SkipVerify {
-		j := judge{name: name, principals: p.Principals, roots: roots.pool, whose: roots.whose}
+		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked}
 		c.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, time.Now()) }
 	}
 	return c

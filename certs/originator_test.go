@@ -93,7 +93,7 @@ func TestResumptionStaysWithinAGeneration(t *testing.T) {
 		server := newTLSServer(t, ca, version)
 		first, second := ca.pair(t, "dns:one"), ca.pair(t, "dns:two")
 		source := NewSource("me")
-		source.Publish(first, ca.pool())
+		source.Publish(first, NewRoots(ca.pool()))
 		o := NewOriginator(ClientPolicy{Source: source})
 		for i, want := range []string{
 			fmt.Sprintf("%x false", first.Leaf.SerialNumber),
@@ -103,7 +103,7 @@ func TestResumptionStaysWithinAGeneration(t *testing.T) {
 			fmt.Sprintf("%x true", second.Leaf.SerialNumber),
 		} {
 			if i == 3 {
-				source.Publish(second, ca.pool())
+				source.Publish(second, NewRoots(ca.pool()))
 			}
 			if got, err := server.connect(t, o, "localhost"); got != want || err != nil {
 				t.Errorf("connection %d: the server sees %q, %v; want %q", i, got, err, want)
@@ -164,7 +164,7 @@ func TestSessionsAreNotShared(t *testing.T) {
 	ca := newAuthority(t)
 	server := newTLSServer(t, ca, tls.VersionTLS13)
 	source := NewSource("me")
-	source.Publish(ca.pair(t, "dns:me"), ca.pool())
+	source.Publish(ca.pair(t, "dns:me"), NewRoots(ca.pool()))
 	policy := ClientPolicy{Source: source}
 	o := NewOriginator(policy)
 	for _, tt := range []struct {
@@ -188,14 +188,14 @@ func TestWithdrawnRootIsRefusedAtOnce(t *testing.T) {
 	server := newTLSServer(t, ca, tls.VersionTLS13)
 	source := NewSource("me")
 	me := ca.pair(t, "dns:me")
-	source.Publish(me, ca.pool())
+	source.Publish(me, NewRoots(ca.pool()))
 	o := NewOriginator(ClientPolicy{Source: source})
 	for range 2 {
 		if _, err := server.connect(t, o, "localhost"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	source.Publish(me, other.pool())
+	source.Publish(me, NewRoots(other.pool()))
 	_, err := server.connect(t, o, "localhost")
 	wantRefusal(t, err, "(the identity's)")
 }
@@ -203,7 +203,7 @@ func TestWithdrawnRootIsRefusedAtOnce(t *testing.T) {
 // roots is a source of nothing but roots.
 func roots(pool *x509.CertPool) *Source {
 	s := NewSource("roots")
-	s.Publish(nil, pool)
+	s.Publish(nil, NewRoots(pool))
 	return s
 }
 
@@ -219,10 +219,10 @@ func TestRootsAreFollowed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	trusted.Publish(nil, other.pool())
+	trusted.Publish(nil, NewRoots(other.pool()))
 	_, err := server.connect(t, o, "localhost")
 	wantRefusal(t, err, "(those of tls.ca)")
-	trusted.Publish(nil, ca.pool())
+	trusted.Publish(nil, NewRoots(ca.pool()))
 	if _, err := server.connect(t, o, "localhost"); err != nil {
 		t.Error(err)
 	}
@@ -249,7 +249,7 @@ func TestRootsInOrderOfPrecedence(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.policy.Source = NewSource("me")
-			tt.policy.Source.Publish(nil, tt.own)
+			tt.policy.Source.Publish(nil, NewRoots(tt.own))
 			cfg, err := NewOriginator(tt.policy).Config("h", "a")
 			if err != nil {
 				t.Fatal(err)
@@ -343,7 +343,7 @@ func TestConfigWhileGenerationsChange(t *testing.T) {
 	ca := newAuthority(t)
 	pairs := []*tls.Certificate{ca.pair(t, "dns:a"), ca.pair(t, "dns:b")}
 	source := NewSource("me")
-	source.Publish(pairs[0], ca.pool())
+	source.Publish(pairs[0], NewRoots(ca.pool()))
 	o := NewOriginator(ClientPolicy{Source: source})
 	var wg sync.WaitGroup
 	for i := range 4 {
@@ -385,7 +385,7 @@ func TestExpiredCertificateIsNeverOffered(t *testing.T) {
 	server := newTLSServer(t, ca, tls.VersionTLS13)
 	expired := ca.pair(t, "dns:me", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
 	source := NewSource("me")
-	source.Publish(expired, ca.pool())
+	source.Publish(expired, NewRoots(ca.pool()))
 	if got, err := server.connect(t, NewOriginator(ClientPolicy{Source: source}), "localhost"); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "expired at") {
 		t.Errorf("the server sees %q, %v; want ErrNotReady", got, err)
 	}
@@ -397,7 +397,7 @@ func TestCertificateIsOfferedToServersThatNameOtherCAs(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	server := newTLSServer(t, ca, tls.VersionTLS13)
 	source := NewSource("me")
-	source.Publish(other.pair(t, "dns:me"), ca.pool())
+	source.Publish(other.pair(t, "dns:me"), NewRoots(ca.pool()))
 	_, err := server.connect(t, NewOriginator(ClientPolicy{Source: source}), "localhost")
 	if !strings.Contains(fmt.Sprint(err), "remote error: tls: unknown certificate authority") { // not "certificate required"
 		t.Errorf("error %v; want the server's alert unknown_ca", err)

@@ -263,6 +263,16 @@ func (ps Principals) split() (pinned, chained Principals) {
 	return pinned, chained
 }
 
+// ofSPIFFE are those that a SPIFFE ID alone can prove.
+func (ps Principals) ofSPIFFE() (out Principals) {
+	for _, p := range ps {
+		if p.kind == kindSPIFFE || p.kind == kindAny {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // String lists them.
 func (ps Principals) String() string {
 	all := make([]string, len(ps))

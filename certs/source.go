@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -27,7 +28,7 @@ type Snapshot struct {
 	// roots.
 	Certificate *tls.Certificate
 	// Roots verify peers. Nil: the identity brings none.
-	Roots *x509.CertPool
+	Roots *Roots
 	// Generation rises by one with each new content, from 1.
 	Generation uint64
 }
@@ -38,6 +39,8 @@ type Snapshot struct {
 type Source struct {
 	name    string
 	current atomic.Pointer[Snapshot]
+	renewer atomic.Pointer[Renewer] // nil: the issuer comes by itself
+	due     atomic.Int64            // when the renewer's next try is, in ns since 1970; 0: never
 
 	mu      sync.Mutex
 	status  Status        // guarded by mu; without Ready and Reason
@@ -66,6 +69,8 @@ type Status struct {
 	LastErrorAt time.Time
 	// Loads counts generations, Failures the issuer's tries that made none.
 	Loads, Failures uint64
+	// NextRenewal is when the issuer is asked next; zero if it comes by itself.
+	NextRenewal time.Time
 }
 
 // NewSource makes a source that is not ready. The name is for people.
@@ -76,12 +81,26 @@ func NewSource(name string) *Source {
 // Publish makes cert, whose Leaf is set, and roots the current generation; either
 // may be nil. What they point to must not be modified afterwards. It reports
 // whether they are new: the same certificates again only clear LastError.
-func (s *Source) Publish(cert *tls.Certificate, roots *x509.CertPool) bool {
+func (s *Source) Publish(cert *tls.Certificate, roots *Roots) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.publish(cert, roots)
+}
+
+// PublishRoots is Publish of the current certificate with other roots. Without a
+// generation yet it does nothing.
+func (s *Source) PublishRoots(roots *Roots) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := s.current.Load()
+	return snap != nil && s.publish(snap.Certificate, roots)
+}
+
+// publish is called with mu held.
+func (s *Source) publish(cert *tls.Certificate, roots *Roots) bool {
 	old, failed := s.current.Load(), s.status.LastError != ""
 	s.status.LastError, s.status.LastErrorAt = "", time.Time{}
-	if old != nil && sameCertificate(old.Certificate, cert) && sameRoots(old.Roots, roots) {
+	if old != nil && sameCertificate(old.Certificate, cert) && old.Roots.equal(roots) {
 		if failed {
 			s.announce()
 		}
@@ -104,13 +123,6 @@ func sameCertificate(a, b *tls.Certificate) bool {
 		return a == b
 	}
 	return slices.EqualFunc(a.Certificate, b.Certificate, slices.Equal[[]byte])
-}
-
-func sameRoots(a, b *x509.CertPool) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.Equal(b)
 }
 
 func (st *Status) describe(leaf *x509.Certificate) {
@@ -146,12 +158,46 @@ func (s *Source) Changed() <-chan struct{} {
 // Current is the generation to use now. The error wraps ErrNotReady and says why
 // there is none.
 func (s *Source) Current() (*Snapshot, error) {
+	now := time.Now()
 	snap := s.current.Load()
-	if err := usable(snap, time.Now()); err != nil {
+	if due := s.due.Load(); due != 0 && now.UnixNano() >= due { // the machine may have slept
+		s.renewer.Load().nudge()
+	}
+	if err := usable(snap, now); err != nil {
 		return nil, s.notReady(err)
 	}
 	return snap, nil
 }
+
+// Await is Ready, but that it waits while the issuer is being asked, or should
+// be: all who wait, wait for the same try. The end of ctx ends the wait, not the
+// try.
+func (s *Source) Await(ctx context.Context) error {
+	err := s.Ready()
+	r := s.renewer.Load()
+	if err == nil || r == nil {
+		return err
+	}
+	end, began := r.join(time.Now())
+	if end == nil {
+		return err
+	}
+	select {
+	case <-end:
+		return s.Ready()
+	case <-ctx.Done():
+		return fmt.Errorf("%w; the issuer has not answered for %s", err, time.Since(began).Round(time.Millisecond))
+	}
+}
+
+// serveBy says who renews. It is called once, before the source is in use.
+func (s *Source) serveBy(r *Renewer) { s.renewer.Store(r) }
+
+// schedule notes when the next try is.
+func (s *Source) schedule(next time.Time) { s.due.Store(next.UnixNano()) }
+
+// valid is nil if there is a generation that may be used now.
+func (s *Source) valid(now time.Time) error { return usable(s.current.Load(), now) }
 
 // Ready is the error that Current would return; nil if there would be none.
 func (s *Source) Ready() error {
@@ -209,6 +255,9 @@ func (s *Source) Status() Status {
 	st.Names = slices.Clone(st.Names)
 	if st.Ready = err == nil; !st.Ready {
 		st.Reason = err.Error()
+	}
+	if due := s.due.Load(); due != 0 {
+		st.NextRenewal = time.Unix(0, due)
 	}
 	return st
 }

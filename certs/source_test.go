@@ -48,7 +48,7 @@ func TestSourceStatus(t *testing.T) {
 	ca := newAuthority(t)
 	s := NewSource("orders")
 	me := ca.pair(t, "dns:orders.svc spiffe://corp/orders ip:10.0.0.7")
-	if !s.Publish(me, ca.pool()) {
+	if !s.Publish(me, NewRoots(ca.pool())) {
 		t.Error("the first generation is not new")
 	}
 	s.Fail(errors.New("bad pair"))
@@ -65,7 +65,7 @@ func TestSourceStatus(t *testing.T) {
 	if snap, err := s.Current(); err != nil || snap.Certificate != me {
 		t.Errorf("after a failure: %+v, %v; want the generation before", snap, err)
 	}
-	s.Publish(nil, ca.pool()) // roots only
+	s.Publish(nil, NewRoots(ca.pool())) // roots only
 	if st := s.Status(); !st.Ready || st.Serial != "" || !st.NotAfter.IsZero() || st.Generation != 2 || st.Failures != 1 || st.LastError != "" {
 		t.Errorf("status with roots only %+v", st)
 	}
@@ -83,11 +83,11 @@ func TestSourceKnowsTheSameContent(t *testing.T) {
 	}{
 		{func() bool { return s.Publish(me, nil) }, true},
 		{func() bool { return s.Publish(&again, nil) }, false},
-		{func() bool { return s.Publish(me, ca.pool()) }, true},
-		{func() bool { return s.Publish(me, ca.pool()) }, false},
-		{func() bool { return s.Publish(me, other.pool()) }, true},
-		{func() bool { return s.Publish(you, other.pool()) }, true},
-		{func() bool { return s.Publish(nil, other.pool()) }, true},
+		{func() bool { return s.Publish(me, NewRoots(ca.pool())) }, true},
+		{func() bool { return s.Publish(me, NewRoots(ca.pool())) }, false},
+		{func() bool { return s.Publish(me, NewRoots(other.pool())) }, true},
+		{func() bool { return s.Publish(you, NewRoots(other.pool())) }, true},
+		{func() bool { return s.Publish(nil, NewRoots(other.pool())) }, true},
 		{func() bool { return s.Publish(nil, nil) }, true},
 		{func() bool { return s.Publish(nil, nil) }, false},
 	} {

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/url"
 	"strings"
@@ -19,14 +21,20 @@ import (
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/authority/config"
 	"github.com/smallstep/certificates/authority/provisioner"
-	"go.step.sm/crypto/minica"
+	"github.com/smallstep/certificates/db"
 )
 
 // CA is a certificate authority: a root, an intermediate that signs, both made
 // by New. It is safe for concurrent use. Its owner calls Close.
 type CA struct {
 	authority *authority.Authority
-	pki       *minica.CA
+	pki       *pki
+}
+
+// pki is what an authority signs with.
+type pki struct {
+	root, intermediate *x509.Certificate
+	signer             crypto.Signer // of the intermediate
 }
 
 // shortestLife is the shortest life of a certificate that may be asked for.
@@ -34,27 +42,80 @@ const shortestLife = time.Second
 
 // New makes an authority that lives for a day.
 func New() (*CA, error) {
-	pki, err := minica.New(minica.WithName("Ambassador"))
+	made, err := newPKI(24 * time.Hour)
 	if err != nil {
 		return nil, fmt.Errorf("embedded CA: %w", err)
 	}
-	a, err := authority.NewEmbedded(
-		authority.WithConfig(&config.Config{
-			Address:  "127.0.0.1:0",
-			DNSNames: []string{"localhost"},
-			AuthorityConfig: &config.AuthConfig{Claims: &provisioner.Claims{
-				MinTLSDur:     &provisioner.Duration{Duration: shortestLife},
-				MaxTLSDur:     &provisioner.Duration{Duration: 24 * time.Hour},
-				DefaultTLSDur: &provisioner.Duration{Duration: 24 * time.Hour},
-			}},
-		}),
-		authority.WithX509RootCerts(pki.Root),
-		authority.WithX509Signer(pki.Intermediate, pki.Signer),
-		authority.WithQuietInit())
+	return startCA(made, &config.Config{
+		Address:         "127.0.0.1:0",
+		DNSNames:        []string{"localhost"},
+		AuthorityConfig: &config.AuthConfig{Claims: newClaims(24 * time.Hour)},
+	}, nil)
+}
+
+// newClaims bound the lives of certificates.
+func newClaims(longest time.Duration) *provisioner.Claims {
+	yes := true
+	return &provisioner.Claims{
+		MinTLSDur:               &provisioner.Duration{Duration: shortestLife},
+		MaxTLSDur:               &provisioner.Duration{Duration: longest},
+		DefaultTLSDur:           &provisioner.Duration{Duration: 24 * time.Hour},
+		AllowRenewalAfterExpiry: &yes,
+	}
+}
+
+// startCA starts an authority. Its database may be nil: then it is in memory.
+func startCA(p *pki, c *config.Config, database db.AuthDB) (*CA, error) {
+	options := []authority.Option{authority.WithConfig(c), authority.WithX509RootCerts(p.root),
+		authority.WithX509Signer(p.intermediate, p.signer), authority.WithQuietInit()}
+	if database != nil {
+		options = append(options, authority.WithDatabase(database))
+	}
+	a, err := authority.NewEmbedded(options...)
 	if err != nil {
 		return nil, fmt.Errorf("embedded CA: %w", err)
 	}
-	return &CA{authority: a, pki: pki}, nil
+	return &CA{authority: a, pki: p}, nil
+}
+
+// newPKI makes a root and an intermediate that live so long. The root's key is
+// forgotten: it has nothing more to sign.
+func newPKI(life time.Duration) (*pki, error) {
+	now := time.Now()
+	template := func(name string, depth int) *x509.Certificate {
+		serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+		if err != nil { // which crypto/rand does not return any more
+			serial = big.NewInt(now.UnixNano())
+		}
+		return &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "Ambassador " + name}, NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+			IsCA: true, BasicConstraintsValid: true, MaxPathLen: depth, MaxPathLenZero: depth == 0, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	}
+	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	root, err := certify(template("Root CA", 1), nil, &rootKey.PublicKey, rootKey)
+	if err != nil {
+		return nil, err
+	}
+	intermediate, err := certify(template("Intermediate CA", 0), root, &key.PublicKey, rootKey)
+	return &pki{root, intermediate, key}, err
+}
+
+// certify signs a certificate; parent nil: by itself.
+func certify(template, parent *x509.Certificate, public crypto.PublicKey, by crypto.Signer) (*x509.Certificate, error) {
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, by)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // Close ends the authority. Certificates that it issued stay valid.
@@ -63,12 +124,12 @@ func (c *CA) Close() { c.authority.Shutdown() }
 // Roots is a new pool of the root.
 func (c *CA) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(c.pki.Root)
+	pool.AddCert(c.pki.root)
 	return pool
 }
 
 // RootPEM is the root in PEM.
-func (c *CA) RootPEM() []byte { return encode("CERTIFICATE", c.pki.Root.Raw) }
+func (c *CA) RootPEM() []byte { return encode("CERTIFICATE", c.pki.root.Raw) }
 
 // Issue makes a key and a certificate for it, good for servers and clients,
 // valid from a minute ago for life from now: at least a second, and never longer
@@ -86,7 +147,7 @@ func (c *CA) Issue(names []string, life time.Duration) (*tls.Certificate, error)
 	if life < shortestLife {
 		return nil, fmt.Errorf("issue %s: a life of %v is shorter than %v", strings.Join(names, ", "), life, shortestLife)
 	}
-	chain, err := c.authority.SignWithContext(context.Background(), csr, provisioner.SignOptions{}, validFor(life, c.pki.Intermediate.NotAfter))
+	chain, err := c.authority.SignWithContext(context.Background(), csr, provisioner.SignOptions{}, validFor(life, c.pki.intermediate.NotAfter))
 	if err != nil {
 		return nil, fmt.Errorf("issue %s: %w", strings.Join(names, ", "), err)
 	}

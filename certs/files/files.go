@@ -11,14 +11,42 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"ambassador/certs"
 )
 
-// Files are the paths of an identity, in PEM: Cert is the chain, leaf first, Key
-// its private key, CA the roots that come with it. Cert and Key may be one file;
-// CA may be empty. Without Cert and Key it is an identity that has only roots.
-type Files struct{ Cert, Key, CA string }
+// Files are the paths of an identity. Only Cert and Key, or PKCS12, must be given;
+// with CA alone it is an identity that has only roots.
+type Files struct {
+	// Cert is the chain in PEM, leaf first, Key its private key. They may be one
+	// file.
+	Cert, Key string
+	// PKCS12 has chain and key instead. The self-signed certificates in it are the
+	// roots, where CA is empty.
+	PKCS12 string
+	// CA has the roots that come with the identity, in PEM.
+	CA string
+	// CRL has lists of revoked certificates, in PEM or DER: see certs.Revocations.
+	CRL string
+	// PasswordFile opens an encrypted Key, or PKCS12.
+	PasswordFile string
+}
 
-func (f Files) onlyRoots() bool { return f.Cert == "" && f.Key == "" && f.CA != "" }
+// Certificate is the path of the file with our certificate.
+func (f Files) Certificate() string {
+	if f.PKCS12 != "" {
+		return f.PKCS12
+	}
+	return f.Cert
+}
+
+// Paths are those that are given.
+func (f Files) Paths() []string {
+	all := []string{f.Cert, f.Key, f.PKCS12, f.CA, f.CRL, f.PasswordFile}
+	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
+}
+
+func (f Files) onlyRoots() bool { return f.Certificate() == "" && f.Key == "" && f.CA != "" }
 
 // FileError is a file that cannot be used.
 type FileError struct {
@@ -32,25 +60,68 @@ func (e *FileError) Error() string { return e.Path + ": " + e.Err.Error() }
 func (e *FileError) Unwrap() error { return e.Err }
 
 // Load reads an identity. The certificate's Leaf is set; whether it is valid now
-// is not looked at: see certs.Validity. The roots are nil if Files.CA is empty,
-// and the certificate is if there is only that.
+// is not looked at: see certs.Validity. The roots are nil if no file has any, and
+// the certificate is if only roots are given.
 // The error names every file that cannot be used: it is a *FileError, or several
 // behind Unwrap() []error.
-func Load(f Files) (*tls.Certificate, *x509.CertPool, error) {
-	if f.onlyRoots() {
-		roots, err := LoadRoots(f.CA)
-		return nil, roots, err
+func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
+	password, passwordErr := loadPassword(f.PasswordFile)
+	var cert *tls.Certificate
+	var roots *x509.CertPool
+	var certErr error
+	switch {
+	case passwordErr != nil: // what it opens cannot be judged
+	case f.onlyRoots():
+	case f.PKCS12 != "":
+		cert, roots, certErr = loadPKCS12(f, password)
+	default:
+		cert, certErr = loadPair(f, password)
 	}
-	chain, certErr := load(f.Cert, parseCertificates)
-	key, keyErr := load(f.Key, parseKey)
-	roots, caErr := loadCA(f.CA)
-	if err := joined(certErr, keyErr, caErr); err != nil {
+	given, caErr := loadCA(f.CA)
+	lists, crlErr := loadLists(f.CRL)
+	if err := joined(passwordErr, certErr, caErr, crlErr); err != nil {
 		return nil, nil, err
+	}
+	if given != nil {
+		roots = given
+	}
+	if roots == nil && lists == nil {
+		return cert, nil, nil
+	}
+	return cert, &certs.Roots{Pool: roots, Revoked: certs.NewRevocations(lists)}, nil
+}
+
+// loadPair reads certificate and key from PEM.
+func loadPair(f Files, password []byte) (*tls.Certificate, error) {
+	chain, certErr := load(f.Cert, parseCertificates)
+	key, keyErr := load(f.Key, func(b []byte) (crypto.Signer, error) { return parseKey(b, password) })
+	if err := joined(certErr, keyErr); err != nil {
+		return nil, err
 	}
 	if err := fits(chain, key, f); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return assemble(chain, key), roots, nil
+	return assemble(chain, key), nil
+}
+
+// loadPassword reads the password; nil if there is no file.
+func loadPassword(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	password, err := certs.ReadSecret(path)
+	if err != nil {
+		return nil, &FileError{path, pathless(err)}
+	}
+	return password, nil
+}
+
+// loadLists reads revocation lists; nil if there is no file.
+func loadLists(path string) ([]*x509.RevocationList, error) {
+	if path == "" {
+		return nil, nil
+	}
+	return load(path, parseLists)
 }
 
 // LoadRoots reads a file of CA certificates. The error is a *FileError.
@@ -92,8 +163,16 @@ func (e several) Error() string {
 // Unwrap lists them.
 func (e several) Unwrap() []error { return e }
 
-func joined(all ...error) error {
-	all = slices.DeleteFunc(all, func(err error) bool { return err == nil })
+// joined is nil, the error that is not, or all of them, not nested.
+func joined(errs ...error) error {
+	var all []error
+	for _, err := range errs {
+		if many, ok := err.(several); ok {
+			all = append(all, many...)
+		} else if err != nil {
+			all = append(all, err)
+		}
+	}
 	switch len(all) {
 	case 0:
 		return nil
@@ -106,9 +185,8 @@ func joined(all ...error) error {
 // fits says whether the key is that of the chain's leaf.
 func fits(chain []*x509.Certificate, key crypto.Signer, f Files) error {
 	for i, c := range chain {
-		public, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 		switch {
-		case !ok || !public.Equal(key.Public()):
+		case !belongs(c, key):
 		case i == 0:
 			return nil
 		default:

@@ -128,8 +128,8 @@ func TestLoadNamesTheFileAndTheMend(t *testing.T) {
 		{"a.crt", "public.key", "", "public.key", "there is a PUBLIC KEY in it"},
 		{"a.crt", "ssh.key", "", "ssh.key", "for ssh"},
 		{"a.crt", "exchange.key", "", "exchange.key", "cannot sign"},
-		{"a.crt", "encrypted.key", "", "encrypted.key", "password_file comes with a later version, until then decrypt it: openssl pkey"},
-		{"a.crt", "dek.key", "", "dek.key", "openssl pkey"},
+		{"a.crt", "encrypted.key", "", "encrypted.key", "give its password in password_file, or decrypt it: openssl pkey"},
+		{"a.crt", "dek.key", "", "dek.key", "openssl pkcs8 -topk8"},
 		{"wrong-order.crt", "a.key", "", "wrong-order.crt", "certificate 2 of this file, which must be its first"},
 		{"a.crt", "a.key", "empty", "empty", "BEGIN CERTIFICATE"},
 		{"a.crt", "a.key", "absent", "absent", "no such file"},
@@ -140,7 +140,7 @@ func TestLoadNamesTheFileAndTheMend(t *testing.T) {
 			}
 			return filepath.Join(dir, name)
 		}
-		_, _, err := Load(Files{in(tt.cert), in(tt.key), in(tt.ca)})
+		_, _, err := Load(Files{Cert: in(tt.cert), Key: in(tt.key), CA: in(tt.ca)})
 		var file *FileError
 		if !errors.As(err, &file) || file.Path != in(tt.file) && tt.file != "" || !strings.Contains(fmt.Sprint(err), tt.want) {
 			t.Errorf("Load(%+v) = %v", tt, err)
@@ -150,7 +150,7 @@ func TestLoadNamesTheFileAndTheMend(t *testing.T) {
 
 // All that is wrong is told at once, on one line, and can be told apart.
 func TestLoadTellsAllThatIsWrong(t *testing.T) {
-	_, _, err := Load(Files{"absent.crt", "absent.key", "absent.ca"})
+	_, _, err := Load(Files{Cert: "absent.crt", Key: "absent.key", CA: "absent.ca"})
 	many, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(many.Unwrap()) != 3 || strings.Contains(err.Error(), "\n") || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
@@ -196,7 +196,7 @@ func TestLoadKinds(t *testing.T) {
 			path := filepath.Join(dir, "all.pem")
 			other := newPair(t, 7, time.Hour)
 			write(t, path, concat([]byte("Bag Attributes\n"), tt.key, []byte("subject=/CN=x\n"), selfSigned(t, tt.signer, 5, from, until), other.cert))
-			cert, roots, err := Load(Files{path, path, path})
+			cert, roots, err := Load(Files{Cert: path, Key: path, CA: path})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -241,6 +241,13 @@ func FuzzLoadPEM(f *testing.F) {
 	f.Add([]byte("-----BEGIN CERTIFICATE-----"))
 	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nDEK-Info: x\n\nAAAA\n-----END EC PRIVATE KEY-----\n"))
 	f.Add([]byte{0x30, 0x82, 0, 0})
+	for _, name := range []string{"list.crl", "list.der"} {
+		b, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		chain, err := parseCertificates(b)
 		if err == nil && (len(chain) == 0 || bytes.Count(b, []byte("-----BEGIN ")) < len(chain)) {
@@ -250,7 +257,10 @@ func FuzzLoadPEM(f *testing.F) {
 		if (rootsErr == nil) != (err == nil) || (roots == nil) != (err != nil) {
 			t.Errorf("as roots: %v; as certificates: %v", rootsErr, err)
 		}
-		key, keyErr := parseKey(b)
+		if lists, err := parseLists(b); err == nil && len(lists) == 0 {
+			t.Error("no list and no error")
+		}
+		key, keyErr := parseKey(b, []byte("x"))
 		if (key == nil) != (keyErr != nil) {
 			t.Errorf("key %v, error %v", key, keyErr)
 		}

@@ -52,16 +52,22 @@ func parseRoots(b []byte) (*x509.CertPool, error) {
 }
 
 // parseKey reads the first private key: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
-func parseKey(b []byte) (crypto.Signer, error) {
+// Password opens an encrypted one; nil: there is none.
+func parseKey(b, password []byte) (crypto.Signer, error) {
 	blocks, err := parsePEM(b, "pkey")
 	if err != nil {
 		return nil, err
 	}
 	for _, block := range blocks {
-		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, errors.New("the key is encrypted; password_file comes with a later version, until then decrypt it: openssl pkey -in FILE -out NEWFILE")
+		if block.Headers["DEK-Info"] != "" {
+			return nil, errors.New("the key is encrypted in an old way that protects little; convert it: openssl pkcs8 -topk8 -in FILE -out NEWFILE")
 		}
 		switch block.Type {
+		case "ENCRYPTED PRIVATE KEY":
+			if password == nil {
+				return nil, errors.New("the key is encrypted; give its password in password_file, or decrypt it: openssl pkey -in FILE -out NEWFILE")
+			}
+			return parseEncryptedKey(block.Bytes, password)
 		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
 			return parseKeyDER(block.Bytes)
 		case "OPENSSH PRIVATE KEY":
@@ -75,6 +81,33 @@ func parseKey(b []byte) (crypto.Signer, error) {
 		return nil, errors.New("there is a certificate in it, but no private key; are certificate and key interchanged?")
 	}
 	return nil, fmt.Errorf("there is a %s in it, but no PRIVATE KEY", blocks[0].Type)
+}
+
+// parseLists reads revocation lists, in PEM or one in DER, as CAs publish them.
+func parseLists(b []byte) ([]*x509.RevocationList, error) {
+	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 {
+		list, err := x509.ParseRevocationList(b)
+		return []*x509.RevocationList{list}, err
+	}
+	blocks, err := parsePEM(b, "crl")
+	if err != nil {
+		return nil, err
+	}
+	var out []*x509.RevocationList
+	for _, block := range blocks {
+		if block.Type != "X509 CRL" {
+			continue
+		}
+		list, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("revocation list %d of the file: %w", len(out)+1, err)
+		}
+		out = append(out, list)
+	}
+	if len(out) == 0 {
+		return nil, errors.New("there is no revocation list in it; it must be in DER or in PEM (-----BEGIN X509 CRL-----)")
+	}
+	return out, nil
 }
 
 // parseKeyDER does not go by the block's type, as OpenSSL does not either.
@@ -103,7 +136,7 @@ var errCut = errors.New("a block (-----BEGIN …) has no end or is damaged: the 
 func parsePEM(b []byte, command string) ([]*pem.Block, error) {
 	begin := []byte("-----BEGIN ")
 	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 { // an ASN.1 SEQUENCE of more than 127 bytes
-		return nil, fmt.Errorf("it is in DER (or PKCS #12); convert it to PEM: openssl %s -inform der -in FILE -out NEWFILE", command)
+		return nil, fmt.Errorf("it is in DER (or PKCS #12: then use pkcs12 instead of cert and key); convert it to PEM: openssl %s -inform der -in FILE -out NEWFILE", command)
 	}
 	var out []*pem.Block
 	for {

@@ -48,7 +48,7 @@ func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 	}
 	s.Publish(cert, roots)
 	if err := validity(cert, time.Now()); err != nil {
-		log.Warn("identity not usable", "identity", w.name, "cause", f.Cert+": "+err.Error())
+		log.Warn("identity not usable", "identity", w.name, "cause", f.Certificate()+": "+err.Error())
 	}
 	return w, nil
 }
@@ -87,10 +87,8 @@ func (w *Watcher) loop(ctx context.Context, events *fsnotify.Watcher) {
 // trail lists all paths whose change can change what is read.
 func (w *Watcher) trail() []string {
 	var out []string
-	for _, path := range []string{w.files.Cert, w.files.Key, w.files.CA} {
-		if path != "" {
-			out = append(out, trail(path)...)
-		}
+	for _, path := range w.files.Paths() {
+		out = append(out, trail(path)...)
 	}
 	return out
 }
@@ -198,7 +196,7 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 		if early := cert.Leaf.NotBefore.Sub(now); early > 0 {
 			again = min(again, early)
 		}
-		return again, &FileError{w.files.Cert, err}
+		return again, &FileError{w.files.Certificate(), err}
 	}
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {

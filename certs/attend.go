@@ -1,0 +1,64 @@
+package certs
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// warnAt is the part of a certificate's life that is left when the log warns.
+const warnAt = 1.0 / 6
+
+// Attend writes to the log when the source's certificate comes close to its end,
+// with a sixth of its life left, and when it has expired; each once for each
+// certificate. It ends with ctx, and leaves no goroutine behind.
+func (s *Source) Attend(ctx context.Context, log *slog.Logger) {
+	var said notice
+	for ctx.Err() == nil {
+		changed := s.Changed()
+		said = said.tell(s.Status(), time.Now(), log)
+		t := time.NewTimer(wallSlice)
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// notice is what the log has been told of the certificate with that serial number.
+type notice struct {
+	serial          string
+	warned, expired bool
+}
+
+// tell says what is due.
+func (n notice) tell(st Status, now time.Time, log *slog.Logger) notice {
+	if n.serial != st.Serial {
+		n = notice{serial: st.Serial}
+	}
+	if st.NotAfter.IsZero() {
+		return n
+	}
+	left, life := st.NotAfter.Sub(now.Round(0)), st.NotAfter.Sub(st.NotBefore)
+	if !st.NextRenewal.IsZero() && st.LoadedAt.After(st.NotBefore) { // CAs date back
+		life = st.NotAfter.Sub(st.LoadedAt.Round(0))
+	}
+	switch {
+	case left < 0 && !n.expired:
+		n = notice{st.Serial, true, true}
+		log.Error("identity expired", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "cause", orNone(st.LastError))
+	case !n.warned && left <= time.Duration(warnAt*float64(life)):
+		n.warned = true
+		log.Warn("identity expires soon", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "left", left.Round(time.Second).String(), "cause", orNone(st.LastError))
+	}
+	return n
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "no new certificate has come"
+	}
+	return s
+}

@@ -1,0 +1,172 @@
+package embedded
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/smallstep/certificates/db"
+	"go.step.sm/crypto/pemutil"
+)
+
+// The files of a stored authority. root.crt is written last: where it is, the
+// others are.
+const (
+	rootFile         = "root.crt"
+	intermediateFile = "intermediate.crt"
+	keyFile          = "intermediate.key"
+	provisionerFile  = "provisioner.json"
+	databaseFile     = "ca.db" // tokens that were used, certificates that were issued
+)
+
+// openOrMake is the authority in storage; a new one if there is none.
+func openOrMake(o ServerOptions) (*pki, provisionerKey, error) {
+	if o.Storage == "" {
+		return makeNew(o)
+	}
+	if err := os.MkdirAll(o.Storage, 0o700); err != nil {
+		return nil, provisionerKey{}, err
+	}
+	switch _, err := os.Stat(filepath.Join(o.Storage, rootFile)); {
+	case err == nil:
+		return open(o)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, provisionerKey{}, err
+	}
+	made, key, err := makeNew(o)
+	if err == nil {
+		err = store(o, made, key)
+	}
+	return made, key, err
+}
+
+func makeNew(o ServerOptions) (*pki, provisionerKey, error) {
+	made, err := newPKI(storedLife)
+	if err != nil {
+		return nil, provisionerKey{}, err
+	}
+	key, err := newProvisionerKey(o.Password)
+	return made, key, err
+}
+
+func store(o ServerOptions, p *pki, key provisionerKey) error {
+	var options []pemutil.Options
+	if !o.PlainKeys {
+		options = append(options, pemutil.WithPassword(o.Password))
+	}
+	block, err := pemutil.Serialize(p.signer, append(options, pemutil.WithPKCS8(true))...)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(key, "", "  ")
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		text []byte
+		mode fs.FileMode
+	}{
+		{keyFile, pem.EncodeToMemory(block), 0o600},
+		{provisionerFile, text, 0o600},
+		{intermediateFile, encode("CERTIFICATE", p.intermediate.Raw), 0o644},
+		{rootFile, encode("CERTIFICATE", p.root.Raw), 0o644},
+	} {
+		if err := replace(filepath.Join(o.Storage, f.name), f.text, f.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace puts a file there whole, or not at all.
+func replace(path string, text []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func open(o ServerOptions) (*pki, provisionerKey, error) {
+	var key provisionerKey
+	in := func(name string) string { return filepath.Join(o.Storage, name) }
+	root, err := readCertificate(in(rootFile))
+	if err != nil {
+		return nil, key, err
+	}
+	intermediate, err := readCertificate(in(intermediateFile))
+	if err != nil {
+		return nil, key, err
+	}
+	signer, err := readKey(in(keyFile), o)
+	if err != nil {
+		return nil, key, err
+	}
+	text, err := os.ReadFile(in(provisionerFile))
+	if err != nil {
+		return nil, key, err
+	}
+	if err := json.Unmarshal(text, &key); err != nil {
+		return nil, key, fmt.Errorf("%s: %w", in(provisionerFile), err)
+	}
+	return &pki{root, intermediate, signer}, key, nil
+}
+
+func readCertificate(path string) (*x509.Certificate, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s: it is not in PEM", path)
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// readKey says which of the two, password or none, is wrong.
+func readKey(path string, o ServerOptions) (crypto.Signer, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	encrypted := bytes.Contains(text, []byte("ENCRYPTED PRIVATE KEY"))
+	var options []pemutil.Options
+	switch {
+	case encrypted && o.PlainKeys:
+		return nil, fmt.Errorf("%s: the key is encrypted; give the password that it was made with", path)
+	case encrypted:
+		options = append(options, pemutil.WithPassword(o.Password))
+	case !o.PlainKeys:
+		return nil, fmt.Errorf("%s: the key was stored without a password; leave the password out, or begin with an empty folder", path)
+	}
+	key, err := pemutil.ParseKey(text, options...)
+	if err != nil && encrypted {
+		return nil, fmt.Errorf("%s: the password does not open the key", path)
+	}
+	signer, ok := key.(crypto.Signer)
+	if err == nil && !ok {
+		err = fmt.Errorf("%s: a key of type %T cannot sign", path, key)
+	}
+	return signer, err
+}
+
+// openDatabase also keeps a second process out of the folder.
+func openDatabase(dir string) (db.AuthDB, error) {
+	return db.New(&db.Config{Type: "bbolt", DataSource: filepath.Join(dir, databaseFile)})
+}

@@ -1,0 +1,358 @@
+package step
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ambassador/certs"
+)
+
+// Config is an identity at a step-ca.
+type Config struct {
+	// URL is the CA's: https://HOST:PORT.
+	URL string
+	// Fingerprint is the SHA-256 of its root certificate, in hexadecimal.
+	Fingerprint string
+	// Provisioner and PasswordFile enrol with a JWK provisioner whose key the CA
+	// keeps; or TokenFile enrols with a one-time token, which is read anew for each
+	// enrolment.
+	Provisioner, PasswordFile, TokenFile string
+	// Names are the SANs: DNS names, IP addresses, URIs ("spiffe://corp/orders"),
+	// e-mail addresses. The first is the subject's common name, too.
+	Names []string
+	// Lifetime is how long certificates are to be valid. If zero, the provisioner's
+	// default.
+	Lifetime time.Duration
+	// Storage is a folder that keeps certificate, key and roots. If empty, they are
+	// in memory alone.
+	Storage string
+}
+
+// Key is the text of all that makes an identity another one.
+func (c Config) Key() string { return fmt.Sprintf("%#v", c) }
+
+// ParseFingerprint reads a SHA-256 in hexadecimal, with or without colons.
+func ParseFingerprint(s string) (string, error) {
+	plain := strings.ToLower(strings.NewReplacer(":", "", "-", "").Replace(s))
+	if b, err := hex.DecodeString(plain); err != nil || len(b) != 32 {
+		return "", errors.New("not the SHA-256 of a certificate, which is 64 hexadecimal digits; see it with: step certificate fingerprint root_ca.crt, or: openssl x509 -in root_ca.crt -noout -fingerprint -sha256")
+	}
+	return plain, nil
+}
+
+// ParseURL checks the URL of a CA.
+func ParseURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("%q is no URL of a step-ca; write https://HOST:PORT", s)
+	}
+	return nil
+}
+
+// ParseName checks one of Config.Names.
+func ParseName(s string) error {
+	if _, ok := strings.CutPrefix(s, "dns:"); ok {
+		return fmt.Errorf("%q: leave dns: out, and write the name alone", s)
+	}
+	u, err := url.Parse(s)
+	switch {
+	case strings.Contains(s, "://"):
+		if err != nil || u.Host == "" {
+			return fmt.Errorf("%q is no URI", s)
+		}
+	case s == "" || strings.ContainsAny(s, " \t\n/\\"):
+		return fmt.Errorf("%q is no name; write a DNS name, an IP address, a URI (spiffe://…) or an e-mail address", s)
+	}
+	return nil
+}
+
+// Issuer keeps a source current with certificates of a step-ca. Make it with
+// Open.
+type Issuer struct {
+	// Static after construction.
+	cfg     Config
+	source  *certs.Source
+	renewer *certs.Renewer
+	log     *slog.Logger
+	storage storage
+
+	mu     sync.Mutex
+	roots  []*x509.Certificate // guarded by mu; what the CA and its federation are known by; empty: only the fingerprint is
+	spent  string              // guarded by mu; the last token of TokenFile that the CA answered to
+	answer error               // guarded by mu; what it answered; nil: a certificate
+
+	said string // owned by followRoots; the last failure that was logged
+}
+
+// Open makes an issuer, and publishes what storage has. Nobody is contacted: that
+// is Run's. The error is a storage folder that cannot be used; what it holds may
+// be missing or damaged, which is logged: then Run enrols.
+func Open(c Config, s *certs.Source, log *slog.Logger) (*Issuer, error) {
+	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint) // the caller has checked it
+	i := &Issuer{cfg: c, source: s, log: log, storage: storage{c.Storage}}
+	if err := i.storage.prepare(); err != nil {
+		return nil, err
+	}
+	kept, err := i.storage.load()
+	if err == nil {
+		err = c.fits(kept)
+	}
+	if err != nil {
+		log.Warn("stored identity not used, a new one is enrolled", "identity", s.Status().Name, "cause", err.Error())
+	}
+	if kept.fingerprint == c.Fingerprint {
+		i.roots = kept.roots
+	}
+	if err == nil && kept.cert != nil {
+		s.Publish(kept.cert, pooled(i.roots))
+	}
+	i.renewer = certs.NewRenewer(s, i.issue, log)
+	return i, nil
+}
+
+// Stored says whether storage has a certificate as configured, so that no token is
+// needed. Whether it is still valid is not looked at.
+func Stored(c Config) bool {
+	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint)
+	kept, err := storage{c.Storage}.load()
+	return err == nil && kept.cert != nil && c.fits(kept) == nil
+}
+
+// fits says whether what is stored, if anything, is of this configuration.
+func (c Config) fits(kept stored) error {
+	switch {
+	case kept.cert == nil:
+		return nil
+	case kept.fingerprint == "":
+		return fmt.Errorf("there is a certificate, but no %s that says whose", rootsFile)
+	case kept.fingerprint != c.Fingerprint:
+		return fmt.Errorf("it is of the CA with fingerprint %s", kept.fingerprint)
+	}
+	return c.wants(kept.cert.Leaf)
+}
+
+// Run enrols, renews and follows the CA's roots until ctx ends. It leaves no
+// goroutine behind, and is called once.
+func (i *Issuer) Run(ctx context.Context) {
+	var followed sync.WaitGroup
+	followed.Go(func() { i.followRoots(ctx) })
+	i.renewer.Run(ctx)
+	followed.Wait()
+}
+
+// wants says whether a certificate is the one that is configured.
+func (c Config) wants(leaf *x509.Certificate) error {
+	have, want := namesOf(leaf), slices.Clone(c.Names)
+	for i, name := range want {
+		if ip := net.ParseIP(name); ip != nil {
+			want[i] = ip.String()
+		}
+	}
+	slices.Sort(have)
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
+		return fmt.Errorf("it is for %s, not for %s", strings.Join(have, ", "), strings.Join(want, ", "))
+	}
+	return nil
+}
+
+// namesOf are the SANs, as Config.Names has them.
+func namesOf(leaf *x509.Certificate) []string {
+	out := append(slices.Clone(leaf.DNSNames), leaf.EmailAddresses...)
+	for _, ip := range leaf.IPAddresses {
+		out = append(out, net.IP(ip).String())
+	}
+	for _, u := range leaf.URIs {
+		out = append(out, u.String())
+	}
+	return out
+}
+
+func pooled(roots []*x509.Certificate) *certs.Roots {
+	pool := x509.NewCertPool()
+	for _, c := range roots {
+		pool.AddCert(c)
+	}
+	return certs.NewRoots(pool)
+}
+
+func (i *Issuer) known() []*x509.Certificate {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.roots
+}
+
+// issue is one try of the renewer.
+func (i *Issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certificate, *certs.Roots, error) {
+	unlock, err := i.storage.lock(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	if kept := i.newer(now); kept.cert != nil {
+		i.setRoots(kept.roots)
+		return kept.cert, pooled(kept.roots), nil
+	}
+	conn, err := i.dial(ctx)
+	if err != nil {
+		return nil, nil, i.failed(err)
+	}
+	defer conn.close()
+	cert, err := i.obtain(ctx, conn, now)
+	if err != nil {
+		return nil, nil, i.failed(err)
+	}
+	if roots, err := conn.fetchRoots(ctx); err == nil { // else followRoots says what is wrong
+		conn.roots = roots
+	}
+	i.setRoots(conn.roots)
+	if err := i.storage.save(stored{cert, conn.roots, i.cfg.Fingerprint}); err != nil {
+		i.log.Error("identity not stored: after a restart it must be enrolled again", "identity", i.source.Status().Name, "cause", err.Error())
+	}
+	return cert, pooled(conn.roots), nil
+}
+
+func (i *Issuer) failed(err error) error { return fmt.Errorf("step-ca %s: %w", i.cfg.URL, err) }
+
+// setRoots takes roots over, and says so where they are others than before.
+func (i *Issuer) setRoots(roots []*x509.Certificate) {
+	i.mu.Lock()
+	old := i.roots
+	i.roots = roots
+	i.mu.Unlock()
+	if len(old) > 0 && !pooled(old).Pool.Equal(pooled(roots).Pool) {
+		i.log.Info("roots changed", "identity", i.source.Status().Name, "old", len(old), "roots", len(roots))
+	}
+}
+
+// newer is what another process has put into storage since; its cert is nil if
+// there is nothing better than now.
+func (i *Issuer) newer(now *tls.Certificate) stored {
+	kept, err := i.storage.load()
+	if err != nil || kept.cert == nil || i.cfg.fits(kept) != nil ||
+		certs.Validity(kept.cert.Leaf, time.Now()) != nil || now != nil && !kept.cert.Leaf.NotAfter.After(now.Leaf.NotAfter) {
+		return stored{}
+	}
+	return kept
+}
+
+// obtain climbs down the ladder: rekey, renew with a token, enrol. The next rung
+// is tried only where the CA refuses; who cannot be reached is asked again later.
+func (i *Issuer) obtain(ctx context.Context, conn *conn, now *tls.Certificate) (*tls.Certificate, error) {
+	if now == nil {
+		return i.enrol(ctx, conn)
+	}
+	renew := conn.rekey
+	if certs.Validity(now.Leaf, time.Now()) != nil {
+		renew = conn.renewExpired
+	}
+	cert, err := renew(ctx, now)
+	if err == nil || !refused(err) {
+		return cert, err
+	}
+	cert, enrolErr := i.enrol(ctx, conn)
+	if enrolErr != nil {
+		return nil, fmt.Errorf("renew: %w; enrol anew: %w", err, enrolErr)
+	}
+	return cert, nil
+}
+
+// enrol gets a certificate for a token.
+func (i *Issuer) enrol(ctx context.Context, conn *conn) (*tls.Certificate, error) {
+	if i.cfg.TokenFile == "" {
+		token, err := i.makeToken(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		return conn.sign(ctx, token, i.cfg.Names, i.cfg.Lifetime)
+	}
+	token, err := i.readToken()
+	if err != nil {
+		return nil, err
+	}
+	cert, err := conn.sign(ctx, token, i.cfg.Names, i.cfg.Lifetime)
+	if err == nil || refused(err) {
+		i.mu.Lock()
+		i.spent, i.answer = token, err
+		i.mu.Unlock()
+	}
+	return cert, err
+}
+
+const (
+	// The roots are asked for at every tenth of a certificate's life, within these
+	// bounds: a CA that changes its root has both for longer than that.
+	shortestFollow = time.Second
+	longestFollow  = 5 * time.Minute
+)
+
+// followRoots takes up new roots of the CA and of its federation, until ctx ends.
+// It begins at once: they may have changed while we were away.
+func (i *Issuer) followRoots(ctx context.Context) {
+	for ctx.Err() == nil {
+		if len(i.known()) > 0 { // else the first certificate brings them
+			i.updateRoots(ctx)
+		}
+		every := shortestFollow
+		if st := i.source.Status(); !st.NotAfter.IsZero() {
+			every = max(min(st.NotAfter.Sub(st.NotBefore)/10, longestFollow), shortestFollow)
+		}
+		t := time.NewTimer(every)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// updateRoots asks once.
+func (i *Issuer) updateRoots(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, certs.TryTimeout)
+	defer cancel()
+	roots, err := i.askRoots(ctx)
+	if err != nil {
+		if text := err.Error(); text != i.said && ctx.Err() != context.Canceled {
+			i.said = text
+			i.log.Warn("roots not refreshed", "identity", i.source.Status().Name, "cause", text)
+		}
+		return
+	}
+	i.said = ""
+	i.setRoots(roots)
+	if !i.source.PublishRoots(pooled(roots)) {
+		return
+	}
+	unlock, err := i.storage.lock(ctx)
+	if err == nil {
+		defer unlock()
+		err = i.storage.saveRoots(roots, i.cfg.Fingerprint)
+	}
+	if err != nil {
+		i.log.Error("roots not stored", "identity", i.source.Status().Name, "cause", err.Error())
+	}
+}
+
+func (i *Issuer) askRoots(ctx context.Context) ([]*x509.Certificate, error) {
+	conn, err := i.dial(ctx)
+	if err != nil {
+		return nil, i.failed(err)
+	}
+	defer conn.close()
+	roots, err := conn.fetchRoots(ctx)
+	if err != nil {
+		return nil, i.failed(err)
+	}
+	return roots, nil
+}
