@@ -28,7 +28,7 @@ var advice = []advised{
 	{ReasonLocalExhausted, "This host ran out of descriptors, memory or local ports: raise ulimit -n (LimitNOFILE=) or widen net.ipv4.ip_local_port_range, or lower limits.connections."},
 	{ReasonBadGreeting, "The client did not begin as the upstream's starttls (--starttls) protocol does: let it speak that protocol without TLS of its own (PostgreSQL: sslmode=disable or prefer), or correct the key."},
 	{ReasonHandshakeTimeout, "The client did not say its part within the listener's timeouts.handshake: check that it speaks the upstream's starttls (--starttls) protocol, or raise the timeout."},
-	{ReasonNoIdentity, "Our certificate cannot be used: `ambassador status` says why; mend the files under identities.NAME.files (--cert, --key), they are taken up without a restart."},
+	{ReasonNoIdentity, "Our certificate cannot be used: `ambassador status` says why; mend the files under identities.NAME.files (--cert, --key), or what it says of the CA or the agent: no restart is needed."},
 	{ReasonNoEndpoint, "No address of the upstream was left to try: see with `ambassador status` what became of each, and check upstreams.NAME.endpoints (--to)."},
 	{ReasonBreakerOpen, "The upstream failed so often in a row that it is left alone for a while: mend what the cause says was seen last; `ambassador status` shows when the next trial is due, and the first success ends it (upstreams.NAME.breaker)."},
 	{ReasonDNS, "The upstream's name did not resolve: check its spelling in upstreams.NAME.endpoints (--to), and dns.servers or /etc/resolv.conf, with `getent hosts HOST`."},

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"context"
 	"crypto/tls"
 	"io/fs"
 	"time"
@@ -81,6 +82,9 @@ type UpstreamConfig struct {
 	TLS func(host, address string) (*tls.Config, error)
 	// IdentityReady says why the identity cannot be used now. Nil: none is needed.
 	IdentityReady func() error
+	// AwaitIdentity is asked where IdentityReady says no: it waits for what will
+	// come at once, bounded by ctx. Nil: nothing will.
+	AwaitIdentity func(ctx context.Context) error
 	Connect       ConnectConfig
 	// DNSServers ("10.0.0.2:53") answer for this upstream's names. Empty: the system's.
 	DNSServers []string

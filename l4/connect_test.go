@@ -158,6 +158,29 @@ func TestConnectWithoutIdentityDialsNobody(t *testing.T) {
 	}
 }
 
+// An identity that is on its way is waited for, within attempt_timeout.
+func TestConnectAwaitsAnIdentity(t *testing.T) {
+	ready := errors.New("not enrolled yet")
+	await := func(after time.Duration) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := pause(ctx, after); err != nil {
+				return ready
+			}
+			return nil
+		}
+	}
+	cfg := UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1"), IdentityReady: func() error { return ready }, AwaitIdentity: await(2 * time.Second)}
+	r := connectIn(t, &fakeNet{answer: answers{"127.0.0.1:1": accepts}}, cfg, 0)
+	if r.err != nil || r.took != 2*time.Second || len(r.dials) != 1 {
+		t.Errorf("%v after %v and dials %v; want one dial after 2 s", r.err, r.took, r.dials)
+	}
+	cfg.AwaitIdentity, cfg.Connect.Attempts = await(time.Minute), 1
+	r = connectIn(t, &fakeNet{}, cfg, 0)
+	if r.err == nil || r.err.Reason != ReasonNoIdentity || r.took != DefaultAttemptTimeout || len(r.dials) != 0 {
+		t.Errorf("%v after %v; want no_identity after attempt_timeout", r.err, r.took)
+	}
+}
+
 // raceIn dials one address with a sibling of the other family.
 func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (address string, dials []string, attempts []Reason, took time.Duration, err error) {
 	t.Helper()

@@ -179,7 +179,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 		conn.closeRaw()
 		return nil, e
 	}
-	if err := u.permit(); err != nil {
+	if err := u.awaitPermit(ctx); err != nil {
 		return fail(StagePermit, err)
 	}
 	c, err := plan.next(ctx)
@@ -215,6 +215,18 @@ func (u *Upstream) permit() error {
 		return nil
 	}
 	if err := u.cfg.IdentityReady(); err != nil {
+		return &notReadyError{err}
+	}
+	return nil
+}
+
+// awaitPermit is permit, but that it waits for an identity that is on its way.
+func (u *Upstream) awaitPermit(ctx context.Context) error {
+	err := u.permit()
+	if err == nil || u.cfg.AwaitIdentity == nil {
+		return err
+	}
+	if err := u.cfg.AwaitIdentity(ctx); err != nil {
 		return &notReadyError{err}
 	}
 	return nil

@@ -69,7 +69,7 @@ func newFakeServer() *fakeServer {
 		},
 		identities: []certs.Status{
 			{Name: "orders", Ready: true, Names: []string{"dns:orders.svc", "spiffe://corp/orders"}, Serial: "4d2", NotBefore: *beforeNoon(24 * time.Hour),
-				NotAfter: noon().Add(7*24*time.Hour + 16*time.Hour), Loads: 2, Failures: 1, LastError: "load client.crt: no such file or directory"},
+				NotAfter: noon().Add(7*24*time.Hour + 16*time.Hour), Loads: 2, Failures: 1, NextRenewal: noon().Add(5*time.Hour + 10*time.Minute), LastError: "load client.crt: no such file or directory"},
 		},
 	}
 }

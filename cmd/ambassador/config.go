@@ -18,6 +18,8 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/files"
+	"ambassador/certs/spiffe"
+	"ambassador/certs/step"
 	"ambassador/l4"
 	"ambassador/l4/starttls"
 )
@@ -64,10 +66,12 @@ type LimitsSection struct{ Connections int }
 // DNSSection is dns.
 type DNSSection struct{ Servers []string }
 
-// IdentitySection is one of identities.
+// IdentitySection is one of identities: from files, or from one of the others.
 type IdentitySection struct {
-	Name  string
-	Files files.Files
+	Name   string
+	Files  files.Files
+	Step   *step.Config // nil: not from a step-ca
+	SPIFFE string       // the agent's socket; empty: not from an agent
 }
 
 // UpstreamSection is one of upstreams.
@@ -179,10 +183,38 @@ func (a *AdminSection) fields() []field {
 }
 
 func (id *IdentitySection) fields() []field {
-	return []field{sectionField("files", "PEM files. They are watched: a new pair is used by the next connection; a bad one keeps the old.", []field{
-		textField("cert", "The certificate chain, leaf first.", &id.Files.Cert, nil),
-		textField("key", "Its private key, not encrypted.", &id.Files.Key, nil),
-		textField("ca", "Roots that verify the other side, where tls.ca gives none.", &id.Files.CA, nil)})}
+	return []field{sectionField("files", "Files with a certificate and its key. They are watched: a new pair is used by the next connection; a bad one keeps the old.", []field{
+		textField("cert", "The certificate chain in PEM, leaf first.", &id.Files.Cert, nil),
+		textField("key", "Its private key in PEM.", &id.Files.Key, nil),
+		textField("pkcs12", "A PKCS #12 file, instead of cert and key. Self-signed certificates in it are the roots where ca is not given.", &id.Files.PKCS12, nil),
+		textField("ca", "Roots in PEM that verify the other side, where tls.ca gives none.", &id.Files.CA, nil),
+		textField("crl", "Lists of revoked certificates, in PEM or DER. Each speaks for the CA that signed it; one that has run out refuses all of that CA.", &id.Files.CRL, nil),
+		textField("password_file", "File with the password of an encrypted key (PKCS #8) or of pkcs12, and nothing else.", &id.Files.PasswordFile, nil)}),
+		id.stepField(),
+		sectionField("spiffe", "From the agent of the SPIFFE Workload API (SPIRE) on this host.", []field{
+			textField("socket", "The agent's socket: unix:///path.", &id.SPIFFE, spiffe.CheckSocket)})}
+}
+
+func (id *IdentitySection) stepField() field {
+	c := &step.Config{}
+	section := sectionField("step", "From a step-ca, or from `ambassador ca`: enrolled, renewed and rekeyed without a person.", []field{
+		textField("url", "The CA: https://HOST:PORT.", &c.URL, step.ParseURL),
+		textField("fingerprint", "SHA-256 of the CA's root certificate, in hexadecimal.", &c.Fingerprint, func(s string) error {
+			_, err := step.ParseFingerprint(s)
+			return err
+		}),
+		textField("provisioner", "A JWK provisioner that keeps its key at the CA; with password_file.", &c.Provisioner, nil),
+		textField("password_file", "File with the provisioner's password, and nothing else.", &c.PasswordFile, nil),
+		textField("token_file", "File with a one-time token, instead of provisioner and password_file; read anew for each enrolment. Needs storage.", &c.TokenFile, nil),
+		listField("names", "What the certificate is for: DNS names, IP addresses, URIs (spiffe://…), e-mail addresses. The first is its CN, too.", &c.Names, step.ParseName),
+		durationField("lifetime", "How long certificates are to be valid. Default: the provisioner's. A renewal keeps that of the enrolment.", &c.Lifetime, time.Second),
+		textField("storage", "Folder that keeps certificate, key (mode 0600) and roots, so that a restart needs neither CA nor token. Processes may share it. Default: in memory.", &c.Storage, nil)})
+	decode := section.decode
+	section.decode = func(d *decoder, n *yaml.Node, path string) {
+		id.Step = c
+		decode(d, n, path)
+	}
+	return section
 }
 
 func (u *UpstreamSection) fields() []field {
@@ -365,7 +397,10 @@ func (f *File) addresses() []*string {
 func (f *File) paths() []*string {
 	all := []*string{&f.Admin.TokenFile}
 	for _, id := range f.Identities {
-		all = append(all, &id.Files.Cert, &id.Files.Key, &id.Files.CA)
+		all = append(all, &id.Files.Cert, &id.Files.Key, &id.Files.PKCS12, &id.Files.CA, &id.Files.CRL, &id.Files.PasswordFile)
+		if id.Step != nil {
+			all = append(all, &id.Step.PasswordFile, &id.Step.TokenFile, &id.Step.Storage)
+		}
 	}
 	for _, u := range f.Upstreams {
 		if u.TLS != nil && u.TLS.CA != "system" {
@@ -403,13 +438,61 @@ func (f *File) validate(d *decoder) {
 }
 
 func (id *IdentitySection) validate(d *decoder, path string) {
+	var given []string
+	for _, key := range []string{"files", "step", "spiffe"} {
+		if d.at[path+"."+key] != nil {
+			given = append(given, key)
+		}
+	}
 	switch {
-	case d.at[path+".files"] == nil:
-		d.failAt(path, "no source of certificates; give files: {cert: FILE, key: FILE}")
-	case id.Files.Cert == "" && d.at[path+".files.cert"] == nil:
-		d.failAt(path+".files", "no cert; give the file with the certificate chain")
-	case id.Files.Key == "" && d.at[path+".files.key"] == nil:
-		d.failAt(path+".files", "no key; give the file with the certificate's private key")
+	case len(given) == 0:
+		d.failAt(path, "no source of certificates; give files: {cert: FILE, key: FILE}, step: {…} or spiffe: {socket: unix:///path}")
+	case len(given) > 1:
+		d.failAt(path, "an identity has one source of certificates; give only one of %s", strings.Join(given, ", "))
+	case given[0] == "step":
+		id.validateStep(d, path+".step")
+	case given[0] == "spiffe" && d.at[path+".spiffe.socket"] == nil:
+		d.failAt(path+".spiffe", "no socket; give that of the agent: unix:///path")
+	case given[0] == "files":
+		id.validateFiles(d, path+".files")
+	}
+}
+
+func (id *IdentitySection) validateFiles(d *decoder, path string) {
+	has := func(key string) bool { return d.at[path+"."+key] != nil }
+	switch {
+	case has("pkcs12") && (has("cert") || has("key")):
+		d.failAt(path+".pkcs12", "pkcs12 has certificate and key in one file; remove it, or cert and key")
+	case has("pkcs12"):
+	case !has("cert"):
+		d.failAt(path, "no cert; give the file with the certificate chain")
+	case !has("key"):
+		d.failAt(path, "no key; give the file with the certificate's private key")
+	}
+}
+
+func (id *IdentitySection) validateStep(d *decoder, path string) {
+	has := func(key string) bool { return d.at[path+"."+key] != nil }
+	for _, needed := range []struct{ key, mend string }{
+		{"url", "give the CA's: https://HOST:PORT"},
+		{"fingerprint", "give the SHA-256 of the CA's root: openssl x509 -in root_ca.crt -noout -fingerprint -sha256"},
+		{"names", "give at least one name for the certificate: [orders.svc]"},
+	} {
+		if !has(needed.key) {
+			d.failAt(path, "no %s; %s", needed.key, needed.mend)
+		}
+	}
+	if has("names") && len(id.Step.Names) == 0 {
+		d.failAt(path+".names", "empty; give at least one name for the certificate: [orders.svc]")
+	}
+	switch {
+	case has("token_file") && (has("provisioner") || has("password_file")):
+		d.failAt(path+".token_file", "enrol by a token, or by a provisioner's password: remove token_file, or provisioner and password_file")
+	case has("token_file") && !has("storage"):
+		d.failAt(path+".token_file", "a token is good once, and without storage the certificate is gone at a restart; give storage: FOLDER")
+	case has("token_file"):
+	case !has("provisioner") || !has("password_file"):
+		d.failAt(path, "no way to enrol; give provisioner and password_file, or token_file")
 	}
 }
 

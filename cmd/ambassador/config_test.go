@@ -49,6 +49,19 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"far from any key", good + "zzzzzzzz: 1", "there are admin, metrics"},
 		{"twice", good + "log: {}\nlog: {}", "a.yaml:6:1: log: given twice"},
 		{"bad name", good + "identities: {Me: {}}", `a.yaml:5:14: identities.Me: "Me" is no name`},
+		{"no source", good + "identities: {me: {}}", "identities.me: no source of certificates; give files"},
+		{"two sources", good + "identities: {me: {files: {pkcs12: a}, spiffe: {socket: 'unix:///a'}}}", "identities.me: an identity has one source of certificates; give only one of files, spiffe"},
+		{"spiffe over TCP", good + "identities: {me: {spiffe: {socket: 'tcp://127.0.0.1:1'}}}", "identities.me.spiffe.socket: \"tcp://127.0.0.1:1\" is no socket of a SPIFFE agent"},
+		{"spiffe without a socket", good + "identities: {me: {spiffe: {}}}", "identities.me.spiffe: no socket"},
+		{"step without anything", good + "identities: {me: {step: {}}}", "identities.me.step: no fingerprint; give the SHA-256"},
+		{"step with a bad URL", good + "identities: {me: {step: {url: 'http://ca'}}}", "identities.me.step.url: \"http://ca\" is no URL of a step-ca"},
+		{"step with a bad fingerprint", good + "identities: {me: {step: {fingerprint: abc}}}", "identities.me.step.fingerprint: not the SHA-256 of a certificate"},
+		{"step without a name", good + "identities: {me: {step: {names: []}}}", "identities.me.step.names: empty"},
+		{"step with a bad name", good + "identities: {me: {step: {names: ['a b']}}}", "identities.me.step.names[0]: \"a b\" is no name"},
+		{"step without a way to enrol", good + "identities: {me: {step: {provisioner: p}}}", "identities.me.step: no way to enrol"},
+		{"step with two ways to enrol", good + "identities: {me: {step: {provisioner: p, token_file: t, storage: s}}}", "identities.me.step.token_file: enrol by a token, or by"},
+		{"step with a token and no storage", good + "identities: {me: {step: {token_file: t}}}", "identities.me.step.token_file: a token is good once"},
+		{"pkcs12 beside cert", good + "identities: {me: {files: {pkcs12: a, cert: b}}}", "identities.me.files.pkcs12: pkcs12 has certificate and key in one file"},
 		{"nothing", good + "    connect:", "nothing where a section is needed"},
 		{"text for a section", good + "    connect: fast", `a.yaml:5:14: upstreams.u.connect: "fast" where a section is needed`},
 		{"list for a text", good + "    starttls: [postgres]", "a list where a text is needed"},
@@ -300,7 +313,9 @@ func FuzzParseFile(f *testing.F) {
 		file, err := parseFile("fuzz.yaml", "/", b, testEnv)
 		if err == nil {
 			file.warnings()
-			file.identityFiles()
+			for _, id := range file.Identities {
+				id.key()
+			}
 			return
 		}
 		for _, p := range err.(*ConfigError).Problems {

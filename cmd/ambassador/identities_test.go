@@ -8,9 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v4"
+
 	"ambassador/certs"
 	"ambassador/certs/embedded"
 	"ambassador/certs/files"
+	"ambassador/certs/step"
 )
 
 // pairs issues identities into files of a folder.
@@ -51,10 +54,18 @@ func managed(t *testing.T) *identities {
 	return m
 }
 
+// sections are identities from files.
+func sections(want map[string]files.Files) (out []*IdentitySection) {
+	for name, f := range want {
+		out = append(out, &IdentitySection{Name: name, Files: f})
+	}
+	return out
+}
+
 // take makes want the identities in use.
 func (m *identities) take(t *testing.T, want map[string]files.Files) identitySet {
 	t.Helper()
-	set, failed := m.prepare(want)
+	set, failed := m.prepare(sections(want))
 	if len(failed) > 0 {
 		t.Fatal(failed)
 	}
@@ -90,9 +101,10 @@ func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 
 func TestAFailedPrepareChangesNothing(t *testing.T) {
 	p, m := newPairs(t), managed(t)
-	first := m.take(t, map[string]files.Files{"a": p.issue("a")})
+	a := p.issue("a")
+	m.take(t, map[string]files.Files{"a": a})
 	absent := files.Files{Cert: filepath.Join(p.folder, "absent"), Key: filepath.Join(p.folder, "absent")}
-	_, failed := m.prepare(map[string]files.Files{"a": first["a"].files, "b": absent, "c": absent})
+	_, failed := m.prepare(sections(map[string]files.Files{"a": a, "b": absent, "c": absent}))
 	if len(failed) != 2 || failed["b"] == nil || failed["c"] == nil {
 		t.Errorf("failed are %v, want b and c", failed)
 	}
@@ -129,4 +141,67 @@ func TestARenewedPairIsTakenUp(t *testing.T) {
 	p.issue("a")
 	m.refresh() // the watcher lives on
 	awaitSerial(t, set.source("a"), old)
+}
+
+// What `check` can see of a step identity it sees, and it contacts nobody: there
+// is no CA at that port.
+func TestCheckOfStepIdentities(t *testing.T) {
+	folder := t.TempDir()
+	in := func(name string) string { return filepath.Join(folder, name) }
+	writeFile(t, in("pw"), "secret\n")
+	writeFile(t, in("empty"), "\n")
+	for _, tt := range []struct{ keys, want string }{
+		{"provisioner: p, password_file: " + in("pw"), ""},
+		{"provisioner: p, password_file: " + in("absent"), "identities.me.step.password_file: stat " + in("absent")},
+		{"provisioner: p, password_file: " + in("empty"), "it is empty; write the password"},
+		{"storage: s, token_file: " + in("pw"), ""},
+		{"storage: s, token_file: " + in("absent"), "identities.me.step.token_file: stat " + in("absent") + ": no such file or directory; storage has no certificate yet"},
+	} {
+		f, err := parse(good + "identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: " + strings.Repeat("0", 64) + ", names: [a], " + tt.keys + "}}}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range f.checkFiles() {
+			got = append(got, p.String())
+		}
+		if text := strings.Join(got, "\n"); (text == "") != (tt.want == "") || !strings.Contains(text, tt.want) {
+			t.Errorf("%s: %q; want %q", tt.keys, text, tt.want)
+		}
+	}
+}
+
+// A CA that is not there holds up neither start nor reload, and another
+// configuration of it is another identity.
+func TestIdentitiesFromACAThatIsAway(t *testing.T) {
+	m, folder := managed(t), t.TempDir()
+	writeFile(t, filepath.Join(folder, "pw"), "secret\n")
+	section := func(names ...string) []*IdentitySection {
+		return []*IdentitySection{{Name: "me", Step: &step.Config{URL: "https://127.0.0.1:1", Fingerprint: strings.Repeat("0", 64), Provisioner: "p",
+			PasswordFile: filepath.Join(folder, "pw"), Names: names, Storage: filepath.Join(folder, "me")}}}
+	}
+	var sets []identitySet
+	for _, names := range [][]string{{"a"}, {"a"}, {"b"}} {
+		set, failed := m.prepare(section(names...))
+		if len(failed) > 0 {
+			t.Fatal(failed)
+		}
+		m.commit(set)
+		sets = append(sets, set)
+	}
+	if sets[0]["me"] != sets[1]["me"] || sets[1]["me"] == sets[2]["me"] {
+		t.Error("an unchanged identity was replaced, or another one kept")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := sets[2].source("me").Await(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("await: %v", err)
+	}
+	bad := section("a")
+	bad[0].Step.PasswordFile += ".absent"
+	f := &File{Identities: bad, places: &decoder{file: "a.yaml", at: map[string]*yaml.Node{}}}
+	_, failed := m.prepare(bad)
+	if problems := f.identityProblems(failed); len(problems) != 1 || problems[0].Path != "identities.me.step.password_file" {
+		t.Errorf("problems %v", problems)
+	}
 }

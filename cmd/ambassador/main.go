@@ -129,7 +129,7 @@ them, and it says of every connection how it ended and why.`,
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Run one:"},
 		&cobra.Group{ID: groupWrite, Title: "Write its configuration:"},
 		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
-	addGroup(root, groupRun, a.forwardCommand(), a.runCommand(), a.demoCommand())
+	addGroup(root, groupRun, a.forwardCommand(), a.runCommand(), a.demoCommand(), a.caCommand())
 	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
 	addGroup(root, groupAsk, a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
 		a.reloadCommand(), a.drainCommand(), a.quitCommand())

@@ -293,7 +293,7 @@ func (p *process) apply(f *File) error {
 	if err != nil {
 		return &exitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
 	}
-	ids, failedIDs := p.ids.prepare(f.identityFiles())
+	ids, failedIDs := p.ids.prepare(f.Identities)
 	roots, failedRoots := p.roots.prepare(f.rootFiles())
 	if err := configError(f.problemsOf(failedIDs, failedRoots)); err != nil {
 		return &exitError{Code: 2, Err: err}

@@ -29,15 +29,21 @@ type statusReply struct {
 
 // identityReply is certs.Status as the API tells it.
 type identityReply struct {
-	Name      string     `json:"name"`
-	Ready     bool       `json:"ready"`
-	Names     []string   `json:"names"`
-	Serial    string     `json:"serial,omitempty"`
-	NotBefore *time.Time `json:"not_before,omitempty"`
-	NotAfter  *time.Time `json:"not_after,omitempty"`
-	Loads     int64      `json:"loads"`
-	Failures  int64      `json:"failures"`
-	LastError string     `json:"last_error,omitempty"`
+	Name       string     `json:"name"`
+	Ready      bool       `json:"ready"`
+	Subject    string     `json:"subject,omitempty"`
+	Names      []string   `json:"names"`
+	Serial     string     `json:"serial,omitempty"`
+	Issuer     string     `json:"issuer,omitempty"`
+	NotBefore  *time.Time `json:"not_before,omitempty"`
+	NotAfter   *time.Time `json:"not_after,omitempty"`
+	Generation uint64     `json:"generation"`
+	// NextRenewal is when the issuer is asked next; not there if it comes by itself.
+	NextRenewal *time.Time `json:"next_renewal,omitempty"`
+	Loads       int64      `json:"loads"`
+	Failures    int64      `json:"failures"`
+	LastError   string     `json:"last_error,omitempty"`
+	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
 }
 
 func (a *admin) identityReplies() []identityReply {
@@ -52,15 +58,20 @@ func (a *admin) identityReplies() []identityReply {
 }
 
 func newIdentityReply(s certs.Status) identityReply {
-	r := identityReply{Name: s.Name, Ready: s.Ready, Names: orEmpty(s.Names), Serial: s.Serial,
+	r := identityReply{Name: s.Name, Ready: s.Ready, Subject: s.Subject, Names: orEmpty(s.Names), Serial: s.Serial, Issuer: s.Issuer, Generation: s.Generation,
+		NotBefore: unlessZero(s.NotBefore), NotAfter: unlessZero(s.NotAfter), NextRenewal: unlessZero(s.NextRenewal), LastErrorAt: unlessZero(s.LastErrorAt),
 		Loads: int64(s.Loads), Failures: int64(s.Failures)}
-	if !s.NotAfter.IsZero() {
-		r.NotBefore, r.NotAfter = &s.NotBefore, &s.NotAfter
-	}
 	if r.LastError = s.LastError; r.LastError == "" {
 		r.LastError = s.Reason
 	}
 	return r
+}
+
+func unlessZero(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 // sessionsReply is the answer of /v1/sessions and /v1/sessions/recent.
@@ -191,13 +202,16 @@ func (p *report) endpointState(u l4.UpstreamStatus, e l4.EndpointStatus) string 
 }
 
 func (p *report) identities(all []identityReply) {
-	rows := [][]string{{"IDENTITY", "NAMES", "EXPIRES", "STATE"}}
+	rows := [][]string{{"IDENTITY", "NAMES", "EXPIRES", "RENEWAL", "STATE"}}
 	for _, id := range all {
-		expires := ""
+		expires, renewal := "", ""
 		if id.NotAfter != nil {
 			expires = p.when(*id.NotAfter) + " (" + p.in(*id.NotAfter) + ")"
 		}
-		rows = append(rows, []string{id.Name, strings.Join(id.Names, " "), expires, identityState(id)})
+		if id.NextRenewal != nil {
+			renewal = "in " + age(id.NextRenewal.Sub(p.now))
+		}
+		rows = append(rows, []string{id.Name, strings.Join(id.Names, " "), expires, renewal, identityState(id)})
 	}
 	if len(rows) > 1 {
 		p.linef("")

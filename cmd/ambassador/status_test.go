@@ -38,8 +38,8 @@ ADDRESS        OF         HEALTH              BREAKER                 SESSIONS  
 10.0.0.1:5432  orders_db  healthy for 1h0m    closed                  1         2       -
 10.0.0.2:5432  orders_db  unhealthy for 1m0s  open, next trial in 4s  0         0       10s ago: dial orders_db 10.0.0.2:5432: connect: connection refused
 
-IDENTITY  NAMES                                EXPIRES                             STATE
-orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h)  ok, but the last load failed: load client.crt: no such file or directory
+IDENTITY  NAMES                                EXPIRES                             RENEWAL   STATE
+orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h)  in 5h10m  ok, but the last load failed: load client.crt: no such file or directory
 
 1 session open, 1.5 KiB up and 3.0 MiB down since the start
 `
@@ -61,8 +61,8 @@ draining, not ready
 
 No listener accepts connections.
 
-IDENTITY  NAMES  EXPIRES  STATE
-a         -      -        not ready: open a.crt: no such file or directory
+IDENTITY  NAMES  EXPIRES  RENEWAL  STATE
+a         -      -        -        not ready: open a.crt: no such file or directory
 
 1 session open, 1.5 KiB up and 3.0 MiB down since the start
 `

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -16,24 +15,16 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/files"
+	"ambassador/certs/step"
 	"ambassador/l4"
 )
 
-// identityFiles are the identities that come from files, by name.
-func (f *File) identityFiles() map[string]files.Files {
-	out := map[string]files.Files{}
-	for _, id := range f.Identities {
-		out[id.Name] = id.Files
-	}
-	return out
-}
-
-// rootFiles are the files of tls.ca, by their paths.
-func (f *File) rootFiles() map[string]files.Files {
-	out := map[string]files.Files{}
+// rootFiles are the files of tls.ca: identities with only roots, their paths being
+// their names.
+func (f *File) rootFiles() (out []*IdentitySection) {
 	for _, u := range f.Upstreams {
 		if ca := u.caFile(); ca != "" {
-			out[ca] = files.Files{CA: ca}
+			out = append(out, &IdentitySection{Name: ca, Files: files.Files{CA: ca}})
 		}
 	}
 	return out
@@ -90,11 +81,11 @@ func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.Up
 	policy.Roots = roots.source(u.caFile())
 	cfg.Key += fmt.Sprintf("%#v", *u.TLS)
 	if id := f.identity(u.TLS.Identity); id != nil {
-		cfg.Key += fmt.Sprintf("%#v", *id)
+		cfg.Key += id.key()
 	}
 	cfg.TLS = certs.NewOriginator(policy).Config
 	if policy.Source != nil {
-		cfg.IdentityReady = policy.Source.Ready
+		cfg.IdentityReady, cfg.AwaitIdentity = policy.Source.Ready, policy.Source.Await
 	}
 	return cfg, nil
 }
@@ -178,12 +169,15 @@ func lookupID(name, kind string, lookup func(string) (string, error)) (*int, err
 func (f *File) checkFiles() []Problem {
 	problems := f.fileProblems()
 	for _, id := range f.Identities {
+		if id.Files.Certificate() == "" {
+			continue
+		}
 		cert, _, err := files.Load(id.Files)
 		if err != nil {
 			continue // it is among the problems
 		}
 		if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
-			problems = append(problems, f.problem("identities."+id.Name+".files.cert", fmt.Errorf("%s: %w; get a new one", id.Files.Cert, err)))
+			problems = append(problems, f.problem("identities."+id.Name+"."+id.keyOf(nil), fmt.Errorf("%s: %w; get a new one", id.Files.Certificate(), err)))
 		}
 	}
 	return problems
@@ -194,19 +188,45 @@ func (f *File) checkFiles() []Problem {
 func (f *File) fileProblems() []Problem {
 	failed := map[string]error{}
 	for _, id := range f.Identities {
-		if _, _, err := files.Load(id.Files); err != nil && id.Files.Cert != "" && id.Files.Key != "" {
+		if err := id.check(); err != nil {
 			failed[id.Name] = err
 		}
 	}
 	return f.problemsOf(failed, failedRoots(f.rootFiles()))
 }
 
+// check reads the identity's files. Nobody is contacted, and no token is spent.
+func (id *IdentitySection) check() error {
+	switch {
+	case id.Step != nil:
+		return id.checkStep()
+	case id.Files.PKCS12 != "" || id.Files.Cert != "" && id.Files.Key != "":
+		_, _, err := files.Load(id.Files)
+		return err
+	}
+	return nil
+}
+
+// checkStep wants the token file where a token will be needed.
+func (id *IdentitySection) checkStep() error {
+	if err := id.checkPassword(); err != nil {
+		return err
+	}
+	if id.Step.TokenFile == "" || step.Stored(*id.Step) {
+		return nil
+	}
+	if _, err := certs.ReadSecret(id.Step.TokenFile); err != nil {
+		return &keyError{"step.token_file", fmt.Errorf("%w; storage has no certificate yet, so that a one-time token is needed", err)}
+	}
+	return nil
+}
+
 // failedRoots reads the files of tls.ca.
-func failedRoots(want map[string]files.Files) map[string]error {
+func failedRoots(want []*IdentitySection) map[string]error {
 	failed := map[string]error{}
-	for path, f := range want {
-		if _, _, err := files.Load(f); err != nil {
-			failed[path] = err
+	for _, ca := range want {
+		if _, _, err := files.Load(ca.Files); err != nil {
+			failed[ca.Name] = err
 		}
 	}
 	return failed
@@ -238,20 +258,6 @@ func (f *File) tokenProblems() []Problem {
 		return []Problem{f.problem("admin.token_file", err)}
 	}
 	return nil
-}
-
-// keyOf is the key under files whose file is meant by err.
-func (id *IdentitySection) keyOf(err error) string {
-	var file *files.FileError
-	if errors.As(err, &file) {
-		switch file.Path {
-		case id.Files.Key:
-			return "key"
-		case id.Files.CA:
-			return "ca"
-		}
-	}
-	return "cert"
 }
 
 // flatten lists the errors that were joined.

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ambassador/certs"
+	"ambassador/certs/embedded"
+)
+
+// caFlags are the flags of `ca`.
+type caFlags struct {
+	listen, storage, passwordFile string
+	names                         []string
+}
+
+// caCommand is `ca`.
+func (a *app) caCommand() *cobra.Command {
+	var flags caFlags
+	cmd := &cobra.Command{
+		Use: "ca", Short: "Run a small certificate authority, for development and small private use",
+		Long: `Runs a certificate authority that speaks step-ca's protocol, until SIGTERM or SIGINT,
+and prints what to write under identities to get certificates from it. One JWK
+provisioner enrols; its password is in --password-file, or in a file that is made.
+
+Without --storage all of it is gone when it ends. With it, root and provisioner stay
+the same; the root's own key is not kept. The password in --password-file encrypts
+the keys in --storage, too: without it they are only guarded by their mode, 0600.`,
+		Example: `  ambassador ca
+  ambassador ca --listen ca.internal:9000 --storage /var/lib/ambassador-ca --password-file pw`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.runCA(cmd.Context(), flags)
+		},
+	}
+	cmd.Flags().StringVar(&flags.listen, "listen", "127.0.0.1:9000", "where it listens: HOST:PORT")
+	cmd.Flags().StringVar(&flags.storage, "storage", "", "folder that keeps the authority (default: in memory)")
+	cmd.Flags().StringVar(&flags.passwordFile, "password-file", "", "file with the provisioner's password, which encrypts the keys in --storage, too (default: a random one in a file that is made)")
+	cmd.Flags().StringArrayVar(&flags.names, "name", nil, "another name or address that clients reach it by; may be repeated")
+	return cmd
+}
+
+// runCA serves until a signal.
+func (a *app) runCA(ctx context.Context, flags caFlags) error {
+	if err := checkHostPort(flags.listen); err != nil {
+		return &exitError{Code: 2, Err: fmt.Errorf("--listen: %w", err)}
+	}
+	signals, stop := endSignals()
+	defer stop()
+	files, err := newCAFiles(flags)
+	if err != nil {
+		return &exitError{Code: 2, Err: err}
+	}
+	defer files.close()
+	names := caNames(flags)
+	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password, PlainKeys: flags.passwordFile == ""})
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	if files.temporary != "" { // else it is there already
+		if err := os.WriteFile(files.root, server.RootPEM(), 0o644); err != nil {
+			return err
+		}
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(ctx, "tcp", flags.listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	explainCA(a.stdout, server, files, ln.Addr(), names)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, ln, newLogging(a.stderr).Logger) }() // received below
+	select {
+	case err := <-served:
+		return err
+	case <-signals:
+	case <-ctx.Done():
+	}
+	cancel()
+	return <-served
+}
+
+// caNames are what clients may call the authority by, the one to print first.
+func caNames(flags caFlags) []string {
+	var out []string
+	host, _, _ := net.SplitHostPort(flags.listen) // checked
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		out = append(out, host)
+	}
+	out = append(out, flags.names...)
+	if name, err := os.Hostname(); err == nil && len(out) == 0 {
+		out = append(out, name)
+	}
+	for _, name := range []string{"localhost", "127.0.0.1", "::1"} {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// caFiles are what the authority's clients need of it.
+type caFiles struct {
+	root         string // path of the root certificate, absolute
+	passwordFile string // absolute
+	password     []byte
+	temporary    string // a folder to remove at the end; empty: none
+}
+
+// newCAFiles finds or makes the password. Its owner calls close.
+func newCAFiles(flags caFlags) (*caFiles, error) {
+	f, folder := &caFiles{}, flags.storage
+	if folder == "" {
+		var err error
+		if f.temporary, err = os.MkdirTemp("", "ambassador-ca-"); err != nil {
+			return nil, err
+		}
+		folder = f.temporary
+	}
+	err := f.fill(folder, flags.passwordFile)
+	if err != nil {
+		f.close()
+	}
+	return f, err
+}
+
+func (f *caFiles) fill(folder, passwordFile string) (err error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	f.root = absolute(filepath.Join(folder, "root.crt"))
+	f.passwordFile = absolute(passwordFile)
+	if passwordFile == "" {
+		f.passwordFile = absolute(filepath.Join(folder, "provisioner.password"))
+		if err := makePassword(f.passwordFile); err != nil {
+			return err
+		}
+	}
+	f.password, err = certs.ReadSecret(f.passwordFile)
+	return err
+}
+
+// makePassword writes a random password, unless the file is there.
+func makePassword(path string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if os.IsExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = io.WriteString(file, rand.Text()+"\n")
+	return err
+}
+
+func (f *caFiles) close() {
+	if f.temporary != "" {
+		os.RemoveAll(f.temporary)
+	}
+}
+
+// explainCA prints what clients need, and a configuration to paste.
+func explainCA(w io.Writer, server *embedded.Server, f *caFiles, addr net.Addr, names []string) {
+	_, port, _ := net.SplitHostPort(addr.String())
+	fmt.Fprintf(w, `listening ca %s
+
+root         %s
+fingerprint  %s
+provisioner  %s
+password     %s
+
+Write this under identities, with names of your own; storage makes the certificate
+outlive a restart:
+
+identities:
+  me:
+    step:
+      url: %s
+      fingerprint: %s
+      provisioner: %s
+      password_file: %s
+      names: [me.internal]
+      storage: me-identity
+`, addr, f.root, server.Fingerprint(), embedded.ProvisionerName, f.passwordFile,
+		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), quote(server.Fingerprint()), embedded.ProvisionerName, quote(f.passwordFile))
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// startCA runs `ca` until stop or the end of the test, and gives what it printed,
+// whole.
+func startCA(t *testing.T, args ...string) (printed string, stop func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	out, log := newOutput(), newOutput()
+	code, done := 0, make(chan struct{})
+	go func() { // stop waits for it
+		defer close(done)
+		code = run(ctx, append([]string{"ca", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), out, log)
+	}()
+	stop = func() int {
+		cancel()
+		<-done
+		return code
+	}
+	t.Cleanup(func() { stop() })
+	ended := make(chan struct{})
+	go func() { // ends with the CA
+		defer close(ended)
+		<-done
+	}()
+	for start := time.Now(); ; { // the last line says that all is there
+		if strings.Contains(out.String(), "storage: me-identity\n") {
+			return out.String(), stop
+		}
+		select {
+		case <-ended:
+			t.Fatalf("it has ended with code %d:\n%s%s", code, out, log)
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Since(start) > patience {
+			t.Fatalf("it says only:\n%s%s", out, log)
+		}
+	}
+}
+
+// pasted is the block that `ca` prints, to be followed by the rest of a file.
+func pasted(t *testing.T, printed string) string {
+	t.Helper()
+	_, block, ok := strings.Cut(printed, "\nidentities:\n")
+	if !ok {
+		t.Fatalf("no block to paste:\n%s", printed)
+	}
+	return "identities:\n" + block
+}
+
+// What `ca` prints can be pasted, and an ambassador gets its certificate by it.
+func TestCAPrintsWhatWorks(t *testing.T) {
+	dir := shortDir(t)
+	t.Setenv("TMPDIR", dir)
+	printed, stop := startCA(t)
+	s := serveFile(t, pasted(t, printed)+`
+upstreams: {u: {endpoints: ["127.0.0.1:1"], required: false, tls: {identity: me}}}
+listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
+`)
+	s.err.await(t, `"msg":"identity renewed","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
+	if _, err := os.Stat(filepath.Join(filepath.Dir(s.config), "me-identity", "identity.pem")); err != nil {
+		t.Error(err)
+	}
+	if code := stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "ambassador-ca-*")); len(left) > 0 {
+		t.Errorf("it left %v", left)
+	}
+}
+
+// With storage it is the same authority each time, for the same password alone.
+func TestCAStorage(t *testing.T) {
+	dir := t.TempDir()
+	password, wrong := filepath.Join(dir, "pw"), filepath.Join(dir, "wrong")
+	writeFile(t, password, "correct horse\n")
+	writeFile(t, wrong, "wrong\n")
+	fingerprint := regexp.MustCompile(`(?m)^fingerprint +([0-9a-f]{64})$`)
+	for _, args := range [][]string{{"--storage", filepath.Join(dir, "plain")}, {"--storage", filepath.Join(dir, "encrypted"), "--password-file", password}} {
+		first, stop := startCA(t, args...)
+		stop()
+		second, stop := startCA(t, args...)
+		stop()
+		if a, b := fingerprint.FindString(first), fingerprint.FindString(second); a == "" || a != b {
+			t.Errorf("%v: fingerprints %q and %q", args, a, b)
+		}
+		key, err := os.ReadFile(filepath.Join(args[1], "intermediate.key"))
+		if err != nil || strings.Contains(string(key), "ENCRYPTED") != (len(args) > 2) {
+			t.Errorf("%v: the key at rest: %.40q, %v", args, key, err)
+		}
+		files, _ := os.ReadDir(args[1])
+		for _, f := range files {
+			if info, err := f.Info(); err != nil || !strings.HasSuffix(f.Name(), ".crt") && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%v: %s has mode %v, %v", args, f.Name(), info.Mode(), err)
+			}
+		}
+	}
+	for want, args := range map[string][]string{
+		"the password does not open the key":   {"--storage", filepath.Join(dir, "encrypted"), "--password-file", wrong},
+		"the key is encrypted; give":           {"--storage", filepath.Join(dir, "encrypted")},
+		"the key was stored without":           {"--storage", filepath.Join(dir, "plain"), "--password-file", password},
+		"no such file":                         {"--password-file", filepath.Join(dir, "absent")},
+		`--listen: "nonsense" is no HOST:PORT`: {"--listen", "nonsense"},
+	} {
+		log := newOutput()
+		if code := run(t.Context(), append([]string{"ca", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), newOutput(), log); code == 0 || !strings.Contains(log.String(), want) {
+			t.Errorf("%v: exit code %d, %s; want one with %q", args, code, log, want)
+		}
+	}
+}
