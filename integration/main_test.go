@@ -16,8 +16,9 @@ import (
 // built with -race; a test that passes never uses it up.
 const patience = 30 * time.Second
 
-// binary is the ambassador under test; TestMain sets it before any test runs.
-var binary string
+// binary is the ambassador under test, and scratch a folder for other programs
+// that tests build; TestMain sets them before any test runs.
+var binary, scratch string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -36,6 +37,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	scratch = dir
 	if binary, err = build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -155,6 +155,9 @@ var disgrace = regexp.MustCompile(`(?m)^panic: .*|^fatal error: .*|WARNING: DATA
 // stderr where stdout belongs to a command.
 func (p *process) listening(name string) (string, error) {
 	re := regexp.MustCompile(`(?m)^listening ` + regexp.QuoteMeta(name) + ` (\S+)$`)
+	if m := re.FindStringSubmatch(p.stdout.String()); m != nil { // as most times: nobody is left to read a long log again and again
+		return m[1], nil
+	}
 	type found struct {
 		m   []string
 		err error
