@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -213,10 +214,10 @@ func TestPostgresServersThatMisbehave(t *testing.T) {
 		talk         func(io.ReadWriter)
 		told         string // what the client reads must hold
 	}{
-		{"says nothing", "timeout", func(c io.ReadWriter) { io.Copy(io.Discard, c) }, ""},
-		{"a byte and no more", "timeout", func(c io.ReadWriter) { hear(c); io.WriteString(c, "R"); io.Copy(io.Discard, c) }, ""},
+		{"says nothing", "timeout", func(c io.ReadWriter) { io.Copy(io.Discard, c) }, "i/o timeout"},
+		{"a byte and no more", "timeout", func(c io.ReadWriter) { hear(c); io.WriteString(c, "R"); io.Copy(io.Discard, c) }, "i/o timeout"},
 		{"noise", "starttls_refused", func(c io.ReadWriter) { hear(c); io.CopyN(c, noise(9), 300); io.Copy(io.Discard, c) }, "that is not PostgreSQL's protocol 3"},
-		{"closes", "upstream_early_close", hear, ""},
+		{"closes", "upstream_early_close", hear, "the server closed instead of answering"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -225,7 +226,7 @@ func TestPostgresServersThatMisbehave(t *testing.T) {
 			conn := a.connect("front")
 			io.WriteString(conn, startup)
 			got, _ := io.ReadAll(conn)
-			if !strings.Contains(string(got), c.told) || c.told == "" && len(got) > 0 {
+			if !strings.Contains(string(got), c.told) {
 				t.Errorf("the client reads %q, want %q in it", got, c.told)
 			}
 			a.endsAs(conn, "dialogue", c.reason)
@@ -312,13 +313,22 @@ func TestDescriptors(t *testing.T) {
 			t.Fatalf("prlimit: %v\n%s", err, text)
 		}
 	}
-	limit(len(fds) + 4)
 	from := a.stderr.len()
 	var crowd []net.Conn
-	for range 12 {
-		crowd = append(crowd, a.connect("front"))
+	// A session needs two descriptors: whether it is accept or the dial that finds
+	// none left depends on how many there are, which probes and scrapes change.
+	for spare := 4; ; spare ^= 1 {
+		limit(len(fds) + spare)
+		for range 6 {
+			crowd = append(crowd, a.connect("front"))
+		}
+		if _, err := a.stderr.awaitAfter(from, regexp.MustCompile("accepting pauses"), time.Second, a.exited); err == nil {
+			break
+		}
+		if len(crowd) > 60 {
+			t.Fatalf("accepting does not pause; the log:\n%s", a.stderr)
+		}
 	}
-	a.awaitAfter(from, "accepting pauses")
 	line(t, live, "during")
 	for _, c := range crowd {
 		c.Close()

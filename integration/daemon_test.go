@@ -218,7 +218,7 @@ type talk struct {
 
 func newTalk(t testing.TB, port string) *talk {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, patience)
+	c, err := dialTCP("127.0.0.1:" + port)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -338,11 +339,30 @@ func request(p *process, method, path string) (body string, status int, err erro
 
 // dial connects to an address as the ambassador prints it.
 func dial(ctx context.Context, addr string) (net.Conn, error) {
-	var d net.Dialer
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
 	}
-	return d.DialContext(ctx, "tcp", addr)
+	return dialTCP(addr)
+}
+
+// dialTCP connects as programs do, with a blocking connect. Go's own takes for a
+// failure to connect what was a connection that has been reset at once.
+func dialTCP(addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), addr)
+	defer file.Close()
+	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+		return nil, os.NewSyscallError("connect", err)
+	}
+	return net.FileConn(file)
 }
 
 // sample adds up the series of a metric that have all the given labels.

@@ -72,6 +72,17 @@ type tlsSide struct {
 	notified  bool // close_notify was written
 }
 
+// saidGoodbye says whether the side has ended with close_notify. That its socket
+// fails afterwards takes nothing from what it has sent; what it is sent from then
+// on fails, and tells.
+func (s *side) saidGoodbye() bool { return s.eof && s.tls != nil && !s.tls.transport.cut() }
+
+// refusesGoodbye says whether all that the side does not take is our close_notify,
+// after its own.
+func (s *side) refusesGoodbye() bool {
+	return s.broken != nil && s.saidGoodbye() && s.tls.notified
+}
+
 func (s *side) holding() bool { return len(s.held) > 0 || s.pipe != nil }
 
 // Up is the number of bytes delivered to the upstream so far.
@@ -229,7 +240,7 @@ func (f *flow) event(w *workspace, d direction, events uint32) {
 		f.flush(w, 1-d)
 	}
 	if s.eof && events&unix.EPOLLERR != 0 && !f.over {
-		if errno := pendingError(s.fd); errno != 0 {
+		if errno := pendingError(s.fd); errno != 0 && !s.saidGoodbye() {
 			f.failed(d.from(), ioError("read", errno))
 		}
 		return
@@ -472,18 +483,17 @@ func (f *flow) flush(w *workspace, d direction) {
 		case errno == syscall.EAGAIN:
 			n = 0
 		case errno != 0:
+			n = 0
 			f.writeFailed(w, d, ioError("write", errno))
-			return
 		}
-		dst.held = dst.held[n:]
+		if dst.held = dst.held[min(n, len(dst.held)):]; len(dst.held) == 0 {
+			dst.held = nil
+		}
 		if dst.tls == nil {
 			f.count(w, d, n)
 		}
-		if len(dst.held) == 0 {
-			dst.held = nil
-		}
 	}
-	if dst.holding() || dst.broken != nil || f.over {
+	if dst.holding() || dst.broken != nil && !dst.refusesGoodbye() || f.over {
 		return
 	}
 	if f.sides[d].eof {
@@ -527,7 +537,7 @@ func (f *flow) passFIN(w *workspace, d direction) {
 		t.notified = true
 		w.large()
 		f.lend(w, d.to(), func() { t.conn.CloseWrite() })
-		if dst.holding() || dst.broken != nil || f.over {
+		if dst.holding() || dst.broken != nil && !dst.refusesGoodbye() || f.over {
 			return // flush comes back, or the session ends
 		}
 	}
@@ -556,6 +566,7 @@ func (f *flow) writeFailed(w *workspace, d direction, err error) {
 	switch {
 	case src.broken != nil: // both take no more, so nobody reads: the first to refuse began it
 		f.failed(d.from(), src.broken)
+	case dst.refusesGoodbye(): // passFIN goes on
 	case dst.eof || !isReset(err):
 		f.failed(d.to(), err)
 	}

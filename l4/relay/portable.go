@@ -215,7 +215,8 @@ func (s *pumped) readFailed(d direction, err error) {
 	s.ended[d] = true
 	s.result.Truncated = s.result.Truncated || src.transport != nil && src.transport.cut()
 	broken := s.broken[d]
-	if broken == nil && !s.ended[1-d] && wasReset(src.raw) {
+	goodbye := src.transport != nil && !src.transport.cut() // what the socket does after close_notify takes nothing away
+	if broken == nil && !goodbye && !s.ended[1-d] && wasReset(src.raw) {
 		broken = errResetUnseen // the other pump's write has taken the error, and has not come to tell
 	}
 	s.mu.Unlock()

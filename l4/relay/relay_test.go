@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	mrand "math/rand/v2"
@@ -543,6 +544,33 @@ func TestTruncation(t *testing.T) {
 	p.down.closeWrite()
 	if r := p.result(); r.End != EndClosed || !r.Truncated || r.FirstClose != Upstream {
 		t.Errorf("result %+v; want a truncated close", r)
+	}
+}
+
+// A server that has ended with close_notify and is gone takes nothing from a
+// client that only closes in its turn, but everything from one that goes on.
+func TestServerGoneAfterCloseNotify(t *testing.T) {
+	for name, engine := range engines {
+		for _, more := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%t", name, more), func(t *testing.T) {
+				p := newPair(t, engine(), kind{}, kind{tls: tls.VersionTLS13})
+				io.WriteString(p.up, "bye")
+				p.up.closeWrite()
+				p.up.reset()
+				if got, err := io.ReadAll(p.down); string(got) != "bye" || err != nil {
+					t.Fatalf("the client reads %q, %v", got, err)
+				}
+				want := EndClosed
+				if more {
+					want = EndUpstreamReset
+					io.Copy(p.down, endless{})
+				}
+				p.down.closeWrite()
+				if r := p.result(); r.End != want || r.FirstClose != Upstream || r.Down != 3 || r.Truncated {
+					t.Errorf("result %+v, want %v", r, want)
+				}
+			})
+		}
 	}
 }
 
