@@ -344,28 +344,13 @@ func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 }
 
 // liveState says whether an upstream works now: our identity is valid, and one of
-// its endpoints at least has an address that takes sessions and went well when it
-// was last tried. line says it in words.
+// its endpoints at least works. line says it in words.
 func liveState(u l4.UpstreamStatus) (ok bool, line string) {
 	var failures []string
 	for _, e := range u.Endpoints {
-		usable, told := len(e.Addresses) == 0, len(failures)
-		for _, a := range e.Addresses {
-			if a.Health == policy.Unhealthy || a.Breaker == policy.Open.String() {
-				failures = append(failures, fmt.Sprintf("; %s: %s, breaker %s: %s", a.Address, a.Health, a.Breaker, a.LastError))
-				continue
-			}
-			usable = true
-		}
-		switch e.LastReason {
-		case l4.ReasonOK:
-			ok = ok || usable
-		case "":
-		default:
-			if len(failures) == told { // else they say it better
-				failures = append(failures, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LastError, e.LastReason))
-			}
-		}
+		works, why := liveEndpoint(e)
+		ok = ok || works
+		failures = append(failures, why...)
 	}
 	words := "ok"
 	switch {
@@ -377,6 +362,27 @@ func liveState(u l4.UpstreamStatus) (ok bool, line string) {
 		words = "the last attempts failed"
 	}
 	return ok, "upstream " + u.Name + ": " + words + strings.Join(failures, "")
+}
+
+// liveEndpoint says whether an endpoint has an address that takes sessions and is
+// known to be well: by its health, or where that is not known by the last attempt.
+// Why are its failures, in words.
+func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
+	for _, a := range e.Addresses {
+		switch {
+		case a.Health == policy.Unhealthy || a.Breaker == policy.Open.String():
+			why = append(why, fmt.Sprintf("; %s: %s, breaker %s: %s", a.Address, a.Health, a.Breaker, a.LastError))
+		case a.Health == policy.Healthy || e.LastReason == l4.ReasonOK:
+			ok = true
+		}
+	}
+	switch {
+	case e.LastReason == l4.ReasonOK:
+		ok = ok || len(e.Addresses) == 0
+	case e.LastReason != "" && !ok && why == nil:
+		why = append(why, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LastError, e.LastReason))
+	}
+	return ok, why
 }
 
 func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {

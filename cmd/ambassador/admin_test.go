@@ -190,6 +190,10 @@ func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
 		{"none works any more", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : the last attempts failed; b:1: dial (timeout)"},
 		{"never reached", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : not reached yet; b:1: dial (timeout)"},
 		{"not reached, whatever an endpoint says", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : not reached yet"},
+		{"one address of two", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonRefused, LastError: "dial", Addresses: []l4.AddressStatus{
+			{Address: "[::1]:1", Health: "unhealthy", Breaker: "closed", LastError: "refused"}, {Address: "127.0.0.1:1", Health: "healthy", Breaker: "closed"}}}}}, true, "upstream : ok; [::1]:1: unhealthy, breaker closed: refused"},
+		{"health off, last attempt well", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonOK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "unknown", Breaker: "closed"}}}}}, true, "upstream : ok"},
+		{"breaker open", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonOK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "healthy", Breaker: "open", LastError: "reset"}}}}}, false, "upstream : the last attempts failed; 127.0.0.1:1: healthy, breaker open: reset"},
 		{"identity lost", l4.UpstreamStatus{Reached: true, IdentityError: "expired", Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : no_identity: expired"},
 	} {
 		if ok, line := liveState(tt.u); ok != tt.ok || line != tt.line {
