@@ -71,10 +71,11 @@ func (s *session) enter() error {
 	if limits == (ListenerLimits{}) {
 		return nil
 	}
-	met := s.route.limiter.enter(limits, clientIP(s.downstream), time.Now())
+	client := clientIP(s.downstream)
+	met := s.route.limiter.enter(limits, client, time.Now())
 	if met == nil {
 		s.mu.Lock()
-		s.entered = true
+		s.entered = &client
 		s.mu.Unlock()
 		return nil
 	}
@@ -85,11 +86,11 @@ func (s *session) enter() error {
 // leave counts the session out again, if it was counted in.
 func (s *session) leave() {
 	s.mu.Lock()
-	entered := s.entered
-	s.entered = false
+	client := s.entered
+	s.entered = nil
 	s.mu.Unlock()
-	if entered {
-		s.route.limiter.leave(clientIP(s.downstream))
+	if client != nil {
+		s.route.limiter.leave(*client)
 	}
 }
 

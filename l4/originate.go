@@ -59,6 +59,11 @@ func (c *upstreamConn) leg() relay.Leg {
 	return relay.Plain(c.raw, c.early)
 }
 
+// handedOver forgets what is the relay's now.
+func (c *upstreamConn) handedOver() {
+	c.raw, c.tls, c.transport, c.dialogue, c.config, c.early = nil, nil, nil, nil, nil, nil
+}
+
 // startTLS asks the server, in its protocol, to go on in TLS.
 func (c *upstreamConn) startTLS(ctx context.Context) error {
 	start := time.Now()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -18,11 +19,12 @@ import (
 // session is one accepted connection, from accept to its record.
 type session struct {
 	// Static after accept.
-	server     *Server
-	route      *route // the listener's configuration when the session was accepted
-	seq        uint64
-	start      time.Time
-	downstream net.Conn
+	server *Server
+	route  *route // the listener's configuration when the session was accepted
+	seq    uint64
+	start  time.Time
+
+	downstream net.Conn // owned by run until the relay takes it; nil from then on
 
 	slot bool // guarded by Server.mu; it counts for limits.connections
 
@@ -32,7 +34,7 @@ type session struct {
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
 	goal    *address           // guarded by mu; where the relay goes
-	entered bool               // guarded by mu; the listener's limiter counts it
+	entered *netip.Addr        // guarded by mu; as whose the listener's limiter counts it; nil: it does not
 
 	accounted bool // guarded by mu; rec has flow's bytes
 }
@@ -236,6 +238,9 @@ func (s *session) relay(conn *upstreamConn) error {
 		Settled:    conn.succeeded,
 		Done:       func(r relay.Result) { s.ended(conn, r) },
 	})
+	// What only establishing needed is not kept for the days a session may live.
+	s.cancel, s.downstream = nil, nil
+	conn.handedOver()
 	return nil
 }
 
