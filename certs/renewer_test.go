@@ -291,10 +291,11 @@ func TestRootsChangeAlone(t *testing.T) {
 		if s.PublishRoots(NewRoots(i.ca.pool())) {
 			t.Error("the same roots are new")
 		}
+		s.Fail(errors.New("out of paper"))
 		if !s.PublishRoots(NewRoots(other.pool())) {
 			t.Error("other roots are not new")
 		}
-		if st := s.Status(); st.Serial != before.Serial || st.Generation != before.Generation+1 {
+		if st := s.Status(); st.Serial != before.Serial || st.Generation != before.Generation+1 || st.LastError != "out of paper" || st.Loads != before.Loads {
 			t.Errorf("after new roots: %+v", st)
 		}
 		time.Sleep(time.Hour)

@@ -84,20 +84,6 @@ func NewSource(name string) *Source {
 func (s *Source) Publish(cert *tls.Certificate, roots *Roots) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.publish(cert, roots)
-}
-
-// PublishRoots is Publish of the current certificate with other roots. Without a
-// generation yet it does nothing.
-func (s *Source) PublishRoots(roots *Roots) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	snap := s.current.Load()
-	return snap != nil && s.publish(snap.Certificate, roots)
-}
-
-// publish is called with mu held.
-func (s *Source) publish(cert *tls.Certificate, roots *Roots) bool {
 	old, failed := s.current.Load(), s.status.LastError != ""
 	s.status.LastError, s.status.LastErrorAt = "", time.Time{}
 	if old != nil && sameCertificate(old.Certificate, cert) && old.Roots.equal(roots) {
@@ -112,6 +98,22 @@ func (s *Source) publish(cert *tls.Certificate, roots *Roots) bool {
 		s.status.describe(cert.Leaf)
 	}
 	s.current.Store(&Snapshot{Certificate: cert, Roots: roots, Generation: s.status.Generation})
+	s.announce()
+	return true
+}
+
+// PublishRoots makes other roots current, beside the certificate that is. It
+// reports whether they are new; without a generation yet it does nothing. What is
+// known of the certificate, its last failure included, stays.
+func (s *Source) PublishRoots(roots *Roots) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.current.Load()
+	if old == nil || old.Roots.equal(roots) {
+		return false
+	}
+	s.status.Generation++
+	s.current.Store(&Snapshot{Certificate: old.Certificate, Roots: roots, Generation: s.status.Generation})
 	s.announce()
 	return true
 }

@@ -225,15 +225,18 @@ func (i *Issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certific
 
 func (i *Issuer) failed(err error) error { return fmt.Errorf("step-ca %s: %w", i.cfg.URL, err) }
 
-// setRoots takes roots over, and says so where they are others than before.
-func (i *Issuer) setRoots(roots []*x509.Certificate) {
+// setRoots takes roots over, at once, and says so where they are others than
+// before.
+func (i *Issuer) setRoots(roots []*x509.Certificate) (changed bool) {
 	i.mu.Lock()
 	old := i.roots
 	i.roots = roots
 	i.mu.Unlock()
-	if len(old) > 0 && !pooled(old).Pool.Equal(pooled(roots).Pool) {
+	changed = i.source.PublishRoots(pooled(roots))
+	if changed && len(old) > 0 {
 		i.log.Info("roots changed", "identity", i.source.Status().Name, "old", len(old), "roots", len(roots))
 	}
+	return changed
 }
 
 // newer is what another process has put into storage since; its cert is nil if
@@ -330,8 +333,7 @@ func (i *Issuer) updateRoots(ctx context.Context) {
 		return
 	}
 	i.said = ""
-	i.setRoots(roots)
-	if !i.source.PublishRoots(pooled(roots)) {
+	if !i.setRoots(roots) {
 		return
 	}
 	unlock, err := i.storage.lock(ctx)
