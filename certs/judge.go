@@ -27,7 +27,8 @@ func (e *PeerError) Error() string { return e.text }
 // Unwrap returns Err.
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// judge decides whether a server is the one we want. It is immutable.
+// judge decides whether a server is the one we want. It is immutable, but for what
+// it remembers.
 type judge struct {
 	name       string // of the host; not looked at with principals
 	principals Principals
@@ -35,6 +36,7 @@ type judge struct {
 	whose      string                    // the roots, in words
 	domains    map[string]*x509.CertPool // see Roots; nil: not kept apart
 	revoked    *Revocations              // may be nil
+	verified   *verified                 // nil: nothing is remembered
 }
 
 // verify judges the peer's certificates, leaf first, at a moment. The error is a
@@ -105,8 +107,26 @@ func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain str
 	return id, roots, nil
 }
 
-// chain verifies the leaf up to one of the roots, as a server's.
+// chain verifies the leaf up to one of the roots, as a server's. What it has
+// verified before it need not verify again: revocation is looked at every time.
 func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	if j.verified == nil {
+		_, err := j.build(peer, roots, now)
+		return err
+	}
+	key := keyOf(peer, roots)
+	if chains, ok := j.verified.find(key, now); ok && j.revoked.check(chains, now) == nil {
+		return nil
+	}
+	chains, err := j.build(peer, roots, now)
+	if err == nil {
+		j.verified.add(key, chains)
+	}
+	return err
+}
+
+// build makes the chains from the leaf to the roots, none of which is revoked.
+func (j *judge) build(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
 	opts := x509.VerifyOptions{Roots: roots, CurrentTime: now, Intermediates: x509.NewCertPool(),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, c := range peer[1:] {
@@ -114,9 +134,9 @@ func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 	}
 	chains, err := peer[0].Verify(opts)
 	if err != nil {
-		return j.explain(peer[0], now, err)
+		return nil, j.explain(peer[0], now, err)
 	}
-	return j.revoked.check(chains, now)
+	return chains, j.revoked.check(chains, now)
 }
 
 // explain puts into words what crypto/x509 found wrong with a chain.

@@ -29,7 +29,7 @@ func usage(u x509.ExtKeyUsage) func(*x509.Certificate) {
 // with that CA as root, unless it says otherwise.
 func TestJudge(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
-	now := time.Now()
+	now, roots, remembered := time.Now(), ca.pool(), &verified{}
 	db, _ := ca.issue(t, "dns:db.internal ip:10.0.0.7 ip:fe80::1")
 	wild, _ := ca.issue(t, "dns:*.internal")
 	spiffe, _ := ca.issue(t, "spiffe://corp/orders")
@@ -78,17 +78,20 @@ func TestJudge(t *testing.T) {
 		{"pin or name: the pin", "x", principals(t, "dns:db.internal", pinOf(foreign)), foreign, 0, ""},
 		{"pin or name: neither", "x", principals(t, pinOf(db), "dns:db.internal"), foreign, 0, "set tls.ca"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			j := judge{name: tt.host, principals: tt.principals, roots: ca.pool(), whose: "those given"}
-			err := j.verify([]*x509.Certificate{tt.leaf}, now.Add(tt.after))
-			if tt.want == "" {
-				if err != nil {
-					t.Errorf("refused: %v", err)
+		// The same with a memory that has all that the rows before have verified.
+		for name, memory := range map[string]*verified{"": nil, "/remembered": remembered, "/again": remembered} {
+			t.Run(tt.name+name, func(t *testing.T) {
+				j := judge{name: tt.host, principals: tt.principals, roots: roots, whose: "those given", verified: memory}
+				err := j.verify([]*x509.Certificate{tt.leaf}, now.Add(tt.after))
+				if tt.want == "" {
+					if err != nil {
+						t.Errorf("refused: %v", err)
+					}
+					return
 				}
-				return
-			}
-			wantRefusal(t, err, tt.want)
-		})
+				wantRefusal(t, err, tt.want)
+			})
+		}
 	}
 }
 
@@ -105,6 +108,57 @@ func wantRefusal(t *testing.T, err error, text string) {
 }
 
 // What went wrong is told by type, too.
+// A chain is remembered for its roots, for as long as all of it is valid, and
+// within bounds.
+func TestVerifiedChainsAreRemembered(t *testing.T) {
+	ca := newAuthority(t)
+	leaf, _ := ca.issue(t, "dns:db.internal")
+	roots, now := ca.pool(), time.Now()
+	j := judge{name: "db.internal", roots: roots, verified: &verified{}}
+	if err := j.verify([]*x509.Certificate{leaf}, now); err != nil {
+		t.Fatal(err)
+	}
+	key := keyOf([]*x509.Certificate{leaf}, roots)
+	for _, tt := range []struct {
+		name  string
+		key   verifiedKey
+		at    time.Time
+		known bool
+	}{
+		{"now", key, now, true},
+		{"at its last moment", key, leaf.NotAfter, true},
+		{"behind that", key, leaf.NotAfter.Add(time.Second), false},
+		{"before its first", key, leaf.NotBefore.Add(-time.Second), false},
+		{"other roots", keyOf([]*x509.Certificate{leaf}, newAuthority(t).pool()), now, false},
+		{"a longer chain", keyOf([]*x509.Certificate{leaf, ca.cert}, roots), now, false},
+	} {
+		if _, known := j.verified.find(tt.key, tt.at); known != tt.known {
+			t.Errorf("%s: known %t", tt.name, known)
+		}
+	}
+	for i := range 10 * maxVerified {
+		j.verified.add(verifiedKey{peer: [32]byte{byte(i), byte(i >> 8)}}, [][]*x509.Certificate{{leaf}})
+	}
+	if n := len(j.verified.chains); n > maxVerified {
+		t.Errorf("%d chains are kept", n)
+	}
+}
+
+func BenchmarkJudge(b *testing.B) {
+	ca := newAuthority(b)
+	leaf, _ := ca.issue(b, "dns:db.internal")
+	for name, memory := range map[string]*verified{"each time": nil, "remembered": {}} {
+		b.Run(name, func(b *testing.B) {
+			j := judge{name: "db.internal", roots: ca.pool(), verified: memory}
+			for b.Loop() {
+				if err := j.verify([]*x509.Certificate{leaf}, time.Now()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func TestJudgeTellsByType(t *testing.T) {
 	ca := newAuthority(t)
 	leaf, _ := ca.issue(t, "dns:db.internal")

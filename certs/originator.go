@@ -165,7 +165,7 @@ func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return offer(cert, time.Now()) }
 	}
 	if !p.SkipVerify {
-		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked}
+		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, verified: &verified{}}
 		c.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, time.Now()) }
 	}
 	return c

@@ -83,7 +83,7 @@ func TestPrincipalMatches(t *testing.T) {
 }
 
 // leafOf is a certificate that nobody signed.
-func leafOf(t *testing.T, sans string) *x509.Certificate {
+func leafOf(t testing.TB, sans string) *x509.Certificate {
 	t.Helper()
 	c := &x509.Certificate{}
 	for _, s := range strings.Fields(sans) {
@@ -185,7 +185,7 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
@@ -208,7 +208,7 @@ func (a *authority) sub(t *testing.T, change ...func(*x509.Certificate)) *author
 	return &authority{cert, key}
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -224,7 +224,7 @@ func (a *authority) pool() *x509.CertPool {
 }
 
 // issue signs a leaf with those SANs, changed by change.
-func (a *authority) issue(t *testing.T, sans string, change ...func(*x509.Certificate)) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a *authority) issue(t testing.TB, sans string, change ...func(*x509.Certificate)) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	template := leafOf(t, sans)
 	template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<60))
