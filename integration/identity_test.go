@@ -157,6 +157,7 @@ func TestSleepsPastExpiry(t *testing.T) {
 	server := startServer(t, takes(func() *tls.Certificate { return own }, root), echo)
 	storage := filepath.Join(t.TempDir(), "me")
 	a := start(t, "run", "-c", writeFile(t, "a.yaml", stepFile(ca.identity(root, "me.test", 4*time.Second, storage), server.addr)))
+	a.await(`"msg":"upstream reached"`)
 	line(t, a.connect("front"), "awake")
 	for range 2 {
 		a.signal(syscall.SIGSTOP)

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -29,6 +30,9 @@ type address struct {
 	down    atomic.Bool  // health says Unhealthy; written with mu held
 	asked   atomic.Bool  // a prober makes the trials of an open breaker
 	proved  atomic.Bool  // what was seen last was good
+
+	// refusedWith is the configuration with which TLS failed last; nil: it did not.
+	refusedWith atomic.Pointer[tls.Config]
 
 	mu     sync.Mutex
 	health policy.HealthFold // guarded by mu

@@ -88,6 +88,27 @@ func (u *Upstream) forget(a *address, cause string, now time.Time) {
 	u.turned(a, was, policy.Unknown, cause)
 }
 
+// forgive forgets what is held against addresses where TLS failed, if our identity
+// or roots have changed since: who has mended a certificate need not wait for a
+// probe. It says whether it has forgiven any.
+func (u *Upstream) forgive(now time.Time) (any bool) {
+	const why = "our identity or roots have changed since TLS failed"
+	for _, m := range u.members() {
+		old := m.refusedWith.Load()
+		if old == nil {
+			continue
+		}
+		cfg, err := u.cfg.TLS(m.endpoint.host, m.name)
+		if err != nil || cfg == old || !m.refusedWith.CompareAndSwap(old, nil) {
+			continue
+		}
+		any = true
+		u.forget(m.address, why, now)
+		m.turned(m.breaker.Probed(m.breaker.Watch(), policy.Success, now, 0), why)
+	}
+	return any
+}
+
 // turned logs a change of the verdict, and ends the sessions of an address that
 // went down where that is wanted.
 func (u *Upstream) turned(a *address, was, is policy.Health, cause string) {

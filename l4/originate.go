@@ -25,7 +25,7 @@ type upstreamConn struct {
 	dialogue  *starttls.Dialogue // what remains of starttls; nil without
 	told      atomic.Bool        // the upstream has heard how the attempt went
 	released  atomic.Bool        // its place is free again
-	config    *tls.Config        // of tls
+	config    *tls.Config        // of tls, or of the handshake that failed
 	early     []byte             // was read already, from a spare connection
 }
 
@@ -61,7 +61,7 @@ func (c *upstreamConn) leg() relay.Leg {
 
 // handedOver forgets what is the relay's now.
 func (c *upstreamConn) handedOver() {
-	c.raw, c.tls, c.transport, c.dialogue, c.config, c.early = nil, nil, nil, nil, nil, nil
+	c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil
 }
 
 // startTLS asks the server, in its protocol, to go on in TLS.
@@ -93,12 +93,13 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 		return &notReadyError{err}
 	}
 	mayWait(ctx)
+	c.config = cfg
 	c.transport = relay.NewTransport(c.raw)
 	conn := tls.Client(c.transport, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	c.tls, c.config = conn, cfg
+	c.tls = conn
 	c.upstream.timed(PhaseTLS, start)
 	return nil
 }
@@ -147,6 +148,9 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 // is neutral: the ending was ours or the client's.
 func (c *upstreamConn) settle(reason Reason, err error) {
 	if !c.told.Swap(true) {
+		if reason == ReasonUpstreamTLS || reason == ReasonUpstreamTLSRejected {
+			c.candidate.at.refusedWith.Store(c.config)
+		}
 		c.upstream.settled(c.candidate, reason, err)
 	}
 }

@@ -12,8 +12,11 @@ import (
 	"math/big"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"ambassador/policy"
 )
 
 // selfSigned is a certificate for localhost that signs itself, and a pool of it.
@@ -130,4 +133,26 @@ func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
 	if r := f.record(); r.Reason != ReasonNoIdentity || r.Cause != "the certificate expired just now" || r.Attempts != 1 {
 		t.Errorf("record: %+v", r)
 	}
+}
+
+// Who has mended a certificate or the roots does not wait for the breaker or for
+// a probe: with another configuration an address that was refused is tried.
+func TestMendedTLSIsTriedAtOnce(t *testing.T) {
+	cert, pool := selfSigned(t)
+	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})
+	var current atomic.Pointer[tls.Config]
+	current.Store(&tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()})
+	cfg := oneUpstream(addr)
+	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return current.Load(), nil }
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: time.Hour, MaxOpen: time.Hour}
+	cfg.Upstreams[0].Health = HealthConfig{Interval: time.Hour, Fall: 1, Rise: 9}
+	f := serve(t, Options{}, cfg)
+	for _, want := range []Reason{ReasonUpstreamTLS, ReasonBreakerOpen, ReasonBreakerOpen} {
+		f.wantRefused()
+		if r := f.record(); r.Reason != want && r.Reason != ReasonNoEndpoint && r.Reason != ReasonBreakerOpen {
+			t.Errorf("record %+v, want %s", r, want)
+		}
+	}
+	current.Store(&tls.Config{ServerName: "localhost", RootCAs: pool})
+	ping(t, f.client(0))
 }

@@ -56,6 +56,9 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	if len(p.tried) > 0 {
 		return candidate{}, errTriedAll
 	}
+	if p.upstream.forgive(time.Now()) {
+		return p.next(ctx)
+	}
 	return candidate{}, p.upstream.refuse(time.Now())
 }
 
