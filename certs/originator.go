@@ -159,7 +159,9 @@ func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *
 		MaxVersion:         tls.VersionTLS13,
 		NextProtos:         p.ALPN,
 		InsecureSkipVerify: true,
-		ClientSessionCache: tls.NewLRUClientSessionCache(sessionsKept),
+		// Small first records are for readers that show a page while it loads.
+		DynamicRecordSizingDisabled: true,
+		ClientSessionCache:          tls.NewLRUClientSessionCache(sessionsKept),
 	}
 	if cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return offer(cert, time.Now()) }

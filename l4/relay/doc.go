@@ -5,16 +5,44 @@
 // goroutine; it is told of the end by Config.Done, and may meanwhile read the
 // counts and stop the session.
 //
-// This is the portable implementation: two goroutines a session. A goroutine
-// that waits for a plain connection holds no buffer. Where both ends are plain
-// sockets on Linux, a bulk flow is spliced in the kernel.
+// # How it works
+//
+// On Linux, where both ends are sockets, a session is a flow: it leaves Go's
+// poller and belongs to one of as many loops as there are processors, each a
+// goroutine and an epoll descriptor. A quiet session is two descriptors and some
+// 400 bytes: no goroutine, no buffer, no timer. An event is a hint; what there is
+// to do is found out by doing it, with calls that cannot block, under the flow's
+// lock and in the loop's memory.
+//
+//	small    one recv, one send; a short read means that there is no more
+//	bulk     a read that fills the buffer makes the direction a bulk flow: splice
+//	         through a pipe that is the flow's only while it holds bytes
+//	TLS      crypto/tls, fed from one large read and writing into one buffer
+//	         (Transport): many records by one call, either way
+//	blocked  what a side does not take is kept (at most a pipe, or what one read
+//	         gave: under 1 MiB), and its source is not read until it is gone
+//	limits   a heap of moments and one timer a loop; a session without limits is
+//	         looked at once, a second after its start
+//	fairness one event moves at most 1 MiB of plain bytes or 256 KiB of TLS's
+//
+// The way to the relay is kept as short: Listen makes the loops accept, Dial makes
+// sockets that enter Go's poller only if somebody reads from them (Socket).
+//
+// Elsewhere, and for what is no socket, the portable implementation has two
+// goroutines a session. It is the reference: every behaviour is tested on both.
+// AMBASSADOR_TEST_RELAY=portable, for tests, makes it the only one.
 //
 // # Who owns what
 //
-//	connections   the Session, from Start to Done; nobody else may touch them
-//	goroutines    two pumps, which end before Done is called
-//	timer         one a session: settle, idle, half-close idle, lifetime
-//	buffers       a pump's, from the pool, while it moves bytes
+//	connections   the session, from Start to Done; nobody else may touch them
+//	descriptors   a flow's own, or dups of Go's, which are closed at Start. They are
+//	              closed once, under the flow's lock, after the table of who waits
+//	              for events has forgotten them: an event that comes too late finds
+//	              nobody, or a new owner whom a needless look does no harm
+//	pipes         the loop that made them, or the flow while they hold bytes
+//	buffers       the loop's, lent for one event; what is held is the flow's
+//	goroutines    the engine's loops, which end with Close; two pumps for a session of
+//	              the portable implementation, which end before Done is called
 //
 // # Promised
 //
@@ -25,6 +53,8 @@
 //   - An ending that we decide is a RST on both sides, without close_notify.
 //   - Done is called once, never from within another call of this package, after
 //     both connections are closed and the counts are final.
+//   - Where descriptors, pipes or memory run out, a session is relayed by the means
+//     that are left.
 //
 // # Not promised
 //
@@ -32,4 +62,8 @@
 //   - A connection without CloseWrite (net.Pipe) cannot end one direction: its
 //     peer sees the end only when the session is over.
 //   - What is in the kernel's send buffer when we reset is lost, as with any RST.
+//   - The counts of a TLS side are of bytes that were encrypted; up to 256 KiB of
+//     them may not have left when a session is stopped.
+//   - Settled and Done run on a loop: what they wait for, all its sessions wait for.
+//   - Handshakes, and whatever else happens before Start, are the caller's.
 package relay
