@@ -318,11 +318,11 @@ func (s *Server) isDraining() bool {
 // live lists the live sessions, the oldest first.
 func (s *Server) live() []*session {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	out := make([]*session, 0, len(s.sessions))
 	for _, sess := range s.sessions {
 		out = append(out, sess)
 	}
+	s.mu.Unlock()
 	slices.SortFunc(out, func(a, b *session) int { return int(a.seq) - int(b.seq) })
 	return out
 }

@@ -380,11 +380,25 @@ func (s *session) snapshot() Record {
 	defer s.mu.Unlock()
 	r := s.rec
 	r.Duration = Seconds(time.Since(s.start))
-	if s.flow != nil && !s.accounted {
-		r.BytesUp += s.flow.Up()
-		r.BytesDown += s.flow.Down()
-	}
+	r.BytesUp, r.BytesDown = s.moved()
 	return r
+}
+
+// bytes is what the session has moved so far, either way.
+func (s *session) bytes() (up, down int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moved()
+}
+
+// moved is bytes, with mu held.
+func (s *session) moved() (up, down int64) {
+	up, down = s.rec.BytesUp, s.rec.BytesDown
+	if s.flow != nil && !s.accounted {
+		up += s.flow.Up()
+		down += s.flow.Down()
+	}
+	return up, down
 }
 
 // goesTo says whether the session's relay goes to the address.

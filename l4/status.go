@@ -69,9 +69,9 @@ func (s *Server) Traffic() []Traffic {
 	defer s.mu.Unlock()
 	live := map[*traffic][2]int64{}
 	for _, sess := range s.sessions {
-		r := sess.snapshot()
+		up, down := sess.bytes()
 		t := live[sess.route.traffic]
-		live[sess.route.traffic] = [2]int64{t[0] + r.BytesUp, t[1] + r.BytesDown}
+		live[sess.route.traffic] = [2]int64{t[0] + up, t[1] + down}
 	}
 	var out []Traffic
 	for key, t := range s.traffic {
