@@ -184,15 +184,20 @@ func accept(listener int32) (fd int32, from netip.AddrPort, errno syscall.Errno)
 	if errno != 0 {
 		return -1, from, errno
 	}
+	return int32(n), addrPort(&sa), 0
+}
+
+// addrPort is the kernel's form of an address in Go's.
+func addrPort(sa *unix.RawSockaddrAny) (at netip.AddrPort) {
 	switch sa.Addr.Family {
 	case unix.AF_INET:
-		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
-		from = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), bigEndian(a.Port))
+		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		at = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), bigEndian(a.Port))
 	case unix.AF_INET6:
-		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
-		from = netip.AddrPortFrom(withScope(netip.AddrFrom16(a.Addr).Unmap(), a.Scope_id), bigEndian(a.Port))
+		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
+		at = netip.AddrPortFrom(withScope(netip.AddrFrom16(a.Addr).Unmap(), a.Scope_id), bigEndian(a.Port))
 	}
-	return int32(n), from, 0
+	return at
 }
 
 // withScope names the interface of a link-local address.

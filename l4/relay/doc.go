@@ -52,7 +52,7 @@
 //   - One direction may end long before the other.
 //   - An ending that we decide is a RST on both sides, without close_notify.
 //   - Done is called once, never from within another call of this package, after
-//     both connections are closed and the counts are final.
+//     both connections are closed and the counts are final, and after Settled.
 //   - Where descriptors, pipes or memory run out, a session is relayed by the means
 //     that are left.
 //
@@ -62,8 +62,6 @@
 //   - A connection without CloseWrite (net.Pipe) cannot end one direction: its
 //     peer sees the end only when the session is over.
 //   - What is in the kernel's send buffer when we reset is lost, as with any RST.
-//   - The counts of a TLS side are of bytes that were encrypted; up to 256 KiB of
-//     them may not have left when a session is stopped.
 //   - Settled and Done run on a loop: what they wait for, all its sessions wait for.
 //   - Handshakes, and whatever else happens before Start, are the caller's.
 package relay

@@ -48,6 +48,7 @@ type flow struct {
 	result     *Result // set when over
 
 	tellSettled, tellDone bool // what release still has to call
+	telling               bool // Settled is being called, so Done waits for that
 }
 
 // side is one socket of a flow.
@@ -59,6 +60,7 @@ type side struct {
 	eof    bool   // it has sent its FIN
 	broken error  // a write to it has failed
 	held   []byte // bytes for it that it has not taken yet
+	owed   int    // of the application's bytes in held, those not counted yet; TLS only
 	pipe   *pipe  // the same, spliced
 	tls    *tlsSide
 	late   *net.KeepAliveConfig // what the socket still lacks; nil: nothing
@@ -70,6 +72,7 @@ type tlsSide struct {
 	transport *Transport
 	feed      feed
 	notified  bool // close_notify was written
+	unread    bool // conn may hold what it has read before Start
 }
 
 // saidGoodbye says whether the side has ended with close_notify. That its socket
@@ -121,7 +124,7 @@ func (e *Engine) startFlow(c *Config) *flow {
 	}
 	f.begin(c)
 	if !f.over {
-		loop.clock.set(f, f.start+int64(min(SettleAfter, f.limits.next(0, false))))
+		loop.clock.set(f, f.start+int64(f.next()))
 	}
 	f.releaseWith(func() { go f.done(*f.result) }) // never from within Start
 	return f
@@ -146,7 +149,7 @@ func (f *flow) take(c *Config) bool {
 			l.raw.Close()
 		}
 		if l.tls != nil {
-			t := &tlsSide{conn: l.tls, transport: l.transport}
+			t := &tlsSide{conn: l.tls, transport: l.transport, unread: true}
 			t.transport.handOver()
 			t.transport.fed = &t.feed
 			f.sides[i].tls = t
@@ -258,10 +261,15 @@ const (
 	tlsCost = 4
 )
 
+// heldMax is how much is held for a side that is still read. The application's
+// bytes are never so many: beyond are answers to a peer that asks for new keys
+// again and again, and takes none.
+const heldMax = 2 * tlsRead
+
 // flowing says whether direction d can be read now.
 func (f *flow) flowing(d direction) bool {
-	dst := &f.sides[1-d]
-	return !f.over && !f.sides[d].eof && !dst.holding() && dst.broken == nil
+	src, dst := &f.sides[d], &f.sides[1-d]
+	return !f.over && !src.eof && len(src.held) < heldMax && !dst.holding() && dst.broken == nil
 }
 
 // pump moves bytes in direction d while there are some, at most pumpBudget.
@@ -381,8 +389,10 @@ func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	t := f.sides[d].tls
 	n, errno := recv(f.sides[d].fd, w.in)
 	switch {
-	case errno == syscall.EAGAIN:
+	case errno == syscall.EAGAIN && !t.unread:
 		return 0, false
+	case errno == syscall.EAGAIN:
+		n = 0
 	case errno != 0:
 		n, t.feed.end = 0, ioError("read", errno)
 	case n == 0:
@@ -396,7 +406,7 @@ func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 // makes of it.
 func (f *flow) decrypted(w *workspace, d direction, in []byte) {
 	t := f.sides[d].tls
-	t.feed.in = in
+	t.feed.in, t.unread = in, false
 	n, err := 0, error(nil)
 	f.lend(w, d.from(), func() {
 		for err == nil {
@@ -448,7 +458,8 @@ func (f *flow) deliver(w *workspace, d direction, b []byte) {
 	case err != nil && !f.over:
 		f.writeFailed(w, d, err)
 	case dst.broken == nil:
-		f.count(w, d, len(b))
+		dst.owed = min(len(b), len(dst.held))
+		f.count(w, d, len(b)-dst.owed)
 	}
 }
 
@@ -499,9 +510,11 @@ func (f *flow) flush(w *workspace, d direction) {
 		if dst.held = dst.held[min(n, len(dst.held)):]; len(dst.held) == 0 {
 			dst.held = nil
 		}
-		if dst.tls == nil {
-			f.count(w, d, n)
+		if dst.tls != nil { // records are longer than what is in them: once all are gone, all is counted
+			n = min(n, dst.owed)
+			dst.owed -= n
 		}
+		f.count(w, d, n)
 	}
 	if dst.holding() || dst.broken != nil && !dst.refusesGoodbye() || f.over {
 		return
@@ -547,6 +560,7 @@ func (f *flow) passFIN(w *workspace, d direction) {
 		t.notified = true
 		w.large()
 		f.lend(w, d.to(), func() { t.conn.CloseWrite() })
+		t.transport.shut.Store(true)
 		if dst.holding() || dst.broken != nil && !dst.refusesGoodbye() || f.over {
 			return // flush comes back, or the session ends
 		}
@@ -634,12 +648,18 @@ func (f *flow) release() {
 }
 
 func (f *flow) releaseWith(done func()) {
-	settled, over := f.tellSettled, f.tellDone
-	f.tellSettled, f.tellDone = false, false
-	f.mu.Unlock()
-	if settled && f.settled != nil {
-		f.settled()
+	if f.tellSettled {
+		f.tellSettled, f.telling = false, true
+		f.mu.Unlock()
+		if f.settled != nil {
+			f.settled()
+		}
+		f.mu.Lock()
+		f.telling = false
 	}
+	over := f.tellDone && !f.telling
+	f.tellDone = f.tellDone && !over
+	f.mu.Unlock()
 	if over && f.done != nil {
 		done()
 	}
@@ -682,8 +702,9 @@ func (f *flow) sayGoodbye() {
 		if t := f.sides[i].tls; t != nil {
 			out = out[:0]
 			t.feed.out = &out
-			t.conn.CloseWrite()
-			send(f.sides[i].fd, out)
+			if t.conn.CloseWrite(); len(out) > 0 {
+				send(f.sides[i].fd, out)
+			}
 		}
 	}
 }

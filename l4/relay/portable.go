@@ -79,7 +79,7 @@ type pumped struct {
 	ended    [2]bool  // directions whose source has sent a FIN
 	finished [2]bool  // directions that have passed it on
 	broken   [2]error // legs that a write failed on, by the leg's index
-	pumps    int      // running
+	pumps    int      // running, and a call of Settled
 }
 
 // Up is the number of bytes delivered to the upstream so far.
@@ -263,13 +263,20 @@ func (s *pumped) writeFailed(d direction, err error) {
 	}
 }
 
-// settle calls Settled the first time.
+// settle calls Settled the first time. Done waits for it as for a pump.
 func (s *pumped) settle() {
 	s.mu.Lock()
 	first := !s.settling && !s.over
-	s.settling = s.settling || first
+	if first {
+		s.settling = true
+		s.pumps++
+	}
 	s.mu.Unlock()
-	if first && s.cfg.Settled != nil {
+	if !first {
+		return
+	}
+	defer s.finish()
+	if s.cfg.Settled != nil {
 		s.cfg.Settled()
 	}
 }
@@ -343,6 +350,7 @@ func (s *pumped) untilNext() time.Duration {
 func (l *Leg) closeWrite() {
 	if l.tls != nil {
 		l.tls.CloseWrite()
+		l.transport.shut.Store(true)
 	}
 	if c, ok := l.raw.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()

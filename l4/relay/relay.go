@@ -43,7 +43,8 @@ type Config struct {
 	Downstream, Upstream Leg
 	Limits
 	// Settled is called at most once: at the first byte from upstream or after
-	// SettleAfter, and not if the session has ended before. It must not block.
+	// SettleAfter, and not if the session has ended before; Done waits until it
+	// has returned. It must not block.
 	Settled func()
 	// Done is called once, after everything. It must not block for long.
 	Done func(Result)

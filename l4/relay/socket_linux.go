@@ -253,9 +253,12 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, wait func()) (*
 	var err error
 	switch errno {
 	case 0, syscall.EISCONN:
+		if toItself(s.fd, to) {
+			err = ioError("connect", syscall.ECONNREFUSED)
+		}
 	case syscall.EALREADY, syscall.EINPROGRESS:
 		wait()
-		err = e.awaitConnect(ctx, s.fd)
+		err = e.awaitConnect(ctx, s.fd, to)
 	default:
 		err = ioError("connect", errno)
 	}
@@ -277,8 +280,20 @@ func connect(fd int32, to netip.AddrPort) syscall.Errno {
 	return errno
 }
 
-// awaitConnect waits until a connect has ended, in a loop's epoll.
-func (e *Engine) awaitConnect(ctx context.Context, fd int32) error {
+// toItself says whether a socket has connected to itself: nobody listens at to,
+// and the port that the kernel chose for us is just that. A dead service would
+// seem alive, and could not come back.
+func toItself(fd int32, to netip.AddrPort) bool {
+	var sa unix.RawSockaddrAny
+	size := uint32(unsafe.Sizeof(sa))
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	at := addrPort(&sa)
+	return errno == 0 && at.Port() == to.Port() && at.Addr() == to.Addr().Unmap()
+}
+
+// awaitConnect waits until a connect has ended, in a loop's epoll. An event is
+// only a hint, as it is for a flow.
+func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) error {
 	l := e.loop()
 	if l == nil {
 		return ioError("epoll_create1", syscall.EMFILE)
@@ -294,13 +309,19 @@ func (e *Engine) awaitConnect(ctx context.Context, fd int32) error {
 		return ioError("epoll_ctl", errno)
 	}
 	defer epollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0)
-	select {
-	case <-w.dial:
-		if errno := pendingError(fd); errno != 0 {
+	for {
+		select {
+		case <-w.dial:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		switch errno := connect(fd, to); errno {
+		case 0, syscall.EISCONN:
+			return nil
+		case syscall.EALREADY, syscall.EINPROGRESS:
+			epollCtl(l.epfd, unix.EPOLL_CTL_MOD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT)
+		default:
 			return ioError("connect", errno)
 		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

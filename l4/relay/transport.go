@@ -16,6 +16,7 @@ type Transport struct {
 	net.Conn
 	ended atomic.Bool // the tls.Conn was given the stream's end
 	taken atomic.Bool // the session is relayed
+	shut  atomic.Bool // close_notify was written: nothing may follow
 
 	fed *feed // nil: pass through. Set once, by the engine, before any concurrent use
 }
@@ -61,7 +62,12 @@ func (t *Transport) Read(b []byte) (n int, err error) {
 }
 
 // Write passes through, or appends to the engine's buffer, which never fails.
+// What a tls.Conn writes behind its close_notify, which are answers to a peer
+// that wants new keys, has nowhere to go; and it would not read on after an error.
 func (t *Transport) Write(b []byte) (int, error) {
+	if t.shut.Load() {
+		return len(b), nil
+	}
 	if t.fed == nil {
 		return t.Conn.Write(b)
 	}

@@ -1,0 +1,207 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What only the epoll engine can get wrong.
+
+// heldFor is what a flow holds for a side.
+func (f *flow) heldFor(side Side) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := &f.sides[side-1]
+	if s.pipe != nil {
+		return s.pipe.n
+	}
+	return len(s.held)
+}
+
+// connecting finds the one dial that a table knows.
+func connecting(t *testing.T, e *Engine) *watched {
+	t.Helper()
+	var found *watched
+	waitFor(t, func() bool {
+		for fd := range int32(4 * pageSize) {
+			if w := e.table.at(fd).Load(); w != nil && w.dial != nil {
+				found = w
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+// deaf is an address whose connects neither succeed nor fail: nobody accepts,
+// and the queue is full.
+func deaf(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))
+	for range 3 {
+		full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(full) })
+		connect(int32(full), to)
+	}
+	return to
+}
+
+// An event for the descriptor's owner of before is no connection.
+func TestDialIsNotDeceivedByALateEvent(t *testing.T) {
+	e := New()
+	defer e.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan error, 1)
+	to := deaf(t)
+	go func() { // awaited below
+		c, err := e.Dial(ctx, to, &net.KeepAliveConfig{}, func() {})
+		if err == nil {
+			c.Close()
+		}
+		failed <- err
+	}()
+	w := connecting(t, e)
+	w.dial <- struct{}{}
+	w.dial <- struct{}{} // the first has been taken by then
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("the dial ends with %v before it has connected", err)
+	}
+}
+
+// Linux connects a socket to itself if the port that it chooses is the very one
+// that is dialled and nobody listens there: a dead service would seem alive, and
+// could not come back.
+func TestDialDoesNotConnectToItself(t *testing.T) {
+	e := New()
+	defer e.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := ln.Addr().(*net.TCPAddr).AddrPort()
+	ln.Close()
+	to = netip.AddrPortFrom(to.Addr(), to.Port()&^1) // an even one, as those that connect chooses first
+	for range 60_000 {
+		c, err := e.Dial(t.Context(), to, &net.KeepAliveConfig{}, func() {})
+		if err == nil {
+			c.Close()
+			t.Fatal("connected, though nobody listens")
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What a tls.Conn has read before Start is delivered, even if the early bytes
+// alone were more than the other side could take.
+func TestBytesInsideTheTLSConnFollowTheEarlyOnes(t *testing.T) {
+	early := make([]byte, 16<<20)
+	const rest = "and this is inside the tls.Conn"
+	far, near := newLeg(t, kind{tls: tls.VersionTLS13})
+	defer far.raw.Close()
+	io.WriteString(far, "1"+rest)
+	if _, err := io.ReadFull(near.tls, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	near.early = early
+	p := newPair(t, New(), kind{}, kind{}, func(c *Config) { c.Downstream.raw.Close(); c.Downstream = near })
+	if n, err := io.CopyN(io.Discard, p.up, int64(len(early))); err != nil {
+		t.Fatalf("%d early bytes, %v", n, err)
+	}
+	wantRead(t, p.up, rest)
+}
+
+// A TLS side that takes what is held for it, however slowly, moves bytes: they
+// count when it takes them, and no limit takes the session for idle.
+func TestBytesHeldForTLSCountWhenTheyGo(t *testing.T) {
+	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13})
+	f := p.session.(*flow)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer p.down.raw.Close()
+	var sent int64
+	b := make([]byte, 16<<10)
+	for p.down.SetWriteDeadline(time.Now().Add(bound)); f.heldFor(Upstream) == 0; sent += int64(len(b)) {
+		if _, err := p.down.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.down.closeWrite() // nothing follows
+	last := f.last[up].Load()
+	held := f.heldFor(Upstream)
+	if up := p.session.Up(); up >= sent {
+		t.Errorf("%d of %d bytes count as delivered while %d are held", up, sent, held)
+	}
+	wg.Go(func() {
+		if n, err := io.Copy(io.Discard, p.up); n != sent || err != nil {
+			t.Errorf("%d of %d bytes arrive, %v", n, sent, err)
+		}
+		p.up.closeWrite()
+	})
+	waitFor(t, func() bool { return f.last[up].Load() > last })
+	if r := p.result(); r.Up != sent || r.End != EndClosed {
+		t.Errorf("result %+v; want %d bytes", r, sent)
+	}
+}
+
+// Settled and Done come from different goroutines, and in this order.
+func TestDoneWaitsForSettled(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			var p *pair
+			var settled atomic.Bool
+			calling, ended := make(chan struct{}), make(chan struct{})
+			done := make(chan bool, 1)
+			p = newPair(t, engine(), kind{}, kind{}, func(c *Config) {
+				c.Settled = func() {
+					close(calling)
+					<-ended
+					for range 1000 { // in which Done would be called
+						runtime.Gosched()
+					}
+					settled.Store(true)
+				}
+				c.Done = func(Result) { done <- settled.Load() }
+			})
+			io.WriteString(p.up, "x")
+			<-calling
+			p.session.Stop(nil)
+			wantReset(t, p.up)
+			wantReset(t, p.down)
+			close(ended)
+			if !<-done {
+				t.Error("Done was called while Settled was")
+			}
+		})
+	}
+}
