@@ -2,6 +2,7 @@ package l4
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -219,6 +220,8 @@ func TestNewUpstreamNamesWhatIsWrong(t *testing.T) {
 		{UpstreamConfig{Name: "db", Endpoints: []EndpointConfig{{Address: "db.internal:0"}}}, "1 to 65535"},
 		{UpstreamConfig{Name: "db", StartTLS: "gopher", Endpoints: []EndpointConfig{{Address: "a:1"}}}, "starttls gopher"},
 		{UpstreamConfig{Name: "db", StartTLS: "mysql", Endpoints: []EndpointConfig{{Address: "a:1"}}}, "no TLS to start"},
+		{UpstreamConfig{Name: "db", StartTLS: "xmpp", Endpoints: []EndpointConfig{{Address: "a:1"}}, Preconnect: PreconnectConfig{Connections: 1},
+			TLS: func(string, string) (*tls.Config, error) { return nil, nil }}, "preconnect: with starttls xmpp"},
 	} {
 		if _, err := newUpstream(tt.cfg, Options{}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("newUpstream(%+v) = %v, want an error with %q", tt.cfg, err, tt.want)

@@ -56,6 +56,9 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 		if cfg.TLS == nil {
 			return nil, fmt.Errorf("upstream %s: starttls %s: there is no TLS to start", cfg.Name, cfg.StartTLS)
 		}
+		if p.NeedsClient && cfg.Preconnect.Connections > 0 {
+			return nil, fmt.Errorf("upstream %s: preconnect: with starttls %s no connection is ready before its client has spoken", cfg.Name, cfg.StartTLS)
+		}
 		u.protocol = p
 	}
 	for _, ec := range cfg.Endpoints {

@@ -74,6 +74,8 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"not in the list", good + "    starttls: gopher\n    tls: {}", `"gopher" is none of none, postgres`},
 		{"attempt longer than all", good + "    connect: {attempt_timeout: 20s}", "upstreams.u.connect.attempt_timeout: 20s is longer than connect.timeout (10s)"},
 		{"starttls alone", good + "    starttls: postgres", "there is no tls to start"},
+		{"preconnect before the client", good + "    starttls: mysql\n    tls: {}\n    preconnect: {connections: 1}", "a.yaml:7:31: upstreams.u.preconnect.connections: with starttls: mysql TLS begins after"},
+		{"preconnect of none", good + "    starttls: xmpp\n    tls: {}\n    preconnect: {connections: 0}", ""},
 		{"no port", "listeners: {l: {listen: \"127.0.0.1\", upstream: u}}\nupstreams: {u: {endpoints: [h]}}", "listeners.l.listen: \"127.0.0.1\" is no HOST:PORT"},
 		{"endpoint", "listeners: {l: {listen: \"127.0.0.1:1\", upstream: u}}\nupstreams: {u: {endpoints: [h]}}", `a.yaml:2:29: upstreams.u.endpoints[0]: "h" is no HOST:PORT`},
 		{"endpoint of port 0", strings.Replace(good, "h:1", "h:0", 1), "nobody listens on port 0"},

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"ambassador/l4"
+	"ambassador/l4/starttls"
 	"ambassador/policy"
 )
 
@@ -113,7 +114,7 @@ func (u *UpstreamSection) resilienceFields() []field {
 			durationField("max_open", "The most that open grows to. Default 30s.", &u.Breaker.MaxOpen, 100*time.Millisecond),
 			intField("probes", "Trials at a time after that; the first success closes it. Default 1.", &u.Breaker.Probes, 1, 1000)}),
 		sectionField("health", "How the health of each address is told; an unhealthy one gets no sessions, unless nobody else is left and it was well when it was seen last.", u.Health.fields()),
-		sectionField("preconnect", "Connections that are kept ready for the client's first byte: dialled, and through STARTTLS and TLS.", []field{
+		sectionField("preconnect", "Connections that are kept ready for the client's first byte: dialled, and through STARTTLS and TLS. Not with starttls: mysql or xmpp, where TLS begins after that byte.", []field{
 			intField("connections", "How many, over all addresses. Default 0.", &u.Preconnect.Connections, 0, 10000),
 			durationField("max_age", "The age at which one is replaced; let it be shorter than what the server allows for silence before a login. Default 20s.", &u.Preconnect.MaxAge, 100*time.Millisecond)}),
 		sectionField("limits", "Limits of this upstream.", []field{
@@ -228,6 +229,9 @@ func (u *UpstreamSection) validateResilience(d *decoder, path string) {
 		d.failAt(path+".srv", "the targets' names come from DNS, which proves nothing; set tls.server_name or tls.principals")
 	}
 	u.Health.validate(d, path+".health", u)
+	if p, ok := starttls.Lookup(u.StartTLS); ok && p.NeedsClient && u.Preconnect.Connections > 0 {
+		d.failAt(path+".preconnect.connections", "with starttls: %s TLS begins after the client's first message, so that no connection can be ready before; remove preconnect", p.Name)
+	}
 	if b := u.Breaker; b.Failures > 0 && b.MaxOpen < b.Open {
 		d.failAt(path+".breaker.max_open", "%s is shorter than breaker.open (%s); make one longer or the other shorter", b.MaxOpen, b.Open)
 	}
