@@ -258,29 +258,33 @@ func (n network) in(args ...string) *exec.Cmd {
 	return exec.Command("ip", append([]string{"netns", "exec", n.name}, args...)...)
 }
 
-// TestMySQLIsNotLockedOut probes a real server that locks hosts out after 12
-// connections that end in the greeting, from another network namespace: loopback
-// is exempt. It is an upstream without TLS, whose greeting we see.
-func TestMySQLIsNotLockedOut(t *testing.T) {
-	t.Parallel()
-	need(t, "mariadbd", "mariadb-install-db")
+// lockingMariaDB starts a server, in a network namespace at the other end of a
+// wire, that locks hosts out after 12 connections that end before a login: loopback
+// is exempt. With keys it has TLS and demands our certificate of nobody, but takes
+// no other.
+func lockingMariaDB(t testing.TB, keys *pki) (here network, dir, addr string) {
+	t.Helper()
+	server, install := sbin(t, "mariadbd"), sbin(t, "mariadb-install-db")
 	here, there := newWire(t)
 	// It counts only hosts whose name and address lead to each other.
 	there.etc(t, "hosts", "127.0.0.1 localhost\n"+here.ip+" client.test\n")
-	dir := shortDir(t)
+	dir = shortDir(t)
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	install := exec.Command("mariadb-install-db", "--no-defaults", "--user=nobody", "--datadir="+dir+"/data", "--auth-root-authentication-method=normal", "--skip-test-db")
-	if text, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("mariadb-install-db: %v\n%s", err, text)
-	}
+	run(t, exec.Command(install, "--no-defaults", "--user=nobody", "--datadir="+dir+"/data", "--auth-root-authentication-method=normal", "--skip-test-db"))
 	// Else it refuses every host but its own, before it counts anything.
-	if err := os.WriteFile(dir+"/init.sql", []byte("CREATE USER someone@'%';\n"), 0o644); err != nil {
+	if err := os.WriteFile(dir+"/init.sql", []byte("CREATE USER someone@'%' IDENTIFIED BY 'secret';\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	db, err := launch(there.in("mariadbd", "--no-defaults", "--init-file="+dir+"/init.sql", "--user=nobody", "--datadir="+dir+"/data", "--socket="+dir+"/s", "--pid-file="+dir+"/pid",
-		"--bind-address="+there.ip, "--port=3306", "--max-connect-errors=12", "--loose-innodb-buffer-pool-size=16M"))
+	args := []string{server, "--no-defaults", "--init-file=" + dir + "/init.sql", "--user=nobody", "--datadir=" + dir + "/data", "--socket=" + dir + "/s", "--pid-file=" + dir + "/pid",
+		"--bind-address=" + there.ip, "--port=3306", "--max-connect-errors=12", "--loose-innodb-buffer-pool-size=16M"}
+	if keys != nil {
+		d := &mariadb{daemon: &daemon{dir: dir}, keys: keys}
+		d.mkdir(t, "nobody", "keys")
+		args = append(args, "--ssl-cert="+d.key(t, "keys", "server.crt", "nobody"), "--ssl-key="+d.key(t, "keys", "server.key", "nobody"), "--ssl-ca="+d.key(t, "keys", "ca.crt", "nobody"))
+	}
+	db, err := launch(there.in(args...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,42 +295,101 @@ func TestMySQLIsNotLockedOut(t *testing.T) {
 	if _, err := db.stderr.awaitAfter(0, regexp.MustCompile("ready for connections"), patience, db.exited); err != nil {
 		t.Fatalf("%v\n%s", err, db.stderr)
 	}
-	config := writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+	return here, dir, there.ip + ":3306"
+}
+
+// heardFirst is what a client of the socket hears first. It then leaves, as one
+// that failed.
+func heardFirst(t testing.TB, socket string) string {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	buf := make([]byte, 512)
+	n, _ := c.Read(buf)
+	return string(buf[:n])
+}
+
+// welcome proves that the server still serves this host after what was, and that it
+// would lock it out: what proves nothing else.
+func welcome(t testing.TB, socket, what string) {
+	t.Helper()
+	if got := heardFirst(t, socket); len(got) < 5 || got[4] != 10 {
+		t.Fatalf("after %s the server greets with %q", what, got)
+	}
+	for range 13 { // that is how it locks out
+		if got := heardFirst(t, socket); len(got) > 4 && got[4] == 0xff {
+			if !strings.Contains(got, "blocked") {
+				t.Errorf("it refuses with %q", got)
+			}
+			t.Logf("mysql: %s left the host welcome; 12 cut greetings in a row lock it out, as the server is set to", what)
+			return
+		}
+	}
+	t.Error("mysql: this server does not lock out at all, so the test proves nothing")
+}
+
+// TestMySQLIsNotLockedOut probes a real server that locks hosts out. It is an
+// upstream without TLS, whose greeting we see.
+func TestMySQLIsNotLockedOut(t *testing.T) {
+	t.Parallel()
+	here, dir, addr := lockingMariaDB(t, nil)
+	a := startCmd(t, here.in(binary, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
 listeners:
   front: {listen: "unix:%s/front", upstream: db}
 upstreams:
   db:
-    endpoints: ["%s:3306"]
+    endpoints: [%q]
     health: {interval: 50ms, idle_interval: 0s}
-`, dir, there.ip))
-	a := startCmd(t, here.in(binary, "run", "-c", config))
+`, dir, addr))))
 	a.metric("ambassador_addresses{upstream=db,health=healthy}", 1)
 	during(3 * time.Second) // sixty intervals
-	greeting := func() string {
-		c, err := net.Dial("unix", dir+"/front")
-		if err != nil {
-			t.Fatal(err)
+	welcome(t, dir+"/front", "probes at 50 ms for 3 s")
+}
+
+// TestMySQLThroughSTARTTLSIsNotLockedOut is the same through starttls, where the
+// greeting is no longer to be heard once there is TLS; and with a certificate that
+// the server refuses, so that every probe fails.
+func TestMySQLThroughSTARTTLSIsNotLockedOut(t *testing.T) {
+	t.Parallel()
+	need(t, "mariadb")
+	keys := newPKI(t)
+	here, dir, addr := lockingMariaDB(t, keys)
+	config := func(name, identity, health string) string {
+		return writeFile(t, name+".yaml", fmt.Sprintf(`
+listeners:
+  front: {listen: "unix:%s/%s", upstream: db}
+identities:
+  me: {files: {cert: %[3]s.crt, key: %[3]s.key, ca: %[4]s}}
+upstreams:
+  db:
+    endpoints: [%[5]q]
+    starttls: mysql
+    tls: {identity: me, server_name: localhost}
+    health: %[6]s
+    breaker: {failures: 0}
+`, dir, name, keys.file(identity), keys.file("ca.crt"), addr, health))
+	}
+	a := startCmd(t, here.in(binary, "run", "-c", config("good", "client", "{interval: 50ms, idle_interval: 0s}")))
+	a.metric("ambassador_addresses{upstream=db,health=healthy}", 1)
+	login := func() {
+		t.Helper()
+		cmd := exec.Command("mariadb", "--no-defaults", "--skip-ssl", "--user=someone", "--password=secret", "--socket="+dir+"/good", "-N", "-e", "select 1")
+		if got := run(t, cmd); got != "1" {
+			t.Errorf("the server says %q", got)
 		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(patience))
-		buf := make([]byte, 512)
-		n, _ := c.Read(buf)
-		return string(buf[:n])
 	}
-	if got := greeting(); len(got) < 5 || got[4] != 10 {
-		t.Fatalf("after sixty intervals of probing the server greets with %q", got)
+	for name, health := range map[string]string{"refused": "{interval: 50ms, idle_interval: 0s}", "unasked": "{interval: 0s}"} {
+		login() // and the server forgets those before
+		bad := startCmd(t, here.in(binary, "run", "-c", config(name, "client-other", health)))
+		bad.await("10 trials did; only sessions tell from now on")
 	}
-	for range 13 { // that is how it locks out
-		if got := greeting(); len(got) > 4 && got[4] == 0xff {
-			if !strings.Contains(got, "blocked") {
-				t.Errorf("it refuses with %q", got)
-			}
-			t.Log("mysql: probes at 50 ms for 3 s left the host welcome; 12 cut greetings in a row lock it out, as the server is set to")
-			return
-		}
-	}
-	t.Log("mysql: this server does not lock out at all, so the test proves nothing")
-	t.Fail()
+	login()
+	during(3 * time.Second) // sixty intervals
+	welcome(t, dir+"/good", "probes through starttls at 50 ms for 3 s")
 }
 
 // faultDrop cuts one of two servers off by losing every packet to it.

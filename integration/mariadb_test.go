@@ -46,8 +46,8 @@ func newMariaDB(t testing.TB, keys *pki) *mariadb {
 	require := "none"
 	if keys != nil {
 		require = "subject '/CN=app'"
-		args = append(args[:len(args)-1], "--ssl-cert="+d.key(t, "server.crt", who), "--ssl-key="+d.key(t, "server.key", who),
-			"--ssl-ca="+d.key(t, "ca.crt", who), "--require-secure-transport=ON")
+		args = append(args[:len(args)-1], "--ssl-cert="+d.key(t, "s", "server.crt", who), "--ssl-key="+d.key(t, "s", "server.key", who),
+			"--ssl-ca="+d.key(t, "s", "ca.crt", who), "--require-secure-transport=ON")
 	}
 	d.command = func() *exec.Cmd { return exec.Command(server, args...) }
 	d.start(t)
@@ -55,21 +55,21 @@ func newMariaDB(t testing.TB, keys *pki) *mariadb {
 	return d
 }
 
-// key copies one of the pki's files to where the server can read it.
-func (d *mariadb) key(t testing.TB, name, owner string) string {
+// key copies one of the pki's files into a folder where the server can read it.
+func (d *mariadb) key(t testing.TB, folder, name, owner string) string {
 	t.Helper()
 	text, err := os.ReadFile(d.keys.file(name))
 	if err == nil {
-		err = os.WriteFile(d.file("s/"+name), text, 0o600)
+		err = os.WriteFile(d.file(folder+"/"+name), text, 0o600)
 	}
 	if err == nil && os.Getuid() == 0 {
 		uid, gid := ids(t, owner)
-		err = os.Chown(d.file("s/"+name), uid, gid)
+		err = os.Chown(d.file(folder+"/"+name), uid, gid)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d.file("s/" + name)
+	return d.file(folder + "/" + name)
 }
 
 // client is the mariadb program, on a TCP port, or on the server's own unix

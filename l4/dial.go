@@ -21,7 +21,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 		raw, err := u.dialOne(ctx, conn.candidate)
 		if err == nil {
 			conn.raw = raw
-			u.timed(PhaseDial, start)
+			conn.timed(PhaseDial, start)
 		}
 		return err
 	}
@@ -51,7 +51,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 				return d.err
 			}
 			r.discard()
-			u.timed(PhaseDial, start)
+			conn.timed(PhaseDial, start)
 			return nil
 		}
 	}

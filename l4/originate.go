@@ -74,8 +74,16 @@ func (c *upstreamConn) startTLS(ctx context.Context) error {
 	}
 	unbound()
 	c.dialogue = d
-	c.upstream.timed(PhaseStartTLS, start)
+	c.timed(PhaseStartTLS, start)
 	return nil
+}
+
+// timed is (*Upstream).timed for a connection that sessions use: those of probes
+// would be most of them where there is little traffic.
+func (c *upstreamConn) timed(p Phase, start time.Time) {
+	if !c.candidate.probe {
+		c.upstream.timed(p, start)
+	}
 }
 
 // needsClient says that TLS cannot begin before the client's first message.
@@ -100,7 +108,7 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 		return err
 	}
 	c.tls = conn
-	c.upstream.timed(PhaseTLS, start)
+	c.timed(PhaseTLS, start)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package l4
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -23,7 +24,7 @@ type prober struct {
 
 	// Owned by run.
 	seen      time.Time // the last answer, from whomever
-	mysql     bool      // the server greets as MySQL does
+	mysql     bool      // the server greets as MySQL does, or is to by its starttls
 	greetings int       // probes that a MySQL server took for a client that failed, since the last session
 }
 
@@ -31,7 +32,8 @@ const (
 	// maxGreetings is how many probes in a row a MySQL server gets: it locks out
 	// the host after max_connect_errors (100; 10 before MySQL 5.6) connections
 	// that were cut in the greeting, and forgets them with a good one.
-	maxGreetings = 10
+	maxGreetings    = 10
+	enoughGreetings = "a MySQL server locks hosts out whose connections end early, and 10 trials did; only sessions tell from now on"
 	// hearTimeout is how long a probe listens for a refusal after the handshake: a
 	// round trip and the server's judgement.
 	hearTimeout = 250 * time.Millisecond
@@ -100,7 +102,7 @@ func (p *prober) step(ctx context.Context) {
 // giveUp leaves the verdict to sessions: they are tried as if nothing were known.
 func (p *prober) giveUp(now time.Time) {
 	p.address.asked.Store(false)
-	p.upstream.forget(p.address, fmt.Sprintf("a MySQL server locks hosts out whose connections end early, and %d probes did; only sessions tell from now on", maxGreetings), now)
+	p.upstream.forget(p.address, enoughGreetings, now)
 }
 
 // probe goes the way of a session to the address. Neutral: it could not be asked,
@@ -129,6 +131,9 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 func (p *prober) walk(ctx context.Context) *Error {
 	u := p.upstream
 	conn, err := u.attempt(ctx, &plan{upstream: u, only: p.address, probe: true}, 1, untold)
+	if u.countsTrial(err) {
+		p.greetings++
+	}
 	if err != nil {
 		return err
 	}
@@ -156,11 +161,34 @@ func (p *prober) walk(ctx context.Context) *Error {
 	return err
 }
 
-// recognize counts the probes that a MySQL server takes for failed clients.
+// recognize counts the probes that a MySQL server takes for failed clients, where
+// its greeting is not part of starttls.
 func (p *prober) recognize(first []byte) {
+	if p.upstream.protocol != nil {
+		return
+	}
 	if p.mysql = p.mysql || starttls.IsMySQLGreeting(first); p.mysql && len(first) > 0 {
 		p.greetings++
 	}
+}
+
+// countsTrials says whether the server takes trials for failed clients, as far as
+// the configuration tells.
+func (u *Upstream) countsTrials() bool { return u.protocol != nil && u.protocol.CountsTrials }
+
+// countsTrial says whether the server takes a trial whose attempt ended with err
+// for a failed client: it has greeted, or was about to when we left.
+func (u *Upstream) countsTrial(err *Error) bool {
+	var refused *starttls.RefusedError
+	switch {
+	case !u.countsTrials():
+		return false
+	case err == nil:
+		return true
+	case errors.As(err, &refused):
+		return refused.Reply == nil // else it refused us, in the greeting's place
+	}
+	return err.Stage == StageStartTLS && !isHangUp(err)
 }
 
 // untold is the progress of an attempt that no session makes.
@@ -269,7 +297,7 @@ func (p *probers) follow(u *Upstream, members []member) {
 		if p.cancel[m.address] == nil {
 			ctx, cancel := context.WithCancel(p.ctx)
 			p.cancel[m.address] = cancel
-			one := &prober{upstream: u, address: m.address}
+			one := &prober{upstream: u, address: m.address, mysql: u.countsTrials()}
 			p.work.Go(func() { one.run(ctx) })
 		}
 	}

@@ -3,10 +3,12 @@ package l4
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -374,4 +376,83 @@ func TestKillOnDown(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("the client reads %v, want a reset", err)
 	}
+}
+
+// A server behind starttls: mysql is asked no more often, and all that ends after
+// its greeting counts: success, a refusal of our certificate, one of TLS.
+func TestTrialsThroughSTARTTLSAreCounted(t *testing.T) {
+	cert, pool := selfSigned(t)
+	_, other := selfSigned(t)
+	now := time.Now()
+	noTLS := strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1)
+	const full = "\x17\x00\x00\x00\xff\x10\x04Too many connections"
+	for _, tt := range []struct {
+		name, hello string
+		roots       *x509.CertPool
+		health      HealthConfig
+		want        policy.Health
+		least, most int // connections in an hour
+	}{
+		{"well", mysqlHello, pool, testHealth, policy.Healthy, 1, 1},
+		{"distrusted", mysqlHello, other, testHealth, policy.Unknown, maxGreetings, maxGreetings},
+		{"without TLS", noTLS, pool, testHealth, policy.Unknown, maxGreetings, maxGreetings},
+		{"full, which it does not count", full, pool, testHealth, policy.Unhealthy, 60, 4000},
+		{"well, without health", mysqlHello, pool, HealthConfig{}, policy.Unknown, 1, 1},
+		{"distrusted, without health", mysqlHello, other, HealthConfig{}, policy.Unknown, maxGreetings, maxGreetings},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var seen atomic.Int64
+			answer := func(context.Context) (net.Conn, error) {
+				seen.Add(1)
+				ours, theirs := net.Pipe()
+				go func() { // ends with the connection
+					defer theirs.Close()
+					io.WriteString(theirs, tt.hello)
+					if _, err := io.ReadFull(theirs, make([]byte, 36)); err == nil {
+						io.Copy(io.Discard, tls.Server(theirs, &tls.Config{Certificates: []tls.Certificate{cert}}))
+					}
+				}()
+				return ours, nil
+			}
+			cfg := UpstreamConfig{StartTLS: "mysql", Health: tt.health, Required: true, TLS: func(string, string) (*tls.Config, error) {
+				return &tls.Config{ServerName: "localhost", RootCAs: tt.roots, Time: func() time.Time { return now }}, nil
+			}}
+			prove(t, cfg, answer, func(p *proved) {
+				time.Sleep(time.Hour)
+				if n := int(seen.Load()); n < tt.least || n > tt.most || p.address().verdict() != tt.want {
+					t.Errorf("%s after %d connections, want %s after %d to %d", p.address().verdict(), n, tt.want, tt.least, tt.most)
+				}
+				if reached := p.reached.Load() != nil; reached != (tt.roots == pool && tt.hello == mysqlHello) {
+					t.Errorf("reached: %t", reached)
+				}
+			})
+		})
+	}
+}
+
+// The time that probes take to connect is not that of sessions.
+func TestProbesAreNotTimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": says("")}}
+		var phases []Phase
+		cfg := UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Health: HealthConfig{Interval: time.Second}}
+		u, err := newUpstream(cfg, Options{Dial: f.dial, Observer: Observer{Phase: func(_ string, p Phase, _ time.Duration) { phases = append(phases, p) }}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := u.ask(t.Context())
+		time.Sleep(time.Minute)
+		stop()
+		if len(phases) > 0 || u.reached.Load() == nil {
+			t.Errorf("probes are timed: %v", phases)
+		}
+		conn, failure := u.connect(t.Context(), untold)
+		if failure != nil {
+			t.Fatal(failure)
+		}
+		conn.closePolitely()
+		if !slices.Equal(phases, []Phase{PhaseDial, PhaseTotal}) {
+			t.Errorf("a session is timed: %v", phases)
+		}
+	})
 }

@@ -351,10 +351,14 @@ func (u *Upstream) others(but candidate) (out []*plan) {
 const reachInterval = time.Second
 
 // reach tries a required upstream that has no probers through the whole path until
-// it has been reached once, by a trial or by a session. It ends with ctx.
+// it has been reached once, by a trial or by a session. Where the server locks hosts
+// out for trials it makes no more than a prober would. It ends with ctx.
 func (u *Upstream) reach(ctx context.Context) {
-	for u.reached.Load() == nil && ctx.Err() == nil {
-		conn, err := u.connect(ctx, untold)
+	for counted := 0; u.reached.Load() == nil && ctx.Err() == nil && counted < maxGreetings; {
+		conn, err := u.attempt(ctx, &plan{upstream: u}, 1, untold)
+		if u.countsTrial(err) {
+			counted++
+		}
 		if err == nil {
 			if err = conn.protectAlone(ctx); err == nil {
 				_, err = conn.hear(hearTimeout)
@@ -367,6 +371,9 @@ func (u *Upstream) reach(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			u.notReached(err)
 			pause(ctx, reachInterval)
+		}
+		if counted == maxGreetings {
+			u.log.Warn("upstream not reached yet", "upstream", u.cfg.Name, "cause", enoughGreetings)
 		}
 	}
 }

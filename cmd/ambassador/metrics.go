@@ -49,7 +49,7 @@ func newMetrics(version string) *metrics {
 		opened:    newCounter("ambassador_sessions_opened_total", "Connections accepted.", "listener"),
 		ended:     newCounter("ambassador_sessions_total", "Sessions ended, by the stage they reached and the reason they ended for.", "listener", "upstream", "stage", "reason"),
 		duration:  newHistogram("ambassador_session_duration_seconds", "Time from accept to the end of a session, in seconds.", sessionBuckets(), "listener", "upstream"),
-		establish: newHistogram("ambassador_establish_seconds", "Time that a phase of connecting to the upstream took, where it went well, in seconds.", establishBuckets(), "upstream", "phase"),
+		establish: newHistogram("ambassador_establish_seconds", "Time that a phase of connecting to the upstream took, where it went well and was not a health probe's, in seconds; total is that of a session.", establishBuckets(), "upstream", "phase"),
 		attempts:  newCounter("ambassador_attempts_total", "Attempts to connect to the upstream, health probes not among them, by how they went; ok is success.", "upstream", "reason"),
 		reloads:   newCounter("ambassador_reloads_total", "Reloads of the configuration.", "result"),
 		spares:    newCounter("ambassador_preconnect_total", "Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.", "upstream", "result"),

@@ -141,7 +141,7 @@ ambassador_bytes_total counter
   listener: postgres smtp
   upstream: orders_db mail
 ambassador_establish_seconds histogram
-  Time that a phase of connecting to the upstream took, where it went well, in seconds.
+  Time that a phase of connecting to the upstream took, where it went well and was not a health probe's, in seconds; total is that of a session.
   phase: dial dns starttls tls total
   upstream: orders_db
 ambassador_identity_not_after_timestamp_seconds gauge

@@ -47,7 +47,7 @@ const (
 )
 
 func mysql() Protocol {
-	return Protocol{Name: mysqlName, NeedsClient: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
+	return Protocol{Name: mysqlName, NeedsClient: true, CountsTrials: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
 }
 
 // mysqlDialogue is one connection's. All packets of both sides share one

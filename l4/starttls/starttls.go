@@ -19,6 +19,11 @@ type Protocol struct {
 	// not for another client, and no other address can take its place.
 	NeedsClient bool
 
+	// CountsTrials says that to the server a connection that ends after its
+	// greeting and before a login is a failed client, and that it locks a host out
+	// for too many of them in a row.
+	CountsTrials bool
+
 	// Upgrade asks the server to begin TLS. It runs on a fresh connection, before
 	// TLS, without a client byte. After nil, unless NeedsClient, the next byte
 	// either way is TLS's. Errors: *RefusedError, *SideError of Upstream.
