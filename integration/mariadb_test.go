@@ -233,7 +233,7 @@ func (m mariadbThrough) wantsTLS(t *testing.T) {
 	if _, stderr, err := try(cmd); err == nil || !strings.Contains(stderr, "SSL is required") {
 		t.Errorf("%v, %q; want the client's own refusal", err, stderr)
 	}
-	m.a.await(`"stage":"dialogue","reason":"probe","cause":"[^"]*--skip-ssl`)
+	m.a.await(`"stage":"dialogue","reason":"closed","cause":"[^"]*--skip-ssl`)
 }
 
 // unixSocket: the listener that a client trusts with its password itself.

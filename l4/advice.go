@@ -15,7 +15,7 @@ var advice = []advised{
 	{ReasonOK, "Nothing is to be done: the attempt went well."},
 	{ReasonClosed, "Nothing is to be done: both sides ended in good order; if it came too early, ask the side that closed first."},
 	{ReasonDownstreamReset, "The client cut the connection: look into its own log, its timeouts and its pool's settings for why."},
-	{ReasonUpstreamReset, "The upstream, or a firewall between, cut the connection: look into the server's log at that time, and let timeouts.idle of the listener be shorter than what anybody between allows for silence."},
+	{ReasonUpstreamReset, "The upstream, or a firewall between, cut the connection: look into the server's log at that time, and let timeouts.idle of the listener be shorter than what anybody between allows for silence; MariaDB ends so where the client closed first."},
 	{ReasonDownstreamLost, "The client's host stopped answering keepalives for about 6 minutes: check that it is up and that no firewall between forgets silent connections."},
 	{ReasonUpstreamLost, "The upstream's host stopped answering keepalives for about 6 minutes: check that it is up and that no firewall between forgets silent connections."},
 	{ReasonIdle, "No byte moved for the listener's timeouts.idle: raise it (0s: none), or let the application keep idle connections for a shorter time."},

@@ -233,7 +233,7 @@ func TestHostileClients(t *testing.T) {
 		{"silent", func(*net.TCPConn) {}, ReasonHandshakeTimeout, ""},
 		{"half a packet", func(c *net.TCPConn) { io.WriteString(c, mysqlReply[:20]) }, ReasonHandshakeTimeout, ""},
 		{"a MiB", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x01"+strings.Repeat("x", 1<<20)) }, ReasonBadGreeting, "#08S01ambassador: mysql: the client sent"},
-		{"only looks", func(c *net.TCPConn) { c.Close() }, ReasonProbe, ""},
+		{"only hears the greeting", func(c *net.TCPConn) { c.Close() }, ReasonClosed, ""},
 	} {
 		heard := make(chan Reason, 9)
 		cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
@@ -252,7 +252,7 @@ func TestHostileClients(t *testing.T) {
 		if r := f.record(); r.Reason != tt.reason {
 			t.Errorf("%s: record %+v", tt.name, r)
 		}
-		if tt.reason != ReasonClosed && len(heard) > 0 {
+		if tt.name != "single bytes" && len(heard) > 0 {
 			t.Errorf("%s: the attempt settled as %s, want nothing of it", tt.name, <-heard)
 		}
 	}
@@ -309,5 +309,20 @@ func TestHostileServers(t *testing.T) {
 		if r := f.record(); r.Stage != StageStartTLS || r.Reason != tt.reason || !strings.Contains(r.Cause, tt.cause) {
 			t.Errorf("%s: record %+v", tt.name, r)
 		}
+	}
+}
+
+// A client that has read the replayed greeting and leaves is no probe: it got
+// something.
+func TestClientThatOnlyReadsTheGreeting(t *testing.T) {
+	f := serve(t, Options{}, starttlsUpstream(t, "pop3", func(cfg *tls.Config) string {
+		return starttlsBackend(t, "+OK hello\r\n", len("STLS\r\n"), "+OK\r\n", cfg, func(s *tls.Conn) { io.Copy(io.Discard, s); s.CloseWrite() })
+	}))
+	c := f.client(0)
+	hear(t, c, "+OK hello\r\n")
+	c.CloseWrite()
+	io.Copy(io.Discard, c)
+	if r := f.record(); r.Reason != ReasonClosed || r.FirstClose != "downstream" || r.BytesDown != 11 || r.Stage != StageRelay {
+		t.Errorf("record: %+v", r)
 	}
 }

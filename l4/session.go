@@ -278,6 +278,9 @@ func (s *session) close(end *Error) {
 	s.mu.Lock()
 	r := &s.rec
 	r.Stage, r.Reason = end.Stage, end.Reason
+	if end.Reason == ReasonProbe && r.BytesUp+r.BytesDown > 0 { // in a dialogue, a greeting perhaps
+		r.Reason = ReasonClosed
+	}
 	r.Duration = Seconds(time.Since(s.start))
 	if end.Err != nil {
 		r.Cause = end.Err.Error()

@@ -142,7 +142,7 @@ func parseLevel(s string) (slog.Level, error) {
 // session writes the one line of a session. In JSON it does without the handler,
 // whose generality costs a busy process more than anything else in the log.
 func (l *logging) session(r *l4.Record) {
-	level := sessionLevel(r.Reason)
+	level := recordLevel(r)
 	if l.asText.Load() {
 		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)
 		return
@@ -198,6 +198,16 @@ func appendString(b []byte, s string) []byte {
 		}
 	}
 	return append(append(append(b, '"'), s...), '"')
+}
+
+// recordLevel is the level of a session's line. A server that resets what its client
+// has ended is no trouble: one that closes without waiting for close_notify, as
+// MariaDB does at the end of every session, answers it so.
+func recordLevel(r *l4.Record) slog.Level {
+	if r.Reason == l4.ReasonUpstreamReset && r.FirstClose == "downstream" {
+		return slog.LevelInfo
+	}
+	return sessionLevel(r.Reason)
 }
 
 // sessionLevel is info for what is normal, warn for trouble with others and for

@@ -35,6 +35,17 @@ func TestSessionLevel(t *testing.T) {
 	}
 }
 
+func TestResetAfterTheClientsEndIsNoTrouble(t *testing.T) {
+	for first, want := range map[string]slog.Level{"": slog.LevelWarn, "upstream": slog.LevelWarn, "downstream": slog.LevelInfo} {
+		if got := recordLevel(&l4.Record{Reason: l4.ReasonUpstreamReset, FirstClose: first}); got != want {
+			t.Errorf("first_close %q: level %v, want %v", first, got, want)
+		}
+		if got := recordLevel(&l4.Record{Reason: l4.ReasonUpstreamLost, FirstClose: first}); got != slog.LevelWarn {
+			t.Errorf("lost, first_close %q: level %v", first, got)
+		}
+	}
+}
+
 func someRecord() *l4.Record {
 	return &l4.Record{ID: "AB-1", Start: noon(), Listener: "front", Client: "127.0.0.1:40000", Upstream: "db", Stage: l4.StageRelay,
 		Reason: l4.ReasonClosed, BytesUp: 3, Establish: l4.Seconds(1500 * time.Microsecond), Duration: l4.Seconds(90 * time.Second)}
