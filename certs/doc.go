@@ -4,7 +4,8 @@
 // issuer: one that comes by itself (package files watches files, package spiffe
 // an agent), or one that a Renewer asks in time (package step). An Originator
 // turns a ClientPolicy, which names a Source, into TLS configurations for
-// connections that we begin.
+// connections that we begin; a Terminator does it with a ServerPolicy, for those
+// that others begin with us.
 //
 // # Promised
 //
@@ -16,6 +17,7 @@
 //     chain, revocation lists, then name or principals.
 //   - A session is resumed only with the address, the policy and the generation
 //     that it was begun with.
+//   - Keys of session tickets are never older than 12 hours, nor than the generation.
 //   - The roots of a SPIFFE trust domain vouch for that domain's IDs alone, where
 //     the issuer tells domains apart.
 //   - The common name (CN) of a certificate is never read.

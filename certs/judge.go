@@ -27,9 +27,42 @@ func (e *PeerError) Error() string { return e.text }
 // Unwrap returns Err.
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// judge decides whether a server is the one we want. It is immutable, but for what
+// peer is whom a judge judges.
+type peer string
+
+const (
+	theServer peer = "" // which a client of ours talks to
+	theClient peer = "client"
+)
+
+// String is the peer in a message.
+func (p peer) String() string {
+	if p == theServer {
+		return "server"
+	}
+	return string(p)
+}
+
+// usage is the extended key usage that the peer's certificate needs, and its name.
+func (p peer) usage() (x509.ExtKeyUsage, string) {
+	if p == theServer {
+		return x509.ExtKeyUsageServerAuth, "serverAuth"
+	}
+	return x509.ExtKeyUsageClientAuth, "clientAuth"
+}
+
+// rootsKey is where the configuration has the roots that verify the peer.
+func (p peer) rootsKey() string {
+	if p == theServer {
+		return "tls.ca (--ca)"
+	}
+	return "tls.ca of the listener"
+}
+
+// judge decides whether a peer is the one we want. It is immutable, but for what
 // it remembers.
 type judge struct {
+	peer       peer
 	name       string // of the host; not looked at with principals
 	principals Principals
 	roots      *x509.CertPool            // nil: the system's
@@ -52,7 +85,7 @@ func (j *judge) verify(peer []*x509.Certificate, now time.Time) error {
 // CA would vouch for, the dates included (as in RFC 7671, 5.1).
 func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 	if len(peer) == 0 {
-		return &PeerError{text: "the server sent no certificate"}
+		return &PeerError{text: fmt.Sprintf("the %s sent no certificate", j.peer)}
 	}
 	leaf := peer[0]
 	pinned, chained := j.principals.split()
@@ -60,7 +93,7 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 		return nil
 	}
 	if len(pinned) > 0 && len(chained) == 0 {
-		return &PeerError{"the server's key is none of those pinned in principals; its certificate is for " + listed(names(leaf)), ErrPrincipal}
+		return &PeerError{fmt.Sprintf("the %s's key is none of those pinned in principals; its certificate is for %s", j.peer, listed(names(leaf))), ErrPrincipal}
 	}
 	domain, roots, err := j.vouching(leaf, chained)
 	if err == nil {
@@ -76,10 +109,24 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 		chained = chained.ofSPIFFE()
 	}
 	if _, ok := chained.MatchCertificate(leaf); !ok {
-		return &PeerError{fmt.Sprintf("the server's certificate is for %s, but principals wants %s%s",
-			listed(names(leaf)), j.principals, twoURIs(leaf)), ErrPrincipal}
+		return &PeerError{fmt.Sprintf("the %s's certificate is for %s, but principals wants %s%s",
+			j.peer, listed(names(leaf)), j.principals, twoURIs(leaf)), ErrPrincipal}
 	}
 	return nil
+}
+
+// proved names the peer whose leaf was accepted: by the first of principals that
+// it proves, in the order in which judge asks.
+func (j *judge) proved(leaf *x509.Certificate) string {
+	pinned, chained := j.principals.split()
+	if p, ok := pinned.MatchCertificate(leaf); ok {
+		return p.text
+	}
+	if domain, _, _ := j.vouching(leaf, chained); domain != "" {
+		chained = chained.ofSPIFFE()
+	}
+	p, _ := chained.MatchCertificate(leaf)
+	return p.proof(leaf)
 }
 
 func twoURIs(leaf *x509.Certificate) string {
@@ -100,14 +147,14 @@ func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain str
 	roots, ok := j.domains[id]
 	switch {
 	case !ok:
-		return "", nil, &PeerError{text: fmt.Sprintf("the server's certificate is for %s, and we have no roots of that trust domain; federate with it", listed(names(leaf)))}
+		return "", nil, &PeerError{text: fmt.Sprintf("the %s's certificate is for %s, and we have no roots of that trust domain; federate with it", j.peer, listed(names(leaf)))}
 	case roots == j.roots:
 		return "", roots, nil
 	}
 	return id, roots, nil
 }
 
-// chain verifies the leaf up to one of the roots, as a server's. What it has
+// chain verifies the leaf up to one of the roots, as the peer's. What it has
 // verified before it need not verify again: revocation is looked at every time.
 func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
 	if j.verified == nil {
@@ -127,8 +174,9 @@ func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 
 // build makes the chains from the leaf to the roots, none of which is revoked.
 func (j *judge) build(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
+	usage, _ := j.peer.usage()
 	opts := x509.VerifyOptions{Roots: roots, CurrentTime: now, Intermediates: x509.NewCertPool(),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		KeyUsages: []x509.ExtKeyUsage{usage}}
 	for _, c := range peer[1:] {
 		opts.Intermediates.AddCert(c)
 	}
@@ -146,23 +194,23 @@ func (j *judge) explain(leaf *x509.Certificate, now time.Time, err error) error 
 		unknown x509.UnknownAuthorityError
 		system  x509.SystemRootsError
 	)
-	text := "the server's certificate cannot be verified: " + err.Error()
+	text := fmt.Sprintf("the %s's certificate cannot be verified: %v", j.peer, err)
 	switch {
 	case Validity(leaf, now) != nil:
-		text = fmt.Sprintf("the server's certificate (%s): %v", listed(names(leaf)), Validity(leaf, now))
+		text = fmt.Sprintf("the %s's certificate (%s): %v", j.peer, listed(names(leaf)), Validity(leaf, now))
 	case errors.As(err, &invalid):
-		text = explainInvalid(leaf, now, invalid)
+		text = j.explainInvalid(leaf, now, invalid)
 	case errors.As(err, &unknown):
-		text = fmt.Sprintf("no root that we trust (%s) vouches for the server's certificate, which was issued by %q; "+
-			"set tls.ca (--ca) to that CA's certificate, or let the server send its whole chain", j.whose, short(leaf.Issuer.String()))
+		text = fmt.Sprintf("no root that we trust (%s) vouches for the %s's certificate, which was issued by %q; "+
+			"set %s to that CA's certificate, or let the %s send its whole chain", j.whose, j.peer, short(leaf.Issuer.String()), j.peer.rootsKey(), j.peer)
 	case errors.As(err, &system):
-		text = fmt.Sprintf("the system has no roots (%v); set tls.ca (--ca)", system)
+		text = fmt.Sprintf("the system has no roots (%v); set %s", system, j.peer.rootsKey())
 	}
 	return &PeerError{text, err}
 }
 
-func explainInvalid(leaf *x509.Certificate, now time.Time, invalid x509.CertificateInvalidError) string {
-	whose := "the server's certificate"
+func (j *judge) explainInvalid(leaf *x509.Certificate, now time.Time, invalid x509.CertificateInvalidError) string {
+	whose := fmt.Sprintf("the %s's certificate", j.peer)
 	if invalid.Cert != nil && !invalid.Cert.Equal(leaf) {
 		whose = fmt.Sprintf("the CA certificate %q", short(invalid.Cert.Subject.String()))
 	}
@@ -172,7 +220,8 @@ func explainInvalid(leaf *x509.Certificate, now time.Time, invalid x509.Certific
 			return whose + ": " + err.Error()
 		}
 	case x509.IncompatibleUsage:
-		return "the server's certificate is not one for servers: its extended key usage, or that of a CA above it, lacks serverAuth"
+		_, usage := j.peer.usage()
+		return fmt.Sprintf("the %s's certificate is not one for %ss: its extended key usage, or that of a CA above it, lacks %s", j.peer, j.peer, usage)
 	case x509.NotAuthorizedToSign:
 		return whose + " is not that of a CA, but has signed another"
 	}

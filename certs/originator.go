@@ -95,7 +95,7 @@ func (o *Originator) Config(host, address string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots, err := o.policy.trusted(snap)
+	roots, err := trustedBy(snap, o.policy.Roots, o.policy.SystemRoots)
 	if err != nil {
 		return nil, err
 	}
@@ -122,16 +122,18 @@ type trust struct {
 	roots      *Roots       // nil: the system's
 	whose      string       // in words
 	revoked    *Revocations // the identity's, whosever the roots are; may be nil
-	generation uint64       // of ClientPolicy.Roots; 0 without
+	generation uint64       // of the Source of roots; 0 without
 }
 
-// trusted are the roots now, those of the identity being in snap.
-func (p *ClientPolicy) trusted(snap *Snapshot) (trust, error) {
+// trustedBy are the roots that verify the other side now: the system's if they are
+// asked for, else those of given, else those of the identity, which are in snap,
+// else none, which is the system's.
+func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 	t := trust{whose: "the system's", revoked: snap.Roots.revoked()}
 	switch {
-	case p.SystemRoots:
-	case p.Roots != nil:
-		roots, err := p.Roots.Current()
+	case system:
+	case given != nil:
+		roots, err := given.Current()
 		if err != nil {
 			return trust{}, err
 		}

@@ -233,6 +233,40 @@ func (p Principal) matchDNS(san string) bool {
 	return wild && ok && madeOf(label, dnsLetters)
 }
 
+// proof is the name in the leaf that proves the principal, in the form of a
+// principal; empty if the leaf does not prove it, or has no name.
+func (p Principal) proof(leaf *x509.Certificate) string {
+	switch p.kind {
+	case kindSPKI:
+		return p.text
+	case kindAny:
+		return anyName(leaf)
+	}
+	for _, name := range names(leaf) {
+		kind, rest, _ := strings.Cut(name, ":")
+		ip, err := netip.ParseAddr(rest)
+		switch {
+		case p.kind == kindSPIFFE && kind == "spiffe",
+			p.kind == kindDNS && kind == "dns" && p.matchDNS(rest),
+			p.kind == kindIP && kind == "ip" && err == nil && ip.Unmap() == p.ip:
+			return name
+		}
+	}
+	return ""
+}
+
+// anyName is the first name of the leaf. Of two URIs neither is proved.
+func anyName(leaf *x509.Certificate) string {
+	all := names(leaf)
+	if len(leaf.URIs) > 1 {
+		all = all[len(leaf.URIs):]
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return short(all[0])
+}
+
 func (p Principal) matchIP(san net.IP) bool {
 	ip, ok := netip.AddrFromSlice(san)
 	return ok && ip.Unmap() == p.ip
