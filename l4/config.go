@@ -28,6 +28,8 @@ type ListenerConfig struct {
 	Socket  SocketConfig
 	// UnsafePlaintextListen allows plaintext on an address that is not loopback.
 	UnsafePlaintextListen bool
+	// TLS ends the TLS of clients. Nil: they speak plaintext.
+	TLS *ServerTLS
 	// Upstream is the Name of one of Config.Upstreams.
 	Upstream string
 	Timeouts Timeouts

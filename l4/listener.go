@@ -143,7 +143,7 @@ func (l *listener) reguard(cfg ListenerConfig) (undo func(), err error) {
 // checkPlaintext refuses a plaintext socket that others than this host reach.
 func checkPlaintext(addr net.Addr, cfg ListenerConfig) error {
 	tcp, ok := addr.(*net.TCPAddr)
-	if !ok || cfg.UnsafePlaintextListen || tcp.IP.IsLoopback() {
+	if !ok || cfg.TLS != nil || cfg.UnsafePlaintextListen || tcp.IP.IsLoopback() {
 		return nil
 	}
 	return fmt.Errorf("listen %s: plaintext on an address that others can reach; listen on 127.0.0.1 or a unix socket, or set unsafe_plaintext_listen: true", addr)

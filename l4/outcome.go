@@ -53,8 +53,10 @@ const (
 	ReasonKilled              Reason = "killed"
 	ReasonLimit               Reason = "limit"
 	ReasonLocalExhausted      Reason = "local_exhausted"
+	ReasonDenied              Reason = "denied"
 	ReasonBadGreeting         Reason = "bad_greeting"
 	ReasonHandshakeTimeout    Reason = "handshake_timeout"
+	ReasonDownstreamTLS       Reason = "downstream_tls"
 	ReasonNoIdentity          Reason = "no_identity"
 	ReasonNoEndpoint          Reason = "no_endpoint"
 	ReasonBreakerOpen         Reason = "breaker_open"
@@ -239,6 +241,23 @@ func dialogueReason(err error) Reason {
 		return ReasonDownstreamReset
 	}
 	return ReasonDownstreamLost
+}
+
+// handshakeReason names the end of a client's TLS handshake; heard says that it has
+// sent a byte.
+func handshakeReason(err error, heard bool) Reason {
+	var notReady *notReadyError
+	switch {
+	case errors.As(err, &notReady):
+		return ReasonNoIdentity
+	case isTimeout(err):
+		return ReasonHandshakeTimeout
+	case isEOF(err) && !heard:
+		return ReasonProbe
+	case isReset(err):
+		return ReasonDownstreamReset
+	}
+	return ReasonDownstreamTLS
 }
 
 // relayReason names how a relay ended, and gives what was seen.

@@ -94,6 +94,28 @@ func TestDialogueReason(t *testing.T) {
 	}
 }
 
+func TestHandshakeReason(t *testing.T) {
+	for _, tt := range []struct {
+		err   error
+		heard bool
+		want  Reason
+	}{
+		{&notReadyError{errors.New("expired")}, true, ReasonNoIdentity},
+		{context.DeadlineExceeded, true, ReasonHandshakeTimeout},
+		{io.EOF, false, ReasonProbe},
+		{io.EOF, true, ReasonDownstreamTLS},
+		{sys("read", syscall.ECONNRESET), true, ReasonDownstreamReset},
+		{sys("write", syscall.EPIPE), true, ReasonDownstreamReset},
+		{alertError, true, ReasonDownstreamTLS},
+		{tls.RecordHeaderError{Msg: "x"}, true, ReasonDownstreamTLS},
+		{&tls.CertificateVerificationError{Err: errors.New("x")}, true, ReasonDownstreamTLS},
+	} {
+		if got := handshakeReason(tt.err, tt.heard); got != tt.want {
+			t.Errorf("handshakeReason(%v, %v) = %s, want %s", tt.err, tt.heard, got, tt.want)
+		}
+	}
+}
+
 func TestRelayReasonAndSettle(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

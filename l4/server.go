@@ -32,16 +32,17 @@ type Options struct {
 // Server accepts connections, makes sessions of them, and knows them all.
 type Server struct {
 	// Static after construction.
-	opts    Options
-	log     *slog.Logger
-	ctx     context.Context // parent of all work; cancelled when Shutdown is over
-	cancel  context.CancelFunc
-	engine  *relay.Engine
-	prefix  string // of session ids
-	runners runners
-	recent  recent
-	seq     atomic.Uint64  // of the last session
-	loops   sync.WaitGroup // accept loops and upstreams
+	opts     Options
+	log      *slog.Logger
+	ctx      context.Context // parent of all work; cancelled when Shutdown is over
+	cancel   context.CancelFunc
+	engine   *relay.Engine
+	prefix   string // of session ids
+	runners  runners
+	greeters *greeters
+	recent   recent
+	seq      atomic.Uint64  // of the last session
+	loops    sync.WaitGroup // accept loops and upstreams
 
 	applying sync.Mutex // held by Apply and while listeners are being closed
 
@@ -81,7 +82,7 @@ func New(ctx context.Context, o Options) *Server {
 			return given(ctx, network, address)
 		}
 	}
-	s := &Server{opts: o, log: o.Log, engine: engine, prefix: rand.Text()[:4] + "-",
+	s := &Server{opts: o, log: o.Log, engine: engine, greeters: newGreeters(), prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, s.end)

@@ -25,6 +25,7 @@ type session struct {
 	start  time.Time
 
 	downstream net.Conn // owned by run until the relay takes it; nil from then on
+	greeted    *greeted // of downstream, and owned as it is; nil where the listener has no greeting
 
 	slot bool // guarded by Server.mu; it counts for limits.connections
 
@@ -66,7 +67,7 @@ func (s *session) establish(ctx context.Context) error {
 	if err := s.admit(); err != nil {
 		return err
 	}
-	if err := s.greet(); err != nil {
+	if err := s.greet(ctx); err != nil {
 		return err
 	}
 	upstream := s.routeTo()
@@ -92,13 +93,6 @@ func (s *session) admit() error {
 			Err: fmt.Errorf("%d sessions are open, and limits.connections is %d", limit, limit)}
 	}
 	return s.enter()
-}
-
-// greet learns from the client what it wants before anything is dialled. A
-// plain listener needs nothing: the server may be the one who speaks first.
-func (s *session) greet() error {
-	s.at(StageGreet)
-	return nil
 }
 
 // routeTo chooses the upstream: the listener's.
@@ -131,8 +125,8 @@ const answerTimeout = time.Second
 // is best effort, and the record has it anyway.
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *Error) {
 	defer boundIO(ctx, answerTimeout, s.downstream)()
-	if err := protocol.Refuse(s.downstream, fmt.Errorf("%w (%s)", failure, failure.Reason)); err == nil {
-		closeAfterReading(s.downstream)
+	if err := protocol.Refuse(s.stream(), fmt.Errorf("%w (%s)", failure, failure.Reason)); err == nil {
+		closeAfterReading(s.stream())
 	}
 }
 
@@ -176,7 +170,7 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
 	s.at(StageDialogue)
 	unbound := boundIO(ctx, s.route.handshake(), s.downstream, conn)
-	out, err := part(s.downstream, conn)
+	out, err := part(s.stream(), conn)
 	s.note(func(r *Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
 	if err == nil {
@@ -201,8 +195,8 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 		return
 	}
 	defer boundIO(ctx, answerTimeout, s.downstream)()
-	if _, err := s.downstream.Write(text); err == nil {
-		closeAfterReading(s.downstream)
+	if _, err := s.stream().Write(text); err == nil {
+		closeAfterReading(s.stream())
 	}
 }
 
@@ -232,14 +226,14 @@ func (s *session) relay(conn *upstreamConn) error {
 	t := s.route.cfg.Timeouts
 	s.goal = conn.candidate.at
 	s.flow = s.server.engine.Start(relay.Config{
-		Downstream: relay.Plain(s.downstream, nil),
+		Downstream: s.leg(),
 		Upstream:   conn.leg(),
 		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
 		Settled:    conn.succeeded,
 		Done:       func(r relay.Result) { s.ended(conn, r) },
 	})
 	// What only establishing needed is not kept for the days a session may live.
-	s.cancel, s.downstream = nil, nil
+	s.cancel, s.downstream, s.greeted = nil, nil, nil
 	conn.handedOver()
 	return nil
 }
@@ -296,7 +290,7 @@ func (s *session) close(end *Error) {
 	rec := *r
 	s.mu.Unlock()
 	if !relayed {
-		closeDownstream(s.downstream, end.Reason)
+		s.closeDownstream(end.Reason)
 	}
 	s.leave()
 	s.server.forget(s, &rec)
@@ -305,12 +299,12 @@ func (s *session) close(end *Error) {
 // closeDownstream ends a session that never reached the relay. What the
 // ambassador decides is a reset, so that it never looks like a complete answer;
 // an ending that the client itself began is a plain close.
-func closeDownstream(c net.Conn, why Reason) {
+func (s *session) closeDownstream(why Reason) {
 	if why == ReasonClosed || why == ReasonProbe {
-		c.Close()
+		s.stream().Close()
 		return
 	}
-	reset(c)
+	reset(s.downstream)
 }
 
 // ending turns what establish returned into how the session ended. A session

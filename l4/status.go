@@ -165,7 +165,7 @@ type Readiness struct {
 }
 
 // Ready is true once every required upstream has been reached once, while its
-// identity is valid, until a drain. A later outage changes nothing: it is the
+// identity is valid, and that of every listener with TLS, until a drain. A later outage changes nothing: it is the
 // upstream's, and all who share it would be unready at once.
 func (s *Server) Ready() Readiness {
 	r := Readiness{Draining: s.isDraining()}
@@ -177,8 +177,25 @@ func (s *Server) Ready() Readiness {
 			r.Waiting = append(r.Waiting, u.waiting()...)
 		}
 	}
+	r.Waiting = append(r.Waiting, s.listenersWaiting()...)
 	r.Ready = len(r.Waiting) == 0
 	return r
+}
+
+// listenersWaiting says in words which listeners have no identity for their clients.
+func (s *Server) listenersWaiting() (out []string) {
+	s.mu.Lock()
+	listeners := s.cfg.Listeners
+	s.mu.Unlock()
+	for _, l := range listeners {
+		if l.TLS == nil || l.TLS.IdentityReady == nil {
+			continue
+		}
+		if err := l.TLS.IdentityReady(); err != nil {
+			out = append(out, fmt.Sprintf("listener %s: %s: %v", l.Name, ReasonNoIdentity, err))
+		}
+	}
+	return out
 }
 
 // waiting says in words what keeps the upstream from being ready.

@@ -13,6 +13,9 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interv
 // deadliner is what boundIO needs of a connection.
 type deadliner interface{ SetDeadline(time.Time) error }
 
+// past is a deadline that ends what waits.
+var past = time.Unix(1, 0)
+
 // boundIO bounds all reading and writing on the connections by d and by ctx.
 // The function it returns takes the bound away again; where the connections are
 // closed anyway it need not be called, only ctx cancelled.
@@ -27,7 +30,7 @@ func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound 
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(cut)
-		set(time.Unix(1, 0))
+		set(past)
 	})
 	return func() {
 		if !stop() {

@@ -1,0 +1,181 @@
+package l4
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+
+	"ambassador/l4/relay"
+)
+
+// ServerTLS is how a listener ends the TLS of its clients.
+type ServerTLS struct {
+	// Terminate is asked once for each client that has said hello. It may wait,
+	// bounded by the hello's context. Its error means that our side is not ready
+	// (ReasonNoIdentity).
+	Terminate func(*tls.ClientHelloInfo) (Termination, error)
+	// Denied says whether a handshake has failed because a client that has proved
+	// who it is may not come in (ReasonDenied). Nil: there is nobody like that.
+	Denied func(error) bool
+	// IdentityReady says why an identity cannot be used now. Nil: it always can.
+	IdentityReady func() error
+}
+
+// Termination is how the handshake with one client goes on.
+type Termination struct {
+	// Config is not modified.
+	Config *tls.Config
+	// Principal names a client that Config has accepted by the leaf that it has
+	// shown. Nil: clients show none.
+	Principal func(leaf *x509.Certificate) string
+}
+
+// greeted is what greeting has made of a client's connection. Owned by the
+// session's run until the relay takes it.
+type greeted struct {
+	tls       *tls.Conn        // nil: plaintext
+	transport *relay.Transport // below tls
+	principal string           // what the client has proved; empty without
+}
+
+// greet learns from the client what it wants before anything is dialled, in at
+// most timeouts.handshake. A plain listener needs nothing: the server may be the
+// one who speaks first.
+func (s *session) greet(ctx context.Context) error {
+	s.at(StageGreet)
+	if s.route.cfg.TLS == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.route.handshake())
+	defer cancel()
+	mayWait(ctx)
+	defer s.server.greeters.enter(s)()
+	s.greeted = &greeted{}
+	return s.terminate(ctx)
+}
+
+// terminate does the handshake of a TLS listener.
+func (s *session) terminate(ctx context.Context) error {
+	conn := &handshakeConn{Conn: s.downstream, ctx: ctx, turns: s.server.greeters.turns}
+	defer conn.yield()
+	transport := relay.NewTransport(conn)
+	var how Termination
+	client := tls.Server(transport, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		conn.yield() // Terminate may wait
+		var err error
+		if how, err = s.route.cfg.TLS.Terminate(hello); err != nil {
+			return nil, &notReadyError{err}
+		}
+		return how.Config, conn.turn()
+	}})
+	if err := client.HandshakeContext(ctx); err != nil {
+		if conn.spoke {
+			closeAfterReading(s.downstream) // a reset could take the alert away
+		}
+		return &Error{Stage: StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
+	}
+	transport.Conn = s.downstream // only the handshake needs turns
+	s.greeted.tls, s.greeted.transport = client, transport
+	if leaf := client.ConnectionState().PeerCertificates; how.Principal != nil && len(leaf) > 0 {
+		s.greeted.principal = how.Principal(leaf[0])
+		s.note(func(r *Record) { r.Principal = s.greeted.principal })
+	}
+	return nil
+}
+
+// reason names why the handshake on conn has failed.
+func (t *ServerTLS) reason(err error, conn *handshakeConn) Reason {
+	if t.Denied != nil && t.Denied(err) {
+		return ReasonDenied
+	}
+	return handshakeReason(err, conn.heard)
+}
+
+// explainHello says what a client that does not begin with TLS has sent.
+func explainHello(err error) error {
+	var header tls.RecordHeaderError
+	if !errors.As(err, &header) {
+		return err
+	}
+	what := "the listener has tls"
+	if header.RecordHeader == [5]byte{0, 0, 0, 8, 4} {
+		what = "that is how PostgreSQL asks for TLS"
+	}
+	return fmt.Errorf("the client does not begin with TLS, but with %q; %s: %w", header.RecordHeader[:], what, err)
+}
+
+// stream is where the client's own bytes are: within TLS where the listener has it.
+func (s *session) stream() net.Conn {
+	if g := s.greeted; g != nil && g.tls != nil {
+		return g.tls
+	}
+	return s.downstream
+}
+
+// leg is the client's connection for the relay, which owns it from then on.
+func (s *session) leg() relay.Leg {
+	if g := s.greeted; g != nil && g.tls != nil {
+		return relay.TLS(g.tls, g.transport, nil)
+	}
+	return relay.Plain(s.downstream, nil)
+}
+
+// handshakeConn is a client's connection during its handshake, which computes only
+// when it is its turn: see greeters. It is used by one goroutine, but for Close.
+type handshakeConn struct {
+	net.Conn
+	ctx   context.Context
+	turns chan struct{}
+	held  bool // it is our turn
+	heard bool // the client has sent a byte
+	spoke bool // we were the last to say something: if the handshake failed, an alert
+}
+
+// Read lets others have their turn until the client has said something.
+func (c *handshakeConn) Read(b []byte) (int, error) {
+	c.spoke = false
+	c.yield()
+	n, err := c.Conn.Read(b)
+	c.heard = c.heard || n > 0
+	if err != nil {
+		return n, err
+	}
+	return n, c.turn()
+}
+
+// Write is the connection's, which a client that reads nothing could only hold up
+// with more than a socket's buffer takes.
+func (c *handshakeConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.spoke = err == nil
+	return n, err
+}
+
+// Close ends what waits, for crypto/tls at the end of ctx. The connection stays
+// the session's, which knows whether to close or to reset it.
+func (c *handshakeConn) Close() error { return c.SetDeadline(past) }
+
+// turn waits for our turn, or for the end of ctx.
+func (c *handshakeConn) turn() error {
+	if c.held {
+		return nil
+	}
+	select {
+	case c.turns <- struct{}{}:
+		c.held = true
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+}
+
+// yield lets the next have its turn.
+func (c *handshakeConn) yield() {
+	if c.held {
+		<-c.turns
+		c.held = false
+	}
+}

@@ -1,0 +1,259 @@
+package l4
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var errStranger = errors.New("not one of the principals")
+
+// tlsListener is a server whose listener wants a certificate of pool, and denies
+// whoever is not localhost in it.
+func tlsListener(t *testing.T, upstream string) (Config, tls.Certificate, *x509.CertPool) {
+	cert, pool := selfSigned(t)
+	cfg := oneUpstream(upstream)
+	server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}
+	server.VerifyConnection = func(cs tls.ConnectionState) error {
+		if _, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
+		}
+		if cs.ServerName == "denied" {
+			return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: errStranger}
+		}
+		return nil
+	}
+	cfg.Listeners[0].TLS = &ServerTLS{
+		Terminate: func(*tls.ClientHelloInfo) (Termination, error) {
+			return Termination{server, func(leaf *x509.Certificate) string { return "dns:" + leaf.DNSNames[0] }}, nil
+		},
+		Denied: func(err error) bool { return errors.Is(err, errStranger) },
+	}
+	return cfg, cert, pool
+}
+
+func both(t *testing.T, test func(t *testing.T, version uint16)) {
+	for name, version := range map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) { test(t, version) })
+	}
+}
+
+// A TLS client's bytes, and its close_notify, go through; the record has its name.
+func TestTerminatedSession(t *testing.T) {
+	both(t, func(t *testing.T, version uint16) {
+		cfg, cert, pool := tlsListener(t, backend(t, echo))
+		f := serve(t, Options{}, cfg)
+		raw := f.client(0)
+		c := tls.Client(raw, &tls.Config{ServerName: "localhost", RootCAs: pool, Certificates: []tls.Certificate{cert}, MaxVersion: version})
+		ping(t, c)
+		c.CloseWrite()
+		raw.CloseWrite()
+		if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+			t.Errorf("after our end: %q, %v", rest, err)
+		}
+		r := f.record()
+		if r.Reason != ReasonClosed || r.Principal != "dns:localhost" || r.FirstClose != "downstream" || r.BytesUp != 5 || r.BytesDown != 5 || r.Truncated {
+			t.Errorf("record: %+v", r)
+		}
+	})
+}
+
+// The server may be the one who speaks first, and end first.
+func TestTerminatedSessionOfATalkativeServer(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, backend(t, func(c *net.TCPConn) { io.WriteString(c, "hello and goodbye") }))
+	f := serve(t, Options{}, cfg)
+	c := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
+	if text, err := io.ReadAll(c); string(text) != "hello and goodbye" || err != nil {
+		t.Errorf("read %q, %v", text, err)
+	}
+	c.Close()
+	if r := f.record(); r.Reason != ReasonClosed || r.FirstClose != "upstream" {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+// Without close_notify a client's end is a FIN all the same, and recorded.
+func TestTruncatedClient(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	f := serve(t, Options{}, cfg)
+	raw := f.client(0)
+	ping(t, tls.Client(raw, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
+	raw.CloseWrite()
+	io.Copy(io.Discard, raw)
+	if r := f.record(); r.Reason != ReasonClosed || !r.Truncated {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+// The specification of what becomes of clients that cannot come in, and of what
+// they see: the alert, or a reset where there was none.
+func TestRefusedTLSClients(t *testing.T) {
+	both(t, func(t *testing.T, version uint16) {
+		cfg, cert, _ := tlsListener(t, backend(t, echo))
+		stranger, _ := selfSigned(t)
+		f := serve(t, Options{}, cfg)
+		for _, tt := range []struct {
+			name   string
+			client *tls.Config
+			reason Reason
+			cause  string
+		}{
+			{"another CA", &tls.Config{Certificates: []tls.Certificate{stranger}}, ReasonDownstreamTLS, "certificate"},
+			{"no certificate", &tls.Config{}, ReasonDownstreamTLS, "didn't provide a certificate"},
+			{"another principal", &tls.Config{ServerName: "denied", Certificates: []tls.Certificate{cert}}, ReasonDenied, errStranger.Error()},
+			{"nothing in common", &tls.Config{Certificates: []tls.Certificate{cert}, CipherSuites: []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, MaxVersion: tls.VersionTLS12}, ReasonDownstreamTLS, "cipher"},
+		} {
+			tt.client.InsecureSkipVerify = true
+			if tt.client.MaxVersion == 0 {
+				tt.client.MaxVersion = version
+			}
+			c := tls.Client(f.client(0), tt.client)
+			io.WriteString(c, "early bytes")
+			if _, err := io.Copy(io.Discard, c); !isAlert(err) {
+				t.Errorf("%s: the client sees %v, want an alert", tt.name, err)
+			}
+			c.Close()
+			r := f.record()
+			if r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) || r.Attempts != 0 || r.Principal != "" || r.Upstream != "" {
+				t.Errorf("%s: record %+v", tt.name, r)
+			}
+		}
+	})
+}
+
+func TestClientsThatAreNoTLSClients(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg.Listeners[0].Timeouts.Handshake = 100 * time.Millisecond
+	f := serve(t, Options{}, cfg)
+	for _, tt := range []struct {
+		name   string
+		act    func(c *net.TCPConn)
+		reason Reason
+		cause  string
+	}{
+		{"plaintext", func(c *net.TCPConn) { io.WriteString(c, "GET / HTTP/1.1\r\n\r\n"); wantReset(t, c) }, ReasonDownstreamTLS, `but with "GET /"`},
+		{"SSLRequest", func(c *net.TCPConn) { io.WriteString(c, "\x00\x00\x00\x08\x04\xd2\x16\x2f"); wantReset(t, c) }, ReasonDownstreamTLS, "PostgreSQL asks for TLS"},
+		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, ReasonHandshakeTimeout, ""},
+		{"half of a hello", func(c *net.TCPConn) { io.WriteString(c, "\x16\x03\x01\x01\x00\x01"); wantReset(t, c) }, ReasonHandshakeTimeout, ""},
+		{"a knock", func(c *net.TCPConn) { c.CloseWrite(); io.Copy(io.Discard, c) }, ReasonProbe, ""},
+		{"a cut hello", func(c *net.TCPConn) {
+			io.WriteString(c, "\x16\x03\x01\x01\x00\x01")
+			c.CloseWrite()
+			wantReset(t, c)
+		}, ReasonDownstreamTLS, "EOF"},
+		{"a reset", func(c *net.TCPConn) { io.WriteString(c, "\x16"); c.SetLinger(0); c.Close() }, ReasonDownstreamReset, ""},
+		{"distrust", func(c *net.TCPConn) {
+			if err := tls.Client(c, &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}).Handshake(); err == nil {
+				t.Error("distrust: no error")
+			}
+		}, ReasonDownstreamTLS, "remote error"},
+	} {
+		tt.act(f.client(0))
+		if r := f.record(); r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) {
+			t.Errorf("%s: record %+v", tt.name, r)
+		}
+	}
+}
+
+// What fails behind the handshake is a reset, without a close_notify that would
+// make it look complete.
+func TestTerminatedSessionWithoutUpstream(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, refusedAddress(t))
+	cfg.Upstreams[0].Connect.Attempts = 1
+	f := serve(t, Options{}, cfg)
+	c := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
+	if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client sees %v, want a reset", err)
+	}
+	if r := f.record(); r.Reason != ReasonRefused || r.Principal != "dns:localhost" {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestListenerWithoutIdentity(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	none := errors.New("there is no certificate yet")
+	cfg.Listeners[0].TLS.Terminate = func(*tls.ClientHelloInfo) (Termination, error) { return Termination{}, none }
+	cfg.Listeners[0].TLS.IdentityReady = func() error { return none }
+	f := serve(t, Options{}, cfg)
+	if err := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true}).Handshake(); !isAlert(err) {
+		t.Errorf("the client sees %v", err)
+	}
+	if r := f.record(); r.Reason != ReasonNoIdentity || r.Stage != StageGreet || !strings.Contains(r.Cause, none.Error()) {
+		t.Errorf("record: %+v", r)
+	}
+	if got := f.Ready(); got.Ready || len(got.Waiting) != 1 || got.Waiting[0] != "listener in: no_identity: there is no certificate yet" {
+		t.Errorf("ready: %+v", got)
+	}
+}
+
+// TLS may be on any address; a reload that takes it away is refused.
+func TestTLSListensAnywhere(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg.Listeners[0].Address = "0.0.0.0:0"
+	f := serve(t, Options{}, cfg)
+	plain := cfg
+	plain.Listeners = []ListenerConfig{cfg.Listeners[0]}
+	plain.Listeners[0].TLS = nil
+	if err := f.Apply(plain); err == nil || !strings.Contains(err.Error(), "unsafe_plaintext_listen") {
+		t.Errorf("plaintext on every address: %v", err)
+	}
+}
+
+// Of too many that have not done their handshake the oldest goes, so that who
+// comes in earnest is served whatever crowd stands there.
+func TestCrowdOfHandshakesIsBounded(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	f := serve(t, Options{}, cfg)
+	f.greeters.most = 2
+	oldest := f.client(0)
+	f.until("the first session in greet", func() bool { return f.greeting() == 1 })
+	f.client(0)
+	f.until("two sessions in greet", func() bool { return f.greeting() == 2 })
+	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
+	wantReset(t, oldest)
+	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "handshakes" || r.Stage != StageGreet {
+		t.Errorf("record: %+v", r)
+	}
+	if n := f.greeting(); n != 1 {
+		t.Errorf("%d sessions in greet, want the silent one", n)
+	}
+}
+
+func (f *fixture) greeting() int {
+	f.greeters.mu.Lock()
+	defer f.greeters.mu.Unlock()
+	return f.greeters.all.Len()
+}
+
+// Who waits for its client takes nobody's turn; who has a hello to answer waits
+// for its own.
+func TestHandshakesTakeTurns(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg.Listeners[0].Timeouts.Handshake = time.Second
+	f := serve(t, Options{}, cfg)
+	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
+	for range 4 * cap(f.greeters.turns) {
+		f.client(0)
+	}
+	ping(t, tls.Client(f.client(0), client))
+	for range cap(f.greeters.turns) {
+		f.greeters.turns <- struct{}{}
+	}
+	if err := tls.Client(f.client(0), client).Handshake(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("while others have their turn: %v", err)
+	}
+	for range cap(f.greeters.turns) {
+		<-f.greeters.turns
+	}
+	ping(t, tls.Client(f.client(0), client))
+	if n := len(f.greeters.turns); n != 0 {
+		t.Errorf("%d turns are not given back", n)
+	}
+}

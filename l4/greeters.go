@@ -1,0 +1,56 @@
+package l4
+
+import (
+	"container/list"
+	"runtime"
+	"sync"
+)
+
+// greeters are the sessions whose client has not said yet what has to come before
+// a dial. They bound what a flood of clients can cost, whoever else the process
+// serves: their number bounds the memory, and turns the processor time.
+type greeters struct {
+	// turns has a place for each that may compute now: as many as there are
+	// processors. Thousands of handshakes would else stand before every relay that
+	// has something to move, and all of them be late; so each waits for its turn,
+	// in the order in which they came, and holds none while it waits for its client.
+	turns chan struct{}
+
+	most int // static after construction; bounds all
+
+	mu  sync.Mutex
+	all list.List // guarded by mu; of *session, the oldest first
+}
+
+// maxGreeters bounds the sessions in greet: at about 25 KiB each, half of which is
+// the goroutine's stack, they need 100 MiB.
+const maxGreeters = 4096
+
+// errCrowded ends the oldest of too many. Who comes in earnest has said all within
+// a second, while those that only hold a place grow old.
+var errCrowded = &stopError{ReasonLimit, "too many clients had not done their handshake, and this one had taken the longest"}
+
+func newGreeters() *greeters {
+	return &greeters{turns: make(chan struct{}, runtime.GOMAXPROCS(0)), most: maxGreeters}
+}
+
+// enter counts a session in until leave. If there are too many, the oldest is
+// stopped.
+func (g *greeters) enter(s *session) (leave func()) {
+	g.mu.Lock()
+	at := g.all.PushBack(s)
+	var oldest *session
+	if g.all.Len() > g.most {
+		oldest = g.all.Remove(g.all.Front()).(*session)
+	}
+	g.mu.Unlock()
+	if oldest != nil {
+		oldest.note(func(r *Record) { r.Limit = "handshakes" })
+		oldest.stop(errCrowded)
+	}
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.all.Remove(at) // nothing if it was the oldest
+	}
+}
