@@ -22,6 +22,7 @@ type record struct {
 	BytesDown  int64  `json:"bytes_down"`
 	FirstClose string `json:"first_close"`
 	Truncated  bool   `json:"truncated"`
+	Principal  string `json:"principal"`
 }
 
 // ending waits for the record of the client in the log, and checks that log,

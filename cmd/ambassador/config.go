@@ -16,7 +16,6 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"ambassador/certs"
 	"ambassador/certs/files"
 	"ambassador/certs/spiffe"
 	"ambassador/certs/step"
@@ -111,6 +110,7 @@ type ListenerSection struct {
 	Name, Listen          string
 	Socket                SocketSection
 	UnsafePlaintextListen bool
+	TLS                   *ListenerTLSSection // nil: plaintext
 	Upstream              string
 	Timeouts              TimeoutsSection
 	Limits                l4.ListenerLimits
@@ -245,10 +245,7 @@ func (t *TLSSection) fields() []field {
 		textField("identity", "The certificate that we show: one of identities. Default: none.", &t.Identity, nil),
 		textField("ca", "File of the roots that verify the server, which is watched, or system. Default: the identity's ca, else the system's.", &t.CA, nil),
 		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for. Default: the endpoint's host.", &t.ServerName, nil),
-		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, func(s string) error {
-			_, err := certs.ParsePrincipal(s)
-			return err
-		}),
+		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
 		listField("alpn", "Protocols offered by ALPN.", &t.ALPN, nil),
 		enumField("min_version", `Default "1.2"; less than that needs unsafe_min_version.`, &t.MinVersion, "1.0", "1.1", "1.2", "1.3"),
 		boolField("unsafe_skip_verify", "Accepts any server.", &t.UnsafeSkipVerify),
@@ -263,9 +260,10 @@ func (l *ListenerSection) fields() []field {
 			textField("mode", `Its permissions, in octal. Default "0600".`, &l.Socket.Mode, checkMode),
 			textField("owner", "Its owner: USER or USER:GROUP, names or numbers. Default: ours.", &l.Socket.Owner, checkOwner)}),
 		boolField("unsafe_plaintext_listen", "Allows plaintext on an address that others can reach.", &l.UnsafePlaintextListen),
+		l.tlsField(),
 		textField("upstream", "Where its sessions go: one of upstreams.", &l.Upstream, nil),
 		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
-			durationField("handshake", "How long we wait for the client's part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
+			durationField("handshake", "How long we wait for the client: for its TLS handshake, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
 			durationField("idle", "Ends a session that moved no byte either way for so long. Default 0s.", &l.Timeouts.Idle, 0),
 			durationField("half_close_idle", "The same once one side has ended. Default 0s.", &l.Timeouts.HalfCloseIdle, 0),
 			durationField("lifetime", "Bounds a session as a whole. Default 0s.", &l.Timeouts.Lifetime, 0)}),
@@ -405,6 +403,11 @@ func (f *File) paths() []*string {
 	for _, u := range f.Upstreams {
 		if u.TLS != nil && u.TLS.CA != "system" {
 			all = append(all, &u.TLS.CA)
+		}
+	}
+	for _, l := range f.Listeners {
+		if l.TLS != nil && l.TLS.CA != "system" {
+			all = append(all, &l.TLS.CA)
 		}
 	}
 	return all
@@ -550,8 +553,19 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	if d.at[path+".socket"] != nil && !isPath {
 		d.failAt(path+".socket", "only a listener on unix:/path has a socket file; remove socket")
 	}
+	if l.TLS != nil {
+		l.TLS.validate(d, path+".tls", f)
+		if l.UnsafePlaintextListen {
+			d.failAt(path+".unsafe_plaintext_listen", "the listener has tls, so nothing is plaintext; remove one of them")
+		}
+		return
+	}
 	if host, _, err := net.SplitHostPort(l.Listen); err == nil && !isPath && !l.UnsafePlaintextListen && host != "localhost" && !isLoopback(l.Listen) {
-		d.failAt(path+".listen", "plaintext on %s, which others can reach; listen on 127.0.0.1 or a unix socket, or set unsafe_plaintext_listen: true", l.Listen)
+		tls := ", give tls"
+		if d.flags {
+			tls = "" // forward has no flag for it
+		}
+		d.failAt(path+".listen", "plaintext on %s, which others can reach; listen on 127.0.0.1 or a unix socket%s, or set unsafe_plaintext_listen: true", l.Listen, tls)
 	}
 }
 
@@ -657,7 +671,7 @@ func checkListen(s string) error {
 		return nil
 	}
 	if host, _, err := net.SplitHostPort(s); err == nil && host == "" {
-		return fmt.Errorf("%q is every address of this host; write 127.0.0.1%s, or 0.0.0.0%s with unsafe_plaintext_listen", s, s, s)
+		return fmt.Errorf("%q is every address of this host; write 127.0.0.1%s, or 0.0.0.0%s with tls", s, s, s)
 	}
 	return checkHostPort(s)
 }

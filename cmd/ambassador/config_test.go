@@ -31,6 +31,12 @@ upstreams:
     endpoints: ["h:1"]
 `
 
+// listening is good on every address, with an identity and more of the listener.
+func listening(more string) string {
+	return strings.NewReplacer("127.0.0.1", "0.0.0.0", "upstream: u", "upstream: u, "+more).Replace(good) +
+		"identities: {me: {files: {cert: a, key: b}}}"
+}
+
 func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty file", "", "a.yaml:1:1: the file is empty"},
@@ -92,6 +98,19 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"unknown upstream", strings.Replace(good, "upstream: u", "upstream: v", 1), `a.yaml:1:50: listeners.l.upstream: there is no "v" in upstreams; there is u`},
 		{"unknown identity", good + "    tls: {identity: me}", `upstreams.u.tls.identity: there is no "me": the file has no identities`},
 		{"open plaintext", strings.Replace(good, "127.0.0.1", "0.0.0.0", 1), "or set unsafe_plaintext_listen: true"},
+		{"tls without anything", listening("tls: {}"), "listeners.l.tls: no certificate to show; give identity"},
+		{"tls without principals", listening("tls: {identity: me}"), "listeners.l.tls: clients must show a certificate, and nothing says whose; give principals ([any]"},
+		{"tls without roots", listening("tls: {identity: me, principals: [any]}"), "nothing verifies clients: give ca: FILE here, or files.ca of identity me"},
+		{"tls of nobody", listening("tls: {identity: you, client: none}"), `listeners.l.tls.identity: there is no "you" in identities; there is me`},
+		{"one of several", listening("tls: {identities: [me, you], client: none}"), `listeners.l.tls.identities: there is no "you"`},
+		{"one and several", listening("tls: {identity: me, identities: [me], client: none}"), "listeners.l.tls.identities: identity names the certificate"},
+		{"principals of none", listening("tls: {identity: me, client: none, principals: [any]}"), "listeners.l.tls.principals: clients show no certificate"},
+		{"roots of none", listening("tls: {identity: me, client: none, ca: x}"), "listeners.l.tls.ca: clients show no certificate"},
+		{"listener's principal", listening("tls: {identity: me, ca: x, principals: [db]}"), "listeners.l.tls.principals[0]: principal \"db\""},
+		{"old TLS", listening("tls: {identity: me, client: none, min_version: \"1.1\"}"), `"1.1" is none of 1.2, 1.3`},
+		{"tls and plaintext", listening("unsafe_plaintext_listen: true, tls: {identity: me, client: none}"), "the listener has tls, so nothing is plaintext"},
+		{"tls anywhere", listening("tls: {identity: me, ca: x, principals: [any]}"), ""},
+		{"tls for anybody", listening("tls: {identities: [me], client: none}"), ""},
 		{"every address", strings.Replace(good, "127.0.0.1", "", 1), "every address of this host"},
 		{"same address", good + "", ""},
 		{"socket of TCP", strings.Replace(good, "upstream: u", "upstream: u, socket: {mode: \"0600\"}", 1), "only a listener on unix:/path"},

@@ -27,6 +27,11 @@ func (f *File) rootFiles() (out []*IdentitySection) {
 			out = append(out, &IdentitySection{Name: ca, Files: files.Files{CA: ca}})
 		}
 	}
+	for _, l := range f.Listeners {
+		if ca := l.caFile(); ca != "" {
+			out = append(out, &IdentitySection{Name: ca, Files: files.Files{CA: ca}})
+		}
+	}
 	return out
 }
 
@@ -42,7 +47,11 @@ func (f *File) serverConfig(ids, roots identitySet) (cfg l4.Config, err error) {
 		cfg.Upstreams = append(cfg.Upstreams, up)
 	}
 	for _, l := range f.Listeners {
-		cfg.Listeners = append(cfg.Listeners, l.config())
+		listener, err := l.config(ids, roots)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Listeners = append(cfg.Listeners, listener)
 	}
 	return cfg, nil
 }
@@ -104,22 +113,16 @@ func (t *TLSSection) policy(ids identitySet) (p certs.ClientPolicy, err error) {
 	if t.Identity != "" {
 		p.Source = ids.source(t.Identity)
 	}
-	for _, s := range t.Principals {
-		principal, err := certs.ParsePrincipal(s)
-		if err != nil {
-			return p, err
-		}
-		p.Principals = append(p.Principals, principal)
-	}
-	return p, nil
+	p.Principals, err = parsePrincipals(t.Principals)
+	return p, err
 }
 
 func tlsVersions() map[string]uint16 {
 	return map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 }
 
-func (l *ListenerSection) config() l4.ListenerConfig {
-	cfg := l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
+func (l *ListenerSection) config(ids, roots identitySet) (cfg l4.ListenerConfig, err error) {
+	cfg = l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
 		Timeouts: l4.Timeouts{Handshake: l.Timeouts.Handshake, Idle: l.Timeouts.Idle, HalfCloseIdle: l.Timeouts.HalfCloseIdle, Lifetime: l.Timeouts.Lifetime}}
 	if mode, err := strconv.ParseUint(l.Socket.Mode, 8, 32); err == nil {
 		cfg.Socket.Mode = fs.FileMode(mode)
@@ -127,7 +130,10 @@ func (l *ListenerSection) config() l4.ListenerConfig {
 	if l.Socket.Owner != "" {
 		cfg.Socket.UID, cfg.Socket.GID, _ = lookupOwner(l.Socket.Owner) // checked when the file was read
 	}
-	return cfg
+	if l.TLS != nil {
+		cfg.TLS, err = l.TLS.server(ids, roots.source(l.caFile()))
+	}
+	return cfg, err
 }
 
 // lookupOwner reads USER or USER:GROUP, names or numbers.
@@ -239,6 +245,11 @@ func (f *File) problemsOf(ids, roots map[string]error) []Problem {
 	for _, u := range f.Upstreams {
 		if err := roots[u.caFile()]; err != nil {
 			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
+		}
+	}
+	for _, l := range f.Listeners {
+		if err := roots[l.caFile()]; err != nil {
+			problems = append(problems, f.problem("listeners."+l.Name+".tls.ca", err))
 		}
 	}
 	return append(problems, f.tokenProblems()...)

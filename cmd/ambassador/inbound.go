@@ -1,0 +1,141 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+
+	"go.yaml.in/yaml/v4"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// The keys that say what comes before a session at its listener.
+
+// ListenerTLSSection is a listener's tls.
+type ListenerTLSSection struct {
+	Identity, CA, Client, MinVersion string
+	Identities, Principals, ALPN     []string
+}
+
+// The values of a listener's tls.client.
+const (
+	clientRequired = "required"
+	clientNone     = "none"
+)
+
+// tlsField is a listener's tls.
+func (l *ListenerSection) tlsField() field {
+	t := &ListenerTLSSection{Client: clientRequired}
+	section := sectionField("tls", "Be a TLS server: clients speak TLS to us. Without this key they speak plaintext.", []field{
+		textField("identity", "The certificate that we show: one of identities.", &t.Identity, nil),
+		listField("identities", "Several, instead of identity: a client gets the one whose certificate is for the name that it asks for (SNI), else the first.", &t.Identities, nil),
+		enumField("client", "Whether clients must show a certificate. Default required.", &t.Client, clientRequired, clientNone),
+		listField("principals", "One of these a client must prove: spiffe://domain/path, dns:NAME, ip:ADDRESS, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
+		textField("ca", "File of the roots that verify clients, which is watched, or system. Default: the identity's ca.", &t.CA, nil),
+		listField("alpn", "Protocols that we speak by ALPN; who offers only others is refused. Default: none is spoken of.", &t.ALPN, nil),
+		enumField("min_version", `Default "1.2".`, &t.MinVersion, "1.2", "1.3")})
+	decode := section.decode
+	section.decode = func(d *decoder, n *yaml.Node, path string) {
+		l.TLS = t
+		decode(d, n, path)
+	}
+	return section
+}
+
+func checkPrincipal(s string) error {
+	_, err := certs.ParsePrincipal(s)
+	return err
+}
+
+// validate finds what no key by itself shows.
+func (t *ListenerTLSSection) validate(d *decoder, path string, f *File) {
+	has := func(key string) bool { return d.at[path+"."+key] != nil }
+	switch {
+	case has("identity") && has("identities"):
+		d.failAt(path+".identities", "identity names the certificate that we show already; remove one of them")
+	case t.Identity == "" && len(t.Identities) == 0:
+		d.failAt(path, "no certificate to show; give identity: NAME, one of identities")
+	}
+	for _, name := range t.names() {
+		if f.identity(name) == nil {
+			d.failAt(path+"."+t.namesKey(), "%s", unknownName(name, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+		}
+	}
+	switch {
+	case t.Client == clientNone && has("principals"):
+		d.failAt(path+".principals", "clients show no certificate with client: none, so principals have no meaning; remove one of them")
+	case t.Client == clientNone && has("ca"):
+		d.failAt(path+".ca", "clients show no certificate with client: none, so ca has no meaning; remove one of them")
+	case t.Client == clientNone:
+	case len(t.Principals) == 0:
+		d.failAt(path, "clients must show a certificate, and nothing says whose; give principals ([any] is whoever has one of the CA), or client: none")
+	case t.CA == "":
+		t.validateRoots(d, path, f)
+	}
+}
+
+// validateRoots wants roots for clients where the identity cannot bring them.
+func (t *ListenerTLSSection) validateRoots(d *decoder, path string, f *File) {
+	for _, name := range t.names() {
+		if id := f.identity(name); id != nil && id.Files.Cert != "" && id.Files.CA == "" {
+			d.failAt(path, "nothing verifies clients: give ca: FILE here, or files.ca of identity %s; system is every public CA, and has to be asked for", name)
+		}
+	}
+}
+
+// names are the identities.
+func (t *ListenerTLSSection) names() []string {
+	if t.Identity != "" {
+		return []string{t.Identity}
+	}
+	return t.Identities
+}
+
+func (t *ListenerTLSSection) namesKey() string {
+	if t.Identity != "" {
+		return "identity"
+	}
+	return "identities"
+}
+
+// caFile is the file of the roots that verify clients; empty if there is none.
+func (l *ListenerSection) caFile() string {
+	if l.TLS == nil || l.TLS.CA == "system" {
+		return ""
+	}
+	return l.TLS.CA
+}
+
+// server translates the section for l4. ids gives the source of an identity, roots
+// that of the file of ca.
+func (t *ListenerTLSSection) server(ids identitySet, roots *certs.Source) (*l4.ServerTLS, error) {
+	p := certs.ServerPolicy{Clients: t.Client == clientRequired, Roots: roots, SystemRoots: t.CA == "system", ALPN: t.ALPN, MinVersion: tlsVersions()[t.MinVersion]}
+	for _, name := range t.names() {
+		p.Sources = append(p.Sources, ids.source(name))
+	}
+	var err error
+	if p.Principals, err = parsePrincipals(t.Principals); err != nil {
+		return nil, err
+	}
+	terminator := certs.NewTerminator(p)
+	return &l4.ServerTLS{
+		Terminate: func(hello *tls.ClientHelloInfo) (l4.Termination, error) {
+			how, err := terminator.Terminate(hello)
+			return l4.Termination(how), err
+		},
+		Denied:        func(err error) bool { return errors.Is(err, certs.ErrPrincipal) },
+		IdentityReady: terminator.Ready,
+	}, nil
+}
+
+func parsePrincipals(all []string) (out certs.Principals, err error) {
+	for _, s := range all {
+		p, err := certs.ParsePrincipal(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
