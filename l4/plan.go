@@ -35,6 +35,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 		return p.single()
 	}
 	for {
+		unknown := p.upstream.unresolved() // asked first: what resolves meanwhile is found by the next look
 		if c, ok := p.pick(time.Now()); ok {
 			if p.last = c; p.tried == nil {
 				p.tried = p.few[:0]
@@ -42,7 +43,6 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 			p.tried = append(p.tried, c.at)
 			return c, nil
 		}
-		unknown := p.upstream.unresolved()
 		if len(unknown) == 0 {
 			break
 		}

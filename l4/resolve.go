@@ -235,14 +235,13 @@ func (u *Upstream) members() []member {
 	return nil
 }
 
-// unresolved lists the endpoints of which no address is known.
+// unresolved lists the endpoints of which there is no address to choose from.
 func (u *Upstream) unresolved() (out []*endpoint) {
+	members := u.members()
 	for _, e := range u.endpoints {
-		e.mu.Lock()
-		if len(e.members) == 0 {
+		if !slices.ContainsFunc(members, func(m member) bool { return m.endpoint == e }) {
 			out = append(out, e)
 		}
-		e.mu.Unlock()
 	}
 	return out
 }
