@@ -142,6 +142,11 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: up}}
 `, identity, upstream)
 }
 
+// patient lets sessions wait for a CA on a busy machine.
+func patient(file string) string {
+	return strings.Replace(file, "tls: {identity: me}", "tls: {identity: me}, connect: {timeout: 25s, attempt_timeout: 20s}", 1)
+}
+
 // takes is the configuration of a server that takes clients of those roots alone.
 func takes(server func() *tls.Certificate, roots ...*stepRoot) *tls.Config {
 	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return server(), nil },
@@ -156,7 +161,7 @@ func TestSleepsPastExpiry(t *testing.T) {
 	ca, own := newStepCA(t, root), root.server(t)
 	server := startServer(t, takes(func() *tls.Certificate { return own }, root), echo)
 	storage := filepath.Join(t.TempDir(), "me")
-	a := start(t, "run", "-c", writeFile(t, "a.yaml", stepFile(ca.identity(root, "me.test", 4*time.Second, storage), server.addr)))
+	a := start(t, "run", "-c", writeFile(t, "a.yaml", patient(stepFile(ca.identity(root, "me.test", 4*time.Second, storage), server.addr))))
 	a.await(`"msg":"upstream reached"`)
 	line(t, a.connect("front"), "awake")
 	for range 2 {
@@ -200,7 +205,7 @@ func TestRootIsRotated(t *testing.T) {
 	own.Store(old.server(t))
 	server := startServer(t, takes(own.Load, old, next), echo)
 	storage := filepath.Join(t.TempDir(), "me")
-	a := start(t, "run", "-c", writeFile(t, "a.yaml", stepFile(ca.identity(old, "me.test", 8*time.Second, storage), server.addr)))
+	a := start(t, "run", "-c", writeFile(t, "a.yaml", stepFile(ca.identity(old, "me.test", 20*time.Second, storage), server.addr)))
 	if _, code := a.ask("wait"); code != 0 {
 		t.Fatal("not ready")
 	}
