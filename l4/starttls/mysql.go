@@ -47,7 +47,7 @@ const (
 )
 
 func mysql() Protocol {
-	return Protocol{Name: mysqlName, NeedsClient: true, CountsTrials: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
+	return Protocol{Name: mysqlName, NeedsClient: true, CountsTrials: true, LogsIn: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
 }
 
 // mysqlDialogue is one connection's. All packets of both sides share one
@@ -71,7 +71,7 @@ func mysqlUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	d := &mysqlDialogue{greeting: greeting}
-	d.Dialogue = Dialogue{Begin: d.begin, Alone: mysqlAlone, Finish: d.finish, Refuse: d.refuse}
+	d.Dialogue = Dialogue{Begin: d.begin, Alone: mysqlAlone, LogIn: d.logIn, Finish: d.finish, Refuse: d.refuse}
 	return &d.Dialogue, nil
 }
 
@@ -285,13 +285,10 @@ func (l *leg) mysqlRest(head []byte) ([]byte, error) {
 	return packet, l.readRest(packet[4:])
 }
 
-// mysqlAlone asks for TLS with capabilities of our own: protocol 4.1, its kind
-// of authentication, plugins, packets of 16 MiB, utf8.
+// mysqlAlone asks for TLS with capabilities of our own.
 func mysqlAlone(upstream io.ReadWriter, _ string) error {
 	up := leg{side: Upstream, rw: upstream}
-	request := make([]byte, 4+mysqlHead)
-	copy(request, []byte{mysqlHead, 0, 0, 1, 0x00, 0x82 | mysqlSSL>>8, 0x08, 0x00, 0x00, 0x00, 0x00, 0x01, 33})
-	return up.say(request)
+	return up.say(mysqlFrame(1, mysqlOwnHead()))
 }
 
 // refuse is an ERR packet, with the SQLSTATE that a client of protocol 4.1

@@ -24,6 +24,9 @@ type Protocol struct {
 	// for too many of them in a row.
 	CountsTrials bool
 
+	// LogsIn says that a trial can log in: see Dialogue.LogIn.
+	LogsIn bool
+
 	// Upgrade asks the server to begin TLS. It runs on a fresh connection, before
 	// TLS, without a client byte. After nil, unless NeedsClient, the next byte
 	// either way is TLS's. Errors: *RefusedError, *SideError of Upstream.
@@ -56,6 +59,11 @@ type Dialogue struct {
 	// Alone is Begin for a trial, which has no client: serverName is whom the
 	// trial wants. Nil if Begin is. Errors: those of Upgrade.
 	Alone func(upstream io.ReadWriter, serverName string) error
+
+	// LogIn logs a trial in under TLS, after Alone, and takes leave, so that the
+	// server has seen a good client. Nil where Protocol.LogsIn is false. Errors:
+	// *RefusedError, whose server has given its verdict, and *SideError.
+	LogIn func(upstream io.ReadWriter, user, password string) error
 
 	// Confidential is for the caller to set before Finish: whether clients take
 	// their own leg for safe, as they do a unix socket. MySQL's then send the
