@@ -382,6 +382,15 @@ upstreams:
 			t.Errorf("the server says %q", got)
 		}
 	}
+	user := fmt.Sprintf("{interval: 50ms, idle_interval: 0s, user: someone, password_file: %s}", writeFile(t, "password", "secret"))
+	u := startCmd(t, here.in(binary, "run", "-c", config("user", "client", user)))
+	u.metric("ambassador_addresses{upstream=db,health=healthy}", 1)
+	during(3 * time.Second) // sixty logins
+	if got := heardFirst(t, dir+"/user"); len(got) < 5 || got[4] != 10 {
+		t.Errorf("after probes that log in the server greets with %q", got)
+	}
+	u.signal(os.Interrupt) // each of them makes the server forget those that failed
+	u.exit(patience)
 	for name, health := range map[string]string{"refused": "{interval: 50ms, idle_interval: 0s}", "unasked": "{interval: 0s}"} {
 		login() // and the server forgets those before
 		bad := startCmd(t, here.in(binary, "run", "-c", config(name, "client-other", health)))

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -54,5 +55,55 @@ func TestProbesLeaveNoErrors(t *testing.T) {
 				t.Errorf("the server complains: %s", m)
 			}
 		})
+	}
+}
+
+// TestProbesLogIn proves that with health.user a MySQL server is probed as any
+// other, and sees good clients only: MariaDB with a password, and what stands for
+// MySQL 8, which wants the password itself.
+func TestProbesLogIn(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	health := func(password string) string {
+		return fmt.Sprintf("health: {interval: 100ms, idle_interval: 0s, user: native, password_file: %s}", writeFile(t, "password", password))
+	}
+	db := newMariaDB(t, keys)
+	status := func(name string) (n int) {
+		t.Helper()
+		out := run(t, db.client("", "root", "-N", "-e", "show global status like '"+name+"'"))
+		if _, err := fmt.Sscanf(out, name+"\t%d", &n); err != nil {
+			t.Fatalf("%q: %v", out, err)
+		}
+		return n
+	}
+	aborted, from := status("Aborted_connects"), db.stderr.len()
+	a := start(t, "run", "-c", upstreamOf(t, keys, []string{db.addr()}, "starttls: mysql", health("secret\n")))
+	a.metric("ambassador_addresses{upstream=up,health=healthy}", 1)
+	before := status("Connections")
+	err := eventually(patience, func() error {
+		if n := status("Connections") - before; n < 40 { // every second is ours
+			return fmt.Errorf("%d connections", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n, clients := status("Aborted_connects")-aborted, status("Aborted_clients"); n != 0 || clients != 0 {
+		t.Errorf("the server counts %d clients that failed, and %d that left without a word", n, clients)
+	}
+	if log := db.stderr.String()[from:]; strings.Contains(log, "borted") {
+		t.Errorf("the server complains:\n%s", log)
+	}
+
+	wrong := start(t, "run", "-c", upstreamOf(t, keys, []string{db.addr()}, "starttls: mysql", health("wrong")))
+	wrong.await(`"msg":"health".*"to":"unhealthy".*refused the login of health.user: 1045`)
+	wrong.await(`"msg":"health".*"to":"unknown"`) // and its sessions are not kept from it for good
+
+	srv := startServer(t, nil, mysql8(keys.mtls(t)))
+	b := start(t, "run", "-c", upstreamOf(t, keys, []string{srv.addr}, "starttls: mysql", health("secret")))
+	b.metric("ambassador_addresses{upstream=up,health=healthy}", 1)
+	if err := srv.received("password secret", patience); err != nil {
+		t.Error(err)
 	}
 }

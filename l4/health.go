@@ -25,6 +25,10 @@ type HealthConfig struct {
 	// With one of them, and with Check, there is a probe every Interval, whatever
 	// sessions see.
 	Send, Expect string
+	// LogIn says as whom a probe logs in and quits, anew each time. Its error means
+	// that our side is not ready. Nil: probes do not log in. Only a protocol whose
+	// trials can has it (starttls.Protocol.LogsIn).
+	LogIn func() (user, password string, err error)
 	// Check asks something else of the address's host, beside the connection. It
 	// ends with ctx; its error is the cause of an unhealthy address. Nil: nothing.
 	Check func(ctx context.Context, host netip.Addr) error

@@ -220,6 +220,7 @@ func TestNewUpstreamNamesWhatIsWrong(t *testing.T) {
 		{UpstreamConfig{Name: "db", Endpoints: []EndpointConfig{{Address: "db.internal:0"}}}, "1 to 65535"},
 		{UpstreamConfig{Name: "db", StartTLS: "gopher", Endpoints: []EndpointConfig{{Address: "a:1"}}}, "starttls gopher"},
 		{UpstreamConfig{Name: "db", StartTLS: "mysql", Endpoints: []EndpointConfig{{Address: "a:1"}}}, "no TLS to start"},
+		{UpstreamConfig{Name: "db", Endpoints: []EndpointConfig{{Address: "a:1"}}, Health: HealthConfig{LogIn: func() (string, string, error) { return "", "", nil }}}, "health: no login"},
 		{UpstreamConfig{Name: "db", StartTLS: "xmpp", Endpoints: []EndpointConfig{{Address: "a:1"}}, Preconnect: PreconnectConfig{Connections: 1},
 			TLS: func(string, string) (*tls.Config, error) { return nil, nil }}, "preconnect: with starttls xmpp"},
 	} {

@@ -24,8 +24,9 @@ type prober struct {
 
 	// Owned by run.
 	seen      time.Time // the last answer, from whomever
-	mysql     bool      // the server greets as MySQL does, or is to by its starttls
-	greetings int       // probes that a MySQL server took for a client that failed, since the last session
+	mysql     bool      // the server greets as MySQL does, or is to by its starttls, and no probe logs in
+	greetings int       // probes that a MySQL server took for a client that failed, since the last good client
+	unready   string    // why no probe can log in, as the log has it
 }
 
 const (
@@ -130,6 +131,10 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 // is silent about a client that leaves after TLS without a byte.
 func (p *prober) walk(ctx context.Context) *Error {
 	u := p.upstream
+	logIn, err := p.login()
+	if err != nil {
+		return err
+	}
 	conn, err := u.attempt(ctx, &plan{upstream: u, only: p.address, probe: true}, 1, untold)
 	if u.countsTrial(err) {
 		p.greetings++
@@ -142,6 +147,9 @@ func (p *prober) walk(ctx context.Context) *Error {
 		return err
 	}
 	defer boundIO(ctx, u.cfg.Health.timeout(), conn)()
+	if logIn != nil {
+		return logIn(conn)
+	}
 	h := &u.cfg.Health
 	if h.Send != "" {
 		if _, err := conn.Write([]byte(h.Send)); err != nil {
@@ -159,6 +167,31 @@ func (p *prober) walk(ctx context.Context) *Error {
 		conn.succeeded()
 	}
 	return err
+}
+
+// login is how a probe logs in and quits; nil if it does not. The error is ours.
+func (p *prober) login() (func(*upstreamConn) *Error, *Error) {
+	u := p.upstream
+	if u.cfg.Health.LogIn == nil {
+		return nil, nil
+	}
+	user, password, err := u.cfg.Health.LogIn()
+	if err != nil {
+		if p.unready != err.Error() {
+			p.unready = err.Error()
+			p.address.log.Error("health: no probe can log in", "cause", p.unready)
+		}
+		return nil, &Error{Stage: StagePermit, Reason: ReasonNoIdentity, Upstream: u.cfg.Name, Err: err}
+	}
+	p.unready = ""
+	return func(conn *upstreamConn) *Error {
+		if err := conn.dialogue.LogIn(conn, user, password); err != nil {
+			return conn.dialogueError(err)
+		}
+		p.greetings = 0
+		conn.succeeded()
+		return nil
+	}, nil
 }
 
 // recognize counts the probes that a MySQL server takes for failed clients, where
@@ -297,7 +330,7 @@ func (p *probers) follow(u *Upstream, members []member) {
 		if p.cancel[m.address] == nil {
 			ctx, cancel := context.WithCancel(p.ctx)
 			p.cancel[m.address] = cancel
-			one := &prober{upstream: u, address: m.address, mysql: u.countsTrials()}
+			one := &prober{upstream: u, address: m.address, mysql: u.countsTrials() && u.cfg.Health.LogIn == nil}
 			p.work.Go(func() { one.run(ctx) })
 		}
 	}

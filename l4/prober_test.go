@@ -456,3 +456,15 @@ func TestProbesAreNotTimed(t *testing.T) {
 		}
 	})
 }
+
+// A password that cannot be read is no fault of the server, which hears nothing.
+func TestLoginThatIsNotReady(t *testing.T) {
+	cfg := UpstreamConfig{StartTLS: "mysql", Health: testHealth, TLS: func(string, string) (*tls.Config, error) { return nil, errors.New("unasked") }}
+	cfg.Health.LogIn = func() (string, string, error) { return "", "", errors.New("no such file") }
+	prove(t, cfg, says(mysqlHello), func(p *proved) {
+		time.Sleep(time.Hour)
+		if n := p.dials(); n != 0 || p.address().verdict() != policy.Unknown || p.address().breaker.State() != policy.Closed {
+			t.Errorf("%d connections, %s", n, p.address().verdict())
+		}
+	})
+}

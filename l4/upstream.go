@@ -61,6 +61,9 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 		}
 		u.protocol = p
 	}
+	if cfg.Health.LogIn != nil && (u.protocol == nil || !u.protocol.LogsIn) {
+		return nil, fmt.Errorf("upstream %s: health: no login without a starttls protocol that has one", cfg.Name)
+	}
 	for _, ec := range cfg.Endpoints {
 		e, err := u.newEndpoint(ec)
 		if err != nil {

@@ -401,6 +401,7 @@ func (f *File) paths() []*string {
 		}
 	}
 	for _, u := range f.Upstreams {
+		all = append(all, &u.Health.PasswordFile)
 		if u.TLS != nil && u.TLS.CA != "system" {
 			all = append(all, &u.TLS.CA)
 		}

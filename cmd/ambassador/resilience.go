@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"ambassador/certs"
 	"ambassador/l4"
 	"ambassador/l4/starttls"
 	"ambassador/policy"
@@ -35,6 +36,7 @@ type HealthSection struct {
 	Interval, Timeout, IdleInterval time.Duration
 	Rise, Fall                      int
 	Send, Expect                    string
+	User, PasswordFile              string
 	HTTP                            HTTPSection
 	KillOnDown                      bool
 }
@@ -131,6 +133,8 @@ func (h *HealthSection) fields() []field {
 		durationField("idle_interval", "How often a healthy address without sessions is probed, unless send, expect or http ask it at every interval. Default 60s.", &h.IdleInterval, 0),
 		textField("send", "What a probe sends once it is connected. Default: nothing.", &h.Send, nil),
 		textField("expect", "What the server's answer, or its greeting, must contain. Default: nothing.", &h.Expect, nil),
+		textField("user", "With starttls: mysql, as whom a probe logs in and quits, so that the server sees no failed client. It needs no privileges. Default: no login, and a healthy server is not probed.", &h.User, nil),
+		textField("password_file", "File with that user's password, and nothing else; read for each probe. Default: no password.", &h.PasswordFile, nil),
 		sectionField("http", "A question over plain HTTP to another port of the address's host, beside the connection.", []field{
 			intField("port", "Its port.", &h.HTTP.Port, 1, 65535),
 			textField("path", `What is asked for. Default "/".`, &h.HTTP.Path, checkPath),
@@ -157,6 +161,15 @@ func (h *HealthSection) validate(d *decoder, path string, u *UpstreamSection) {
 	if h.Interval > 0 && h.Interval < leastHealthInterval {
 		d.failAt(path+".interval", "%s is too short; the least is %s, and 0s turns health off", h.Interval, leastHealthInterval)
 	}
+	p, _ := starttls.Lookup(u.StartTLS)
+	switch {
+	case h.User == "" && h.PasswordFile != "":
+		d.failAt(path+".password_file", "whose? give user too, or remove it")
+	case h.User != "" && (p == nil || !p.LogsIn):
+		d.failAt(path+".user", "probes log in with starttls: mysql only; remove user, or set starttls")
+	case h.User != "" && (h.Send != "" || h.Expect != ""):
+		d.failAt(path+".user", "a probe that logs in quits then; remove user, or send and expect")
+	}
 	if d.at[path+".http"] == nil {
 		return
 	}
@@ -174,10 +187,22 @@ func (h *HealthSection) validate(d *decoder, path string, u *UpstreamSection) {
 func (h *HealthSection) config() l4.HealthConfig {
 	out := l4.HealthConfig{Interval: h.Interval, Timeout: h.Timeout, Rise: h.Rise, Fall: h.Fall, IdleInterval: h.IdleInterval,
 		Send: h.Send, Expect: h.Expect, KillOnDown: h.KillOnDown}
+	if h.User != "" {
+		out.LogIn = h.login
+	}
 	if h.HTTP.Port != 0 {
 		out.Check = h.HTTP.ask
 	}
 	return out
+}
+
+// login is whom a probe logs in as.
+func (h HealthSection) login() (user, password string, err error) {
+	if h.PasswordFile == "" {
+		return h.User, "", nil
+	}
+	secret, err := certs.ReadSecret(h.PasswordFile)
+	return h.User, string(secret), err
 }
 
 // ask asks the question of health.http, without following redirects.

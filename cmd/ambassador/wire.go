@@ -246,6 +246,9 @@ func (f *File) problemsOf(ids, roots map[string]error) []Problem {
 		if err := roots[u.caFile()]; err != nil {
 			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
 		}
+		if _, _, err := u.Health.login(); err != nil {
+			problems = append(problems, f.problem("upstreams."+u.Name+".health.password_file", err))
+		}
 	}
 	for _, l := range f.Listeners {
 		if err := roots[l.caFile()]; err != nil {
