@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/starttls"
 	"ambassador/policy"
 )
 
@@ -68,6 +69,8 @@ type spares struct {
 	making int       // guarded by mu
 	failed int       // guarded by mu; in a row
 	after  time.Time // guarded by mu; no new one before
+	mysql  bool      // guarded by mu; a server greeted as MySQL does: to it an unused spare is a failed client
+	unused int       // guarded by mu; spares that nobody got, since a session last came
 
 	total atomic.Int64 // ready and being made
 }
@@ -113,6 +116,9 @@ func (s *spares) missing(now time.Time) (n int) {
 		return 0
 	}
 	want := s.upstream.cfg.Preconnect.Connections
+	if s.mysql { // it locks hosts out for too many: those that wait may be next
+		want = min(want, maxGreetings-s.unused)
+	}
 	if s.failed > 0 {
 		want = min(want, len(s.ready)+1) // one at a time, until one succeeds
 	}
@@ -159,11 +165,19 @@ func (s *spares) watch(one *spare) {
 			one.conn.succeeded()
 		}
 	}
+	if starttls.IsMySQLGreeting(one.early) {
+		s.mu.Lock()
+		s.mysql = true
+		s.mu.Unlock()
+	}
 }
 
 // take gives a ready connection to a session, or nil. The session's bytes begin
 // with those that the server has said already.
 func (s *spares) take() *upstreamConn {
+	s.mu.Lock()
+	s.unused = 0
+	s.mu.Unlock()
 	best := s.upstream.bestPriority(time.Now())
 	for {
 		one := s.pop()
@@ -225,6 +239,7 @@ func (s *spares) sweep(now time.Time) {
 			s.failed, s.after = 0, time.Time{}
 		}
 	}
+	s.unused += len(dropped)
 	if s.ready = kept; young {
 		s.failedOnce(now) // as the next would
 	}

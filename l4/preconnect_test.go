@@ -1,12 +1,14 @@
 package l4
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ambassador/policy"
@@ -285,4 +287,33 @@ func TestReloadKeepsWhatIsKnownOfAnUnchangedUpstream(t *testing.T) {
 	}
 	f.awaitSpares(2)
 	await(t, "two new connections", func() bool { return accepted.Load() == 5 })
+}
+
+// To a MySQL server a spare that nobody gets is a failed client: without sessions
+// they are made until it has seen as many as it may, and again after a session.
+func TestUnusedSparesOfMySQL(t *testing.T) {
+	for greeting, endless := range map[string]bool{mysqlHello: false, "220 mail\r\n": true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": says(greeting)}}
+			cfg := UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Preconnect: PreconnectConfig{Connections: 4, MaxAge: 10 * time.Second}}
+			u, err := newUpstream(cfg, Options{Dial: f.dial})
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.spares = newSpares(u, func() bool { return true })
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); u.run(ctx) }()
+			defer func() { cancel(); <-done }()
+			p := &proved{u, f, t}
+			for range 2 {
+				before := p.dials()
+				time.Sleep(time.Hour)
+				if n := p.dials() - before; endless != (n > maxGreetings) || n < 4 {
+					t.Errorf("%q: %d spares in an hour without a session", greeting, n)
+				}
+				p.session(ReasonOK)
+			}
+		})
+	}
 }
