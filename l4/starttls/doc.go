@@ -81,6 +81,11 @@
 //	                    4.1, anything else
 //	          us        SSLRequest                    sent: the response's first 32 bytes with
 //	                                                  CLIENT_SSL; TLS begins
+//	LogIn     us        handshake response            sent for a trial, number 2: native or
+//	                                                  caching_sha2 password; then COM_QUIT
+//	          upstream  AuthMoreData 4                answered with the password itself
+//	          upstream  auth switch to another        *RefusedError, and so is ERR
+//	                    plugin, anything else
 //	Finish    client    the kept response             passed on with CLIENT_SSL, number 2
 //	          upstream  OK, ERR                       passed on, number less 1; ends the dialogue
 //	          upstream  AuthMoreData 3                passed on, number less 1; the server goes on
