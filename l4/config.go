@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io/fs"
+	"net/netip"
 	"time"
 
 	"ambassador/policy"
@@ -28,6 +29,9 @@ type ListenerConfig struct {
 	Socket  SocketConfig
 	// UnsafePlaintextListen allows plaintext on an address that is not loopback.
 	UnsafePlaintextListen bool
+	// ProxyFrom are the proxies before us. If there are any, only they may connect,
+	// and must begin with a PROXY header that says who the client is.
+	ProxyFrom []netip.Prefix
 	// TLS ends the TLS of clients. Nil: they speak plaintext.
 	TLS *ServerTLS
 	// Upstream is the Name of one of Config.Upstreams.
@@ -35,6 +39,9 @@ type ListenerConfig struct {
 	Timeouts Timeouts
 	Limits   ListenerLimits
 }
+
+// proxied says whether clients come by proxies that tell of them.
+func (c *ListenerConfig) proxied() bool { return len(c.ProxyFrom) > 0 }
 
 // SocketConfig says what a unix listener's file looks like.
 type SocketConfig struct {
@@ -78,6 +85,9 @@ type UpstreamConfig struct {
 	Endpoints []EndpointConfig
 	// StartTLS names a protocol of l4/starttls; empty for none.
 	StartTLS string
+	// ProxyProtocol is the version of the PROXY header that connections begin with,
+	// before StartTLS and TLS. Ready ones, which Preconnect makes, cannot have one.
+	ProxyProtocol ProxyVersion
 	// TLS gives the configuration for a connection to address ("10.0.0.7:5432")
 	// of the endpoint configured as host. Nil: the upstream speaks plaintext. An
 	// error means that our side is not ready (ReasonNoIdentity).

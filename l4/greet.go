@@ -26,7 +26,8 @@ type ServerTLS struct {
 
 // Termination is how the handshake with one client goes on.
 type Termination struct {
-	// Config is not modified.
+	// Config is not modified. Sessions are resumed only if it has ticket keys of its
+	// own: without, crypto/tls takes those of a configuration that serves one client.
 	Config *tls.Config
 	// Principal names a client that Config has accepted by the leaf that it has
 	// shown. Nil: clients show none.
@@ -36,6 +37,7 @@ type Termination struct {
 // greeted is what greeting has made of a client's connection. Owned by the
 // session's run until the relay takes it.
 type greeted struct {
+	header    proxyHeader      // of the proxy before us
 	tls       *tls.Conn        // nil: plaintext
 	transport *relay.Transport // below tls
 	principal string           // what the client has proved; empty without
@@ -46,7 +48,8 @@ type greeted struct {
 // one who speaks first.
 func (s *session) greet(ctx context.Context) error {
 	s.at(StageGreet)
-	if s.route.cfg.TLS == nil {
+	cfg := &s.route.cfg
+	if cfg.TLS == nil && !cfg.proxied() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.route.handshake())
@@ -54,6 +57,14 @@ func (s *session) greet(ctx context.Context) error {
 	mayWait(ctx)
 	defer s.server.greeters.enter(s)()
 	s.greeted = &greeted{}
+	if cfg.proxied() {
+		if err := s.proxied(ctx); err != nil {
+			return err
+		}
+	}
+	if cfg.TLS == nil {
+		return nil
+	}
 	return s.terminate(ctx)
 }
 

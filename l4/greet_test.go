@@ -20,6 +20,7 @@ func tlsListener(t *testing.T, upstream string) (Config, tls.Certificate, *x509.
 	cert, pool := selfSigned(t)
 	cfg := oneUpstream(upstream)
 	server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}
+	server.SetSessionTicketKeys([][32]byte{{1}}) // else there is another key for each connection
 	server.VerifyConnection = func(cs tls.ConnectionState) error {
 		if _, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 			return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}

@@ -55,14 +55,31 @@ func (l *limiter) enter(limits ListenerLimits, client netip.Addr, now time.Time)
 	return nil
 }
 
+// become counts a session as that of another client, or says that it has too many.
+func (l *limiter) become(limits ListenerLimits, from, to netip.Addr) *met {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if limits.PerClient > 0 && l.clients[to] >= limits.PerClient {
+		return &met{"limits.per_client", limits.PerClient}
+	}
+	l.clients[to]++
+	l.discount(from)
+	return nil
+}
+
+// discount counts a session of a client less. Mu is held.
+func (l *limiter) discount(client netip.Addr) {
+	if l.clients[client]--; l.clients[client] <= 0 {
+		delete(l.clients, client)
+	}
+}
+
 // leave counts a session out.
 func (l *limiter) leave(client netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
-	if l.clients[client]--; l.clients[client] <= 0 {
-		delete(l.clients, client)
-	}
+	l.discount(client)
 }
 
 // enter counts the session in at its listener, where that has limits.
@@ -72,6 +89,9 @@ func (s *session) enter() error {
 		return nil
 	}
 	client := clientIP(s.downstream)
+	if s.route.cfg.proxied() {
+		limits.PerClient = 0 // that is the proxy; see become
+	}
 	met := s.route.limiter.enter(limits, client, time.Now())
 	if met == nil {
 		s.mu.Lock()
@@ -79,8 +99,27 @@ func (s *session) enter() error {
 		s.mu.Unlock()
 		return nil
 	}
+	return s.exceeds(StageAdmit, met)
+}
+
+// exceeds is the end of a session by a limit of its listener.
+func (s *session) exceeds(stage Stage, met *met) error {
 	key := "listeners." + s.route.cfg.Name + "." + met.key
-	return &Error{Stage: StageAdmit, Reason: ReasonLimit, Limit: key, Err: fmt.Errorf("%s is %d", key, met.max)}
+	return &Error{Stage: stage, Reason: ReasonLimit, Limit: key, Err: fmt.Errorf("%s is %d", key, met.max)}
+}
+
+// become counts the session as the client's whom a PROXY header has named.
+func (s *session) become(client netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entered == nil {
+		return nil
+	}
+	if met := s.route.limiter.become(s.route.cfg.Limits, *s.entered, client); met != nil {
+		return s.exceeds(StageGreet, met)
+	}
+	s.entered = &client
+	return nil
 }
 
 // leave counts the session out again, if it was counted in.

@@ -121,6 +121,7 @@ type Phase string
 const (
 	PhaseDNS      Phase = "dns"
 	PhaseDial     Phase = "dial"
+	PhaseProxy    Phase = "proxy"
 	PhaseStartTLS Phase = "starttls"
 	PhaseTLS      Phase = "tls"
 	PhaseTotal    Phase = "total"

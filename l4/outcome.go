@@ -194,7 +194,7 @@ func dialReason(err error) Reason {
 		return ReasonUnreachable
 	}
 	switch n {
-	case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EAGAIN: // EAGAIN: a unix listener's backlog is full
+	case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EAGAIN: // EAGAIN: a unix listener's backlog is full
 		return ReasonRefused
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE:
 		return ReasonLocalExhausted
@@ -238,6 +238,22 @@ func dialogueReason(err error) Reason {
 	case isEOF(side.Err): // inside a message, or because of our answer to its first
 		return ReasonBadGreeting
 	case isReset(side.Err):
+		return ReasonDownstreamReset
+	}
+	return ReasonDownstreamLost
+}
+
+// proxyReason names the end of a client that has not sent a good PROXY header.
+func proxyReason(err error) Reason {
+	var bad *proxyHeaderError
+	switch {
+	case errors.As(err, &bad), errors.Is(err, io.ErrUnexpectedEOF):
+		return ReasonBadGreeting
+	case isTimeout(err):
+		return ReasonHandshakeTimeout
+	case isEOF(err):
+		return ReasonProbe
+	case isReset(err):
 		return ReasonDownstreamReset
 	}
 	return ReasonDownstreamLost

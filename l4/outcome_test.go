@@ -36,6 +36,8 @@ func TestClassify(t *testing.T) {
 		{StageDial, sys("connect", syscall.ECONNREFUSED), ReasonRefused},
 		{StageDial, sys("connect", syscall.ECONNRESET), ReasonRefused},
 		{StageDial, sys("connect", syscall.EAGAIN), ReasonRefused},
+		{StageProxy, sys("write", syscall.EPIPE), ReasonRefused},
+		{StageProxy, os.ErrDeadlineExceeded, ReasonTimeout},
 		{StageDial, sys("connect", syscall.EHOSTUNREACH), ReasonUnreachable},
 		{StageDial, sys("connect", syscall.ENETUNREACH), ReasonUnreachable},
 		{StageDial, sys("connect", syscall.ENOENT), ReasonUnreachable},
@@ -90,6 +92,24 @@ func TestDialogueReason(t *testing.T) {
 	} {
 		if got := dialogueReason(tt.err); got != tt.want {
 			t.Errorf("dialogueReason(%v) = %s, want %s", tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestProxyReason(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want Reason
+	}{
+		{&proxyHeaderError{"x"}, ReasonBadGreeting},
+		{io.ErrUnexpectedEOF, ReasonBadGreeting},
+		{io.EOF, ReasonProbe},
+		{os.ErrDeadlineExceeded, ReasonHandshakeTimeout},
+		{sys("read", syscall.ECONNRESET), ReasonDownstreamReset},
+		{sys("read", syscall.EHOSTUNREACH), ReasonDownstreamLost},
+	} {
+		if got := proxyReason(tt.err); got != tt.want {
+			t.Errorf("proxyReason(%v) = %s, want %s", tt.err, got, tt.want)
 		}
 	}
 }

@@ -17,6 +17,7 @@ type plan struct {
 	upstream *Upstream
 	only     *address    // if not nil, the one address to try, whatever is known of it
 	probe    bool        // with only: for a prober, not for a session
+	from     *origin     // for whom; nil: for ourselves
 	tried    []*address  // in this round
 	lasting  []*address  // would fail in the same way again
 	rounds   int         // how often everything had been tried

@@ -42,7 +42,7 @@ type session struct {
 
 // run is the life of a connection up to the relay:
 //
-//	admit → greet → route → [permit → dial → starttls → tls] → answer → dialogue → relay
+//	admit → greet → route → [permit → dial → proxy → starttls → tls] → answer → dialogue → relay
 //
 // The stages in brackets are one attempt; connect repeats them while attempts
 // and time are left. Each stage begins only if the one before went well, and
@@ -72,7 +72,7 @@ func (s *session) establish(ctx context.Context) error {
 	}
 	upstream := s.routeTo()
 	watch := s.watchDownstream()
-	conn, failure := upstream.connect(ctx, s.trying)
+	conn, failure := upstream.connectFor(ctx, s.origin(), s.trying)
 	watch.stop()
 	if err := s.answer(ctx, failure); err != nil {
 		return err

@@ -64,6 +64,9 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	if cfg.Health.LogIn != nil && (u.protocol == nil || !u.protocol.LogsIn) {
 		return nil, fmt.Errorf("upstream %s: health: no login without a starttls protocol that has one", cfg.Name)
 	}
+	if cfg.ProxyProtocol != 0 && cfg.Preconnect.Connections > 0 {
+		return nil, fmt.Errorf("upstream %s: a connection that is made before its client cannot say in a PROXY header whose it is; turn preconnect or proxy_protocol off", cfg.Name)
+	}
 	for _, ec := range cfg.Endpoints {
 		e, err := u.newEndpoint(ec)
 		if err != nil {
@@ -117,10 +120,15 @@ type progress func(stage Stage, c candidate, attempt int)
 // time another address while there is one. No byte of the client is sent here,
 // so an attempt can be repeated safely. The caller owns the connection.
 func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *Error) {
+	return u.connectFor(ctx, nil, tell)
+}
+
+// connectFor is connect for somebody whom the upstream's PROXY header names.
+func (u *Upstream) connectFor(ctx context.Context, from *origin, tell progress) (*upstreamConn, *Error) {
 	timeout := orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	start, plan := time.Now(), plan{upstream: u}
+	start, plan := time.Now(), plan{upstream: u, from: from}
 	if u.spares != nil && u.permit() == nil {
 		mayWait(ctx)
 		if conn := u.spares.take(); conn != nil {
@@ -165,7 +173,7 @@ func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 	return pause(ctx, backoff.Pause(n-1, rand.Float64()))
 }
 
-// attempt makes one connection to one address: permit → dial → starttls → tls,
+// attempt makes one connection to one address: permit → dial → proxy → starttls → tls,
 // bounded by connect.attempt_timeout. Where TLS needs the client's first message
 // it ends before that, and the session begins TLS. The upstream hears of its failure here,
 // and of its success when the connection settles.
@@ -173,7 +181,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer cancel()
-	conn := &upstreamConn{upstream: u}
+	conn := &upstreamConn{upstream: u, from: plan.from}
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
 		if parent.Err() == context.Canceled { // nobody waits any more: neutral
@@ -199,6 +207,12 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	}
 	if err = u.dialTo(ctx, plan, conn); err != nil {
 		return fail(StageDial, err)
+	}
+	if u.cfg.ProxyProtocol != 0 {
+		tell(StageProxy, conn.candidate, n)
+		if err = conn.announce(ctx); err != nil {
+			return fail(StageProxy, err)
+		}
 	}
 	if u.protocol != nil {
 		tell(StageStartTLS, conn.candidate, n)
@@ -315,7 +329,7 @@ func (e *endpoint) note(c candidate, reason Reason, err error) {
 func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []byte) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
-	plans := u.others(first.candidate)
+	plans := u.others(first)
 	results := make(chan error, len(plans)+1)
 	go func() { results <- first.hand(ctx, packet) }() // collected below
 	for _, p := range plans {
@@ -340,11 +354,11 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 	return n, failed
 }
 
-// others are plans of one address each, for every address but the given one.
-func (u *Upstream) others(but candidate) (out []*plan) {
+// others are plans of one address each, for every address but that of the given connection.
+func (u *Upstream) others(but *upstreamConn) (out []*plan) {
 	for _, m := range u.members() {
-		if m.address != but.at {
-			out = append(out, &plan{upstream: u, only: m.address})
+		if m.address != but.candidate.at {
+			out = append(out, &plan{upstream: u, only: m.address, from: but.from})
 		}
 	}
 	return out

@@ -82,6 +82,7 @@ type UpstreamSection struct {
 	Resolve        time.Duration
 	StartTLS       string
 	TLS            *TLSSection // nil: plaintext
+	ProxyProtocol  string
 	Connect        ConnectSection
 	Breaker        BreakerSection
 	Health         HealthSection
@@ -110,6 +111,7 @@ type ListenerSection struct {
 	Name, Listen          string
 	Socket                SocketSection
 	UnsafePlaintextListen bool
+	ProxyFrom             []string            // of proxy_protocol; empty: nobody sends headers
 	TLS                   *ListenerTLSSection // nil: plaintext
 	Upstream              string
 	Timeouts              TimeoutsSection
@@ -231,6 +233,7 @@ func (u *UpstreamSection) fields() []field {
 		u.endpointsField(),
 		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, append([]string{"none"}, starttls.Names()...)...),
 		tls,
+		enumField("proxy_protocol", "The PROXY header that connections begin with, before starttls and tls; v2 tells of the client's TLS, too. Default none.", &u.ProxyProtocol, "none", "v1", "v2"),
 		sectionField("connect", "Bounds of establishing a connection.", []field{
 			durationField("timeout", "All attempts together. Default 10s.", &u.Connect.Timeout, time.Millisecond),
 			durationField("attempt_timeout", "One attempt: dial, STARTTLS and TLS to one address. Default 3s.", &u.Connect.AttemptTimeout, time.Millisecond),
@@ -260,10 +263,11 @@ func (l *ListenerSection) fields() []field {
 			textField("mode", `Its permissions, in octal. Default "0600".`, &l.Socket.Mode, checkMode),
 			textField("owner", "Its owner: USER or USER:GROUP, names or numbers. Default: ours.", &l.Socket.Owner, checkOwner)}),
 		boolField("unsafe_plaintext_listen", "Allows plaintext on an address that others can reach.", &l.UnsafePlaintextListen),
+		l.proxyField(),
 		l.tlsField(),
 		textField("upstream", "Where its sessions go: one of upstreams.", &l.Upstream, nil),
 		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
-			durationField("handshake", "How long we wait for the client: for its TLS handshake, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
+			durationField("handshake", "How long we wait for the client: for its PROXY header and its TLS handshake, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
 			durationField("idle", "Ends a session that moved no byte either way for so long. Default 0s.", &l.Timeouts.Idle, 0),
 			durationField("half_close_idle", "The same once one side has ended. Default 0s.", &l.Timeouts.HalfCloseIdle, 0),
 			durationField("lifetime", "Bounds a session as a whole. Default 0s.", &l.Timeouts.Lifetime, 0)}),
@@ -505,6 +509,9 @@ func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 		checkSocketPath(d, e.Address, fmt.Sprintf("%s.endpoints[%d]", path, i), maxDialPath)
 	}
 	u.validateResilience(d, path)
+	if u.proxyVersion() != 0 && u.Preconnect.Connections > 0 {
+		d.failAt(path+".proxy_protocol", "a connection that is made before its client cannot say whose it is; remove preconnect, or proxy_protocol")
+	}
 	c := u.Connect
 	timeout, attempt := orDefault(c.Timeout, l4.DefaultConnectTimeout), orDefault(c.AttemptTimeout, l4.DefaultAttemptTimeout)
 	if attempt > timeout && c.AttemptTimeout != 0 {
@@ -554,6 +561,7 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	if d.at[path+".socket"] != nil && !isPath {
 		d.failAt(path+".socket", "only a listener on unix:/path has a socket file; remove socket")
 	}
+	l.validateProxy(d, path+".proxy_protocol")
 	if l.TLS != nil {
 		l.TLS.validate(d, path+".tls", f)
 		if l.UnsafePlaintextListen {

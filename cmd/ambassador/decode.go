@@ -214,7 +214,7 @@ func mendKey(key, path string, fields []field) string {
 }
 
 // laterKeys are keys of the design that this version does not have.
-var laterKeys = []string{"mark", "proxy_protocol", "dynamic", "socks5", "http_connect", "rules", "original_destination", "sni", "context"}
+var laterKeys = []string{"mark", "dynamic", "socks5", "http_connect", "rules", "original_destination", "sni", "context"}
 
 // distance is how many letters must be changed to make b of a (Levenshtein).
 func distance(a, b string) int {

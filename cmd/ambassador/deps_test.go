@@ -46,6 +46,7 @@ var wrapped = map[string][]string{
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
 	"golang.org/x/crypto":               {"ambassador/certs/files"},
+	"github.com/pires/go-proxyproto":    {"ambassador/l4"},
 	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
 }
 

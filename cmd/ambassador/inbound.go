@@ -3,6 +3,9 @@ package main
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -10,7 +13,8 @@ import (
 	"ambassador/l4"
 )
 
-// The keys that say what comes before a session at its listener.
+// The keys that say what comes before a session at its listener, and what a PROXY
+// header says of it upstream.
 
 // ListenerTLSSection is a listener's tls.
 type ListenerTLSSection struct {
@@ -138,4 +142,44 @@ func parsePrincipals(all []string) (out certs.Principals, err error) {
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// proxyField is a listener's proxy_protocol.
+func (l *ListenerSection) proxyField() field {
+	return sectionField("proxy_protocol", "Clients come by proxies, which say in a PROXY header (version 1 or 2) who each is.", []field{
+		listField("from", "The proxies: IP addresses or CIDR ranges. All others are refused.", &l.ProxyFrom, func(s string) error {
+			_, err := parsePrefix(s)
+			return err
+		})})
+}
+
+func (l *ListenerSection) validateProxy(d *decoder, path string) {
+	switch {
+	case d.at[path] == nil:
+	case len(l.ProxyFrom) == 0:
+		d.failAt(path, "nobody may send headers; give from, the addresses of the proxies before us: [10.0.0.0/8]")
+	case strings.HasPrefix(l.Listen, "unix:"):
+		d.failAt(path, "the clients of a unix socket have no addresses that could be in from; listen on HOST:PORT, or remove proxy_protocol")
+	}
+}
+
+// parsePrefix reads a CIDR range, or an address, which is a range of one.
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Addr().Is4In6() {
+		return p, fmt.Errorf("%q is no range of IP addresses; write one like 10.0.0.0/8, or an address", s)
+	}
+	if p != p.Masked() {
+		return p, fmt.Errorf("%s has bits behind its mask; did you mean %s, or the address %s?", s, p.Masked(), p.Addr())
+	}
+	return p, nil
+}
+
+// proxyVersion is an upstream's proxy_protocol.
+func (u *UpstreamSection) proxyVersion() l4.ProxyVersion {
+	return map[string]l4.ProxyVersion{"v1": l4.ProxyV1, "v2": l4.ProxyV2}[u.ProxyProtocol]
 }

@@ -28,7 +28,7 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 	o.AcceptPaused("postgres")
 	o.Preconnect("orders_db", l4.PreconnectHit)
 	o.Attempt("orders_db", l4.ReasonRefused)
-	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
+	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseProxy, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
 		o.Phase("orders_db", p, 3*time.Millisecond)
 	}
 	o.Ended(&newFakeServer().over[0])
@@ -142,7 +142,7 @@ ambassador_bytes_total counter
   upstream: orders_db mail
 ambassador_establish_seconds histogram
   Time that a phase of connecting to the upstream took, where it went well and was not a health probe's, in seconds; total is that of a session.
-  phase: dial dns starttls tls total
+  phase: dial dns proxy starttls tls total
   upstream: orders_db
 ambassador_identity_not_after_timestamp_seconds gauge
   When the certificate in use expires, in seconds since 1970.

@@ -79,7 +79,8 @@ func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.Up
 		}
 		cfg.DNSServers = append(cfg.DNSServers, s)
 	}
-	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.Connect, cfg.DNSServers, cfg.Required})
+	cfg.ProxyProtocol = u.proxyVersion()
+	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.ProxyProtocol, cfg.Connect, cfg.DNSServers, cfg.Required})
 	if u.TLS == nil {
 		return cfg, nil
 	}
@@ -129,6 +130,13 @@ func (l *ListenerSection) config(ids, roots identitySet) (cfg l4.ListenerConfig,
 	}
 	if l.Socket.Owner != "" {
 		cfg.Socket.UID, cfg.Socket.GID, _ = lookupOwner(l.Socket.Owner) // checked when the file was read
+	}
+	for _, s := range l.ProxyFrom {
+		prefix, err := parsePrefix(s)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.ProxyFrom = append(cfg.ProxyFrom, prefix)
 	}
 	if l.TLS != nil {
 		cfg.TLS, err = l.TLS.server(ids, roots.source(l.caFile()))
