@@ -252,6 +252,6 @@ func (c *upstreamConn) announce(ctx context.Context) error {
 	if _, err := c.raw.Write(header); err != nil {
 		return err
 	}
-	c.upstream.timed(PhaseProxy, start)
+	c.timed(PhaseProxy, start)
 	return nil
 }
