@@ -83,7 +83,7 @@ func (s *side) saidGoodbye() bool { return s.eof && s.tls != nil && !s.tls.trans
 // refusesGoodbye says whether all that the side does not take is our close_notify,
 // after its own.
 func (s *side) refusesGoodbye() bool {
-	return s.broken != nil && s.saidGoodbye() && s.tls.notified
+	return s.broken != nil && s.saidGoodbye() && s.tls.notified && s.owed == 0
 }
 
 func (s *side) holding() bool { return len(s.held) > 0 || s.pipe != nil }
@@ -536,11 +536,14 @@ func (f *flow) count(w *workspace, d direction, n int) {
 // fin is the FIN of a side, TLS or not: the other direction may go on.
 func (f *flow) fin(w *workspace, d direction) {
 	src := &f.sides[d]
-	if src.broken != nil { // it refuses our bytes: this is its reset, whose error the write has taken
+	src.eof = true
+	switch {
+	case src.refusesGoodbye():
+		f.passFIN(w, 1-d) // as far as it takes one
+	case src.broken != nil: // it refuses our bytes: this is its reset, whose error the write has taken
 		f.failed(d.from(), src.broken)
 		return
 	}
-	src.eof = true
 	if f.firstClose == None {
 		f.firstClose = d.from()
 	}

@@ -79,6 +79,7 @@ type pumped struct {
 	ended    [2]bool  // directions whose source has sent a FIN
 	finished [2]bool  // directions that have passed it on
 	broken   [2]error // legs that a write failed on, by the leg's index
+	refused  [2]error // legs that our close_notify failed on
 	pumps    int      // running, and a call of Settled
 }
 
@@ -215,7 +216,10 @@ func (s *pumped) readFailed(d direction, err error) {
 	s.ended[d] = true
 	s.result.Truncated = s.result.Truncated || src.transport != nil && src.transport.cut()
 	broken := s.broken[d]
-	goodbye := src.transport != nil && !src.transport.cut() // what the socket does after close_notify takes nothing away
+	goodbye := src.saidGoodbye()
+	if broken == nil && !goodbye {
+		broken = s.refused[d]
+	}
 	if broken == nil && !goodbye && !s.ended[1-d] && wasReset(src.raw) {
 		broken = errResetUnseen // the other pump's write has taken the error, and has not come to tell
 	}
@@ -224,8 +228,25 @@ func (s *pumped) readFailed(d direction, err error) {
 		s.end(Result{End: ending(d.from(), broken), Err: broken, ErrSide: d.from()})
 		return
 	}
-	s.legs[1-d].closeWrite()
+	if err := s.legs[1-d].closeWrite(); err != nil && s.goodbyeFailed(1-d, err) {
+		return
+	}
 	s.passedFIN(d)
+}
+
+// goodbyeFailed notes that the leg which direction d reads has refused our
+// close_notify; this may have taken the error that its reader would have met. It
+// says whether that ends the session: if the reader has met its end already, and
+// that was no close_notify.
+func (s *pumped) goodbyeFailed(d direction, err error) bool {
+	s.mu.Lock()
+	s.refused[d] = err
+	reset := s.ended[d] && !s.legs[d].saidGoodbye()
+	s.mu.Unlock()
+	if reset {
+		s.end(Result{End: ending(d.from(), err), Err: err, ErrSide: d.from()})
+	}
+	return reset
 }
 
 // passedFIN ends the session when both directions have ended.
@@ -345,17 +366,23 @@ func (s *pumped) untilNext() time.Duration {
 	return max(next-now, time.Millisecond)
 }
 
-// closeWrite passes a FIN on: close_notify first where there is TLS. A
-// connection that cannot end one direction alone stays open until the end.
-func (l *Leg) closeWrite() {
+// closeWrite passes a FIN on: close_notify first where there is TLS, whose error
+// it returns. A connection that cannot end one direction alone stays open until
+// the end.
+func (l *Leg) closeWrite() (err error) {
 	if l.tls != nil {
-		l.tls.CloseWrite()
+		err = l.tls.CloseWrite()
 		l.transport.shut.Store(true)
 	}
 	if c, ok := l.raw.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()
 	}
+	return err
 }
+
+// saidGoodbye says whether a leg that has met its end has sent close_notify: what
+// its socket does then takes nothing from what it has sent.
+func (l *Leg) saidGoodbye() bool { return l.transport != nil && !l.transport.cut() }
 
 // reset closes with RST where there is one.
 func (l *Leg) reset() {

@@ -101,16 +101,24 @@ func everywhere(t *testing.T, f func(t *testing.T, p *pair), change ...func(*Con
 
 func newPair(t *testing.T, e *Engine, downKind, upKind kind, change ...func(*Config)) *pair {
 	t.Helper()
+	return newPairAfter(t, e, downKind, upKind, func(_ *pair, cfg *Config) {
+		for _, f := range change {
+			f(cfg)
+		}
+	})
+}
+
+// newPairAfter starts a session once before has been called.
+func newPairAfter(t *testing.T, e *Engine, downKind, upKind kind, before func(*pair, *Config)) *pair {
+	t.Helper()
 	p := &pair{t: t, done: make(chan Result, 2), settled: make(chan struct{}, 2), engine: e}
 	cfg := Config{Done: func(r Result) { p.done <- r }, Settled: func() { p.settled <- struct{}{} }}
 	p.down, cfg.Downstream = newLeg(t, downKind)
 	p.up, cfg.Upstream = newLeg(t, upKind)
-	for _, f := range change {
-		f(&cfg)
-	}
 	for _, e := range []*end{p.down, p.up} {
 		e.SetDeadline(time.Now().Add(bound))
 	}
+	before(p, &cfg)
 	p.session = e.Start(cfg)
 	t.Cleanup(func() {
 		p.session.Stop(errors.New("the test is over"))
@@ -571,6 +579,45 @@ func TestServerGoneAfterCloseNotify(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The same where our close_notify is refused before its own is read: only its
+// order differs.
+func TestServerGoneAfterCloseNotifyMeetsOurs(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			p := newPairAfter(t, engine(), kind{}, kind{tls: tls.VersionTLS13}, func(p *pair, _ *Config) {
+				io.WriteString(p.up, "bye")
+				p.up.closeWrite()
+				p.up.reset()
+				p.down.closeWrite()
+			})
+			if got, err := io.ReadAll(p.down); string(got) != "bye" || err != nil {
+				t.Errorf("the client reads %q, %v", got, err)
+			}
+			if r := p.result(); r.End != EndClosed || r.Down != 3 || r.Truncated {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
+// A server that resets without close_notify has not ended properly, whoever is
+// told of the reset: also where that is our close_notify.
+func TestResetThatOurCloseNotifyMeets(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			p := newPairAfter(t, engine(), kind{}, kind{tls: tls.VersionTLS13}, func(p *pair, _ *Config) {
+				io.WriteString(p.up, "not all")
+				p.up.reset()
+				p.down.closeWrite()
+			})
+			wantReset(t, p.down)
+			if r := p.result(); r.End != EndUpstreamReset {
+				t.Errorf("result %+v", r)
+			}
+		})
 	}
 }
 
