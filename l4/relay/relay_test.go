@@ -669,65 +669,6 @@ func TestSettled(t *testing.T) {
 	})
 }
 
-// Many short sessions that behave at random: nothing is left behind.
-func TestStorm(t *testing.T) {
-	before, e := runtime.NumGoroutine(), New()
-	var wg sync.WaitGroup
-	for i := range 300 {
-		wg.Go(func() { storm(t, e, uint64(i)) })
-		if i%20 == 19 {
-			wg.Wait()
-		}
-	}
-	wg.Wait()
-	e.Close()
-	waitFor(t, func() bool { return runtime.NumGoroutine() <= before })
-}
-
-// storm is one session of a random kind with a random end.
-func storm(t *testing.T, e *Engine, seed uint64) {
-	r := mrand.New(mrand.NewPCG(seed, 1))
-	k := kinds[r.IntN(len(kinds))]
-	var far [2]*end
-	var cfg Config
-	far[0], cfg.Downstream = newLeg(t, k.down)
-	far[1], cfg.Upstream = newLeg(t, k.up)
-	done := make(chan Result, 1)
-	cfg.Done = func(r Result) { done <- r }
-	s := e.Start(cfg)
-	var wg sync.WaitGroup
-	for _, f := range far {
-		defer f.raw.Close()
-		f.SetDeadline(time.Now().Add(bound))
-		script := r.IntN(5)
-		wg.Go(func() {
-			f.Write(make([]byte, 1+int(seed)*97%5000))
-			switch script {
-			case 0:
-				f.reset()
-			case 1:
-				s.Stop(io.ErrClosedPipe)
-			case 2:
-				f.raw.Close()
-			default:
-				f.closeWrite()
-			}
-			if script != 0 && script != 2 {
-				io.Copy(io.Discard, f)
-			}
-		})
-	}
-	wg.Wait()
-	select {
-	case res := <-done:
-		if res.End == EndInternal {
-			t.Errorf("session %d: %+v", seed, res)
-		}
-	case <-time.After(bound):
-		t.Errorf("session %d does not end", seed)
-	}
-}
-
 func BenchmarkBulk(b *testing.B) {
 	down, up, _ := benchPair(b)
 	buf := make([]byte, 64<<10)
