@@ -558,7 +558,13 @@ func (f *flow) fin(w *workspace, d direction) {
 // passFIN passes a FIN on once all before it has been sent: close_notify first
 // where there is TLS. The second FIN ends the session.
 func (f *flow) passFIN(w *workspace, d direction) {
-	dst := &f.sides[1-d]
+	src, dst := &f.sides[d], &f.sides[1-d]
+	if src.hung && !f.finished[1-d] && !src.saidGoodbye() {
+		if errno := pendingError(src.fd); errno != 0 { // a RST came with the FIN, and epoll need not tell again
+			f.failed(d.from(), ioError("read", errno))
+			return
+		}
+	}
 	if t := dst.tls; t != nil && !t.notified {
 		t.notified = true
 		w.large()

@@ -621,6 +621,25 @@ func TestResetThatOurCloseNotifyMeets(t *testing.T) {
 	}
 }
 
+// A FIN and a RST that are met at once: the RST counts, though a read finds only
+// the FIN.
+func TestResetRightBehindAFIN(t *testing.T) {
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			p := newPairAfter(t, engine(), kind{}, kind{}, func(p *pair, _ *Config) {
+				io.WriteString(p.down, "x")
+				p.down.closeWrite()
+				p.down.reset()
+			})
+			wantRead(t, p.up, "x")
+			wantReset(t, p.up)
+			if r := p.result(); r.End != EndDownstreamReset || r.FirstClose != Downstream || r.Up != 1 {
+				t.Errorf("result %+v", r)
+			}
+		})
+	}
+}
+
 func TestCutInsideARecordIsAReset(t *testing.T) {
 	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13})
 	p.up.raw.Write([]byte{23, 3, 3, 0, 200, 1, 2, 3}) // a record of 200 bytes that ends after three
