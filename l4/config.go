@@ -34,6 +34,9 @@ type ListenerConfig struct {
 	ProxyFrom []netip.Prefix
 	// TLS ends the TLS of clients. Nil: they speak plaintext.
 	TLS *ServerTLS
+	// StartTLS names a protocol of l4/starttls in which clients ask us for TLS, one
+	// of AcceptNames; empty: TLS begins at once. It needs TLS.
+	StartTLS string
 	// Upstream is the Name of one of Config.Upstreams.
 	Upstream string
 	Timeouts Timeouts

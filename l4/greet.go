@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/starttls"
 )
 
 // ServerTLS is how a listener ends the TLS of its clients.
@@ -20,6 +21,9 @@ type ServerTLS struct {
 	// Denied says whether a handshake has failed because a client that has proved
 	// who it is may not come in (ReasonDenied). Nil: there is nobody like that.
 	Denied func(error) bool
+	// Anonymous: clients show no certificate, so who comes without TLS, where the
+	// listener's StartTLS knows such clients, is nobody less.
+	Anonymous bool
 	// IdentityReady says why an identity cannot be used now. Nil: it always can.
 	IdentityReady func() error
 }
@@ -41,6 +45,7 @@ type greeted struct {
 	tls       *tls.Conn        // nil: plaintext
 	transport *relay.Transport // below tls
 	principal string           // what the client has proved; empty without
+	unasked   *earlyConn       // of a client that wants no TLS for what it has said; mostly nil
 }
 
 // greet learns from the client what it wants before anything is dialled, in at
@@ -65,12 +70,42 @@ func (s *session) greet(ctx context.Context) error {
 	if cfg.TLS == nil {
 		return nil
 	}
-	return s.terminate(ctx)
+	var hello []byte
+	if s.route.asked != nil {
+		var err error
+		if hello, err = s.asksForTLS(ctx); err != nil || s.greeted.unasked != nil {
+			return err
+		}
+	}
+	return s.terminate(ctx, hello)
 }
 
-// terminate does the handshake of a TLS listener.
-func (s *session) terminate(ctx context.Context) error {
-	conn := &handshakeConn{Conn: s.downstream, ctx: ctx, turns: s.server.greeters.turns}
+// asksForTLS is what a client says before its hello, the beginning of which may
+// have been read with it.
+func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
+	defer boundIO(ctx, s.route.handshake(), s.downstream)()
+	got, err := s.route.asked.Accept(s.downstream)
+	if err == nil && got.Cancel != nil && !s.route.cfg.TLS.Anonymous {
+		err = &starttls.GreetingError{Protocol: s.route.asked.Name,
+			Detail: "a cancel request without TLS, and so without the certificate that the listener demands (PostgreSQL's clients before 17 do)"}
+	}
+	if err != nil {
+		if reason := dialogueReason(err); reason != ReasonBadGreeting {
+			return nil, &Error{Stage: StageGreet, Reason: reason, Err: err}
+		}
+		closeAfterReading(s.downstream) // it may have been told why
+		return nil, &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
+	}
+	if got.Cancel != nil {
+		s.greeted.unasked = &earlyConn{s.downstream, got.Cancel}
+	}
+	return got.Hello, nil
+}
+
+// terminate does the handshake of a TLS listener. Begun is what was read of the
+// client's hello.
+func (s *session) terminate(ctx context.Context, begun []byte) error {
+	conn := &handshakeConn{Conn: &earlyConn{s.downstream, begun}, ctx: ctx, turns: s.server.greeters.turns, heard: s.route.asked != nil}
 	defer conn.yield()
 	transport := relay.NewTransport(conn)
 	var how Termination
@@ -113,25 +148,48 @@ func explainHello(err error) error {
 	}
 	what := "the listener has tls"
 	if header.RecordHeader == [5]byte{0, 0, 0, 8, 4} {
-		what = "that is how PostgreSQL asks for TLS"
+		what = "that is how PostgreSQL asks for TLS: set starttls: postgres of the listener"
 	}
 	return fmt.Errorf("the client does not begin with TLS, but with %q; %s: %w", header.RecordHeader[:], what, err)
 }
 
 // stream is where the client's own bytes are: within TLS where the listener has it.
 func (s *session) stream() net.Conn {
-	if g := s.greeted; g != nil && g.tls != nil {
+	g := s.greeted
+	switch {
+	case g != nil && g.tls != nil:
 		return g.tls
+	case g != nil && g.unasked != nil:
+		return g.unasked
 	}
 	return s.downstream
 }
 
 // leg is the client's connection for the relay, which owns it from then on.
 func (s *session) leg() relay.Leg {
-	if g := s.greeted; g != nil && g.tls != nil {
+	g := s.greeted
+	switch {
+	case g != nil && g.tls != nil:
 		return relay.TLS(g.tls, g.transport, nil)
+	case g != nil && g.unasked != nil:
+		return relay.Plain(s.downstream, g.unasked.early)
 	}
 	return relay.Plain(s.downstream, nil)
+}
+
+// earlyConn is a connection of which some was read already.
+type earlyConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *earlyConn) Read(b []byte) (int, error) {
+	if len(c.early) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.early)
+	c.early = c.early[n:]
+	return n, nil
 }
 
 // handshakeConn is a client's connection during its handshake, which computes only

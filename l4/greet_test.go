@@ -258,3 +258,115 @@ func TestHandshakesTakeTurns(t *testing.T) {
 		t.Errorf("%d turns are not given back", n)
 	}
 }
+
+const (
+	pgSSLRequest = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
+	pgGSSRequest = "\x00\x00\x00\x08\x04\xd2\x16\x30"
+	pgCancel     = "\x00\x00\x00\x10\x04\xd2\x16\x2e\x00\x00\x12\x34\xde\xad\xbe\xef"
+	pgStartup    = "\x00\x00\x00\x15\x00\x03\x00\x00user\x00orders\x00\x00"
+)
+
+// askedListener is a listener whose clients ask for TLS as PostgreSQL's do.
+func askedListener(t *testing.T, upstream string) (Config, *tls.Config) {
+	cfg, cert, _ := tlsListener(t, upstream)
+	cfg.Listeners[0].StartTLS = "postgres"
+	return cfg, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
+}
+
+func TestClientsAskForTLS(t *testing.T) {
+	cfg, client := askedListener(t, backend(t, echo))
+	f := serve(t, Options{}, cfg)
+	for says, hears := range map[string]string{pgSSLRequest: "S", pgGSSRequest + pgSSLRequest: "NS", "": ""} {
+		c := f.client(0)
+		io.WriteString(c, says)
+		hear(t, c, hears)
+		ping(t, tls.Client(c, client))
+		c.Close()
+		if r := f.record(); r.Principal != "dns:localhost" || r.BytesUp != 5 {
+			t.Errorf("%q: record %+v", says, r)
+		}
+	}
+}
+
+func TestClientsThatAskWrongly(t *testing.T) {
+	cfg, _ := askedListener(t, backend(t, echo))
+	cfg.Listeners[0].Timeouts.Handshake = 100 * time.Millisecond
+	f := serve(t, Options{}, cfg)
+	for _, tt := range []struct {
+		name   string
+		act    func(c *net.TCPConn)
+		reason Reason
+		cause  string
+	}{
+		{"without TLS", func(c *net.TCPConn) {
+			io.WriteString(c, pgStartup)
+			if text, err := io.ReadAll(c); err != nil || !strings.Contains(string(text), "set sslmode=verify-full") {
+				t.Errorf("the client hears %q, %v", text, err)
+			}
+			c.Close()
+		}, ReasonBadGreeting, "set sslmode=verify-full"},
+		{"a cancel without a certificate", func(c *net.TCPConn) { io.WriteString(c, pgCancel); io.Copy(io.Discard, c); c.Close() }, ReasonBadGreeting, "cancel request without TLS"},
+		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, ReasonHandshakeTimeout, ""},
+		{"a knock", func(c *net.TCPConn) { c.Close() }, ReasonProbe, ""},
+		{"asked, and left", func(c *net.TCPConn) { io.WriteString(c, pgSSLRequest); hear(t, c, "S"); c.Close() }, ReasonDownstreamTLS, "EOF"},
+	} {
+		tt.act(f.client(0))
+		if r := f.record(); r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) {
+			t.Errorf("%s: record %+v", tt.name, r)
+		}
+	}
+}
+
+// Where nobody shows a certificate a cancel request may come without TLS.
+func TestCancelWithoutTLS(t *testing.T) {
+	got := make(chan string, 1)
+	cfg, _ := askedListener(t, backend(t, func(c *net.TCPConn) {
+		text, _ := io.ReadAll(c)
+		got <- string(text)
+	}))
+	cfg.Listeners[0].TLS.Anonymous = true
+	f := serve(t, Options{}, cfg)
+	c := f.client(0)
+	io.WriteString(c, pgCancel)
+	c.CloseWrite()
+	io.Copy(io.Discard, c)
+	if text := <-got; text != pgCancel {
+		t.Errorf("the upstream got %q", text)
+	}
+	if r := f.record(); r.Reason != ReasonClosed || r.BytesUp != int64(len(pgCancel)) {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+// A client is told within its TLS why it gets no session.
+func TestAskedClientHearsTheReason(t *testing.T) {
+	cfg, client := askedListener(t, refusedAddress(t))
+	cfg.Upstreams[0].Connect.Attempts = 1
+	f := serve(t, Options{}, cfg)
+	raw := f.client(0)
+	io.WriteString(raw, pgSSLRequest)
+	hear(t, raw, "S")
+	c := tls.Client(raw, client)
+	io.WriteString(c, pgStartup)
+	if text, err := io.ReadAll(c); err != nil || !strings.Contains(string(text), "connection refused (refused)") {
+		t.Errorf("the client hears %q, %v", text, err)
+	}
+	c.Close()
+	if r := f.record(); r.Reason != ReasonRefused {
+		t.Errorf("record: %+v", r)
+	}
+}
+
+func TestProtocolsOfListeners(t *testing.T) {
+	cfg, _ := askedListener(t, "127.0.0.1:1")
+	for protocol, want := range map[string]string{"mysql": "unknown for clients", "gopher": "unknown for clients", "postgres": "no TLS to start"} {
+		cfg.Listeners[0].StartTLS = protocol
+		if protocol == "postgres" {
+			cfg.Listeners[0].TLS = nil
+		}
+		if err := New(t.Context(), Options{}).Apply(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: applied: %v", protocol, err)
+		}
+		cfg, _ = askedListener(t, "127.0.0.1:1")
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/starttls"
 )
 
 // listener is one bound socket and its accept loop. A reload that keeps the
@@ -34,7 +35,31 @@ type route struct {
 	cfg      ListenerConfig
 	upstream *Upstream
 	traffic  *traffic
-	limiter  *limiter // the listener's
+	limiter  *limiter           // the listener's
+	asked    *starttls.Protocol // in which clients ask for TLS; nil: none
+}
+
+// protocol is the one that clients speak, as far as we know it; nil if we do not.
+func (r *route) protocol() *starttls.Protocol {
+	if p := r.upstream.protocol; p != nil {
+		return p
+	}
+	return r.asked
+}
+
+// askedIn is the protocol in which a listener's clients ask for TLS; nil: none.
+func askedIn(cfg ListenerConfig) (*starttls.Protocol, error) {
+	if cfg.StartTLS == "" {
+		return nil, nil
+	}
+	p, ok := starttls.Lookup(cfg.StartTLS)
+	switch {
+	case !ok || p.Accept == nil:
+		return nil, fmt.Errorf("listener %s: starttls %s: unknown for clients; this version has %v", cfg.Name, cfg.StartTLS, starttls.AcceptNames())
+	case cfg.TLS == nil:
+		return nil, fmt.Errorf("listener %s: starttls %s: there is no TLS to start", cfg.Name, cfg.StartTLS)
+	}
+	return p, nil
 }
 
 func (r *route) handshake() time.Duration {

@@ -161,6 +161,11 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 func (s *Server) bind(cfg Config) (all, fresh []*listener, err error) {
 	var undo []func()
 	for _, c := range cfg.Listeners {
+		if _, err := askedIn(c); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, c := range cfg.Listeners {
 		key := listenKey(c)
 		i := slices.IndexFunc(s.listeners, func(l *listener) bool { return l.key == key })
 		if i >= 0 {
@@ -209,7 +214,8 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 		if s.traffic[key] == nil {
 			s.traffic[key] = &traffic{}
 		}
-		listeners[i].route.Store(&route{cfg: c, upstream: u, traffic: s.traffic[key], limiter: &listeners[i].limiter})
+		asked, _ := askedIn(c) // bind has looked at the error
+		listeners[i].route.Store(&route{cfg: c, upstream: u, traffic: s.traffic[key], limiter: &listeners[i].limiter, asked: asked})
 	}
 	return old
 }

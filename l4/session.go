@@ -111,7 +111,7 @@ func (s *session) answer(ctx context.Context, failure *Error) error {
 		s.at(StageAnswer)
 		return nil
 	}
-	if p := s.route.upstream.protocol; p != nil && ctx.Err() == nil {
+	if p := s.route.protocol(); p != nil && ctx.Err() == nil {
 		s.answerFailure(ctx, p, failure)
 	}
 	return failure
@@ -152,6 +152,7 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	if d.Finish == nil {
 		return nil
 	}
+	d.Encrypted = s.greeted != nil && s.greeted.tls != nil
 	d.Confidential = s.downstream.LocalAddr().Network() == "unix"
 	out, err := s.talk(ctx, conn, d.Finish)
 	if err != nil {

@@ -14,6 +14,7 @@ type checkReply struct {
 	OK       bool           `json:"ok"`
 	Problems []checkProblem `json:"problems,omitempty"`
 	Warnings []string       `json:"warnings,omitempty"`
+	Notes    []string       `json:"notes,omitempty"`
 }
 
 type checkProblem struct {
@@ -62,6 +63,9 @@ func (a *app) check(path string, asJSON bool) error {
 	for _, w := range f.warnings() {
 		fmt.Fprintf(a.stdout, "warning: %s\n", w)
 	}
+	for _, n := range f.notes() {
+		fmt.Fprintf(a.stdout, "note: %s\n", n)
+	}
 	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", path, plural(len(f.Listeners), "listener"), plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
 	return err
 }
@@ -84,7 +88,7 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	case err != nil:
 		reply.Problems = []checkProblem{{File: path, Text: err.Error()}}
 	default:
-		reply.Warnings = f.warnings()
+		reply.Warnings, reply.Notes = f.warnings(), f.notes()
 	}
 	enc := json.NewEncoder(a.stdout)
 	enc.SetIndent("", "  ")

@@ -113,6 +113,7 @@ type ListenerSection struct {
 	UnsafePlaintextListen bool
 	ProxyFrom             []string            // of proxy_protocol; empty: nobody sends headers
 	TLS                   *ListenerTLSSection // nil: plaintext
+	StartTLS              string
 	Upstream              string
 	Timeouts              TimeoutsSection
 	Limits                l4.ListenerLimits
@@ -265,6 +266,7 @@ func (l *ListenerSection) fields() []field {
 		boolField("unsafe_plaintext_listen", "Allows plaintext on an address that others can reach.", &l.UnsafePlaintextListen),
 		l.proxyField(),
 		l.tlsField(),
+		enumField("starttls", "The protocol in which clients ask us for TLS before it begins. Default none: TLS begins at once.", &l.StartTLS, append([]string{"none"}, starttls.AcceptNames()...)...),
 		textField("upstream", "Where its sessions go: one of upstreams.", &l.Upstream, nil),
 		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
 			durationField("handshake", "How long we wait for the client: for its PROXY header and its TLS handshake, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
@@ -562,6 +564,7 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 		d.failAt(path+".socket", "only a listener on unix:/path has a socket file; remove socket")
 	}
 	l.validateProxy(d, path+".proxy_protocol")
+	l.validateStartTLS(d, path+".starttls", f)
 	if l.TLS != nil {
 		l.TLS.validate(d, path+".tls", f)
 		if l.UnsafePlaintextListen {

@@ -113,6 +113,9 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"listener's principal", listening("tls: {identity: me, ca: x, principals: [db]}"), "listeners.l.tls.principals[0]: principal \"db\""},
 		{"old TLS", listening("tls: {identity: me, client: none, min_version: \"1.1\"}"), `"1.1" is none of 1.2, 1.3`},
 		{"tls and plaintext", listening("unsafe_plaintext_listen: true, tls: {identity: me, client: none}"), "the listener has tls, so nothing is plaintext"},
+		{"starttls of plaintext", strings.Replace(good, "upstream: u", "upstream: u, starttls: postgres", 1), "listeners.l.starttls: there is no tls to start for clients"},
+		{"starttls of clients", listening("starttls: mysql, tls: {identity: me, client: none}"), `"mysql" is none of none, postgres`},
+		{"two protocols", strings.Replace(listening("starttls: postgres, tls: {identity: me, client: none}"), "identities:", "    starttls: mysql\n    tls: {}\nidentities:", 1), "upstream u speaks mysql"},
 		{"proxies of nowhere", listening("tls: {identity: me, client: none}, proxy_protocol: {}"), "listeners.l.proxy_protocol: nobody may send headers; give from"},
 		{"no range", listening("proxy_protocol: {from: [lb]}"), `listeners.l.proxy_protocol.from[0]: "lb" is no range`},
 		{"range with bits", listening("proxy_protocol: {from: [10.0.0.1/8]}"), "did you mean 10.0.0.0/8, or the address 10.0.0.1?"},
@@ -152,6 +155,19 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 				t.Errorf("error:\n%v\nwant one with\n%s", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestNotes(t *testing.T) {
+	text := listening("starttls: postgres, tls: {identity: me, client: none}")
+	for upstream, want := range map[string]int{"": 0, "    starttls: postgres\n    tls: {}\n": 1, "    tls: {}\n": 0} {
+		f, err := parse(strings.Replace(text, "identities:", upstream+"identities:", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if notes := f.notes(); len(notes) != want || want > 0 && !strings.Contains(notes[0], "channel_binding=disable") {
+			t.Errorf("notes of %q: %q", upstream, notes)
+		}
 	}
 }
 

@@ -111,10 +111,50 @@ func (l *ListenerSection) caFile() string {
 	return l.TLS.CA
 }
 
+// asked is the protocol in which clients ask for TLS; empty if there is none.
+func (l *ListenerSection) asked() string {
+	if l.StartTLS == "none" {
+		return ""
+	}
+	return l.StartTLS
+}
+
+// alpn is what we speak: PostgreSQL's clients want its name where they begin with
+// TLS at once (sslnegotiation=direct).
+func (l *ListenerSection) alpn() []string {
+	if len(l.TLS.ALPN) == 0 && l.asked() == "postgres" {
+		return []string{"postgresql"}
+	}
+	return l.TLS.ALPN
+}
+
+// validateStartTLS finds what no key by itself shows.
+func (l *ListenerSection) validateStartTLS(d *decoder, path string, f *File) {
+	if l.asked() == "" {
+		return
+	}
+	if l.TLS == nil {
+		d.failAt(path, "there is no tls to start for clients; add tls, or remove starttls")
+	}
+	if u := f.upstream(l.Upstream); u != nil && u.StartTLS != "" && u.StartTLS != "none" && u.StartTLS != l.StartTLS {
+		d.failAt(path, "clients ask for TLS as %s does, and upstream %s speaks %s; correct one of them", l.StartTLS, u.Name, u.StartTLS)
+	}
+}
+
+// notes are what works otherwise than one might expect, one line each.
+func (f *File) notes() (out []string) {
+	for _, l := range f.Listeners {
+		if u := f.upstream(l.Upstream); l.asked() == "postgres" && u != nil && u.StartTLS == "postgres" {
+			out = append(out, "listeners."+l.Name+".starttls: TLS to us and TLS of ours to the upstream are two, and SCRAM binds a login to one: clients need channel_binding=disable")
+		}
+	}
+	return out
+}
+
 // server translates the section for l4. ids gives the source of an identity, roots
 // that of the file of ca.
-func (t *ListenerTLSSection) server(ids identitySet, roots *certs.Source) (*l4.ServerTLS, error) {
-	p := certs.ServerPolicy{Clients: t.Client == clientRequired, Roots: roots, SystemRoots: t.CA == "system", ALPN: t.ALPN, MinVersion: tlsVersions()[t.MinVersion]}
+func (t *ListenerTLSSection) server(alpn []string, ids identitySet, roots *certs.Source) (*l4.ServerTLS, error) {
+	p := certs.ServerPolicy{Clients: t.Client == clientRequired, Roots: roots, SystemRoots: t.CA == "system", ALPN: alpn, MinVersion: tlsVersions()[t.MinVersion]}
 	for _, name := range t.names() {
 		p.Sources = append(p.Sources, ids.source(name))
 	}
@@ -129,6 +169,7 @@ func (t *ListenerTLSSection) server(ids identitySet, roots *certs.Source) (*l4.S
 			return l4.Termination(how), err
 		},
 		Denied:        func(err error) bool { return errors.Is(err, certs.ErrPrincipal) },
+		Anonymous:     !p.Clients,
 		IdentityReady: terminator.Ready,
 	}, nil
 }

@@ -139,7 +139,8 @@ func (l *ListenerSection) config(ids, roots identitySet) (cfg l4.ListenerConfig,
 		cfg.ProxyFrom = append(cfg.ProxyFrom, prefix)
 	}
 	if l.TLS != nil {
-		cfg.TLS, err = l.TLS.server(ids, roots.source(l.caFile()))
+		cfg.StartTLS = l.asked()
+		cfg.TLS, err = l.TLS.server(l.alpn(), ids, roots.source(l.caFile()))
 	}
 	return cfg, err
 }

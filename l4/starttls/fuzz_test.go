@@ -47,7 +47,7 @@ func FuzzPostgresDialogue(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, client, server string) {
 		down, up := newWire(client), newWire(server)
-		out, err := pgTalk(down, up)
+		out, err := pgTalk(down, up, false)
 		if err != nil {
 			checkDialogueError(t, err)
 		}

@@ -3,6 +3,7 @@ package starttls
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -45,7 +46,7 @@ const (
 )
 
 func postgres() Protocol {
-	return Protocol{Name: pgName, Upgrade: pgUpgrade, Refuse: pgRefuse}
+	return Protocol{Name: pgName, Upgrade: pgUpgrade, Accept: pgAccept, Refuse: pgRefuse}
 }
 
 func pgUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
@@ -59,9 +60,45 @@ func pgUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	if answer[0] == 'S' {
-		return &Dialogue{Finish: pgTalk, Refuse: pgError}, nil
+		d := &Dialogue{Refuse: pgError}
+		d.Finish = func(downstream, upstream io.ReadWriter) (Outcome, error) {
+			return pgTalk(downstream, upstream, d.Encrypted)
+		}
+		return d, nil
 	}
 	return nil, pgDeclined(answer[0])
+}
+
+// pgAccept answers S. A client that begins with TLS at once (libpq's
+// sslnegotiation=direct) may do so; one without is told to use it.
+func pgAccept(downstream io.ReadWriter) (Accepted, error) {
+	d := pgDialogue{down: leg{side: Downstream, rw: downstream}}
+	for {
+		head := make([]byte, 4, 8)
+		if err := d.down.read(head); err != nil {
+			return Accepted{}, err
+		}
+		if d.requests == 0 && bytes.HasPrefix(head, []byte("\x16\x03")) {
+			return Accepted{Hello: head}, nil
+		}
+		packet, code, err := d.packetBehind(head)
+		if err != nil {
+			return Accepted{}, err
+		}
+		switch code {
+		case pgSSLRequest:
+			return Accepted{}, d.down.say([]byte{'S'})
+		case pgCancelRequest:
+			return Accepted{Cancel: packet}, nil
+		case pgGSSENCRequest:
+			if err := d.decline(code); err != nil {
+				return Accepted{}, err
+			}
+		default:
+			e := pgGreeting("a startup message without TLS, which this listener demands: set sslmode=verify-full (or require) in it")
+			return Accepted{}, errors.Join(e, d.down.say(pgError(e)))
+		}
+	}
 }
 
 // pgRefuse waits for the startup message, because a client reads nothing before
@@ -104,12 +141,15 @@ func pgDeclined(answer byte) *RefusedError {
 type pgDialogue struct {
 	down, up leg
 	requests int // SSLRequest and GSSENCRequest answered
+
+	encrypted bool // the client's own leg has TLS
 }
 
-func pgTalk(downstream, upstream io.ReadWriter) (Outcome, error) {
+func pgTalk(downstream, upstream io.ReadWriter, encrypted bool) (Outcome, error) {
 	d := pgDialogue{
-		down: leg{side: Downstream, rw: downstream},
-		up:   leg{side: Upstream, rw: upstream, ifClosed: pgHintStartup},
+		encrypted: encrypted,
+		down:      leg{side: Downstream, rw: downstream},
+		up:        leg{side: Upstream, rw: upstream, ifClosed: pgHintStartup},
 	}
 	cancel, err := d.run()
 	return Outcome{Cancel: cancel, Heard: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
@@ -152,14 +192,20 @@ func (d *pgDialogue) startup() (packet, cancel []byte, err error) {
 // clientPacket reads one whole packet of a client that has not started: length,
 // code, rest. Each is judged before the next is waited for.
 func (d *pgDialogue) clientPacket() (packet []byte, code uint32, err error) {
-	head := make([]byte, 8)
-	if err := d.down.read(head[:4]); err != nil {
+	head := make([]byte, 4, 8)
+	if err := d.down.read(head); err != nil {
 		return nil, 0, err
 	}
+	return d.packetBehind(head)
+}
+
+// packetBehind is clientPacket once its length is known.
+func (d *pgDialogue) packetBehind(head []byte) (packet []byte, code uint32, err error) {
 	size := binary.BigEndian.Uint32(head)
 	if size < 8 || size > pgStartupMax {
-		return nil, 0, pgGreeting(pgNoPacket(head[:4]))
+		return nil, 0, pgGreeting(pgNoPacket(head))
 	}
+	head = append(head, 0, 0, 0, 0)
 	if err := d.down.readRest(head[4:]); err != nil {
 		return nil, 0, err
 	}
@@ -242,6 +288,7 @@ func (d *pgDialogue) authentication() error {
 		if err != nil {
 			return err
 		}
+		whole := len(msg)
 		if msg[0] == 'R' {
 			if msg, err = pgStrike(msg); err != nil {
 				return err
@@ -250,12 +297,39 @@ func (d *pgDialogue) authentication() error {
 		if err := d.down.forward(msg); err != nil {
 			return err
 		}
-		if msg[0] == 'R' || msg[0] == 'E' {
+		switch {
+		case d.encrypted && len(msg) < whole:
+			return d.unbound()
+		case msg[0] == 'R' || msg[0] == 'E':
 			return nil
 		}
 	}
 	return &RefusedError{Protocol: pgName,
 		What: fmt.Sprintf("the server sent %d messages without asking for authentication", pgMessagesMax)}
+}
+
+// unbound passes on the client's choice of a mechanism, if it can come to a good
+// end: a client with TLS of its own, to which PLUS was not offered, tells the
+// server that it could have done it, and the server, which did offer it, takes
+// that for an attack (RFC 5802, 6).
+func (d *pgDialogue) unbound() error {
+	head := make([]byte, 5)
+	if err := d.down.read(head); err != nil {
+		return err
+	}
+	size := binary.BigEndian.Uint32(head[1:])
+	if head[0] != 'p' || size < 4 || size > pgMessageMax {
+		return pgGreeting(fmt.Sprintf("a message %q of %d bytes where its choice of a SASL mechanism is due", head[0], size))
+	}
+	msg := append(head, make([]byte, size-4)...)
+	if err := d.down.readRest(msg[5:]); err != nil {
+		return err
+	}
+	_, response, _ := bytes.Cut(msg[5:], []byte{0}) // behind the mechanism's name: a length, and the message
+	if len(response) > 4 && response[4] == 'y' {
+		return pgGreeting("SCRAM with the wish to bind it to its TLS, which ends here, while the server sees that of the ambassador: set channel_binding=disable in it")
+	}
+	return d.up.forward(msg)
 }
 
 // serverMessage reads one whole message of a kind that the dialogue knows.

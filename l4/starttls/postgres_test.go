@@ -234,7 +234,7 @@ func TestPostgresDialogue(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(tt.client), open(tt.server)
-			out, err := pgTalk(down, up)
+			out, err := pgTalk(down, up, false)
 			if err != nil {
 				t.Fatalf("err = %v", err)
 			}
@@ -292,7 +292,7 @@ func TestPostgresGreetingErrors(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(tt.client), open("")
-			out, err := pgTalk(down, up)
+			out, err := pgTalk(down, up, false)
 			var greeting *GreetingError
 			if !errors.As(err, &greeting) || greeting.Protocol != "postgres" {
 				t.Fatalf("err = %v, want a *GreetingError", err)
@@ -339,7 +339,7 @@ func TestPostgresServerRefused(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(startup), open(tt.server)
-			out, err := pgTalk(down, up)
+			out, err := pgTalk(down, up, false)
 			var refused *RefusedError
 			if !errors.As(err, &refused) || refused.Protocol != "postgres" || len(refused.Got) > gotMax {
 				t.Fatalf("err = %v, want a *RefusedError", err)
@@ -391,7 +391,7 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 		{"answer cannot be written", deaf(startup), newWire(authOK), SideError{Downstream, "write", syscall.EPIPE, false, ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			out, err := pgTalk(tt.down, tt.up)
+			out, err := pgTalk(tt.down, tt.up, false)
 			wantSide(t, err, tt.want)
 			if out.Cancel != nil || out.Up != int64(tt.up.out.Len()) || out.Down != 0 {
 				t.Errorf("Outcome %+v", out)
@@ -404,7 +404,7 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 func TestPostgresDeafClient(t *testing.T) {
 	down := newWire(sslRequest + startup)
 	down.writeErr = syscall.EPIPE
-	_, err := pgTalk(down, newWire(""))
+	_, err := pgTalk(down, newWire(""), false)
 	wantSide(t, err, SideError{Downstream, "write", syscall.EPIPE, false, ""})
 	if got := down.unread(); got != startup {
 		t.Errorf("left %q unread, want %q", got, startup)
@@ -418,7 +418,7 @@ func TestPostgresShortWrite(t *testing.T) {
 		io.Reader
 		io.Writer
 	}{strings.NewReader(authOK), shortWriter{}}
-	out, err := pgTalk(newWire(startup), up)
+	out, err := pgTalk(newWire(startup), up, false)
 	wantSide(t, err, SideError{Upstream, "write", io.ErrShortWrite, true, ""})
 	if out.Up != 3 {
 		t.Errorf("Up = %d, want 3", out.Up)
@@ -442,7 +442,7 @@ func TestPostgresError(t *testing.T) {
 	}
 	// The dialogue's own eyes: an ErrorResponse of ours passes as a server's.
 	down := newWire(startup)
-	if _, err := pgTalk(down, newWire(string(long))); err != nil || down.out.String() != string(long) {
+	if _, err := pgTalk(down, newWire(string(long)), false); err != nil || down.out.String() != string(long) {
 		t.Errorf("our ErrorResponse does not pass the dialogue: %v", err)
 	}
 }

@@ -32,6 +32,14 @@ type Protocol struct {
 	// either way is TLS's. Errors: *RefusedError, *SideError of Upstream.
 	Upgrade func(upstream io.ReadWriter) (*Dialogue, error)
 
+	// Accept is the other side of Upgrade: it answers a client that asks a server
+	// for TLS, up to where TLS begins. After nil without Accepted.Cancel the next
+	// byte is TLS's, or, of the client, the first of Accepted.Hello. A client that
+	// does without TLS is told why it gets no session. Errors: *GreetingError,
+	// *SideError of Downstream. Nil: this package does not know that side of the
+	// protocol.
+	Accept func(downstream io.ReadWriter) (Accepted, error)
+
 	// Refuse tells a client that has been told nothing yet why it gets no
 	// connection. Where the client speaks first it waits for that. A
 	// RefusedError.Reply in why is passed on as it is. Errors: *GreetingError,
@@ -65,6 +73,10 @@ type Dialogue struct {
 	// *RefusedError, whose server has given its verdict, and *SideError.
 	LogIn func(upstream io.ReadWriter, user, password string) error
 
+	// Encrypted is for the caller to set before Finish: whether the client's own leg
+	// has TLS, too. PostgreSQL's then bind their login to it, unless told not to.
+	Encrypted bool
+
 	// Confidential is for the caller to set before Finish: whether clients take
 	// their own leg for safe, as they do a unix socket. MySQL's then send the
 	// password itself where the server wants it.
@@ -79,6 +91,16 @@ type Dialogue struct {
 	// sent after an error of Begin or Finish, or of TLS between them, that is not
 	// the client's own closing.
 	Refuse func(why error) []byte
+}
+
+// Accepted is how a client has begun.
+type Accepted struct {
+	// Hello is what was read of a client that has begun TLS without asking.
+	Hello []byte
+
+	// Cancel is the whole CancelRequest of a client that wants no TLS for that, as
+	// PostgreSQL's before 17 do not. Nil otherwise.
+	Cancel []byte
 }
 
 // Part is one part of a dialogue between a client and its server. The Outcome's
@@ -114,6 +136,17 @@ func Lookup(name string) (*Protocol, bool) {
 		}
 	}
 	return nil, false
+}
+
+// AcceptNames lists the protocols that have Accept.
+func AcceptNames() []string {
+	var names []string
+	for _, p := range protocols() {
+		if p.Accept != nil {
+			names = append(names, p.Name)
+		}
+	}
+	return names
 }
 
 // Names lists the implemented protocols.
