@@ -235,9 +235,9 @@ func echoLines(s *server, c duplex) {
 // silent accepts and does nothing else.
 func silent(s *server, c duplex) { <-s.done }
 
-// resetter resets after the client's first byte.
+// resetter resets when the client has ended.
 func resetter(_ *server, c duplex) {
-	c.Read(make([]byte, 1))
+	io.Copy(io.Discard, c) // to its end: a reset before that would be an early close
 	raw := net.Conn(c)
 	if t, ok := c.(*tls.Conn); ok {
 		raw = t.NetConn()
