@@ -18,7 +18,8 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func testEnv(name string) (string, bool) {
-	v, ok := map[string]string{"APP_CERT": "app.crt", "APP_KEY": "/keys/app.key", "PORT": "5432", "EMPTY": "", "YES": "true", "TWO": "2s"}[name]
+	v, ok := map[string]string{"APP_CERT": "app.crt", "APP_KEY": "/keys/app.key", "PORT": "5432", "EMPTY": "", "YES": "true", "TWO": "2s",
+		"CA": "2f4cf5b1a3c2e0d97b6f7a8e9d0c1b2a3f4e5d6c7b8a99887766554433221100"}[name]
 	return v, ok
 }
 
