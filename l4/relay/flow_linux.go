@@ -39,7 +39,7 @@ type flow struct {
 	sides      [2]side // guarded by mu, like all below
 	bulk       [2]bool // directions that are spliced
 	finished   [2]bool // directions whose FIN has been passed on
-	noSplice   bool    // the kernel cannot splice these sockets
+	noSplice   bool    // the kernel cannot splice these sockets, or has no memory for it
 	settling   bool    // Settled was called, or is about to be
 	grown      bool    // it has lived for SettleAfter
 	over       bool    // result is decided, and the sockets are closed
@@ -346,7 +346,7 @@ func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 		return 1, true // by copying
 	}
 	n, errno := spliceFD(src.fd, p.w, pipeSize)
-	if errno == syscall.EINVAL {
+	if errno == syscall.EINVAL || errno == syscall.ENOMEM {
 		f.noSplice, f.bulk[d] = true, false
 		w.put(p)
 		return 1, true
