@@ -186,3 +186,62 @@ func resumedUntilRevoked(t *testing.T, a *ambassador, addr string, keys *pki) {
 	}
 	a.awaitAfter(mark, `"reason":"downstream_tls","cause":"[^"]*was revoked by`)
 }
+
+// TestHandshakeFlood proves that more silent clients than a listener's handshakes
+// may be neither keep one out that comes in earnest, nor eat the process.
+func TestHandshakeFlood(t *testing.T) {
+	keys := newPKI(t)
+	up := startServer(t, nil, echo)
+	a := start(t, "run", "-c", writeFile(t, "a.yaml", fmt.Sprintf(`
+identities: {me: {files: {cert: %[1]s/server.crt, key: %[1]s/server.key}}}
+upstreams: {up: {endpoints: [%[2]q]}}
+listeners: {front: {listen: "127.0.0.1:0", upstream: up, timeouts: {handshake: 5m}, tls: {identity: me, client: none}}}
+`, keys.dir, up.addr)))
+	addr, cfg := a.addr("front"), keys.caller(t, "")
+	before, err := residentKiB(a.process)
+	if err != nil {
+		t.Skip(err)
+	}
+	const flood = 5000
+	for i := range flood {
+		c, err := dialTCP(addr)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer c.Close()
+		io.WriteString(c, "\x16\x03\x01\x02") // a hello that is never ended
+		if i%500 != 499 {
+			continue
+		}
+		start := time.Now()
+		if _, _, err := call(t, addr, cfg); err != nil {
+			t.Errorf("after %d: %v", i+1, err)
+		}
+		if d := time.Since(start); d > patience/10 {
+			t.Errorf("after %d: served after %v", i+1, d)
+		}
+	}
+	a.metric(`ambassador_sessions_total{stage=greet,reason=limit}`, flood-4096)
+	after, err := residentKiB(a.process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d clients in their handshakes take %d KiB each", 4096, (after-before)/4096)
+	if grown := after - before; grown > 200<<10 && !on("AMBASSADOR_TEST_RACE") {
+		t.Errorf("the process has grown by %d KiB", grown)
+	}
+}
+
+// residentKiB is the memory that a process has.
+func residentKiB(p *process) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		return 0, err
+	}
+	return n, nil
+}

