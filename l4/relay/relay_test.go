@@ -48,12 +48,13 @@ var kinds = []struct {
 	{"tcp-unix", kind{}, kind{unix: true}},
 	{"tcp-tls13", kind{}, kind{tls: tls.VersionTLS13}},
 	{"tcp-tls12", kind{}, kind{tls: tls.VersionTLS12}},
-	{"tls13-tcp", kind{tls: tls.VersionTLS13}, kind{}},
+	{"tls13-tcp", kind{tls: tls.VersionTLS13, terminates: true}, kind{}},
 }
 
 type kind struct {
-	unix bool
-	tls  uint16
+	unix       bool
+	tls        uint16
+	terminates bool // we are the server
 }
 
 // end is the application at the far end of a leg.
@@ -146,7 +147,7 @@ func (p *pair) result() Result {
 }
 
 // newLeg connects an application to a leg.
-func newLeg(t *testing.T, k kind) (*end, Leg) {
+func newLeg(t testing.TB, k kind) (*end, Leg) {
 	t.Helper()
 	network, address := "tcp", "127.0.0.1:0"
 	if k.unix {
@@ -168,24 +169,21 @@ func newLeg(t *testing.T, k kind) (*end, Leg) {
 	if k.tls == 0 {
 		return &end{far, far}, Plain(near, nil)
 	}
-	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MaxVersion: k.tls})
 	transport := NewTransport(near)
-	client := tls.Client(transport, &tls.Config{InsecureSkipVerify: true, MaxVersion: k.tls})
-	shaken := make(chan error, 1)
-	go func() { shaken <- server.Handshake() }() // awaited below
-	if err := client.Handshake(); err != nil {
-		t.Fatal(err)
+	asServer := &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MaxVersion: k.tls}
+	asClient := &tls.Config{InsecureSkipVerify: true, MaxVersion: k.tls}
+	theirs, ours := tls.Server(far, asServer), tls.Client(transport, asClient)
+	if k.terminates {
+		theirs, ours = tls.Client(far, asClient), tls.Server(transport, asServer)
 	}
-	if err := <-shaken; err != nil {
-		t.Fatal(err)
-	}
-	return &end{server, far}, TLS(client, transport, nil)
+	handshake(t, theirs, ours)
+	return &end{theirs, far}, TLS(ours, transport, nil)
 }
 
-var certificate = func() func(*testing.T) tls.Certificate {
+var certificate = func() func(testing.TB) tls.Certificate {
 	var once sync.Once
 	var cert tls.Certificate
-	return func(t *testing.T) tls.Certificate {
+	return func(t testing.TB) tls.Certificate {
 		once.Do(func() {
 			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 			if err != nil {
@@ -686,69 +684,4 @@ func TestSettled(t *testing.T) {
 			t.Errorf("result %+v", r)
 		}
 	})
-}
-
-func BenchmarkBulk(b *testing.B) {
-	down, up, _ := benchPair(b)
-	buf := make([]byte, 64<<10)
-	go io.Copy(io.Discard, up) // ends with the benchmark's connections
-	b.SetBytes(int64(len(buf)))
-	for b.Loop() {
-		if _, err := down.Write(buf); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkPing(b *testing.B) {
-	down, up, _ := benchPair(b)
-	go io.Copy(up, up) // ends with the benchmark's connections
-	buf := make([]byte, 512)
-	b.ReportAllocs()
-	for b.Loop() {
-		down.Write(buf)
-		if _, err := io.ReadFull(down, buf); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkSession(b *testing.B) {
-	e := New()
-	b.ReportAllocs()
-	for b.Loop() {
-		down, up, done := sessionOf(b, e)
-		down.Close()
-		io.Copy(io.Discard, up)
-		up.Close()
-		<-done
-	}
-}
-
-func benchPair(b *testing.B) (down, up net.Conn, done <-chan Result) {
-	down, up, done = sessionOf(b, New())
-	b.Cleanup(func() { down.Close(); up.Close() })
-	return
-}
-
-func sessionOf(b *testing.B, e *Engine) (down, up net.Conn, ended <-chan Result) {
-	b.Helper()
-	done := make(chan Result, 1)
-	var legs [2]Leg
-	var far [2]net.Conn
-	for i := range far {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		far[i], _ = net.Dial("tcp", ln.Addr().String())
-		near, err := ln.Accept()
-		if err != nil {
-			b.Fatal(err)
-		}
-		ln.Close()
-		legs[i] = Plain(near, nil)
-	}
-	e.Start(Config{Downstream: legs[0], Upstream: legs[1], Done: func(r Result) { done <- r }})
-	return far[0], far[1], done
 }

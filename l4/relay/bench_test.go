@@ -1,0 +1,103 @@
+package relay
+
+import (
+	"crypto/tls"
+	"io"
+	"testing"
+)
+
+// What the engines cost, with both applications in the same process: go test
+// -bench . ./l4/relay. Compare within a run.
+
+// benchmarks runs one on both engines, with and without TLS upstream.
+func benchmarks(b *testing.B, f func(b *testing.B, e *Engine, up kind)) {
+	for _, name := range []string{"epoll", "portable"} {
+		for _, k := range []kind{{}, {tls: tls.VersionTLS13}} {
+			legs := "plain"
+			if k.tls != 0 {
+				legs = "tls"
+			}
+			b.Run(name+"/"+legs, func(b *testing.B) {
+				e := engines[name]()
+				b.ReportAllocs()
+				f(b, e, k)
+				b.StopTimer()
+				e.Close()
+			})
+		}
+	}
+}
+
+// benchSession is a session that ends with close.
+func benchSession(b *testing.B, e *Engine, upKind kind) (down, up *end, close func()) {
+	done := make(chan Result, 1)
+	cfg := Config{Done: func(r Result) { done <- r }}
+	down, cfg.Downstream = newLeg(b, kind{})
+	up, cfg.Upstream = newLeg(b, upKind)
+	e.Start(cfg)
+	return down, up, func() {
+		down.raw.Close()
+		up.raw.Close()
+		<-done
+	}
+}
+
+// Bytes a second, one way.
+func BenchmarkBulk(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
+		down, up, close := benchSession(b, e, k)
+		defer close()
+		go io.Copy(io.Discard, up) // close ends it
+		buf := make([]byte, 256<<10)
+		b.SetBytes(int64(len(buf)))
+		for b.Loop() {
+			if _, err := down.Write(buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// Messages there and back a second, one at a time.
+func BenchmarkPing(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
+		down, up, close := benchSession(b, e, k)
+		defer close()
+		go io.Copy(up, up) // close ends it
+		buf := make([]byte, 512)
+		for b.Loop() {
+			ping(b, down, buf)
+		}
+	})
+}
+
+func ping(b *testing.B, e *end, buf []byte) {
+	e.Write(buf)
+	if _, err := io.ReadFull(e, buf); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// Sessions a second: Start, a byte, and the end. The time of connecting, and of
+// the handshake, is not in it, their allocations are.
+func BenchmarkSession(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
+		for b.Loop() {
+			b.StopTimer()
+			down, near := newLeg(b, kind{})
+			up, far := newLeg(b, k)
+			done := make(chan Result, 1)
+			b.StartTimer()
+			e.Start(Config{Downstream: near, Upstream: far, Done: func(r Result) { done <- r }})
+			down.Write([]byte("x"))
+			io.ReadFull(up, make([]byte, 1))
+			down.closeWrite()
+			up.closeWrite()
+			<-done
+			b.StopTimer()
+			down.raw.Close()
+			up.raw.Close()
+			b.StartTimer()
+		}
+	})
+}
