@@ -15,8 +15,9 @@ import (
 // begins on the thread that will move its bytes.
 type acceptor struct {
 	// Static after construction.
-	engine *Engine
-	addr   net.Addr
+	engine    *Engine
+	addr      net.Addr
+	keepAlive *net.KeepAliveConfig
 
 	watched  watched // as the table knows the acceptor
 	failed   chan error
@@ -40,7 +41,7 @@ func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listen
 	if !ok || e.only {
 		return &plainListener{ln}, nil
 	}
-	a := &acceptor{engine: e, addr: ln.Addr(), failed: make(chan error, 1), fd: -1}
+	a := &acceptor{engine: e, addr: ln.Addr(), keepAlive: keepAlive, failed: make(chan error, 1), fd: -1}
 	a.watched.accepts = a
 	raw, err := t.SyscallConn()
 	if err != nil {
@@ -149,7 +150,7 @@ func (a *acceptor) accept() (*Socket, func(net.Conn), syscall.Errno) {
 	if errno != 0 {
 		return nil, nil, errno
 	}
-	return &Socket{fd: fd, remote: from}, a.f, 0
+	return &Socket{fd: fd, remote: from, keepAlive: a.keepAlive}, a.f, 0
 }
 
 func (a *acceptor) error(err error) error {

@@ -205,3 +205,44 @@ func TestDoneWaitsForSettled(t *testing.T) {
 		})
 	}
 }
+
+// A socket keeps its keepalive options where it enters Go's poller, which has
+// defaults of its own: every TLS leg does.
+func TestKeepAliveInGosPoller(t *testing.T) {
+	e := New()
+	defer e.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keepAlive := &net.KeepAliveConfig{Enable: true, Idle: 77 * time.Second, Interval: 33 * time.Second, Count: 5}
+	l, err := e.Listen(ln, keepAlive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan net.Conn, 1)
+	go l.Serve(func(c net.Conn) { accepted <- c }) // Close ends it
+	dialled, err := e.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), keepAlive, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []net.Conn{dialled, <-accepted} {
+		defer c.Close()
+		tcp, ok := TCP(c)
+		if !ok {
+			t.Fatal("no TCP connection")
+		}
+		raw, err := tcp.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			for option, want := range map[int]int{unix.TCP_KEEPIDLE: 77, unix.TCP_KEEPINTVL: 33, unix.TCP_KEEPCNT: 5} {
+				if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option); got != want || err != nil {
+					t.Errorf("option %d is %d, %v; want %d", option, got, err, want)
+				}
+			}
+		})
+	}
+}

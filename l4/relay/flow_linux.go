@@ -144,7 +144,9 @@ func (f *flow) take(c *Config) bool {
 	}
 	for i, l := range legs {
 		if s, ok := l.raw.(*Socket); ok && s.taken() {
-			f.sides[i].late = s.late
+			if s.late {
+				f.sides[i].late = s.keepAlive
+			}
 		} else {
 			l.raw.Close()
 		}

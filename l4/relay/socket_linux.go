@@ -19,10 +19,11 @@ import (
 type Socket struct {
 	remote netip.AddrPort
 
-	// late are the keepalive options that a dialled socket does not have yet: it
-	// gets them when it enters Go's poller, or from the engine once it has lived
-	// for a second, for most that are busy do not live so long. Nil: it has them.
-	late *net.KeepAliveConfig
+	keepAlive *net.KeepAliveConfig
+	// late: a dialled socket does not have the keepalive options yet. It gets them
+	// when it enters Go's poller, or from the engine once it has lived for a second,
+	// for most that are busy do not live so long.
+	late bool
 
 	mu   sync.Mutex
 	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
@@ -51,10 +52,8 @@ func (s *Socket) adopt() (*net.TCPConn, error) {
 	if s.fd < 0 {
 		return nil, net.ErrClosed
 	}
-	if s.late != nil {
-		setKeepAlive(s.fd, s.late)
-	}
-	f := os.NewFile(uintptr(s.fd), "")
+	fd := s.fd
+	f := os.NewFile(uintptr(fd), "")
 	s.fd = -1
 	defer f.Close() // FileConn has made a descriptor of its own
 	c, err := net.FileConn(f)
@@ -62,6 +61,7 @@ func (s *Socket) adopt() (*net.TCPConn, error) {
 		s.err = err
 		return nil, err
 	}
+	setKeepAlive(fd, s.keepAlive) // package net has just set its own
 	s.conn = c.(*net.TCPConn)
 	return s.conn, nil
 }
@@ -227,7 +227,7 @@ func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.Kee
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
 	setNoDelay(s.fd)
-	s.late = keepAlive
+	s.keepAlive, s.late = keepAlive, true
 	return s, nil
 }
 
