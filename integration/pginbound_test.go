@@ -49,7 +49,7 @@ identities:
 upstreams:
   plain: {endpoints: [%[2]q]}
   tls: {endpoints: [%[2]q], starttls: postgres, tls: {identity: app, server_name: localhost}}
-  down: {endpoints: ["127.0.0.1:1"], required: false, connect: {attempts: 1}}
+  down: {endpoints: ["127.0.0.1:1"], required: false, connect: {attempts: 1}, health: {interval: 0s}, breaker: {failures: 0}}
 listeners:
   plain: {listen: "127.0.0.1:0", upstream: plain, starttls: postgres, tls: {identity: me, client: none}}
   tls: {listen: "127.0.0.1:0", upstream: tls, starttls: postgres, tls: {identity: me, client: none}}
@@ -100,6 +100,7 @@ func (p pgInbound) refusals(t *testing.T) {
 	}
 	p.a.await(`"listener":"tls".*"reason":"bad_greeting","cause":"[^"]*set channel_binding=disable`)
 	p.a.await(`"listener":"plain".*"reason":"bad_greeting","cause":"[^"]*set sslmode=verify-full`)
+	p.a.await(`"listener":"plain".*"reason":"downstream_tls","cause":"remote error: tls: unknown certificate authority"`)
 	p.a.await(`"listener":"mutual".*"reason":"downstream_tls","cause":"[^"]*didn't provide a certificate`)
 }
 
@@ -154,6 +155,7 @@ func (p pgInbound) cancels(t *testing.T) {
 		if _, err := q.exit(patience); err != nil || !strings.Contains(q.stderr.String(), "canceling statement due to user request") {
 			t.Errorf("%s: %v, psql says %s", listener, err, q.stderr)
 		}
+		p.a.await(`"listener":"` + listener + `",.*"reason":"closed","cause":"cancel request passed on to 1 of`)
 	}
 	c, err := net.Dial("tcp", p.a.addr("mutual"))
 	if err != nil {

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -121,6 +122,9 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 		if conn.spoke {
 			closeAfterReading(s.downstream) // a reset could take the alert away
 		}
+		if conn.alert != 0 {
+			err = &net.OpError{Op: "remote error", Err: conn.alert}
+		}
 		return &Error{Stage: StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
 	}
 	transport.Conn = s.downstream // only the handshake needs turns
@@ -167,14 +171,19 @@ func (s *session) stream() net.Conn {
 
 // leg is the client's connection for the relay, which owns it from then on.
 func (s *session) leg() relay.Leg {
-	g := s.greeted
-	switch {
-	case g != nil && g.tls != nil:
+	if g := s.greeted; g != nil && g.tls != nil {
 		return relay.TLS(g.tls, g.transport, nil)
-	case g != nil && g.unasked != nil:
-		return relay.Plain(s.downstream, g.unasked.early)
 	}
 	return relay.Plain(s.downstream, nil)
+}
+
+// passCancel passes a cancel request on that came without TLS, where the upstream
+// has no dialogue that would; the server answers by closing, which is no failure.
+func (s *session) passCancel(ctx context.Context, conn *upstreamConn) error {
+	if s.greeted == nil || s.greeted.unasked == nil {
+		return nil
+	}
+	return s.sendCancel(ctx, conn, s.greeted.unasked.early)
 }
 
 // earlyConn is a connection of which some was read already.
@@ -198,9 +207,10 @@ type handshakeConn struct {
 	net.Conn
 	ctx   context.Context
 	turns chan struct{}
-	held  bool // it is our turn
-	heard bool // the client has sent a byte
-	spoke bool // we were the last to say something: if the handshake failed, an alert
+	held  bool           // it is our turn
+	heard bool           // the client has sent a byte
+	spoke bool           // we were the last to say something: if the handshake failed, an alert
+	alert tls.AlertError // of the client, in plaintext; 0: none
 }
 
 // Read lets others have their turn until the client has said something.
@@ -209,10 +219,22 @@ func (c *handshakeConn) Read(b []byte) (int, error) {
 	c.yield()
 	n, err := c.Conn.Read(b)
 	c.heard = c.heard || n > 0
+	c.alert = plainAlert(b[:n])
 	if err != nil {
 		return n, err
 	}
 	return n, c.turn()
+}
+
+// plainAlert is the alert in what a client has sent, if that is all. OpenSSL sends
+// it so when it does not trust our certificate in TLS 1.3, while crypto/tls waits for
+// what is encrypted and finds a "bad record MAC". A change_cipher_spec may be before it.
+func plainAlert(records []byte) tls.AlertError {
+	a := bytes.TrimPrefix(records, []byte("\x14\x03\x03\x00\x01\x01"))
+	if len(a) == 7 && a[0] == 0x15 && a[1] == 3 && a[3] == 0 && a[4] == 2 {
+		return tls.AlertError(a[6])
+	}
+	return 0
 }
 
 // Write is the connection's, which a client that reads nothing could only hold up

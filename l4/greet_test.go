@@ -162,6 +162,19 @@ func TestClientsThatAreNoTLSClients(t *testing.T) {
 	}
 }
 
+// OpenSSL's alerts before it has keys are known for what they say.
+func TestPlainAlert(t *testing.T) {
+	for text, want := range map[string]tls.AlertError{
+		"\x15\x03\x03\x00\x02\x02\x30":                         48,
+		"\x14\x03\x03\x00\x01\x01\x15\x03\x03\x00\x02\x02\x30": 48,
+		"\x15\x03\x03\x00\x13\x02\x30":                         0, "\x15\x03\x03\x00\x02\x02\x30\x15": 0, "\x15\x03\x03\x00\x02": 0, "": 0,
+	} {
+		if got := plainAlert([]byte(text)); got != want {
+			t.Errorf("%x: %d, want %d", text, got, want)
+		}
+	}
+}
+
 // What fails behind the handshake is a reset, without a close_notify that would
 // make it look complete.
 func TestTerminatedSessionWithoutUpstream(t *testing.T) {
@@ -320,21 +333,27 @@ func TestClientsThatAskWrongly(t *testing.T) {
 // Where nobody shows a certificate a cancel request may come without TLS.
 func TestCancelWithoutTLS(t *testing.T) {
 	got := make(chan string, 1)
-	cfg, _ := askedListener(t, backend(t, func(c *net.TCPConn) {
-		text, _ := io.ReadAll(c)
+	cfg, _ := askedListener(t, backend(t, func(c *net.TCPConn) { // a cancel has no answer but the end
+		text := make([]byte, len(pgCancel))
+		io.ReadFull(c, text)
 		got <- string(text)
 	}))
 	cfg.Listeners[0].TLS.Anonymous = true
-	f := serve(t, Options{}, cfg)
+	heard := make(chan Reason, 1)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
 	c := f.client(0)
 	io.WriteString(c, pgCancel)
-	c.CloseWrite()
-	io.Copy(io.Discard, c)
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the client sees %v", err)
+	}
 	if text := <-got; text != pgCancel {
 		t.Errorf("the upstream got %q", text)
 	}
 	if r := f.record(); r.Reason != ReasonClosed || r.BytesUp != int64(len(pgCancel)) {
 		t.Errorf("record: %+v", r)
+	}
+	if r := <-heard; r != ReasonOK {
+		t.Errorf("the attempt settled as %s", r)
 	}
 }
 

@@ -137,7 +137,7 @@ func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol
 func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	d := conn.dialogue
 	if d == nil {
-		return nil
+		return s.passCancel(ctx, conn)
 	}
 	if d.Begin != nil {
 		if _, err := s.talk(ctx, conn, d.Begin); err != nil {
