@@ -492,7 +492,7 @@ func TestIdleIsMeasuredFromTheLastByte(t *testing.T) {
 func TestStopResetsBothSides(t *testing.T) {
 	cause := errors.New("killed")
 	everywhere(t, func(t *testing.T, p *pair) {
-		go io.Copy(p.down.raw, endless{}) // ends with the connection; blocks the session in a write
+		go io.Copy(p.down, endless{}) // ends with the connection; blocks the session in a write
 		p.session.Stop(cause)
 		p.session.Stop(errors.New("second"))
 		if r := p.result(); r.End != EndStopped || r.Cause != cause || r.FirstClose != None {
