@@ -272,12 +272,13 @@ func lockingMariaDB(t testing.TB, keys *pki) (here network, dir, addr string) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	run(t, exec.Command(install, "--no-defaults", "--user=nobody", "--datadir="+dir+"/data", "--auth-root-authentication-method=normal", "--skip-test-db"))
+	// A server that starts removes the temporary tables of others from a folder that they share.
+	run(t, exec.Command(install, "--no-defaults", "--user=nobody", "--datadir="+dir+"/data", "--tmpdir="+dir, "--auth-root-authentication-method=normal", "--skip-test-db"))
 	// Else it refuses every host but its own, before it counts anything.
 	if err := os.WriteFile(dir+"/init.sql", []byte("CREATE USER someone@'%' IDENTIFIED BY 'secret';\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{server, "--no-defaults", "--init-file=" + dir + "/init.sql", "--user=nobody", "--datadir=" + dir + "/data", "--socket=" + dir + "/s", "--pid-file=" + dir + "/pid",
+	args := []string{server, "--no-defaults", "--init-file=" + dir + "/init.sql", "--user=nobody", "--datadir=" + dir + "/data", "--tmpdir=" + dir, "--socket=" + dir + "/s", "--pid-file=" + dir + "/pid",
 		"--bind-address=" + there.ip, "--port=3306", "--max-connect-errors=12", "--loose-innodb-buffer-pool-size=16M"}
 	if keys != nil {
 		d := &mariadb{daemon: &daemon{dir: dir}, keys: keys}

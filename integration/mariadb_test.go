@@ -37,9 +37,9 @@ func newMariaDB(t testing.TB, keys *pki) *mariadb {
 	} else {
 		d.mkdir(t, "", "data", "s")
 	}
-	run(t, exec.Command(install, "--no-defaults", "--datadir="+d.file("data"), "--user="+who, "--auth-root-authentication-method=normal",
+	run(t, exec.Command(install, "--no-defaults", "--datadir="+d.file("data"), "--tmpdir="+d.file("s"), "--user="+who, "--auth-root-authentication-method=normal",
 		"--skip-test-db", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M"))
-	args := []string{"--no-defaults", "--datadir=" + d.file("data"), "--user=" + who, "--bind-address=127.0.0.1", "--port=" + d.port,
+	args := []string{"--no-defaults", "--datadir=" + d.file("data"), "--tmpdir=" + d.file("s"), "--user=" + who, "--bind-address=127.0.0.1", "--port=" + d.port,
 		"--socket=" + d.file("s/sock"), "--pid-file=" + d.file("s/pid"), "--skip-name-resolve", "--plugin-load-add=auth_ed25519", "--log-warnings=2",
 		"--max-allowed-packet=128M", "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", "--skip-innodb-doublewrite",
 		"--performance-schema=off", "--skip-ssl"}
