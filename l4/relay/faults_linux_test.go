@@ -118,7 +118,7 @@ func TestFaults(t *testing.T) {
 
 func inAnotherProcess(t *testing.T, name string) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestFaults$", "-test.v")
-	cmd.Env = append(os.Environ(), faultCase+"="+name)
+	cmd.Env = append(os.Environ(), faultCase+"="+name, "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
