@@ -3,6 +3,7 @@ package relay
 import (
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,7 +34,8 @@ type acceptor struct {
 // sessions have their turn.
 const acceptBatch = 4
 
-// Listen makes a Listener of a bound socket, which it takes over. On Linux the
+// Listen makes a Listener of a bound socket, which it takes over, and closes if
+// that fails. On Linux the
 // connections of a TCP socket are Sockets, with keepalive and without Nagle's
 // delay, both inherited from the listening socket.
 func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listener, error) {
@@ -43,22 +45,26 @@ func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listen
 	}
 	a := &acceptor{engine: e, addr: ln.Addr(), keepAlive: keepAlive, failed: make(chan error, 1), fd: -1}
 	a.watched.accepts = a
+	defer ln.Close() // a has a descriptor of its own, or there is nothing to accept
 	raw, err := t.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
+	var dup error
 	err = raw.Control(func(fd uintptr) {
-		n, dupErr := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-		if err = dupErr; err == nil {
+		var n int
+		if n, dup = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); dup == nil {
 			a.fd = int32(n)
-			setNoDelay(a.fd)
-			setKeepAlive(a.fd, keepAlive)
 		}
 	})
-	if err != nil || a.fd < 0 {
-		return nil, ioError("dup", syscall.EMFILE)
+	if err != nil {
+		return nil, err
 	}
-	ln.Close()
+	if dup != nil {
+		return nil, os.NewSyscallError("fcntl", dup)
+	}
+	setNoDelay(a.fd)
+	setKeepAlive(a.fd, keepAlive)
 	return a, nil
 }
 

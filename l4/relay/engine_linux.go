@@ -196,7 +196,7 @@ func (l *loop) free() {
 
 // run is the loop, until stop.
 func (l *loop) run() {
-	l.work.init(l.engine)
+	l.work.init()
 	var events [128]unix.EpollEvent
 	for {
 		n, err := unix.EpollWait(int(l.epfd), events[:], -1)
@@ -256,7 +256,7 @@ const (
 	pipesKept = 16
 )
 
-func (w *workspace) init(*Engine) { w.in = make([]byte, plainRead) }
+func (w *workspace) init() { w.in = make([]byte, plainRead) }
 
 // large makes room for a TLS side; plain sessions do without.
 func (w *workspace) large() {
@@ -272,7 +272,7 @@ func (e *Engine) workspace() *workspace {
 	w, ok := e.spare.Get().(*workspace)
 	if !ok {
 		w = new(workspace)
-		w.init(e)
+		w.init()
 	}
 	w.now = e.now()
 	return w

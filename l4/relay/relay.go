@@ -165,7 +165,7 @@ type Session interface {
 }
 
 // errResetUnseen is a reset whose error a failed write has taken.
-var errResetUnseen = syscall.ECONNRESET
+const errResetUnseen = syscall.ECONNRESET
 
 // forever is for a limit that there is none of.
 const forever = 1 << 62 * time.Nanosecond
