@@ -218,17 +218,19 @@ func (r *xmppReader) open() (*xmppTag, error) {
 	return stream, nil
 }
 
+// whole reads an element to its end: its tag, and those within it.
+func (r *xmppReader) whole() (first *xmppTag, inner []*xmppTag, err error) {
+	if first, err = r.next(); err == nil && !first.empty {
+		inner, err = r.inside()
+	}
+	return first, inner, err
+}
+
 // features reads the server's features, and wants STARTTLS among them.
 func (r *xmppReader) features() error {
-	first, err := r.next()
+	first, inner, err := r.whole()
 	if err != nil {
 		return err
-	}
-	var inner []*xmppTag
-	if !first.empty {
-		if inner, err = r.inside(); err != nil {
-			return err
-		}
 	}
 	if first.Name.Local != "features" {
 		return xmppSaid("%s", first, inner)
@@ -244,15 +246,9 @@ func (r *xmppReader) features() error {
 
 // proceed reads the answer to STARTTLS, to its last byte.
 func (r *xmppReader) proceed() error {
-	first, err := r.next()
+	first, inner, err := r.whole()
 	if err != nil {
 		return err
-	}
-	var inner []*xmppTag
-	if !first.empty {
-		if inner, err = r.inside(); err != nil {
-			return err
-		}
 	}
 	if first.Name.Local == "proceed" && first.attr("", "xmlns") == xmppTLS && len(inner) == 0 {
 		return nil
