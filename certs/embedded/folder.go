@@ -14,6 +14,8 @@ import (
 
 	"github.com/smallstep/certificates/db"
 	"go.step.sm/crypto/pemutil"
+
+	"ambassador/certs"
 )
 
 // The files of a stored authority. root.crt is written last: where it is, the
@@ -79,27 +81,11 @@ func store(o ServerOptions, p *pki, key provisionerKey) error {
 		{intermediateFile, encode("CERTIFICATE", p.intermediate.Raw), 0o644},
 		{rootFile, encode("CERTIFICATE", p.root.Raw), 0o644},
 	} {
-		if err := replace(filepath.Join(o.Storage, f.name), f.text, f.mode); err != nil {
+		if err := certs.ReplaceFile(filepath.Join(o.Storage, f.name), f.text, f.mode); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// replace puts a file there whole, or not at all.
-func replace(path string, text []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }
 
 func open(o ServerOptions) (*pki, provisionerKey, error) {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"ambassador/certs"
 )
 
 // storage is a folder; the zero value keeps nothing.
@@ -171,7 +173,7 @@ func (s storage) save(what stored) error {
 	if err != nil {
 		return err
 	}
-	return s.replace(pairFile, text)
+	return certs.ReplaceFile(filepath.Join(s.dir, pairFile), text, 0o600)
 }
 
 // saveRoots keeps the roots. The caller holds the lock.
@@ -183,7 +185,7 @@ func (s storage) saveRoots(roots []*x509.Certificate, fingerprint string) error 
 	for _, c := range roots {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
-	return s.replace(rootsFile, text)
+	return certs.ReplaceFile(filepath.Join(s.dir, rootsFile), text, 0o600)
 }
 
 func encodePair(cert *tls.Certificate) ([]byte, error) {
@@ -196,39 +198,4 @@ func encodePair(cert *tls.Certificate) ([]byte, error) {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	return text, nil
-}
-
-// replace writes a file beside the old one and puts it in its place: whoever is
-// killed in between leaves the old one. A link is not followed, and what an
-// earlier kill left is overwritten.
-func (s storage) replace(name string, text []byte) error {
-	path := filepath.Join(s.dir, name)
-	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncFolder(s.dir)
-}
-
-// syncFolder makes a rename last.
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
