@@ -135,7 +135,7 @@ func (c *CA) RootPEM() []byte { return encode("CERTIFICATE", c.pki.root.Raw) }
 // valid from a minute ago for life from now: at least a second, and never longer
 // than the root. Names are DNS names, IP addresses or URIs ("spiffe://…"); the
 // first is the subject's common name. Chain and Leaf are set.
-func (c *CA) Issue(names []string, life time.Duration) (*tls.Certificate, error) {
+func (c *CA) Issue(ctx context.Context, names []string, life time.Duration) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -147,7 +147,7 @@ func (c *CA) Issue(names []string, life time.Duration) (*tls.Certificate, error)
 	if life < shortestLife {
 		return nil, fmt.Errorf("issue %s: a life of %v is shorter than %v", strings.Join(names, ", "), life, shortestLife)
 	}
-	chain, err := c.authority.SignWithContext(context.Background(), csr, provisioner.SignOptions{}, validFor(life, c.pki.intermediate.NotAfter))
+	chain, err := c.authority.SignWithContext(ctx, csr, provisioner.SignOptions{}, validFor(life, c.pki.intermediate.NotAfter))
 	if err != nil {
 		return nil, fmt.Errorf("issue %s: %w", strings.Join(names, ", "), err)
 	}
@@ -159,8 +159,8 @@ func (c *CA) Issue(names []string, life time.Duration) (*tls.Certificate, error)
 }
 
 // IssuePEM is Issue in PEM: the chain, leaf first, and the key in PKCS #8.
-func (c *CA) IssuePEM(names []string, life time.Duration) (certPEM, keyPEM []byte, err error) {
-	cert, err := c.Issue(names, life)
+func (c *CA) IssuePEM(ctx context.Context, names []string, life time.Duration) (certPEM, keyPEM []byte, err error) {
+	cert, err := c.Issue(ctx, names, life)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -22,11 +22,11 @@ func newCA(t *testing.T) *CA {
 
 func TestIssueIsGoodForBothSidesOfMutualTLS(t *testing.T) {
 	ca := newCA(t)
-	server, err := ca.Issue([]string{"localhost", "127.0.0.1"}, time.Hour)
+	server, err := ca.Issue(t.Context(), []string{"localhost", "127.0.0.1"}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	certPEM, keyPEM, err := ca.IssuePEM([]string{"spiffe://corp/orders"}, time.Hour)
+	certPEM, keyPEM, err := ca.IssuePEM(t.Context(), []string{"spiffe://corp/orders"}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestIssueIsGoodForBothSidesOfMutualTLS(t *testing.T) {
 func TestIssueKeepsToTheLifeAsked(t *testing.T) {
 	ca := newCA(t)
 	for life, want := range map[time.Duration]time.Duration{time.Second: time.Second, time.Hour: time.Hour, 1000 * time.Hour: 24 * time.Hour} {
-		cert, err := ca.Issue([]string{"a.test"}, life)
+		cert, err := ca.Issue(t.Context(), []string{"a.test"}, life)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,17 +65,17 @@ func TestIssueKeepsToTheLifeAsked(t *testing.T) {
 			t.Errorf("not valid yet: %v", cert.Leaf.NotBefore)
 		}
 	}
-	if _, err := ca.Issue([]string{"a.test"}, time.Millisecond); err == nil {
+	if _, err := ca.Issue(t.Context(), []string{"a.test"}, time.Millisecond); err == nil {
 		t.Error("a life of a millisecond is issued")
 	}
-	if _, err := ca.Issue(nil, time.Hour); err == nil {
+	if _, err := ca.Issue(t.Context(), nil, time.Hour); err == nil {
 		t.Error("a certificate without a name is issued")
 	}
 }
 
 func TestAuthoritiesDoNotTrustEachOther(t *testing.T) {
 	one, two := newCA(t), newCA(t)
-	cert, err := one.Issue([]string{"a.test"}, time.Hour)
+	cert, err := one.Issue(t.Context(), []string{"a.test"}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,11 +95,11 @@ func (d *demo) prepare() (err error) {
 	if d.ca, err = embedded.New(); err != nil {
 		return err
 	}
-	server, err := d.ca.Issue([]string{"localhost", "127.0.0.1"}, demoLife)
+	server, err := d.ca.Issue(d.ctx, []string{"localhost", "127.0.0.1"}, demoLife)
 	if err != nil {
 		return err
 	}
-	cert, key, err := d.ca.IssuePEM([]string{"demo-client"}, demoLife)
+	cert, key, err := d.ca.IssuePEM(d.ctx, []string{"demo-client"}, demoLife)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func newPairs(t *testing.T) *pairs {
 // issue writes a new pair under a name; the old one of that name is replaced.
 func (p *pairs) issue(name string) files.Files {
 	p.t.Helper()
-	cert, key, err := p.ca.IssuePEM([]string{name}, time.Hour)
+	cert, key, err := p.ca.IssuePEM(p.t.Context(), []string{name}, time.Hour)
 	if err != nil {
 		p.t.Fatal(err)
 	}
