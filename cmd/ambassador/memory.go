@@ -41,6 +41,11 @@ func (m *memory) run(ctx context.Context) {
 		old := debug.SetGCPercent(gcPercent)
 		defer debug.SetGCPercent(old)
 	}
+	m.watch(ctx, tidy)
+}
+
+// watch calls tidy once after each busy time, until ctx ends.
+func (m *memory) watch(ctx context.Context, tidy func()) {
 	tick := time.NewTicker(quietAfter)
 	defer tick.Stop()
 	untidy := false

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Memory is given back once after each busy time, not while it lasts, and not
+// again and again.
+func TestMemoryIsTidiedWhenQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var m memory
+		var at []time.Duration
+		start := time.Now()
+		go m.watch(ctx, func() { at = append(at, time.Since(start)) }) // ends with ctx
+		for range 10 {
+			m.happened()
+			<-time.After(quietAfter / 2)
+		}
+		<-time.After(time.Hour)
+		m.happened()
+		<-time.After(time.Hour)
+		cancel()
+		synctest.Wait()
+		if len(at) != 2 || at[0] <= 5*quietAfter || at[0] > 7*quietAfter {
+			t.Errorf("tidied at %v", at)
+		}
+	})
+}
+
+// What a busy time has left does not stay in the process.
+func TestTidyGivesMemoryBack(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	for range 64 {
+		garbage = make([]byte, 1<<20)
+	}
+	garbage = nil
+	before := resident()
+	tidy()
+	if after := resident(); after > before-32<<20 {
+		t.Errorf("%d MiB in use of the system's memory, %d before", after>>20, before>>20)
+	}
+}
+
+var garbage []byte
+
+// resident is what the heap holds of the system's memory.
+func resident() int {
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return int(s.HeapSys - s.HeapReleased)
+}
