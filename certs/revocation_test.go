@@ -76,6 +76,19 @@ func TestRevokedPeers(t *testing.T) {
 
 // A list that comes later counts at once: also for a session that was begun
 // before it.
+// A list that runs out while a chain is remembered is looked at nevertheless.
+func TestListRunsOutForRememberedChains(t *testing.T) {
+	ca := newAuthority(t)
+	leaf, _ := ca.issue(t, "dns:db.internal")
+	now := time.Now()
+	list := ca.revoke(t, nil, func(l *x509.RevocationList) { l.NextUpdate = now.Add(time.Minute) })
+	j := judge{name: "db.internal", roots: ca.pool(), whose: "those given", revoked: NewRevocations([]*x509.RevocationList{list}), verified: &verified{}}
+	if err := j.verify([]*x509.Certificate{leaf}, now); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, j.verify([]*x509.Certificate{leaf}, now.Add(2*time.Minute)), "ran out at")
+}
+
 func TestRevocationEndsResumption(t *testing.T) {
 	versions(t, func(t *testing.T, version uint16) {
 		ca := newAuthority(t)

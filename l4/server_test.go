@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ambassador/l4/relay"
@@ -556,6 +557,54 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 		t.Errorf("busy session: %+v", r)
 	}
 	<-done
+}
+
+// A client that has asked waits for its answer, however long the server thinks:
+// a drain leaves it alone, though no byte moves, while it ends who only idles.
+func TestDrainWaitsForAnAnswerThatIsDue(t *testing.T) {
+	answer := make(chan struct{})
+	thinks := backend(t, func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, len("question")))
+		<-answer
+		io.WriteString(c, "answer")
+	})
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "thinks", Address: "127.0.0.1:0", Upstream: "thinks"})
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "thinks", Endpoints: endpointsOf(thinks)})
+	f := serve(t, Options{}, cfg)
+	asks := f.client(1) // the older one, whose turn to be looked at is first
+	io.WriteString(asks, "question")
+	f.until("the question is on its way", func() bool {
+		live := f.Sessions()
+		return len(live) == 1 && live[0].BytesUp == int64(len("question"))
+	})
+	idle := f.client(0)
+	ping(t, idle)
+
+	done := make(chan struct{})
+	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: bound}); close(done) }() // awaited below
+	if r := f.record(); r.Reason != ReasonDrained || r.Listener == "thinks" {
+		t.Errorf("the first to end: %+v", r)
+	}
+	close(answer)
+	if got, err := io.ReadAll(asks); string(got) != "answer" || err != nil {
+		t.Errorf("the client reads %q, %v", got, err)
+	}
+	<-done
+}
+
+// A drain that follows a drain waits for what is left of the first one's delay.
+func TestASecondDrainWaitsForTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(t.Context(), Options{})
+		start := time.Now()
+		s.Drain(Drain{Delay: time.Minute})
+		<-time.After(10 * time.Second)
+		s.Shutdown(t.Context(), Drain{Delay: time.Hour})
+		if d := time.Since(start); d != time.Minute {
+			t.Errorf("stopped accepting after %v", d)
+		}
+	})
 }
 
 // halfClosed counts the sessions of which one side has ended.

@@ -122,6 +122,22 @@ func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 	}
 }
 
+func TestSessionsAreLoggedFromTheirLevelOn(t *testing.T) {
+	for _, format := range []string{"json", "text"} {
+		out := newOutput()
+		l := newLogging(out)
+		l.set(slog.LevelWarn, format)
+		l.session(someRecord())
+		refused := someRecord()
+		refused.Reason = l4.ReasonRefused
+		l.session(refused)
+		l.close()
+		if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "refused") {
+			t.Errorf("%s at level warn: %q", format, got)
+		}
+	}
+}
+
 func TestTextOnATerminalIsBrief(t *testing.T) {
 	for _, c := range []struct {
 		attr slog.Attr

@@ -540,6 +540,32 @@ func TestFinishIfIdle(t *testing.T) {
 	})
 }
 
+// What waits for a slow reader makes a session busy, however long it waits.
+func TestFinishIfIdleLeavesHeldBytes(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		if p.up.Conn != p.up.raw {
+			return // a write of TLS that fails cannot be followed by others
+		}
+		sent := 0
+		for block := make([]byte, 1<<20); ; { // until nobody takes more
+			p.up.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			n, err := p.up.Write(block)
+			sent += n
+			if err != nil {
+				break
+			}
+		}
+		if p.session.FinishIfIdle(0, errors.New("drained")) {
+			t.Fatal("finished a session that holds bytes for a slow reader")
+		}
+		p.up.SetWriteDeadline(time.Time{})
+		p.up.closeWrite()
+		if n, err := io.Copy(io.Discard, p.down); int(n) != sent || err != nil {
+			t.Errorf("%d of %d bytes arrive, %v", n, sent, err)
+		}
+	})
+}
+
 func TestTruncation(t *testing.T) {
 	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13})
 	io.WriteString(p.up, "all but close_notify")
