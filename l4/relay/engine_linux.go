@@ -162,7 +162,9 @@ type loop struct {
 	wakeFD int32 // an eventfd, for stop
 	clock  clock
 
-	work workspace // owned by run
+	// Owned by run.
+	work     workspace
+	lastTurn int32 // the descriptor of the heavy flow that had it
 }
 
 func newLoop(e *Engine) (*loop, syscall.Errno) {
@@ -204,18 +206,53 @@ func (l *loop) run() {
 			panic("relay: internal error: epoll_wait: " + err.Error())
 		}
 		l.work.now = l.engine.now()
-		for i := range max(n, 0) {
-			ev := &events[i]
+		heavy := events[:0]
+		for _, ev := range events[:max(n, 0)] {
 			if ev.Fd == l.wakeFD {
 				return
 			}
-			l.handle(l.engine.table.at(ev.Fd).Load(), ev)
+			w := l.engine.table.at(ev.Fd).Load()
+			if w != nil && w.flow != nil && w.flow.isHeavy() {
+				heavy = append(heavy, ev)
+				continue
+			}
+			l.handle(w, ev)
 		}
+		l.takeTurns(heavy)
 	}
 }
 
+// turnTime is how long heavy flows may keep the others waiting, apart from the one
+// whose turn it is at its end.
+const turnTime = 200 * time.Microsecond
+
+// takeTurns lets heavy flows work, in the order of their descriptors, for a while.
+// Epoll tells again of those that have to wait.
+func (l *loop) takeTurns(events []unix.EpollEvent) {
+	for len(events) > 0 {
+		next := 0
+		for i := range events {
+			if l.turn(events[i].Fd) < l.turn(events[next].Fd) {
+				next = i
+			}
+		}
+		ev := events[next]
+		l.lastTurn = ev.Fd
+		l.handle(l.engine.table.at(ev.Fd).Load(), ev)
+		if time.Duration(l.engine.now()-l.work.now) >= turnTime {
+			return
+		}
+		last := len(events) - 1
+		events[next] = events[last]
+		events = events[:last]
+	}
+}
+
+// turn is a descriptor's place behind the one that had the last turn.
+func (l *loop) turn(fd int32) uint32 { return uint32(fd - l.lastTurn - 1) }
+
 // handle passes an event on; w is nil if nobody waits for it any more.
-func (l *loop) handle(w *watched, ev *unix.EpollEvent) {
+func (l *loop) handle(w *watched, ev unix.EpollEvent) {
 	switch {
 	case w == nil:
 	case w.flow != nil:

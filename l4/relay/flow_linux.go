@@ -31,6 +31,7 @@ type flow struct {
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
 	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
+	heavy [2]atomic.Bool  // the last event of a direction has moved much
 
 	due       int64 // guarded by clock.mu
 	heapIndex int   // guarded by clock.mu; 0: the clock does not know the flow
@@ -261,7 +262,12 @@ const (
 	pumpBudget = 1 << 20
 	// tlsCost is how much more work a byte of TLS is.
 	tlsCost = 4
+	// heavyFrom is what makes a direction a heavy one, which waits for the others.
+	heavyFrom = pumpBudget / 8
 )
+
+// isHeavy says whether the flow has moved much when it was last looked at.
+func (f *flow) isHeavy() bool { return f.heavy[up].Load() || f.heavy[down].Load() }
 
 // heldMax is how much is held for a side that is still read. The application's
 // bytes are never so many: beyond are answers to a peer that asks for new keys
@@ -277,7 +283,8 @@ func (f *flow) flowing(d direction) bool {
 // pump moves bytes in direction d while there are some, at most pumpBudget.
 // Ending says that an end or an error is due behind them.
 func (f *flow) pump(w *workspace, d direction, ending bool) {
-	for budget := pumpBudget; budget > 0 && f.flowing(d); {
+	budget := pumpBudget
+	for budget > 0 && f.flowing(d) {
 		var n int
 		var more bool
 		switch {
@@ -288,13 +295,16 @@ func (f *flow) pump(w *workspace, d direction, ending bool) {
 		default:
 			n, more = f.copy(w, d)
 		}
-		if !more && !(ending && n > 0) {
-			return
-		}
 		if f.secure() {
 			n *= tlsCost
 		}
 		budget -= max(n, 1)
+		if !more && !(ending && n > 0) {
+			break
+		}
+	}
+	if heavy := pumpBudget-budget >= heavyFrom; heavy != f.heavy[d].Load() {
+		f.heavy[d].Store(heavy)
 	}
 }
 

@@ -409,6 +409,7 @@ func TestSlowReaderStopsTheSender(t *testing.T) {
 		if p.down.Conn != p.down.raw {
 			return // what is written below TLS is no record
 		}
+		t.Parallel()
 		const much = 64 << 20
 		blocked := make(chan int64, 1)
 		p.down.SetWriteDeadline(time.Now().Add(time.Second))
