@@ -126,12 +126,13 @@ func (a *acceptor) forget() {
 }
 
 // ready accepts what is there, on a loop.
-func (a *acceptor) ready() {
+func (a *acceptor) ready(l *loop) {
 	for range acceptBatch {
 		conn, f, errno := a.accept()
 		switch errno {
 		case 0:
 			a.accepted.Add(1)
+			conn.home = l
 			f(conn)
 		case syscall.EINTR, syscall.ECONNABORTED:
 		case syscall.EAGAIN:

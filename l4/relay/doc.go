@@ -23,6 +23,8 @@
 //	         gave: under 1 MiB), and its source is not read until it is gone
 //	limits   a heap of moments and one timer a loop; a session without limits is
 //	         looked at once, a second after its start
+//	place    a session stays with the loop that has accepted it, unless that one has
+//	         more of them than another has
 //	fairness one event moves at most 1 MiB of plain bytes or 256 KiB of TLS's; a flow
 //	         that moves much waits for those that do not (BenchmarkFairness)
 //

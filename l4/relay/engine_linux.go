@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -73,6 +75,26 @@ func (e *Engine) loop() *loop {
 	}
 	return (*loops)[int(e.next.Add(1))%len(*loops)]
 }
+
+// homeOrLoop is the loop that has accepted a connection, unless that one has many
+// more flows than another.
+func (e *Engine) homeOrLoop(c net.Conn) *loop {
+	s, ok := c.(*Socket)
+	loops := e.loops.Load()
+	if !ok || loops == nil || !slices.Contains(*loops, s.home) {
+		return e.loop()
+	}
+	home := s.home
+	for _, l := range *loops {
+		if l.live.Load()+homeAdvantage < home.live.Load() {
+			home = l
+		}
+	}
+	return home
+}
+
+// homeAdvantage is how many more flows than another the loop may have.
+const homeAdvantage = 4
 
 // allLoops are the loops, which the first call makes; nil if that fails.
 func (e *Engine) allLoops() *[]*loop {
@@ -161,6 +183,7 @@ type loop struct {
 	epfd   int32
 	wakeFD int32 // an eventfd, for stop
 	clock  clock
+	live   atomic.Int32 // flows
 
 	// Owned by run.
 	work     workspace
@@ -258,7 +281,7 @@ func (l *loop) handle(w *watched, ev unix.EpollEvent) {
 	case w.flow != nil:
 		w.flow.ready(&l.work, ev.Fd, ev.Events)
 	case w.accepts != nil:
-		w.accepts.ready()
+		w.accepts.ready(l)
 	default:
 		select {
 		case w.dial <- struct{}{}:

@@ -250,6 +250,53 @@ func TestKeepAliveInGosPoller(t *testing.T) {
 	}
 }
 
+// Sessions stay with the loop that has accepted them, since that wakes nobody, but
+// none gets many more than another.
+func TestSessionsStayWithTheirLoopUnlessItHasMany(t *testing.T) {
+	e := New()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := e.Listen(ln, &net.KeepAliveConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	legs, started := make(chan Leg, 1), make(chan Session, 1)
+	go from.Serve(func(c net.Conn) { // ends with from
+		started <- e.Start(Config{Downstream: Plain(c, nil), Upstream: <-legs, Done: func(Result) {}})
+	})
+	var sessions []Session
+	t.Cleanup(func() {
+		from.Close()
+		for _, s := range sessions {
+			s.Stop(errors.New("the test is over"))
+		}
+		e.Close()
+	})
+	loops := map[*loop]int{}
+	for range 64 {
+		far, leg := newLeg(t, kind{})
+		defer far.raw.Close()
+		legs <- leg
+		c, err := net.Dial("tcp", from.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s := <-started
+		sessions = append(sessions, s)
+		loops[s.(*flow).loop]++
+	}
+	most, least := 0, 64
+	for _, l := range *e.allLoops() {
+		most, least = max(most, loops[l]), min(least, loops[l])
+	}
+	if most-least > 8 {
+		t.Errorf("sessions by loop: from %d to %d", least, most)
+	}
+}
+
 // Bulk sessions of one loop take turns: none is forgotten while others are busy,
 // and a small message waits for one of them at most.
 func TestHeavySessionsTakeTurns(t *testing.T) {

@@ -112,7 +112,7 @@ func (f *flow) halfClosed() bool { return f.sides[0].eof != f.sides[1].eof }
 // startFlow makes a flow of two sockets. It is nil, and nothing has changed, if
 // a side is no socket, or if epoll or the descriptors do not suffice.
 func (e *Engine) startFlow(c *Config) *flow {
-	loop := e.loop()
+	loop := e.homeOrLoop(c.Downstream.raw)
 	if loop == nil {
 		return nil
 	}
@@ -123,6 +123,7 @@ func (e *Engine) startFlow(c *Config) *flow {
 		f.mu.Unlock()
 		return nil
 	}
+	loop.live.Add(1)
 	f.begin(c)
 	if !f.over {
 		loop.clock.set(f, f.start+int64(f.next()))
@@ -644,6 +645,7 @@ func (f *flow) decide(r Result) {
 // close closes both sockets, once the ending is decided, and makes the result
 // final.
 func (f *flow) close(reset bool) {
+	f.loop.live.Add(-1)
 	for i := range f.sides {
 		s := &f.sides[i]
 		f.loop.engine.table.at(s.fd).Store(nil)

@@ -24,6 +24,7 @@ type Socket struct {
 	// when it enters Go's poller, or from the engine once it has lived for a second,
 	// for most that are busy do not live so long.
 	late bool
+	home *loop // that has accepted it; nil: dialled
 
 	mu   sync.Mutex
 	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
