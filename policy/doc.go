@@ -4,8 +4,10 @@
 //
 // A Breaker says whether a destination may be tried, a HealthFold what a series
 // of checks amounts to, a Balancer which address is next, a Backoff how long to
-// wait, a Rate whether there were too many. Names are the field's: a breaker that
-// is closed lets traffic pass.
+// wait, a Rate whether there were too many. Rules say where a connection may go,
+// Special which addresses need a rule of their own, and ParseHost what a client
+// may call a host. Names are the field's: a breaker that is closed lets traffic
+// pass.
 //
 // # Promised
 //

@@ -1,0 +1,148 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Range is a kind of address that is not an ordinary one of the Internet. A
+// dynamic upstream dials such an address only where a rule opens it; see
+// Decision.May. The empty Range is none.
+type Range string
+
+// The ranges. Where several apply, the narrowest is meant: 169.254.169.254 is
+// metadata and not link_local.
+const (
+	RangeLoopback      Range = "loopback"
+	RangePrivate       Range = "private"      // RFC 1918
+	RangeUniqueLocal   Range = "unique_local" // RFC 4193, IPv6's private
+	RangeCGNAT         Range = "cgnat"        // RFC 6598, between a provider and its customers
+	RangeLinkLocal     Range = "link_local"
+	RangeMetadata      Range = "metadata" // where clouds hand a machine its credentials
+	RangeMulticast     Range = "multicast"
+	RangeUnspecified   Range = "unspecified" // which many systems take for the local host
+	RangeBroadcast     Range = "broadcast"
+	RangeDocumentation Range = "documentation"
+	RangeBenchmarking  Range = "benchmarking"
+	RangeReserved      Range = "reserved" // what else is no unicast address of the Internet, and the invalid address
+)
+
+// block is a range, or a part of one.
+type block struct {
+	prefix netip.Prefix
+	is     Range
+}
+
+// blocks are IANA's special-purpose registries, what of the IPv6 address space is
+// not 2000::/3, and the addresses of metadata services. None lies inside one
+// before it, so that the first that contains an address is the narrowest.
+//
+// ::/8 has the old disguises of IPv4: IPv4-compatible (::/96) and SIIT's
+// IPv4-translated (::ffff:0:0:0/96). They are not routed, so they stay reserved
+// whatever they hold; and so does 64:ff9b:1::/48, where nothing says which bits
+// are the IPv4 address, and Teredo, whose IPv4 part is that of a relay. AS112,
+// AMT and the anycast addresses of 192.0.0.0/24 are no place for a client of
+// ours either, though some are reachable.
+var blocks = slices.Concat(
+	blocksOf(RangeMetadata,
+		"169.254.169.254/32", "fd00:ec2::254/128", // most clouds; AWS
+		"169.254.170.2/32", "169.254.170.23/32", "fd00:ec2::23/128", // AWS: ECS tasks, EKS pods
+		"fd20:ce::254/128", "168.63.129.16/32", // Google; Azure's WireServer
+		"fd00:c1::a9fe:a9fe/128", "192.0.0.192/32", // Oracle, and its Classic
+		"100.100.100.200/32", "fd00:100::100:200/128", // Alibaba
+		"169.254.0.23/32", "169.254.10.10/32", "100.96.0.96/32", // Tencent; Volcengine
+		"169.254.42.42/32", "fd00:42::42/128", // Scaleway
+		"fd00:a9fe:a9fe::1/128", "fe80::a9fe:a9fe/128"), // Linode; OpenStack
+	blocksOf(RangeUnspecified, "0.0.0.0/32", "::/128"),
+	blocksOf(RangeBroadcast, "255.255.255.255/32"),
+	blocksOf(RangeLoopback, "127.0.0.0/8", "::1/128"),
+	blocksOf(RangePrivate, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+	blocksOf(RangeUniqueLocal, "fc00::/7"),
+	blocksOf(RangeCGNAT, "100.64.0.0/10"),
+	blocksOf(RangeLinkLocal, "169.254.0.0/16", "fe80::/10"),
+	blocksOf(RangeDocumentation,
+		"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "233.252.0.0/24", "2001:db8::/32", "3fff::/20"),
+	blocksOf(RangeBenchmarking, "198.18.0.0/15", "2001:2::/48"),
+	blocksOf(RangeMulticast, "224.0.0.0/4", "ff00::/8"),
+	blocksOf(RangeReserved,
+		"0.0.0.0/8", "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "240.0.0.0/4",
+		"64:ff9b:1::/48", "::/8", "100::/8", "200::/7", "400::/6", "800::/5", "1000::/4",
+		"2001::/23", "2620:4f:8000::/48", // protocol assignments with Teredo and ORCHID; AS112
+		"5f00::/16", "4000::/3", "6000::/3", "8000::/3", "a000::/3", "c000::/3", "e000::/4", // segment routing; unassigned
+		"f000::/5", "f800::/6", "fe00::/9", "fec0::/10"), // the last is the old site-local
+)
+
+func blocksOf(is Range, prefixes ...string) []block {
+	var all []block
+	for _, p := range prefixes {
+		all = append(all, block{netip.MustParsePrefix(p), is})
+	}
+	return all
+}
+
+// The forms of IPv6 that reach an IPv4 address, and at which bit they hold it.
+var (
+	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	sixTo4 = netip.MustParsePrefix("2002::/16")    // RFC 3056
+)
+
+const (
+	nat64At  = 96
+	sixTo4At = 16
+	isatapAt = 96
+)
+
+// Special says which special range an address is in: none for what may be dialled
+// without more ado. IPv4-mapped addresses are the IPv4 ones; NAT64 (64:ff9b::/96),
+// 6to4 and ISATAP ones are what the IPv4 address inside is, and not special where
+// that is a public one: they reach nothing that it does not. A NAT64 prefix of
+// the network's own cannot be known here, and a zone says nothing.
+func Special(addr netip.Addr) Range { return narrowest(addr).is }
+
+// narrowest is the narrowest block that has the address; without a range there is
+// none. Of a disguised address it is the part of the disguise that holds the
+// block inside: 64:ff9b::a00:0/104 for 10.0.0.0/8.
+func narrowest(addr netip.Addr) block {
+	addr = plain(addr)
+	switch {
+	case !addr.IsValid():
+		return block{is: RangeReserved}
+	case nat64.Contains(addr):
+		return inside(addr, nat64At)
+	case sixTo4.Contains(addr):
+		return inside(addr, sixTo4At)
+	}
+	for _, b := range blocks {
+		if b.prefix.Contains(addr) {
+			return b
+		}
+	}
+	if isISATAP(addr) {
+		return inside(addr, isatapAt)
+	}
+	return block{}
+}
+
+// inside is the block of the IPv4 address that an IPv6 one holds from a bit on.
+func inside(addr netip.Addr, at int) block {
+	b := addr.As16()
+	found := narrowest(netip.AddrFrom4([4]byte(b[at/8:])))
+	if found.is != "" {
+		found.prefix = netip.PrefixFrom(addr, at+found.prefix.Bits()).Masked()
+	}
+	return found
+}
+
+// isISATAP knows the interface identifier of RFC 5214, whatever the prefix.
+func isISATAP(addr netip.Addr) bool {
+	b := addr.As16()
+	return addr.Is6() && b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
+}
+
+// plain takes the disguise of IPv4-mapping and the zone from an address.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// holds says whether a whole prefix lies inside the block.
+func (b block) holds(p netip.Prefix) bool {
+	return b.prefix.IsValid() && b.prefix.Bits() <= p.Bits() && b.prefix.Contains(p.Addr())
+}
