@@ -54,6 +54,10 @@ const (
 	ReasonLimit               Reason = "limit"
 	ReasonLocalExhausted      Reason = "local_exhausted"
 	ReasonDenied              Reason = "denied"
+	ReasonNoRoute             Reason = "no_route"
+	ReasonAuthFailed          Reason = "auth_failed"
+	ReasonSpecialAddress      Reason = "special_address"
+	ReasonLoop                Reason = "loop"
 	ReasonBadGreeting         Reason = "bad_greeting"
 	ReasonHandshakeTimeout    Reason = "handshake_timeout"
 	ReasonDownstreamTLS       Reason = "downstream_tls"
@@ -243,7 +247,8 @@ func dialogueReason(err error) Reason {
 	return ReasonDownstreamLost
 }
 
-// proxyReason names the end of a client that has not sent a good PROXY header.
+// proxyReason names the end of a client that has not sent a good PROXY header, or
+// not a whole request.
 func proxyReason(err error) Reason {
 	var bad *proxyHeaderError
 	switch {

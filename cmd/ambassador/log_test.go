@@ -18,7 +18,7 @@ func TestSessionLevel(t *testing.T) {
 	want := map[l4.Reason]slog.Level{}
 	for level, reasons := range map[slog.Level]string{
 		slog.LevelInfo:  "closed probe idle half_close_idle lifetime drained shutdown killed downstream_reset downstream_lost",
-		slog.LevelWarn:  "upstream_reset upstream_lost limit denied downstream_tls bad_greeting handshake_timeout no_endpoint breaker_open dns refused timeout unreachable starttls_refused upstream_tls upstream_tls_rejected upstream_early_close",
+		slog.LevelWarn:  "upstream_reset upstream_lost limit denied no_route auth_failed special_address loop downstream_tls bad_greeting handshake_timeout no_endpoint breaker_open dns refused timeout unreachable starttls_refused upstream_tls upstream_tls_rejected upstream_early_close",
 		slog.LevelError: "internal no_identity local_exhausted",
 	} {
 		for r := range strings.FieldsSeq(reasons) {
