@@ -50,6 +50,7 @@ var wrapped = map[string][]string{
 	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4"},
+	"github.com/armon/go-socks5":        {"ambassador/l4"},
 	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
 }
 
