@@ -63,7 +63,7 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/l4/starttls", "net", "a dialogue is io.ReadWriter code, so that it can be fuzzed"},
 	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
 	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
-	{"ambassador/l4", "net/http", "l4 moves bytes; the admin API is cmd's"},
+	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
 	{"ambassador/certs", "net/http", "certs holds identities; fetching them is certs/step's"},
 }
 
