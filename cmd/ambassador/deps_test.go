@@ -46,7 +46,7 @@ var wrapped = map[string][]string{
 	"golang.org/x/term":                 {"ambassador/cmd/ambassador"},
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files"},
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4"},
 	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4"},
