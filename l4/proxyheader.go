@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -28,7 +29,15 @@ const (
 
 // proxyHeader is what a PROXY header says of a connection. Addresses that are not
 // valid are not told (LOCAL, UNKNOWN, a unix socket): the connection's own count.
-type proxyHeader struct{ source, destination netip.AddrPort }
+type proxyHeader struct {
+	source, destination netip.AddrPort
+	context             string // what version 2 says in contextTLV; for parseContext
+}
+
+// contextTLV is the field of version 2 in which a client says something about its
+// connection: the first of those that the specification leaves to applications
+// and that nobody whom we know uses.
+const contextTLV proxyproto.PP2Type = 0xe4
 
 // proxyHeaderError is a client that does not begin with a good PROXY header.
 type proxyHeaderError struct{ detail string }
@@ -127,11 +136,31 @@ func parseProxyHeader(text []byte) (proxyHeader, error) {
 	if h.TransportProtocol.IsDatagram() {
 		return proxyHeader{}, &proxyHeaderError{"it is about datagrams"}
 	}
-	source, destination, ok := h.TCPAddrs()
-	if !ok || h.Command.IsLocal() {
+	if h.Command.IsLocal() {
 		return proxyHeader{}, nil
 	}
-	return proxyHeader{unmapped(source), unmapped(destination)}, nil
+	context := headerContext(h)
+	source, destination, ok := h.TCPAddrs()
+	if !ok {
+		return proxyHeader{context: context}, nil
+	}
+	return proxyHeader{unmapped(source), unmapped(destination), context}, nil
+}
+
+// headerContext is the context of a header. Several are as one, so that what they
+// say twice is found.
+func headerContext(h *proxyproto.Header) string {
+	tlvs, err := h.TLVs()
+	if err != nil {
+		return "" // of no use to us; the addresses are good nevertheless
+	}
+	var all []string
+	for _, tlv := range tlvs {
+		if tlv.Type == contextTLV {
+			all = append(all, string(tlv.Value))
+		}
+	}
+	return strings.Join(all, ",")
 }
 
 // unmapped is a TCP address; the zero value for others.
@@ -177,7 +206,7 @@ func (s *session) origin() *origin {
 	if s.route.upstream.cfg.ProxyProtocol == 0 {
 		return nil
 	}
-	o := &origin{proxyHeader: proxyHeader{unmapped(s.downstream.RemoteAddr()), unmapped(s.downstream.LocalAddr())}}
+	o := &origin{proxyHeader: proxyHeader{source: unmapped(s.downstream.RemoteAddr()), destination: unmapped(s.downstream.LocalAddr())}}
 	g := s.greeted
 	if g == nil {
 		return o

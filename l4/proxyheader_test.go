@@ -85,6 +85,26 @@ func TestReadProxyHeader(t *testing.T) {
 	}
 }
 
+// What a client says of its connection is kept for parseContext, and nothing else.
+func TestContextOfProxyHeader(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"none", v2TCP4 + "\x00\x0c" + v4Addresses, ""},
+		{"one", v2TCP4 + "\x00\x19" + v4Addresses + "\xe4\x00\x0aattempts=1", "attempts=1"},
+		{"an empty one", v2TCP4 + "\x00\x0f" + v4Addresses + "\xe4\x00\x00", ""},
+		{"behind another", v2TCP4 + "\x00\x19" + v4Addresses + "\x04\x00\x01x" + "\xe4\x00\x06tag=ab", "tag=ab"},
+		{"another only", v2TCP4 + "\x00\x15" + v4Addresses + "\xe5\x00\x06tag=ab", ""},
+		{"two", v2TCP4 + "\x00\x1e" + v4Addresses + "\xe4\x00\x06tag=ab" + "\xe4\x00\x06tag=cd", "tag=ab,tag=cd"},
+		{"of a client on a unix socket", v2Signature + "\x21\x31\x00\xe1" + strings.Repeat("x", 216) + "\xe4\x00\x06tag=ab", "tag=ab"},
+		{"of the proxy itself", v2Signature + "\x20\x11\x00\x15" + v4Addresses + "\xe4\x00\x06tag=ab", ""},
+		{"cut", v2TCP4 + "\x00\x15" + v4Addresses + "\xe4\x00\x07tag=ab", ""},
+	} {
+		h, err := readProxyHeader(strings.NewReader(tt.text + "rest"))
+		if err != nil || h.context != tt.want {
+			t.Errorf("%s: %q, %v, want %q", tt.name, h.context, err, tt.want)
+		}
+	}
+}
+
 // What the reader takes is a header and nothing else, and says what the library
 // reads in it.
 func FuzzReadProxyHeader(f *testing.F) {
@@ -113,8 +133,8 @@ func FuzzReadProxyHeader(f *testing.F) {
 }
 
 func TestFormatProxyHeader(t *testing.T) {
-	four := proxyHeader{netip.MustParseAddrPort("1.2.3.4:51200"), netip.MustParseAddrPort("10.0.0.7:5432")}
-	mixed := proxyHeader{netip.MustParseAddrPort("[2001:db8::1]:51200"), four.destination}
+	four := proxyHeader{source: netip.MustParseAddrPort("1.2.3.4:51200"), destination: netip.MustParseAddrPort("10.0.0.7:5432")}
+	mixed := proxyHeader{source: netip.MustParseAddrPort("[2001:db8::1]:51200"), destination: four.destination}
 	for _, tt := range []struct {
 		origin *origin
 		v1, v2 string
