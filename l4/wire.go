@@ -2,7 +2,9 @@ package l4
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -46,4 +48,20 @@ func reset(c net.Conn) {
 		t.SetLinger(0)
 	}
 	c.Close()
+}
+
+// control runs f with the descriptor of a connection, which stays where it is: a
+// Socket that Go's poller does not know is not made known to it.
+func control(c net.Conn, f func(fd uintptr)) error {
+	switch c := c.(type) {
+	case interface{ Control(func(fd uintptr)) error }:
+		return c.Control(f)
+	case syscall.Conn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	}
+	return fmt.Errorf("%T is no socket", c)
 }

@@ -177,6 +177,24 @@ func (s *Socket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote
 // RemoteAddrPort is RemoteAddr without an allocation.
 func (s *Socket) RemoteAddrPort() netip.AddrPort { return s.remote }
 
+// Control runs f with the descriptor, which f must neither keep nor close.
+func (s *Socket) Control(f func(fd uintptr)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conn != nil:
+		raw, err := s.conn.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	case s.fd < 0:
+		return net.ErrClosed
+	}
+	f(uintptr(s.fd))
+	return nil
+}
+
 // bare is the descriptor, if it is in no poller.
 func (s *Socket) bare() (fd int32, ok bool) {
 	s.mu.Lock()
