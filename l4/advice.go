@@ -25,7 +25,7 @@ var advice = []advised{
 	{ReasonShutdown, "The ambassador ended while the session was busy: if sessions need longer, raise drain.timeout, and the supervisor's patience (TimeoutStopSec=, terminationGracePeriodSeconds) above it."},
 	{ReasonKilled, "Somebody ended it with POST /v1/sessions/ID/kill: if that was nobody of yours, see who can reach the admin socket (admin.listen, admin.token_file)."},
 	{ReasonLimit, "Raise the limit that the cause names (limits.connections by default follows from the descriptor limit: ulimit -n, LimitNOFILE=), or find with `ambassador sessions` who holds so many."},
-	{ReasonLocalExhausted, "This host ran out of descriptors, memory or local ports: raise ulimit -n (LimitNOFILE=) or widen net.ipv4.ip_local_port_range, or lower limits.connections."},
+	{ReasonLocalExhausted, "This host ran out of descriptors, memory or local ports: raise ulimit -n (LimitNOFILE=), widen net.ipv4.ip_local_port_range, or lower limits.connections; where the cause names SO_MARK, grant CAP_NET_ADMIN."},
 	{ReasonDenied, "The client may not come in: if it should, add it to tls.principals of the listener, or to proxy_protocol.from, whichever the cause names; else find who sent it here."},
 	{ReasonNoRoute, "No rule of the listener matched what the client asked for: add one to listeners.NAME.rules; `ambassador check --explain 'dest=HOST:PORT'` says of each rule why it does not match."},
 	{ReasonAuthFailed, "The client gave no user name and password, or wrong ones: check them against users_file of the listener (`htpasswd -vB FILE USER`), and that the client offers them (curl: --proxy-user)."},

@@ -117,6 +117,10 @@ type UpstreamConfig struct {
 	Preconnect PreconnectConfig
 	// MaxConnections bounds the connections to each address, ready ones included. If zero, nothing does.
 	MaxConnections int
+	// Mark is the SO_MARK of all that is dialled by IP, probes and ready connections
+	// included; names are looked up without. It needs Linux and CAP_NET_ADMIN. If
+	// zero, none.
+	Mark int
 }
 
 // EndpointConfig is one configured line of an upstream.

@@ -2,8 +2,11 @@ package l4
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"ambassador/l4/relay"
@@ -101,16 +104,43 @@ func (u *Upstream) dialOne(ctx context.Context, c candidate) (net.Conn, error) {
 }
 
 // dialer is the DialFunc of real sockets: keepalive as everywhere, no Nagle's
-// delay, no MPTCP, which would cost a wrapped socket.
-func dialer(e *relay.Engine) DialFunc {
+// delay, no MPTCP, which would cost a wrapped socket. Those of IP have the mark; 0
+// is none.
+func dialer(e *relay.Engine, mark int) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		addr, err := netip.ParseAddrPort(address)
 		if network == "tcp" && err == nil && addr.Addr().Zone() == "" {
-			return e.Dial(ctx, addr, &keepAlive, func() { mayWait(ctx) })
+			return e.DialMarked(ctx, addr, mark, &keepAlive, func() { mayWait(ctx) })
 		}
 		mayWait(ctx)
 		d := net.Dialer{KeepAliveConfig: keepAlive}
 		d.SetMultipathTCP(false)
+		if mark != 0 && network != "unix" {
+			d.Control = func(_, _ string, c syscall.RawConn) error { return markSocket(c, mark) }
+		}
 		return d.DialContext(ctx, network, address)
 	}
+}
+
+func markSocket(c syscall.RawConn, mark int) error {
+	var err error
+	if controlErr := c.Control(func(fd uintptr) { err = relay.SetMark(fd, mark) }); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
+
+// dialFor is how the connections of an upstream are dialled. The error says that
+// its mark cannot be had.
+func (o *Options) dialFor(cfg *UpstreamConfig) (DialFunc, error) {
+	if cfg.Mark == 0 || o.marked == nil {
+		return o.Dial, nil
+	}
+	if cfg.Mark < 0 || uint64(cfg.Mark) > math.MaxUint32 {
+		return nil, fmt.Errorf("mark: %d is not between 0 and %d", cfg.Mark, uint32(math.MaxUint32))
+	}
+	if err := relay.MayMark(cfg.Mark); err != nil {
+		return nil, err
+	}
+	return o.marked(cfg.Mark), nil
 }

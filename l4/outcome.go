@@ -164,10 +164,13 @@ func classify(stage Stage, err error) Reason {
 		dns      *net.DNSError
 		refused  *starttls.RefusedError
 		none     *refusal
+		unmarked *relay.MarkError
 	)
 	switch {
 	case errors.As(err, &notReady):
 		return ReasonNoIdentity
+	case errors.As(err, &unmarked):
+		return ReasonLocalExhausted
 	case errors.As(err, &none):
 		return none.reason
 	case errors.As(err, &dns):

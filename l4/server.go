@@ -27,6 +27,8 @@ type Options struct {
 	Inherited map[string][]*os.File
 	// Dial replaces the dialling of real sockets, in tests. If nil, real ones.
 	Dial DialFunc
+
+	marked func(mark int) DialFunc // nil: Dial is not ours, and marks nothing
 }
 
 // Server accepts connections, makes sessions of them, and knows them all.
@@ -75,7 +77,8 @@ func New(ctx context.Context, o Options) *Server {
 	}
 	engine := relay.New()
 	if given := o.Dial; given == nil {
-		o.Dial = dialer(engine)
+		o.Dial = dialer(engine, 0)
+		o.marked = func(mark int) DialFunc { return dialer(engine, mark) }
 	} else {
 		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			mayWait(ctx)

@@ -312,7 +312,7 @@ func TestClientFINDuringTheDialCancelsNothing(t *testing.T) {
 	release := make(chan struct{})
 	slow := func(ctx context.Context, network, address string) (net.Conn, error) {
 		<-release
-		return dialer(relay.New())(ctx, network, address)
+		return dialer(relay.New(), 0)(ctx, network, address)
 	}
 	f := serve(t, Options{Dial: slow}, oneUpstream(addr))
 	c := f.client(0)
@@ -335,7 +335,7 @@ func TestKill(t *testing.T) {
 	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "nowhere", Endpoints: endpointsOf("127.0.0.1:1"), Connect: ConnectConfig{AttemptTimeout: time.Hour}})
 	f := serve(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address == addr {
-			return dialer(relay.New())(ctx, network, address)
+			return dialer(relay.New(), 0)(ctx, network, address)
 		}
 		return dialsForever(began)(ctx, network, address)
 	}}, cfg)
@@ -645,7 +645,7 @@ func TestCancelEndsEverythingAtOnce(t *testing.T) {
 func TestPanicEndsOneSessionOnly(t *testing.T) {
 	addr, first := backend(t, echo), true
 	f := serve(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		return dialer(relay.New())(ctx, network, address)
+		return dialer(relay.New(), 0)(ctx, network, address)
 	}, Observer: Observer{Phase: func(string, Phase, time.Duration) {
 		if first {
 			first = false

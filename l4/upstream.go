@@ -46,7 +46,11 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: o.Dial, resolver: newResolver(cfg.DNSServers)}
+	dial, err := o.dialFor(&cfg)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", cfg.Name, err)
+	}
+	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, resolver: newResolver(cfg.DNSServers)}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)

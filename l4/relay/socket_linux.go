@@ -241,7 +241,13 @@ func bigEndian(port uint16) uint16 {
 // called before waiting, which a dial to this host does not need. KeepAlive is not
 // changed afterwards.
 func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
-	s, err := e.connect(ctx, to, wait)
+	return e.DialMarked(ctx, to, 0, keepAlive, wait)
+}
+
+// DialMarked is Dial from a socket with a mark; 0 is none. The error may also wrap
+// a *MarkError.
+func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
+	s, err := e.connect(ctx, to, mark, wait)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
@@ -250,7 +256,7 @@ func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.Kee
 	return s, nil
 }
 
-func (e *Engine) connect(ctx context.Context, to netip.AddrPort, wait func()) (*Socket, error) {
+func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, wait func()) (*Socket, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -263,6 +269,12 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, wait func()) (*
 		return nil, ioError("socket", errno)
 	}
 	s := &Socket{fd: int32(n), remote: to}
+	if mark != 0 {
+		if err := SetMark(uintptr(s.fd), mark); err != nil {
+			closeFD(s.fd)
+			return nil, err
+		}
+	}
 	// The second call tells how the first went: to an address of this host it has
 	// ended by then.
 	errno = connect(s.fd, to)
