@@ -21,15 +21,15 @@ type address struct {
 	unix     string
 	addr     netip.AddrPort
 	name     string // "10.0.0.7:5432", "[::1]:5432", "unix:/path"
-	log      *slog.Logger
+	upstream *Upstream
+	breaker  *policy.Breaker // of a dynamic upstream it is its site's
 
-	share   policy.Share // the Balancer's
-	breaker policy.Breaker
-	places  atomic.Int64 // connections that are being made or are open
-	spares  atomic.Int64 // those of them that wait for a session
-	down    atomic.Bool  // health says Unhealthy; written with mu held
-	asked   atomic.Bool  // a prober makes the trials of an open breaker
-	proved  atomic.Bool  // what was seen last was good
+	share  policy.Share // the Balancer's
+	places atomic.Int64 // connections that are being made or are open
+	spares atomic.Int64 // those of them that wait for a session
+	down   atomic.Bool  // health says Unhealthy; written with mu held
+	asked  atomic.Bool  // a prober makes the trials of an open breaker
+	proved atomic.Bool  // what was seen last was good
 
 	// refusedWith is the configuration with which TLS failed last; nil: it did not.
 	refusedWith atomic.Pointer[tls.Config]
@@ -42,13 +42,24 @@ type address struct {
 }
 
 func (u *Upstream) newAddress(e *endpoint, unix string, addr netip.AddrPort) *address {
-	a := &address{endpoint: e, unix: unix, addr: addr, name: "unix:" + unix}
+	a := &address{endpoint: e, upstream: u, unix: unix, addr: addr, name: "unix:" + unix}
 	if unix == "" {
 		a.name = addr.String()
 	}
-	a.log = u.log.With("upstream", u.cfg.Name, "endpoint", e.address, "address", a.name)
+	return a
+}
+
+// newMember is newAddress with a breaker of its own.
+func (u *Upstream) newMember(e *endpoint, unix string, addr netip.AddrPort) *address {
+	a := u.newAddress(e, unix, addr)
+	a.breaker = new(policy.Breaker)
 	a.breaker.Init(u.cfg.Breaker)
 	return a
+}
+
+// log is for the changes of its state.
+func (a *address) log() *slog.Logger {
+	return a.upstream.log.With("upstream", a.upstream.cfg.Name, "endpoint", a.endpoint.address, "address", a.name)
 }
 
 // candidate is one address to dial: a unix path, or an IP address with port, and
@@ -155,10 +166,10 @@ func (a *address) turned(t policy.Transition, why string) {
 	}
 	attrs := []any{"from", t.From.String(), "to", t.To.String(), "cause", why}
 	if t.To == policy.Open {
-		a.log.Warn("breaker", append(attrs, "retry_in", a.retryIn(time.Now()))...)
+		a.log().Warn("breaker", append(attrs, "retry_in", a.retryIn(time.Now()))...)
 		return
 	}
-	a.log.Info("breaker", attrs...)
+	a.log().Info("breaker", attrs...)
 }
 
 // retryIn is how long it takes until the next trial is due, to the next

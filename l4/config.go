@@ -37,10 +37,43 @@ type ListenerConfig struct {
 	// StartTLS names a protocol of l4/starttls in which clients ask us for TLS, one
 	// of AcceptNames; empty: TLS begins at once. It needs TLS.
 	StartTLS string
-	// Upstream is the Name of one of Config.Upstreams.
+	// Request is how clients say where they want to go.
+	Request RequestProtocol
+	// Users may ask, by name and password. Nil: everybody may, and nobody is asked.
+	Users *Users
+	// SNI reads the ClientHello of clients, for Rules. It cannot be with TLS, nor with
+	// a Request that is answered: the hello comes only after the answer.
+	SNI bool
+	// Context lets clients say more about their connection; see hints.
+	Context bool
+	// Upstream is the Name of one of Config.Upstreams. Empty where Rules choose.
 	Upstream string
-	Timeouts Timeouts
-	Limits   ListenerLimits
+	// Rules choose an upstream by its Name, or deny. Nil: Upstream.
+	Rules *policy.Rules
+	// DNSServers ("10.0.0.2:53") answer for the names that Rules are about. Empty: the system's.
+	DNSServers []string
+	Timeouts   Timeouts
+	Limits     ListenerLimits
+}
+
+// RequestProtocol is how clients of a listener say where they want to go.
+type RequestProtocol int
+
+// The ways. With RequestOriginal it is where the connection went before the
+// system redirected it to us (Linux, nftables REDIRECT).
+const (
+	RequestNone RequestProtocol = iota
+	RequestSOCKS5
+	RequestConnect
+	RequestOriginal
+)
+
+// upstreams are those that sessions may go to.
+func (c *ListenerConfig) upstreams() []string {
+	if c.Rules == nil {
+		return []string{c.Upstream}
+	}
+	return c.Rules.Upstreams()
 }
 
 // proxied says whether clients come by proxies that tell of them.
@@ -86,6 +119,8 @@ type UpstreamConfig struct {
 	// Apply an upstream of the same Name and Key is kept with all it has learned.
 	Key       string
 	Endpoints []EndpointConfig
+	// Dynamic has no Endpoints: it dials what the client has asked for.
+	Dynamic bool
 	// StartTLS names a protocol of l4/starttls; empty for none.
 	StartTLS string
 	// ProxyProtocol is the version of the PROXY header that connections begin with,

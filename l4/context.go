@@ -130,3 +130,11 @@ func (h hints) narrow(c ConnectConfig) (ConnectConfig, error) {
 	}
 	return c, nil
 }
+
+// over is h with what it leaves open from other hints.
+func (h hints) over(other hints) hints {
+	h.attempts, h.timeout = orDefault(h.attempts, other.attempts), orDefault(h.timeout, other.timeout)
+	h.noPreconnect = h.noPreconnect || other.noPreconnect
+	h.tag = orDefault(h.tag, other.tag)
+	return h
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
@@ -46,7 +47,11 @@ type greeted struct {
 	tls       *tls.Conn        // nil: plaintext
 	transport *relay.Transport // below tls
 	principal string           // what the client has proved; empty without
-	unasked   *earlyConn       // of a client that wants no TLS for what it has said; mostly nil
+	early     *earlyConn       // of a client some of whose own bytes were read already; mostly nil
+	cancel    bool             // early is a CancelRequest that came without TLS
+	request   *request         // where the client wants to go; nil: it has not said
+	hello     clientHello      // of a listener that reads it
+	hints     hints
 }
 
 // greet learns from the client what it wants before anything is dialled, in at
@@ -55,26 +60,39 @@ type greeted struct {
 func (s *session) greet(ctx context.Context) error {
 	s.at(StageGreet)
 	cfg := &s.route.cfg
-	if cfg.TLS == nil && !cfg.proxied() {
+	if !cfg.greets() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
 	mayWait(ctx)
-	defer s.server.greeters.enter(s)()
+	if cfg.TLS != nil || cfg.proxied() {
+		defer s.server.greeters.enter(s)()
+	}
 	s.greeted = &greeted{}
 	if cfg.proxied() {
 		if err := s.proxied(ctx); err != nil {
 			return err
 		}
 	}
-	if cfg.TLS == nil {
-		return nil
+	if cfg.TLS != nil {
+		if err := s.secure(ctx); err != nil || s.greeted.cancel {
+			return err
+		}
 	}
+	return s.ask(ctx)
+}
+
+// greets says whether something has to come from clients before anything is dialled.
+func (c *ListenerConfig) greets() bool {
+	return c.TLS != nil || c.proxied() || c.Request != RequestNone || c.SNI
+}
+
+// secure begins TLS.
+func (s *session) secure(ctx context.Context) (err error) {
 	var hello []byte
 	if s.route.asked != nil {
-		var err error
-		if hello, err = s.asksForTLS(ctx); err != nil || s.greeted.unasked != nil {
+		if hello, err = s.asksForTLS(ctx); err != nil || s.greeted.cancel {
 			return err
 		}
 	}
@@ -98,7 +116,7 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 		return nil, &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
 	}
 	if got.Cancel != nil {
-		s.greeted.unasked = &earlyConn{s.downstream, got.Cancel}
+		s.greeted.early, s.greeted.cancel = &earlyConn{s.downstream, got.Cancel}, true
 	}
 	return got.Hello, nil
 }
@@ -144,6 +162,116 @@ func (t *ServerTLS) reason(err error, conn *handshakeConn) Reason {
 	return handshakeReason(err, conn.heard)
 }
 
+// ask learns where the client wants to go, from its request or from what it was
+// connected to before it was redirected to us, and by what name it greets the server.
+func (s *session) ask(ctx context.Context) error {
+	cfg := &s.route.cfg
+	switch cfg.Request {
+	case RequestSOCKS5:
+		if err := s.readRequest(ctx, readSOCKS5); err != nil {
+			return err
+		}
+	case RequestConnect:
+		if err := s.readRequest(ctx, readConnect); err != nil {
+			return err
+		}
+	case RequestOriginal:
+		to, err := originalDestination(s.downstream)
+		if err != nil {
+			return &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
+		}
+		s.greeted.request = &request{addr: to.Addr().Unmap(), port: to.Port()}
+	}
+	if cfg.SNI {
+		s.overhear(ctx)
+	}
+	return s.takeHints(ctx)
+}
+
+// readRequest reads a request, in at most timeouts.handshake.
+func (s *session) readRequest(ctx context.Context, read func(context.Context, net.Conn, credentials, bool) (request, error)) error {
+	defer boundIO(ctx, s.route.handshake(), s.downstream)()
+	r, err := read(ctx, s.stream(), s.credentials(), s.route.cfg.Context)
+	if err != nil {
+		var e *Error
+		if errors.As(err, &e) && (e.Reason == ReasonBadGreeting || e.Reason == ReasonAuthFailed) {
+			closeAfterReading(s.stream()) // it was told why
+		}
+		return err
+	}
+	s.greeted.request = &r
+	s.note(func(rec *Record) { rec.User = r.user })
+	s.keepEarly(r.early)
+	return nil
+}
+
+// credentials checks who asks; nil: everybody may.
+func (s *session) credentials() credentials {
+	users := s.route.cfg.Users
+	if users == nil {
+		return nil
+	}
+	client := s.clientAddr()
+	return func(ctx context.Context, user, password string) (bool, error) {
+		return users.Check(ctx, client, user, password)
+	}
+}
+
+// clientAddr is the client's address, by the PROXY header where there is one; not
+// valid on unix sockets.
+func (s *session) clientAddr() netip.Addr {
+	if g := s.greeted; g != nil && g.header.source.IsValid() {
+		return g.header.source.Addr()
+	}
+	return clientIP(s.downstream)
+}
+
+// overhear reads the client's ClientHello, if it sends one within
+// timeouts.handshake. A client that does not goes on without a name.
+func (s *session) overhear(ctx context.Context) {
+	unbound := boundIO(ctx, s.route.handshake(), s.downstream)
+	hello, raw, _ := readClientHello(s.stream())
+	unbound()
+	s.keepEarly(raw)
+	s.greeted.hello = hello
+	s.note(func(r *Record) { r.SNI, r.ECH = hello.serverName, hello.ech })
+}
+
+// takeHints learns what the client asks of its own connection: by the PROXY header,
+// and by its request, which counts more.
+func (s *session) takeHints(ctx context.Context) error {
+	g := s.greeted
+	if !s.route.cfg.Context {
+		return nil
+	}
+	var asked hints
+	given, err := parseContext(g.header.context, ',')
+	if err == nil && g.request != nil {
+		sep := byte(',')
+		if s.route.cfg.Request == RequestSOCKS5 {
+			sep = '+'
+		}
+		asked, err = parseContext(g.request.context, sep)
+	}
+	if err != nil {
+		e := &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
+		if r := s.requested(); r != nil {
+			s.decline(ctx, r, e)
+		}
+		return e
+	}
+	g.hints = asked.over(given)
+	s.note(func(r *Record) { r.Tag = g.hints.tag })
+	return nil
+}
+
+// keepEarly puts what was read back before what the client sends next.
+func (s *session) keepEarly(b []byte) {
+	if len(b) > 0 {
+		s.greeted.early = &earlyConn{s.stream(), b}
+	}
+}
+
 // explainHello says what a client that does not begin with TLS has sent.
 func explainHello(err error) error {
 	var header tls.RecordHeaderError
@@ -161,35 +289,48 @@ func explainHello(err error) error {
 func (s *session) stream() net.Conn {
 	g := s.greeted
 	switch {
+	case g != nil && g.early != nil:
+		return g.early
 	case g != nil && g.tls != nil:
 		return g.tls
-	case g != nil && g.unasked != nil:
-		return g.unasked
 	}
 	return s.downstream
 }
 
 // leg is the client's connection for the relay, which owns it from then on.
 func (s *session) leg() relay.Leg {
-	if g := s.greeted; g != nil && g.tls != nil {
-		return relay.TLS(g.tls, g.transport, nil)
+	var early []byte
+	g := s.greeted
+	if g != nil && g.early != nil {
+		early = g.early.early
 	}
-	return relay.Plain(s.downstream, nil)
+	if g != nil && g.tls != nil {
+		return relay.TLS(g.tls, g.transport, early)
+	}
+	return relay.Plain(s.downstream, early)
 }
 
 // passCancel passes a cancel request on that came without TLS, where the upstream
 // has no dialogue that would; the server answers by closing, which is no failure.
 func (s *session) passCancel(ctx context.Context, conn *upstreamConn) error {
-	if s.greeted == nil || s.greeted.unasked == nil {
+	if s.greeted == nil || !s.greeted.cancel {
 		return nil
 	}
-	return s.sendCancel(ctx, conn, s.greeted.unasked.early)
+	return s.sendCancel(ctx, conn, s.greeted.early.early)
 }
 
 // earlyConn is a connection of which some was read already.
 type earlyConn struct {
 	net.Conn
 	early []byte
+}
+
+// CloseWrite ends our side, where the connection can.
+func (c *earlyConn) CloseWrite() error {
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 func (c *earlyConn) Read(b []byte) (int, error) {

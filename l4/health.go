@@ -95,9 +95,9 @@ func (u *Upstream) forget(a *address, cause string, now time.Time) {
 // forgive forgets what is held against addresses where TLS failed, if our identity
 // or roots have changed since: who has mended a certificate need not wait for a
 // probe. It says whether it has forgiven any.
-func (u *Upstream) forgive(now time.Time) (any bool) {
+func (u *Upstream) forgive(members []member, now time.Time) (any bool) {
 	const why = "our identity or roots have changed since TLS failed"
-	for _, m := range u.members() {
+	for _, m := range members {
 		old := m.refusedWith.Load()
 		if old == nil {
 			continue
@@ -119,11 +119,11 @@ func (u *Upstream) turned(a *address, was, is policy.Health, cause string) {
 	switch {
 	case was == is:
 	case is == policy.Unhealthy:
-		a.log.Warn("health", "from", string(was), "to", string(is), "cause", cause)
+		a.log().Warn("health", "from", string(was), "to", string(is), "cause", cause)
 		if u.cfg.Health.KillOnDown && u.kill != nil {
 			u.kill(a)
 		}
 	default:
-		a.log.Info("health", "from", string(was), "to", string(is), "cause", cause)
+		a.log().Info("health", "from", string(was), "to", string(is), "cause", cause)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/policy"
 )
 
 // listener is one bound socket and its accept loop. A reload that keeps the
@@ -33,18 +34,18 @@ type listener struct {
 // immutable whole.
 type route struct {
 	cfg      ListenerConfig
-	upstream *Upstream
-	traffic  *traffic
+	choices  map[string]choice  // the upstreams that its sessions may go to, by name
+	traffic  *traffic           // of sessions whose upstream is not chosen yet
+	resolver *resolver          // of names that rules are about
+	rules    *policy.Rules      // nil: all go to cfg.Upstream
 	limiter  *limiter           // the listener's
 	asked    *starttls.Protocol // in which clients ask for TLS; nil: none
 }
 
-// protocol is the one that clients speak, as far as we know it; nil if we do not.
-func (r *route) protocol() *starttls.Protocol {
-	if p := r.upstream.protocol; p != nil {
-		return p
-	}
-	return r.asked
+// choice is an upstream that sessions of a listener may go to.
+type choice struct {
+	upstream *Upstream
+	traffic  *traffic
 }
 
 // askedIn is the protocol in which a listener's clients ask for TLS; nil: none.

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"ambassador/policy"
 )
 
 // Seconds is a duration that is a number of seconds in JSON, to the microsecond.
@@ -50,11 +52,15 @@ type Record struct {
 	Principal   string    `json:"principal,omitempty"`
 	Rule        string    `json:"rule,omitempty"`
 	Destination string    `json:"destination,omitempty"`
-	Upstream    string    `json:"upstream,omitempty"`
-	Endpoint    string    `json:"endpoint,omitempty"`
-	Address     string    `json:"address,omitempty"`
-	Stage       Stage     `json:"stage"`
-	Reason      Reason    `json:"reason,omitempty"`
+	// SNI is the name in the client's ClientHello, where the listener reads it; with
+	// ECH it is that of the outer one, whether there is an inner one or not.
+	SNI      string `json:"sni,omitempty"`
+	ECH      bool   `json:"ech,omitempty"`
+	Upstream string `json:"upstream,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
+	Address  string `json:"address,omitempty"`
+	Stage    Stage  `json:"stage"`
+	Reason   Reason `json:"reason,omitempty"`
 	// Cause says in words what was seen. Empty where Reason says it all.
 	Cause    string `json:"cause,omitempty"`
 	Attempts int    `json:"attempts"`
@@ -78,7 +84,7 @@ type Record struct {
 // LogAttrs are the record's fields for slog, in the order of the type; empty
 // ones that only some sessions have are left out.
 func (r *Record) LogAttrs() []slog.Attr {
-	a := make([]slog.Attr, 0, 24)
+	a := make([]slog.Attr, 0, 26)
 	str := func(k, v string) {
 		if v != "" {
 			a = append(a, slog.String(k, v))
@@ -92,6 +98,10 @@ func (r *Record) LogAttrs() []slog.Attr {
 	str("principal", r.Principal)
 	str("rule", r.Rule)
 	str("destination", r.Destination)
+	str("sni", r.SNI)
+	if r.ECH {
+		a = append(a, slog.Bool("ech", true))
+	}
 	str("upstream", r.Upstream)
 	str("endpoint", r.Endpoint)
 	str("address", r.Address)
@@ -134,6 +144,8 @@ type Observer struct {
 	Opened func(listener string)
 	// Ended: a session is over; the record is final and not changed any more.
 	Ended func(*Record)
+	// Ruled: a rule of the listener has decided; of none that did, rule is empty.
+	Ruled func(listener, rule string, verdict policy.Verdict)
 	// Attempt: an attempt to reach the upstream settled; ReasonOK is success.
 	Attempt func(upstream string, reason Reason)
 	// Phase: a phase that went well took so long.

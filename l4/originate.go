@@ -20,6 +20,7 @@ type upstreamConn struct {
 	upstream  *Upstream
 	candidate candidate
 	from      *origin // for whom; nil: for ourselves
+	to        *target // of a dynamic upstream
 	raw       net.Conn
 	tls       *tls.Conn          // nil: plaintext
 	transport *relay.Transport   // below tls
@@ -62,7 +63,7 @@ func (c *upstreamConn) leg() relay.Leg {
 
 // handedOver forgets what is the relay's now.
 func (c *upstreamConn) handedOver() {
-	c.from, c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil, nil
+	c.from, c.to, c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil, nil, nil
 }
 
 // startTLS asks the server, in its protocol, to go on in TLS.

@@ -165,6 +165,7 @@ func classify(stage Stage, err error) Reason {
 		refused  *starttls.RefusedError
 		none     *refusal
 		unmarked *relay.MarkError
+		closed   *closedError
 	)
 	switch {
 	case errors.As(err, &notReady):
@@ -173,6 +174,8 @@ func classify(stage Stage, err error) Reason {
 		return ReasonLocalExhausted
 	case errors.As(err, &none):
 		return none.reason
+	case errors.As(err, &closed):
+		return closed.reason
 	case errors.As(err, &dns):
 		return ReasonDNS
 	case errors.Is(err, errTriedAll):

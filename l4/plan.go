@@ -17,7 +17,7 @@ type plan struct {
 	upstream *Upstream
 	only     *address    // if not nil, the one address to try, whatever is known of it
 	probe    bool        // with only: for a prober, not for a session
-	from     *origin     // for whom; nil: for ourselves
+	want                 // of the session
 	tried    []*address  // in this round
 	lasting  []*address  // would fail in the same way again
 	rounds   int         // how often everything had been tried
@@ -28,6 +28,22 @@ type plan struct {
 // errTriedAll says that every address that may be tried was tried in this round.
 var errTriedAll = errors.New("every address was tried")
 
+// members are the addresses to choose from.
+func (p *plan) members() []member {
+	if p.to != nil {
+		return p.to.all()
+	}
+	return p.upstream.members()
+}
+
+// unresolved lists the endpoints of which there is no address to choose from.
+func (p *plan) unresolved() []*endpoint {
+	if p.to != nil {
+		return nil
+	}
+	return p.upstream.unresolved()
+}
+
 // next takes an address, and the permission to try it. Where no name resolves,
 // the candidate has only its endpoint, and the error says why. Other errors are
 // errTriedAll and *refusal.
@@ -35,8 +51,13 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	if p.only != nil {
 		return p.single()
 	}
+	if p.to != nil {
+		if err := p.to.find(ctx, p.upstream); err != nil {
+			return candidate{endpoint: p.to.site.endpoint}, err
+		}
+	}
 	for {
-		unknown := p.upstream.unresolved() // asked first: what resolves meanwhile is found by the next look
+		unknown := p.unresolved() // asked first: what resolves meanwhile is found by the next look
 		if c, ok := p.pick(time.Now()); ok {
 			if p.last = c; p.tried == nil {
 				p.tried = p.few[:0]
@@ -48,7 +69,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 			break
 		}
 		if e, err := p.upstream.discover(ctx, unknown); err != nil {
-			if len(p.upstream.members()) == 0 {
+			if len(p.members()) == 0 {
 				return candidate{endpoint: e}, err
 			}
 			break
@@ -57,10 +78,10 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	if len(p.tried) > 0 {
 		return candidate{}, errTriedAll
 	}
-	if p.upstream.forgive(time.Now()) {
+	if p.upstream.forgive(p.members(), time.Now()) {
 		return p.next(ctx)
 	}
-	return candidate{}, p.upstream.refuse(time.Now())
+	return candidate{}, p.refuse(time.Now())
 }
 
 // single takes the only address, once.
@@ -83,7 +104,7 @@ const maxOnStack = 16
 // there is none, it is the last resort: nothing is locked out for good.
 func (p *plan) pick(now time.Time) (candidate, bool) {
 	var onStack [maxOnStack]policy.Candidate
-	u, members := p.upstream, p.upstream.members()
+	u, members := p.upstream, p.members()
 	all := onStack[:0]
 	for i := range members {
 		m := &members[i]
@@ -163,14 +184,14 @@ func (p *plan) again() bool {
 	p.rounds++
 	p.tried = nil
 	now := time.Now()
-	return slices.ContainsFunc(p.upstream.members(), func(m member) bool {
+	return slices.ContainsFunc(p.members(), func(m member) bool {
 		return !p.skips(m.address) && m.usable(now)
 	})
 }
 
 // hasSibling says whether sibling could find one. Without, a dial needs no race.
 func (p *plan) hasSibling(c candidate) bool {
-	return p.only == nil && c.unix == "" && slices.ContainsFunc(p.upstream.members(), func(m member) bool {
+	return p.only == nil && c.unix == "" && slices.ContainsFunc(p.members(), func(m member) bool {
 		return m.beside(c)
 	})
 }
@@ -186,7 +207,7 @@ func (p *plan) sibling(c candidate) (candidate, bool) {
 		return candidate{}, false
 	}
 	now := time.Now()
-	for _, m := range p.upstream.members() {
+	for _, m := range p.members() {
 		if !m.beside(c) || p.skips(m.address) || !m.usable(now) {
 			continue
 		}
@@ -216,11 +237,12 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// refuse says why none of the upstream's addresses can be tried: their breakers,
+// refuse says why none of the addresses can be tried: their breakers,
 // else their limits, else their health.
-func (u *Upstream) refuse(now time.Time) *refusal {
+func (p *plan) refuse(now time.Time) *refusal {
+	u := p.upstream
 	var open, full, down *address
-	for _, m := range u.members() {
+	for _, m := range p.members() {
 		switch {
 		case m.breaker.State() != policy.Closed && (open == nil || m.retryIn(now) < open.retryIn(now)):
 			open = m.address

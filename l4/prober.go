@@ -179,7 +179,7 @@ func (p *prober) login() (func(*upstreamConn) *Error, *Error) {
 	if err != nil {
 		if p.unready != err.Error() {
 			p.unready = err.Error()
-			p.address.log.Error("health: no probe can log in", "cause", p.unready)
+			p.address.log().Error("health: no probe can log in", "cause", p.unready)
 		}
 		return nil, &Error{Stage: StagePermit, Reason: ReasonNoIdentity, Upstream: u.cfg.Name, Err: err}
 	}

@@ -206,7 +206,7 @@ func TestTheProbeIsTheTrial(t *testing.T) {
 		go func() { defer close(done); u.run(ctx) }()
 		defer func() { cancel(); <-done }()
 		time.Sleep(time.Second)
-		breaker := &u.members()[0].breaker
+		breaker := u.members()[0].breaker
 		session := func() (attempts int) {
 			conn, err := u.connect(t.Context(), func(stage Stage, _ candidate, n int) { attempts = n })
 			if err != nil {

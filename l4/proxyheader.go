@@ -203,7 +203,7 @@ type origin struct {
 
 // origin is that of the session, where its upstream wants to know.
 func (s *session) origin() *origin {
-	if s.route.upstream.cfg.ProxyProtocol == 0 {
+	if s.upstream.cfg.ProxyProtocol == 0 {
 		return nil
 	}
 	o := &origin{proxyHeader: proxyHeader{source: unmapped(s.downstream.RemoteAddr()), destination: unmapped(s.downstream.LocalAddr())}}

@@ -58,7 +58,7 @@ func (u *Upstream) newEndpoint(cfg EndpointConfig) (*endpoint, error) {
 	}
 	unix, addr, literal := parseLiteral(cfg.Address)
 	if e.literal = literal; literal {
-		e.members = []member{{address: u.newAddress(e, unix, addr), weight: e.weight, priority: e.priority}}
+		e.members = []member{{address: u.newMember(e, unix, addr), weight: e.weight, priority: e.priority}}
 	}
 	return e, nil
 }
@@ -189,7 +189,7 @@ func (u *Upstream) learned(e *endpoint, found []place) {
 		if i := slices.IndexFunc(old, same); i >= 0 {
 			m.address = old[i].address
 		} else {
-			m.address = u.newAddress(e, "", p.addr)
+			m.address = u.newMember(e, "", p.addr)
 		}
 		members = append(members, m)
 	}

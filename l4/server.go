@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/policy"
 )
 
 // Options is what a Server is made with and keeps for its life.
@@ -25,6 +26,9 @@ type Options struct {
 	Observer Observer
 	// Inherited are the sockets passed by systemd, by name. They stay open.
 	Inherited map[string][]*os.File
+	// Guarded are addresses besides those of the listeners that no client is
+	// connected to: those of the admin API. Nil: none.
+	Guarded func() []netip.AddrPort
 	// Dial replaces the dialling of real sockets, in tests. If nil, real ones.
 	Dial DialFunc
 
@@ -212,15 +216,37 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 		s.limit = defaultMaxSessions()
 	}
 	for i, c := range cfg.Listeners {
-		u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == c.Upstream })]
-		key := trafficKey{c.Name, c.Upstream}
-		if s.traffic[key] == nil {
-			s.traffic[key] = &traffic{}
-		}
 		asked, _ := askedIn(c) // bind has looked at the error
-		listeners[i].route.Store(&route{cfg: c, upstream: u, traffic: s.traffic[key], limiter: &listeners[i].limiter, asked: asked})
+		r := &route{cfg: c, choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers)}
+		for _, name := range c.upstreams() {
+			u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == name })]
+			r.choices[name] = choice{u, s.trafficOf(c.Name, name)}
+		}
+		r.traffic, r.rules = s.trafficOf(c.Name, c.Upstream), c.Rules
+		if u := r.choices[c.Upstream].upstream; u != nil && u.visited != nil {
+			r.rules = policy.NewRules([]policy.Rule{{Upstream: c.Upstream}}) // what no rule opens stays closed
+		}
+		listeners[i].route.Store(r)
 	}
 	return old
+}
+
+// trafficOf counts what goes from a listener to an upstream; mu is held.
+func (s *Server) trafficOf(listener, upstream string) *traffic {
+	key := trafficKey{listener, upstream}
+	if s.traffic[key] == nil {
+		s.traffic[key] = &traffic{}
+	}
+	return s.traffic[key]
+}
+
+// countAt counts the session at another place.
+func (s *Server) countAt(sess *session, t *traffic) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sess.traffic.active--
+	sess.traffic = t
+	t.active++
 }
 
 // defaultMaxSessions is 45 % of the descriptors the process may have, which Go
@@ -236,7 +262,7 @@ func defaultMaxSessions() int {
 // begin makes a session of an accepted connection and runs it. It does not wait.
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
-	sess := &session{server: s, route: route, seq: s.seq.Add(1), start: time.Now(), downstream: conn}
+	sess := &session{server: s, route: route, seq: s.seq.Add(1), start: time.Now(), downstream: conn, traffic: route.traffic}
 	sess.rec = Record{ID: sess.id(), Start: sess.start, Listener: route.cfg.Name, Client: clientName(conn, l), Stage: StageAccept}
 	s.mu.Lock()
 	s.sessions[sess.seq] = sess
@@ -272,7 +298,7 @@ func (s *Server) forget(sess *session, rec *Record) {
 	if sess.slot {
 		s.slots--
 	}
-	t := sess.route.traffic
+	t := sess.traffic
 	t.active--
 	t.up += rec.BytesUp
 	t.down += rec.BytesDown

@@ -254,7 +254,7 @@ func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	var burst []*session
 	for range 40 {
-		sess := &session{server: f.Server, seq: f.seq.Add(1), route: f.listeners[0].route.Load()}
+		sess := &session{server: f.Server, seq: f.seq.Add(1), route: f.listeners[0].route.Load(), traffic: f.listeners[0].route.Load().traffic}
 		f.mu.Lock()
 		f.sessions[sess.seq] = sess
 		f.mu.Unlock()

@@ -24,8 +24,11 @@ type session struct {
 	seq    uint64
 	start  time.Time
 
-	downstream net.Conn // owned by run until the relay takes it; nil from then on
-	greeted    *greeted // of downstream, and owned as it is; nil where the listener has no greeting
+	downstream net.Conn  // owned by run until the relay takes it; nil from then on
+	greeted    *greeted  // of downstream, and owned as it is; nil where the listener has no greeting
+	upstream   *Upstream // owned by run; nil before it is chosen
+
+	traffic *traffic // guarded by Server.mu; where it is counted
 
 	slot bool // guarded by Server.mu; it counts for limits.connections
 
@@ -70,11 +73,8 @@ func (s *session) establish(ctx context.Context) error {
 	if err := s.greet(ctx); err != nil {
 		return err
 	}
-	upstream := s.routeTo()
-	watch := s.watchDownstream()
-	conn, failure := upstream.connectFor(ctx, s.origin(), s.trying)
-	watch.stop()
-	if err := s.answer(ctx, failure); err != nil {
+	conn, failure := s.reach(ctx)
+	if err := s.answer(ctx, conn, failure); err != nil {
 		return err
 	}
 	if err := s.dialogue(ctx, conn); err != nil {
@@ -95,26 +95,45 @@ func (s *session) admit() error {
 	return s.enter()
 }
 
-// routeTo chooses the upstream: the listener's.
-func (s *session) routeTo() *Upstream {
-	s.note(func(r *Record) {
-		r.Stage = StageRoute
-		r.Upstream = s.route.upstream.cfg.Name
-	})
-	return s.route.upstream
+// reach chooses the upstream and connects to it, while the client is watched.
+func (s *session) reach(ctx context.Context) (*upstreamConn, *Error) {
+	watch := s.watchDownstream()
+	defer watch.stop()
+	want, err := s.routeTo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.upstream.connectFor(ctx, want, s.trying)
 }
 
 // answer tells the client how the connection to the upstream went, where its
 // protocol has a word for it. Others learn it from what follows.
-func (s *session) answer(ctx context.Context, failure *Error) error {
-	if failure == nil {
+func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *Error) error {
+	asked := s.requested()
+	switch {
+	case failure == nil && asked == nil:
 		s.at(StageAnswer)
 		return nil
-	}
-	if p := s.route.protocol(); p != nil && ctx.Err() == nil {
-		s.answerFailure(ctx, p, failure)
+	case failure == nil:
+		s.at(StageAnswer)
+		return s.accept(ctx, asked, conn)
+	case ctx.Err() != nil:
+	case asked != nil:
+		s.decline(ctx, asked, failure)
+	default:
+		if p := s.protocol(); p != nil {
+			s.answerFailure(ctx, p, failure)
+		}
 	}
 	return failure
+}
+
+// protocol is the one that clients speak, as far as we know it; nil if we do not.
+func (s *session) protocol() *starttls.Protocol {
+	if s.upstream != nil && s.upstream.protocol != nil {
+		return s.upstream.protocol
+	}
+	return s.route.asked
 }
 
 // answerTimeout is how long a client that cannot be served may take to begin its
@@ -204,7 +223,7 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 // sendCancel passes a CancelRequest to every address of the upstream, over TLS:
 // a cancel key belongs to one server, and only that server knows it.
 func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []byte) error {
-	n, err := s.route.upstream.deliver(ctx, conn, packet)
+	n, err := s.upstream.deliver(ctx, conn, packet)
 	if n == 0 {
 		return err
 	}

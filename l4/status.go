@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ambassador/policy"
 )
 
 // Bound is a listener's name and the address it is bound to: "127.0.0.1:5432",
@@ -70,8 +72,8 @@ func (s *Server) Traffic() []Traffic {
 	live := map[*traffic][2]int64{}
 	for _, sess := range s.sessions {
 		up, down := sess.bytes()
-		t := live[sess.route.traffic]
-		live[sess.route.traffic] = [2]int64{t[0] + up, t[1] + down}
+		t := live[sess.traffic]
+		live[sess.traffic] = [2]int64{t[0] + up, t[1] + down}
 	}
 	var out []Traffic
 	for key, t := range s.traffic {
@@ -97,6 +99,12 @@ type UpstreamStatus struct {
 	// IdentityError says why our identity cannot be used; empty if it can.
 	IdentityError string           `json:"identity_error,omitempty"`
 	Endpoints     []EndpointStatus `json:"endpoints"`
+	// Dynamic upstreams dial what clients ask for. Destinations is how many of those
+	// are remembered, Breakers how many of them have their breaker in each state;
+	// Endpoints are those whose breaker is not closed, at most a hundred.
+	Dynamic      bool           `json:"dynamic,omitempty"`
+	Destinations int            `json:"destinations,omitempty"`
+	Breakers     map[string]int `json:"breakers,omitempty"`
 }
 
 // EndpointStatus is what the last attempts at an endpoint taught. LastReason is
@@ -140,7 +148,28 @@ func (u *Upstream) status() UpstreamStatus {
 	for _, e := range u.endpoints {
 		st.Endpoints = append(st.Endpoints, e.status())
 	}
+	if u.visited != nil {
+		u.visited.tell(&st)
+	}
 	return st
+}
+
+// maxTold bounds the destinations of a dynamic upstream that its status lists.
+const maxTold = 100
+
+func (v *visited) tell(st *UpstreamStatus) {
+	st.Dynamic, st.Breakers, st.Endpoints = true, map[string]int{}, []EndpointStatus{}
+	for s := policy.Closed; s <= policy.Open; s++ {
+		st.Breakers[s.String()] = 0
+	}
+	for _, site := range v.list() {
+		st.Destinations++
+		state := site.breaker.State()
+		st.Breakers[state.String()]++
+		if state != policy.Closed && len(st.Endpoints) < maxTold {
+			st.Endpoints = append(st.Endpoints, site.endpoint.status())
+		}
+	}
 }
 
 func (e *endpoint) status() EndpointStatus {

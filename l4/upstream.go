@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type Upstream struct {
 	cfg       UpstreamConfig
 	protocol  *starttls.Protocol // nil: none
 	endpoints []*endpoint
+	visited   *visited // of a dynamic upstream, which has no endpoints; else nil
 	resolver  *resolver
 	dial      DialFunc
 	observer  Observer
@@ -78,7 +80,14 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 		}
 		u.endpoints = append(u.endpoints, e)
 	}
-	if len(u.endpoints) == 0 {
+	switch {
+	case cfg.Dynamic && len(u.endpoints) > 0:
+		return nil, fmt.Errorf("upstream %s: dynamic dials what clients ask for, so it has no endpoints", cfg.Name)
+	case cfg.Dynamic && (cfg.Health.Interval > 0 || cfg.Preconnect.Connections > 0 || cfg.Required):
+		return nil, fmt.Errorf("upstream %s: dynamic has nowhere to go before a client asks; turn health, preconnect and required off", cfg.Name)
+	case cfg.Dynamic:
+		u.visited = &visited{byName: map[string]*list.Element{}}
+	case len(u.endpoints) == 0:
 		return nil, fmt.Errorf("upstream %s: no endpoint", cfg.Name)
 	}
 	u.gather()
@@ -124,16 +133,30 @@ type progress func(stage Stage, c candidate, attempt int)
 // time another address while there is one. No byte of the client is sent here,
 // so an attempt can be repeated safely. The caller owns the connection.
 func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *Error) {
-	return u.connectFor(ctx, nil, tell)
+	return u.connectFor(ctx, want{connect: u.cfg.Connect}, tell)
 }
 
-// connectFor is connect for somebody whom the upstream's PROXY header names.
-func (u *Upstream) connectFor(ctx context.Context, from *origin, tell progress) (*upstreamConn, *Error) {
-	timeout := orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout)
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// want is what a session wants of an upstream.
+type want struct {
+	from    *origin       // whom the PROXY header names; nil: ourselves
+	to      *target       // of a dynamic upstream; else nil
+	connect ConnectConfig // the upstream's, or less
+	noSpare bool          // a ready connection will not do
+}
+
+// hopeless says whether e tells of where a client wants to go what would be the
+// same if it were tried again.
+func (w *want) hopeless(e *Error) bool {
+	var dns *net.DNSError
+	return e.Reason == ReasonSpecialAddress || e.Reason == ReasonLoop || w.to != nil && errors.As(e, &dns) && dns.IsNotFound
+}
+
+// connectFor is connect for a session.
+func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upstreamConn, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
-	start, plan := time.Now(), plan{upstream: u, from: from}
-	if u.spares != nil && u.permit() == nil {
+	start, plan := time.Now(), plan{upstream: u, want: w}
+	if u.spares != nil && !w.noSpare && u.permit() == nil {
 		mayWait(ctx)
 		if conn := u.spares.take(); conn != nil {
 			tell(StageTLS, conn.candidate, 1)
@@ -142,7 +165,7 @@ func (u *Upstream) connectFor(ctx context.Context, from *origin, tell progress) 
 		}
 	}
 	var last *Error
-	for n := range orDefault(u.cfg.Connect.Attempts, DefaultAttempts) {
+	for n := range orDefault(w.connect.Attempts, DefaultAttempts) {
 		conn, err := u.attempt(ctx, &plan, n+1, tell)
 		if err != nil && errors.Is(err, errTriedAll) {
 			if !plan.again() || u.pauseBefore(ctx, plan.rounds) != nil {
@@ -157,7 +180,7 @@ func (u *Upstream) connectFor(ctx context.Context, from *origin, tell progress) 
 		if last != nil && err.Stage == StagePermit {
 			break // what was seen says more than that there is nothing left
 		}
-		if last = err; err.Stage == StagePermit || err.ours() || ctx.Err() != nil {
+		if last = err; err.Stage == StagePermit || err.ours() || w.hopeless(err) || ctx.Err() != nil {
 			break
 		}
 		if err.Reason == ReasonDNS {
@@ -185,7 +208,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer cancel()
-	conn := &upstreamConn{upstream: u, from: plan.from}
+	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
 		if parent.Err() == context.Canceled { // nobody waits any more: neutral
@@ -201,6 +224,10 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 		return fail(StagePermit, err)
 	}
 	c, err := plan.next(ctx)
+	var closed *closedError
+	if errors.As(err, &closed) {
+		return nil, u.failed(ctx, StageRoute, c, err)
+	}
 	if err != nil && c.endpoint == nil {
 		return nil, u.failed(ctx, StagePermit, c, err) // no attempt was made
 	}
@@ -360,9 +387,9 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 
 // others are plans of one address each, for every address but that of the given connection.
 func (u *Upstream) others(but *upstreamConn) (out []*plan) {
-	for _, m := range u.members() {
+	for _, m := range (&plan{upstream: u, want: want{to: but.to}}).members() {
 		if m.address != but.candidate.at {
-			out = append(out, &plan{upstream: u, only: m.address, from: but.from})
+			out = append(out, &plan{upstream: u, only: m.address, want: want{from: but.from}})
 		}
 	}
 	return out

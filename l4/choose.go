@@ -1,0 +1,199 @@
+package l4
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"ambassador/policy"
+)
+
+// routeTo chooses the upstream: the listener's, or that of the first rule which
+// matches.
+func (s *session) routeTo(ctx context.Context) (want, *Error) {
+	s.at(StageRoute)
+	r := s.route
+	d := s.destination()
+	if d.port != 0 {
+		s.note(func(rec *Record) { rec.Destination = d.String() })
+	}
+	if r.rules == nil {
+		return s.choose(r.cfg.Upstream, d)
+	}
+	decision, err := s.decide(ctx, d)
+	if err != nil {
+		return want{}, &Error{Stage: StageRoute, Reason: classify(StageRoute, err), Err: err}
+	}
+	if r.cfg.Rules != nil {
+		s.ruled(&decision)
+	}
+	switch decision.Verdict {
+	case policy.Deny:
+		return want{}, &Error{Stage: StageRoute, Reason: ReasonDenied, Err: fmt.Errorf("rule %s: %s", decision.Rule, decision.Why)}
+	case policy.NoRule:
+		return want{}, &Error{Stage: StageRoute, Reason: ReasonNoRoute, Err: fmt.Errorf("none of the rules of listener %s matches", r.cfg.Name)}
+	}
+	d.ips, d.may, d.ours = decision.Addrs, decision.May, s.server.isOurs
+	return s.choose(decision.Upstream, d)
+}
+
+// decide asks the rules, and looks the destination's name up if they want to know
+// its addresses.
+func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, error) {
+	q := s.query(d)
+	decision, needAddrs := s.route.rules.Decide(&q, nil, false)
+	if !needAddrs {
+		return decision, nil
+	}
+	mayWait(ctx)
+	ctx, cancel := context.WithTimeout(ctx, DefaultConnectTimeout)
+	defer cancel()
+	found, err := s.route.resolver.lookup(ctx, d.host)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	for i := range found {
+		found[i] = found[i].Unmap()
+	}
+	decision, _ = s.route.rules.Decide(&q, found, true)
+	return decision, nil
+}
+
+// ruled notes which rule has decided.
+func (s *session) ruled(d *policy.Decision) {
+	s.note(func(r *Record) { r.Rule = d.Rule })
+	if f := s.server.opts.Observer.Ruled; f != nil {
+		f(s.route.cfg.Name, d.Rule, d.Verdict)
+	}
+}
+
+// query is what rules may ask about the session.
+func (s *session) query(d *destination) policy.Query {
+	q := policy.Query{Host: d.host, Addr: d.addr, Port: d.port, Client: s.clientAddr()}
+	if s.downstream.LocalAddr().Network() == "unix" {
+		q.UID, q.HasUID = peerUID(s.downstream)
+	}
+	g := s.greeted
+	if g == nil {
+		return q
+	}
+	if g.request != nil {
+		q.User = g.request.user
+	}
+	q.Principal, q.SNI = g.principal, g.hello.serverName
+	return q
+}
+
+// destination is where the client has said that it wants to go.
+func (s *session) destination() *destination {
+	if s.greeted == nil || s.greeted.request == nil {
+		return &destination{}
+	}
+	r := s.greeted.request
+	return &destination{host: r.host, addr: r.addr, port: r.port}
+}
+
+// choose makes the upstream of that name the session's, and says what is wanted of it.
+func (s *session) choose(name string, d *destination) (w want, failure *Error) {
+	c := s.route.choices[name]
+	s.upstream = c.upstream
+	s.note(func(r *Record) { r.Upstream = name })
+	if s.route.traffic != c.traffic {
+		s.server.countAt(s, c.traffic)
+	}
+	w.from, w.connect = s.origin(), c.upstream.cfg.Connect
+	if g := s.greeted; g != nil {
+		var err error
+		if w.connect, err = g.hints.narrow(w.connect); err != nil {
+			return w, &Error{Stage: StageRoute, Reason: ReasonBadGreeting, Err: err}
+		}
+		w.noSpare = g.hints.noPreconnect
+	}
+	if c.upstream.visited != nil {
+		if d.port == 0 {
+			return w, &Error{Stage: StageRoute, Reason: ReasonNoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
+		}
+		w.to = &target{site: c.upstream.site(d), destination: d}
+	}
+	return w, nil
+}
+
+// accept tells the client, in the protocol of its request, that it is connected.
+func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) error {
+	defer boundIO(ctx, s.route.handshake(), s.downstream)()
+	bound, _ := conn.raw.LocalAddr().(*net.TCPAddr)
+	err := r.answer.accept(s.stream(), bound.AddrPort())
+	if err == nil {
+		return nil
+	}
+	reason := ReasonDownstreamLost
+	switch {
+	case isTimeout(err):
+		reason = ReasonHandshakeTimeout
+	case isReset(err):
+		reason = ReasonDownstreamReset
+	}
+	e := &Error{Stage: StageAnswer, Reason: reason, Err: err}
+	conn.abort(e)
+	return e
+}
+
+// decline tells the client, in the protocol of its request, why it is not
+// connected. It is best effort, and the record has it anyway.
+func (s *session) decline(ctx context.Context, r *request, failure *Error) {
+	defer boundIO(ctx, answerTimeout, s.downstream)()
+	if err := r.answer.refuse(s.stream(), failure); err == nil {
+		closeAfterReading(s.stream())
+	}
+}
+
+// requested is what the client has asked for where it waits for an answer; nil: it
+// does not.
+func (s *session) requested() *request {
+	if s.greeted == nil || s.greeted.request == nil || s.greeted.request.answer == nil {
+		return nil
+	}
+	return s.greeted.request
+}
+
+// isOurs says whether one of our sockets listens at an address.
+func (s *Server) isOurs(to netip.AddrPort) bool {
+	s.mu.Lock()
+	listeners := s.listeners
+	s.mu.Unlock()
+	for _, l := range listeners {
+		if at, ok := l.Addr().(*net.TCPAddr); ok && reaches(to, unmapped(at)) {
+			return true
+		}
+	}
+	if s.opts.Guarded == nil {
+		return false
+	}
+	for _, at := range s.opts.Guarded() {
+		if reaches(to, at) {
+			return true
+		}
+	}
+	return false
+}
+
+// reaches says whether who connects to an address meets the socket that is bound
+// to at.
+func reaches(to, at netip.AddrPort) bool {
+	switch {
+	case to.Port() != at.Port():
+		return false
+	case !at.Addr().IsUnspecified() && !to.Addr().IsUnspecified(): // to connect to 0.0.0.0 is to connect to this host
+		return to.Addr() == at.Addr()
+	case to.Addr().IsUnspecified() || to.Addr().IsLoopback():
+		return true
+	}
+	local, err := net.InterfaceAddrs()
+	for _, a := range local {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(to.Addr().AsSlice()) {
+			return true
+		}
+	}
+	return err != nil // rather refuse than go round
+}

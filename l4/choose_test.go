@@ -1,0 +1,232 @@
+package l4
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"ambassador/policy"
+)
+
+// egress is a SOCKS5 listener with rules for one dynamic upstream, "out".
+func egress(rules ...policy.Rule) Config {
+	return Config{
+		Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Request: RequestSOCKS5, Rules: policy.NewRules(rules)}},
+		Upstreams: []UpstreamConfig{{Name: "out", Dynamic: true, Connect: ConnectConfig{Attempts: 1}}},
+	}
+}
+
+// socks asks the listener for "host:port" and returns the reply.
+func (f *fixture) socks(to string) (net.Conn, byte) {
+	f.t.Helper()
+	c := f.client(0)
+	host, port, _ := net.SplitHostPort(to)
+	n, _ := strconv.Atoi(port)
+	ask := append([]byte{5, 1, 0, 5, 1, 0, 3, byte(len(host))}, host...)
+	if ip, err := netip.ParseAddr(host); err == nil {
+		ask = append([]byte{5, 1, 0, 5, 1, 0, map[bool]byte{true: 1, false: 4}[ip.Is4()]}, ip.AsSlice()...)
+	}
+	if _, err := c.Write(append(ask, byte(n>>8), byte(n))); err != nil {
+		f.t.Fatal(err)
+	}
+	reply := make([]byte, 2+10)
+	if n, err := io.ReadFull(c, reply); err != nil {
+		f.t.Fatalf("reply %x: %v", reply[:n], err)
+	}
+	return c, reply[3]
+}
+
+func TestSOCKSGoesWhereTheClientWants(t *testing.T) {
+	at := backend(t, echo)
+	_, port, _ := net.SplitHostPort(at)
+	f := serve(t, Options{}, egress(policy.Rule{Name: "here", Hosts: []string{"localhost"}, Upstream: "out"}))
+	c, code := f.socks("LocalHost.:" + port)
+	if code != 0 {
+		t.Fatalf("reply %d: %+v", code, f.record())
+	}
+	ping(t, c)
+	c.Close()
+	r := f.record()
+	if r.Destination != "localhost:"+port || r.Rule != "here" || r.Upstream != "out" || r.Address != at || r.Reason != ReasonClosed || r.BytesDown != 5 {
+		t.Errorf("record %+v", r)
+	}
+	var active, moved int64
+	for _, tr := range f.Traffic() {
+		active += int64(tr.Active)
+		if tr.Upstream == "out" {
+			moved = tr.Down
+		}
+	}
+	if active != 0 || moved != 5 {
+		t.Errorf("traffic %+v", f.Traffic())
+	}
+}
+
+func TestSOCKSRefusals(t *testing.T) {
+	at := backend(t, echo)
+	_, port, _ := net.SplitHostPort(at)
+	dead := refusedAddress(t)
+	cfg := egress(
+		policy.Rule{Hosts: []string{"secret.test"}, Deny: "it is secret"},
+		policy.Rule{Hosts: []string{"*.any.test"}, Upstream: "out"},
+		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+	zone := &zone{hosts: map[string][]string{"in.any.test": {"127.0.0.1"}, "meta.any.test": {"169.254.169.254"}}}
+	cfg.Upstreams[0].DNSServers = []string{serveZone(t, zone)}
+	cfg.Listeners[0].DNSServers = cfg.Upstreams[0].DNSServers
+	f := serve(t, Options{Guarded: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")} }}, cfg)
+	for _, c := range []struct {
+		to     string
+		code   byte
+		reason Reason
+		stage  Stage
+	}{
+		{"secret.test:" + port, 2, ReasonDenied, StageRoute},
+		{"8.8.8.8:53", 2, ReasonNoRoute, StageRoute},
+		{"in.any.test:" + port, 2, ReasonSpecialAddress, StageRoute},
+		{"meta.any.test:80", 2, ReasonSpecialAddress, StageRoute},
+		{"nowhere.any.test:80", 4, ReasonDNS, StageDial},
+		{f.Listening()[0].Addr, 2, ReasonLoop, StageRoute},
+		{"127.0.0.1:9", 2, ReasonLoop, StageRoute},
+		{"[::ffff:127.0.0.1]:9", 2, ReasonLoop, StageRoute},
+		{dead, 5, ReasonRefused, StageDial},
+	} {
+		_, code := f.socks(c.to)
+		if r := f.record(); code != c.code || r.Reason != c.reason || r.Stage != c.stage {
+			t.Errorf("%s: reply %d, %s at %s (%s); want %d, %s at %s", c.to, code, r.Reason, r.Stage, r.Cause, c.code, c.reason, c.stage)
+		}
+	}
+	if c, code := f.socks(at); code != 0 {
+		t.Errorf("what the prefix opens: reply %d", code)
+	} else {
+		ping(t, c)
+	}
+}
+
+// A destination that fails has a breaker of its own, which all its addresses share.
+func TestBreakerOfADestination(t *testing.T) {
+	at, dead := backend(t, echo), refusedAddress(t)
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour, MaxOpen: time.Hour}
+	f := serve(t, Options{}, cfg)
+	for i, want := range []Reason{ReasonRefused, ReasonRefused, ReasonBreakerOpen} {
+		_, code := f.socks(dead)
+		r := f.record()
+		if code != 5 || r.Reason != want || want == ReasonBreakerOpen && (r.RetryIn == 0 || !strings.Contains(r.Cause, "connection refused")) {
+			t.Errorf("session %d: reply %d, %+v", i, code, r)
+		}
+	}
+	if _, code := f.socks(at); code != 0 {
+		t.Errorf("another destination: reply %d", code)
+	}
+	st := f.Upstreams()[0]
+	if st.Destinations != 2 || st.Breakers["open"] != 1 || st.Breakers["closed"] != 1 || len(st.Endpoints) != 1 || st.Endpoints[0].Endpoint != dead {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// The names that rules ask about are looked up once, and what was judged is dialled.
+func TestNamesAreResolvedOnce(t *testing.T) {
+	zone := &zone{hosts: map[string][]string{"db.test": {"127.0.0.7", "8.8.8.8", "127.0.0.8"}}}
+	cfg := egress(
+		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Deny: "not there"},
+		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.8/32")}, Upstream: "out"})
+	cfg.Listeners[0].DNSServers = []string{serveZone(t, zone)}
+	cfg.Upstreams[0].DNSServers = cfg.Listeners[0].DNSServers
+	var mu sync.Mutex
+	var dialled []string
+	refuse := func(_ context.Context, _, address string) (net.Conn, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		dialled = append(dialled, address)
+		return nil, sys("connect", syscall.ECONNREFUSED)
+	}
+	f := serve(t, Options{Dial: refuse}, cfg)
+	if _, code := f.socks("db.test:5432"); code != 5 {
+		t.Errorf("reply %d: %+v", code, f.record())
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	zone.mu.Lock()
+	defer zone.mu.Unlock()
+	if fmt.Sprint(dialled) != "[127.0.0.8:5432]" || zone.asked != 2 { // A and AAAA
+		t.Errorf("dialled %v after %d questions", dialled, zone.asked)
+	}
+}
+
+// A flood of destinations is forgotten.
+func TestDestinationsAreForgotten(t *testing.T) {
+	u, err := newUpstream(UpstreamConfig{Name: "out", Dynamic: true, Breaker: policy.BreakerConfig{Failures: 1, Open: time.Minute}, Connect: ConnectConfig{Attempts: 1}},
+		Options{Dial: func(context.Context, string, string) (net.Conn, error) {
+			return nil, sys("connect", syscall.ECONNREFUSED)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(netip.Addr) (string, bool) { return "", true }
+	nobody := func(netip.AddrPort) bool { return false }
+	before := heap()
+	for i := range 100_000 {
+		d := &destination{addr: netip.AddrFrom4([4]byte{8, byte(i >> 16), byte(i >> 8), byte(i)}), port: 443, may: open, ours: nobody}
+		_, failure := u.connectFor(t.Context(), want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}, untold)
+		if failure == nil || failure.Reason != ReasonRefused {
+			t.Fatal(failure)
+		}
+	}
+	if st := u.status(); st.Destinations != maxVisited || st.Breakers["open"] != maxVisited || len(st.Endpoints) != maxTold {
+		t.Errorf("%d remembered, %v, %d listed", st.Destinations, st.Breakers, len(st.Endpoints))
+	}
+	if grown := heap() - before; grown > 10<<20 {
+		t.Errorf("100,000 destinations keep %d KiB", grown>>10)
+	} else {
+		t.Logf("100,000 destinations keep %d KiB", grown>>10)
+	}
+	runtime.KeepAlive(u)
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestReaches(t *testing.T) {
+	for _, c := range []struct {
+		to, at string
+		want   bool
+	}{
+		{"127.0.0.1:1", "127.0.0.1:1", true},
+		{"127.0.0.1:2", "127.0.0.1:1", false},
+		{"127.0.0.2:1", "127.0.0.1:1", false},
+		{"127.0.0.2:1", "0.0.0.0:1", true},
+		{"[::1]:1", "[::]:1", true},
+		{"127.0.0.1:1", "[::]:1", true},
+		{"0.0.0.0:1", "127.0.0.1:1", true},
+		{"[::]:1", "[::1]:1", true},
+		{"203.0.113.9:1", "0.0.0.0:1", false},
+	} {
+		if got := reaches(netip.MustParseAddrPort(c.to), netip.MustParseAddrPort(c.at)); got != c.want {
+			t.Errorf("to %s, bound to %s: %v", c.to, c.at, got)
+		}
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range own {
+		ip, _ := netip.AddrFromSlice(a.(*net.IPNet).IP)
+		if to := netip.AddrPortFrom(ip.Unmap(), 1); !reaches(to, netip.MustParseAddrPort("0.0.0.0:1")) {
+			t.Errorf("%s is ours", to)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package l4
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// destination is where a client wants to go: a name or an address, and a port.
+// Owned by one session.
+type destination struct {
+	host string       // as policy.ParseHost gives it; empty for an address
+	addr netip.Addr   // not valid for a name
+	port uint16       // 0: the client has not said where to
+	ips  []netip.Addr // of host, where the rules wanted to know, and kept by them
+	// may says whether a rule opens a special address, and else what range it is in.
+	may func(netip.Addr) (special string, ok bool)
+	// ours says whether we listen there.
+	ours func(netip.AddrPort) bool
+}
+
+// name is the host or the address.
+func (d *destination) name() string {
+	if d.addr.IsValid() {
+		return d.addr.String()
+	}
+	return d.host
+}
+
+// String is "host:port" or "[::1]:port"; empty where the client has not said.
+func (d *destination) String() string {
+	if d.port == 0 {
+		return ""
+	}
+	return net.JoinHostPort(d.name(), strconv.Itoa(int(d.port)))
+}
+
+// closedError is a destination that nobody is connected to, whatever the rules say.
+type closedError struct {
+	reason Reason // ReasonSpecialAddress or ReasonLoop
+	text   string
+}
+
+func (e *closedError) Error() string { return e.text }
+
+// judge keeps the addresses that may be dialled. The error is a *closedError if
+// there are none.
+func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
+	var kept []netip.Addr
+	var refused []string
+	reason := ReasonSpecialAddress
+	for _, ip := range found {
+		ip = ip.Unmap()
+		if slices.Contains(kept, ip) {
+			continue
+		}
+		special, ok := d.may(ip)
+		switch {
+		case d.ours(netip.AddrPortFrom(ip, d.port)):
+			reason = ReasonLoop
+			refused = append(refused, ip.String()+" is ourselves")
+		case !ok:
+			refused = append(refused, fmt.Sprintf("%s is %s", ip, special))
+		default:
+			kept = append(kept, ip)
+		}
+	}
+	if len(kept) > 0 {
+		return kept, nil
+	}
+	const most = 3
+	if n := len(refused); n > most {
+		refused = append(refused[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	return nil, &closedError{reason, fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", "))}
+}
+
+// addresses looks the name up, where the rules have not, and judges what is found.
+// Where nothing needs to be looked up it does not wait.
+func (d *destination) addresses(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error)) ([]netip.Addr, error) {
+	switch {
+	case d.addr.IsValid():
+		return d.judge([]netip.Addr{d.addr})
+	case d.ips != nil:
+		return d.judge(d.ips)
+	}
+	mayWait(ctx)
+	found, err := lookup(ctx, d.host)
+	if err != nil {
+		return nil, err
+	}
+	return d.judge(found)
+}
