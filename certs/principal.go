@@ -203,14 +203,36 @@ func (p Principal) MatchCertificate(leaf *x509.Certificate) bool {
 	return false
 }
 
-// matchSPIFFE takes nothing that is not a SPIFFE ID by the letter: an escaped,
-// empty or dotted segment matches no wildcard. A certificate with two URIs has no
-// SPIFFE ID (X.509-SVID, 2).
-func (p Principal) matchSPIFFE(leaf *x509.Certificate) bool {
-	if len(leaf.URIs) != 1 {
-		return false
+// MatchProved says whether a name that a peer has proved, in the form in which a
+// Terminator gives it ("spiffe://corp/orders", "dns:db.internal"), is the principal.
+// any is every name, but not the peer that has none.
+func (p Principal) MatchProved(name string) bool {
+	kind, rest, _ := strings.Cut(name, ":")
+	switch p.kind {
+	case kindAny:
+		return name != ""
+	case kindSPIFFE:
+		return p.matchID(name)
+	case kindDNS:
+		return kind == "dns" && p.matchDNS(rest)
+	case kindIP:
+		ip, err := netip.ParseAddr(rest)
+		return kind == "ip" && err == nil && ip.Unmap() == p.ip
+	case kindSPKI:
+		return name == p.text
 	}
-	domain, path, ok := splitSPIFFE(leaf.URIs[0].String())
+	return false
+}
+
+// matchSPIFFE wants one URI: a certificate with two has no SPIFFE ID (X.509-SVID, 2).
+func (p Principal) matchSPIFFE(leaf *x509.Certificate) bool {
+	return len(leaf.URIs) == 1 && p.matchID(leaf.URIs[0].String())
+}
+
+// matchID takes nothing that is not a SPIFFE ID by the letter: an escaped, empty or
+// dotted segment matches no wildcard.
+func (p Principal) matchID(uri string) bool {
+	domain, path, ok := splitSPIFFE(uri)
 	if !ok || domain != p.name || slices.ContainsFunc(path, func(s string) bool { return !plainSegment(s) }) {
 		return false
 	}

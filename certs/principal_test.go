@@ -82,6 +82,45 @@ func TestPrincipalMatches(t *testing.T) {
 	}
 }
 
+func TestPrincipalMatchesWhatWasProved(t *testing.T) {
+	for _, tt := range []struct {
+		principal, name string
+		want            bool
+	}{
+		{"any", "dns:db.internal", true},
+		{"any", "", false},
+		{"dns:db.internal", "dns:DB.internal", true},
+		{"dns:*.internal", "dns:db.internal", true},
+		{"dns:*.internal", "dns:a.b.internal", false},
+		{"dns:*.internal", "uri:db.internal", false},
+		{"dns:db.internal", "db.internal", false},
+		{"dns:db.internal", "uri:dns:db.internal", false},
+		{"ip:10.0.0.7", "ip:10.0.0.7", true},
+		{"ip:10.0.0.7", "ip:10.0.0.8", false},
+		{"ip:10.0.0.7", "dns:10.0.0.7", false},
+		{"ip:10.0.0.7", "ip:", false},
+		{"spiffe://corp/batch/*", "spiffe://corp/batch/7", true},
+		{"spiffe://corp/batch/*", "spiffe://corp/batch/7/8", false},
+		{"spiffe://corp/batch/*", "uri:spiffe://corp/batch/7", false},
+		{"spiffe://corp/**", "spiffe://evil/batch", false},
+		{"spiffe://corp/batch", "", false},
+		{"spki:sha256/" + strings.Repeat("A", 43) + "=", "spki:sha256/" + strings.Repeat("A", 43) + "=", true},
+		{"spki:sha256/" + strings.Repeat("A", 43) + "=", "dns:db.internal", false},
+	} {
+		p, err := ParsePrincipal(tt.principal)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got := p.MatchProved(tt.name); got != tt.want {
+			t.Errorf("%s matches the proved %q = %v, want %v", tt.principal, tt.name, got, tt.want)
+		}
+	}
+	if (Principal{}).MatchProved("") {
+		t.Error("the zero value matches a name")
+	}
+}
+
 // leafOf is a certificate that nobody signed.
 func leafOf(t testing.TB, sans string) *x509.Certificate {
 	t.Helper()
