@@ -66,28 +66,39 @@ func validity(cert *tls.Certificate, now time.Time) error {
 // that cannot be used are logged and told to the source once, whose generation
 // stays.
 func (w *Watcher) Run(ctx context.Context) {
+	Watch(ctx, w.log.With("identity", w.name), w.files.Paths(), w.look)
+}
+
+// look reads the files, and says when to look again.
+func (w *Watcher) look() time.Duration { return w.update(time.Now()) }
+
+// Watch calls look at once, and then whenever something has changed on the way to
+// one of the paths, symbolic links included, and is quiet again; at the latest when
+// the time is over that look gave, which is at most PollInterval: not every file
+// system tells of changes. It ends with ctx, and leaves no goroutine and no
+// descriptor behind.
+func Watch(ctx context.Context, log *slog.Logger, paths []string, look func() time.Duration) {
 	events, err := fsnotify.NewWatcher()
 	if err != nil { // no inotify instance is left, mostly
-		w.log.Warn("files are only polled", "identity", w.name, "every", PollInterval, "cause", err.Error())
+		log.Warn("files are only polled", "every", PollInterval, "cause", err.Error())
 		events = &fsnotify.Watcher{} // never has an event
 	} else {
 		defer events.Close()
 	}
-	w.loop(ctx, events)
+	watchPaths(ctx, events, paths, look)
 }
 
-// loop looks where to watch before it reads, so that no change falls between.
-func (w *Watcher) loop(ctx context.Context, events *fsnotify.Watcher) {
+// watchPaths looks where to watch before it reads, so that no change falls between.
+func watchPaths(ctx context.Context, events *fsnotify.Watcher, paths []string, look func() time.Duration) {
 	for ctx.Err() == nil {
-		trail := follow(events, w.trail)
-		wait(ctx, events, trail, w.update(time.Now()))
+		followed := follow(events, func() []string { return trails(paths) })
+		wait(ctx, events, followed, min(look(), PollInterval))
 	}
 }
 
-// trail lists all paths whose change can change what is read.
-func (w *Watcher) trail() []string {
-	var out []string
-	for _, path := range w.files.Paths() {
+// trails lists all paths whose change can change what is read.
+func trails(paths []string) (out []string) {
+	for _, path := range paths {
 		out = append(out, trail(path)...)
 	}
 	return out

@@ -340,8 +340,8 @@ func TestPoll(t *testing.T) {
 		w, watcher := open(t, newPair(t, 1, time.Hour))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { watcher.loop(ctx, &fsnotify.Watcher{}); close(done) }() // awaited below
-		synctest.Wait()                                                     // it has read the first pair
+		go func() { watchPaths(ctx, &fsnotify.Watcher{}, watcher.files.Paths(), watcher.look); close(done) }() // awaited below
+		synctest.Wait()                                                                                        // it has read the first pair
 		start := time.Now()
 		changed := w.source.Changed()
 		w.put("tls.key", newPair(t, 2, time.Hour).key)
