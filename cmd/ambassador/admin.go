@@ -37,6 +37,10 @@ type adminDeps struct {
 
 	// identities may be nil: there are none.
 	identities func() []certs.Status
+	// users may be nil: nobody logs in.
+	users func() []usersReply
+	// rules is how many a listener has. It may be nil: none.
+	rules func(listener string) int
 	// config is the configuration in use as YAML, without secrets.
 	config func() ([]byte, error)
 	// reload validates and applies the configuration's file. An error means that
@@ -346,6 +350,9 @@ func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 // liveState says whether an upstream works now: our identity is valid, and one of
 // its endpoints at least works. line says it in words.
 func liveState(u l4.UpstreamStatus) (ok bool, line string) {
+	if u.Dynamic && u.IdentityError == "" {
+		return true, "upstream " + u.Name + ": ok; it goes where clients ask"
+	}
 	var failures []string
 	for _, e := range u.Endpoints {
 		works, why := liveEndpoint(e)
@@ -387,7 +394,10 @@ func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
 
 func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {
 	s := statusReply{Version: a.version, PID: os.Getpid(), Started: a.started, Readiness: a.ready(),
-		Listeners: orEmpty(a.listening()), Upstreams: orEmpty(a.upstreams()), Identities: a.identityReplies()}
+		Listeners: a.listenerReplies(), Upstreams: orEmpty(a.upstreams()), Identities: a.identityReplies()}
+	if a.users != nil {
+		s.UsersFiles = a.users()
+	}
 	for _, t := range a.traffic() {
 		s.Sessions += t.Active
 		s.BytesUp += t.Up

@@ -194,6 +194,8 @@ func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
 			{Address: "[::1]:1", Health: "unhealthy", Breaker: "closed", LastError: "refused"}, {Address: "127.0.0.1:1", Health: "healthy", Breaker: "closed"}}}}}, true, "upstream : ok; [::1]:1: unhealthy, breaker closed: refused"},
 		{"health off, last attempt well", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonOK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "unknown", Breaker: "closed"}}}}}, true, "upstream : ok"},
 		{"breaker open", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonOK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "healthy", Breaker: "open", LastError: "reset"}}}}}, false, "upstream : the last attempts failed; 127.0.0.1:1: healthy, breaker open: reset"},
+		{"dynamic", l4.UpstreamStatus{Dynamic: true, Endpoints: []l4.EndpointStatus{bad}}, true, "upstream : ok; it goes where clients ask"},
+		{"dynamic without our identity", l4.UpstreamStatus{Dynamic: true, IdentityError: "expired"}, false, "upstream : no_identity: expired"},
 		{"identity lost", l4.UpstreamStatus{Reached: true, IdentityError: "expired", Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : no_identity: expired"},
 	} {
 		if ok, line := liveState(tt.u); ok != tt.ok || line != tt.line {
@@ -411,7 +413,7 @@ func TestAdminOfARealServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.attach(server, nil)
-	m.applied(cfg)
+	m.applied(cfg, nil)
 	d := adminDepsFor(server)
 	d.metrics = m.handler()
 

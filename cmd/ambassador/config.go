@@ -88,6 +88,8 @@ type UpstreamSection struct {
 	Health         HealthSection
 	Preconnect     PreconnectSection
 	MaxConnections int
+	Dynamic        bool
+	Mark           int
 	Required       bool
 }
 
@@ -114,7 +116,11 @@ type ListenerSection struct {
 	ProxyFrom             []string            // of proxy_protocol; empty: nobody sends headers
 	TLS                   *ListenerTLSSection // nil: plaintext
 	StartTLS              string
+	SOCKS5, HTTPConnect   *RequestSection // nil: clients do not speak it
+	OriginalDestination   bool
+	SNI, Context          bool
 	Upstream              string
+	Rules                 []RuleSection
 	Timeouts              TimeoutsSection
 	Limits                l4.ListenerLimits
 }
@@ -232,6 +238,7 @@ func (u *UpstreamSection) fields() []field {
 	}
 	return append([]field{
 		u.endpointsField(),
+		boolField("dynamic", "Instead of endpoints: dials what the client asked for, through socks5, http_connect or original_destination of its listener. Default false.", &u.Dynamic),
 		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, append([]string{"none"}, starttls.Names()...)...),
 		tls,
 		enumField("proxy_protocol", "The PROXY header that connections begin with, before starttls and tls; v2 tells of the client's TLS, too. Default none.", &u.ProxyProtocol, "none", "v1", "v2"),
@@ -240,7 +247,8 @@ func (u *UpstreamSection) fields() []field {
 			durationField("attempt_timeout", "One attempt: dial, STARTTLS and TLS to one address. Default 3s.", &u.Connect.AttemptTimeout, time.Millisecond),
 			intField("attempts", "How often one session tries, each time another address first. Default 3.", &u.Connect.Attempts, 1, 100),
 			durationField("backoff", "The pause before an address is tried again; it grows and has jitter. Default 100ms.", &u.Connect.Backoff, time.Millisecond)}),
-		boolField("required", "Counts for readiness, and is tried at start until reached. Default true.", &u.Required),
+		markField(&u.Mark),
+		boolField("required", "Counts for readiness, and is tried at start until reached. Default true; a dynamic upstream is never required.", &u.Required),
 	}, u.resilienceFields()...)
 }
 
@@ -267,9 +275,15 @@ func (l *ListenerSection) fields() []field {
 		l.proxyField(),
 		l.tlsField(),
 		enumField("starttls", "The protocol in which clients ask us for TLS before it begins. Default none: TLS begins at once.", &l.StartTLS, append([]string{"none"}, starttls.AcceptNames()...)...),
-		textField("upstream", "Where its sessions go: one of upstreams.", &l.Upstream, nil),
+		requestField("socks5", "Clients ask in SOCKS5 (RFC 1928) where they want to go; {} is valid.", &l.SOCKS5),
+		requestField("http_connect", "Clients ask by HTTP CONNECT where they want to go; {} is valid.", &l.HTTPConnect),
+		boolField("original_destination", "Connections were redirected to us (Linux, nftables REDIRECT), and want to go where they went before. Default false.", &l.OriginalDestination),
+		boolField("sni", "Reads the name in the client's TLS ClientHello, for rules, without ending its TLS. Default false.", &l.SNI),
+		boolField("context", "Clients may say attempts, timeout, no_preconnect and tag of their own connection: as a suffix of the SOCKS5 user name, in the header Ambassador-Context, or in PROXY v2. Default false.", &l.Context),
+		textField("upstream", "Where its sessions go: one of upstreams. Give this or rules.", &l.Upstream, nil),
+		l.rulesField(),
 		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
-			durationField("handshake", "How long we wait for the client: for its PROXY header and its TLS handshake, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
+			durationField("handshake", "How long we wait for the client: for its PROXY header, its TLS handshake or ClientHello, its SOCKS5 or CONNECT request, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
 			durationField("idle", "Ends a session that moved no byte either way for so long. Default 0s.", &l.Timeouts.Idle, 0),
 			durationField("half_close_idle", "The same once one side has ended. Default 0s.", &l.Timeouts.HalfCloseIdle, 0),
 			durationField("lifetime", "Bounds a session as a whole. Default 0s.", &l.Timeouts.Lifetime, 0)}),
@@ -299,7 +313,7 @@ const maxConfigFile = 16 << 20
 // in its text, and beside those with every one in the files that it names. Where
 // the text is good, whoever takes up the files finds what is wrong with them.
 func loadFile(path string, env func(string) (string, bool)) (*File, error) {
-	source, err := readConfig(path)
+	source, err := readUpTo(path, maxConfigFile)
 	if err != nil {
 		var p *fs.PathError
 		if errors.As(err, &p) {
@@ -328,15 +342,16 @@ func (f *File) withFileProblems(err error) error {
 	return configError(append(text.Problems, f.fileProblems()...))
 }
 
-func readConfig(path string) ([]byte, error) {
+// readUpTo reads a file that has at most so many bytes.
+func readUpTo(path string, most int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
-	if err == nil && len(b) > maxConfigFile {
-		err = fmt.Errorf("larger than %d MiB: this is no configuration", maxConfigFile>>20)
+	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(b) > most {
+		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("larger than %d MiB: this is something else", most>>20)}
 	}
 	return b, err
 }
@@ -344,11 +359,16 @@ func readConfig(path string) ([]byte, error) {
 // parseFile decodes a configuration whose relative paths start at folder. Beside
 // a *ConfigError the File has what could be read.
 func parseFile(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
-	d := &decoder{file: name, env: env, at: map[string]*yaml.Node{}}
+	return (&decoder{file: name, env: env}).decodeFile(folder, source)
+}
+
+func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
+	d.at = map[string]*yaml.Node{}
 	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, source: source, places: d}
 	if root := d.parseYAML(source); root != nil {
 		d.section(root, "", f.fields())
 		f.startPathsAt(folder)
+		f.completeDynamic()
 		f.validate(d)
 	}
 	return f, configError(d.problems)
@@ -416,6 +436,9 @@ func (f *File) paths() []*string {
 		if l.TLS != nil && l.TLS.CA != "system" {
 			all = append(all, &l.TLS.CA)
 		}
+		if r := l.request(); r != nil {
+			all = append(all, &r.UsersFile)
+		}
 	}
 	return all
 }
@@ -423,7 +446,7 @@ func (f *File) paths() []*string {
 // validate finds what no key by itself shows.
 func (f *File) validate(d *decoder) {
 	if len(f.Listeners) == 0 {
-		d.failAt("listeners", "no listener; give at least one, with listen and upstream")
+		d.failAt("listeners", "no listener; give at least one, with listen and upstream or rules")
 	}
 	checkSocketPath(d, f.Admin.Listen, "admin.listen", maxListenPath)
 	if f.Admin.Listen != "" && !strings.HasPrefix(f.Admin.Listen, "unix:") && !f.Admin.UnsafeAdminListen && !isLoopback(f.Admin.Listen) {
@@ -511,6 +534,7 @@ func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 		checkSocketPath(d, e.Address, fmt.Sprintf("%s.endpoints[%d]", path, i), maxDialPath)
 	}
 	u.validateResilience(d, path)
+	u.validateMark(d, path)
 	if u.proxyVersion() != 0 && u.Preconnect.Connections > 0 {
 		d.failAt(path+".proxy_protocol", "a connection that is made before its client cannot say whose it is; remove preconnect, or proxy_protocol")
 	}
@@ -550,12 +574,8 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 		d.failAt(path, "no listen; give HOST:PORT, unix:/path or systemd:NAME")
 	}
 	checkSocketPath(d, l.Listen, path+".listen", maxListenPath)
-	switch {
-	case d.at[path+".upstream"] == nil:
-		d.failAt(path, "no upstream; name one of upstreams")
-	case l.Upstream != "" && f.upstream(l.Upstream) == nil:
-		d.failAt(path+".upstream", "%s", unknownName(l.Upstream, "upstreams", namesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
-	}
+	l.validateRequests(d, path)
+	l.validateChoice(d, path, f)
 	isPath := strings.HasPrefix(l.Listen, "unix:")
 	if d.at[path+".limits.per_client"] != nil && isPath {
 		d.failAt(path+".limits.per_client", "the clients of a unix socket have no addresses to tell them apart by; remove it, limits.connections bounds them all")
@@ -574,8 +594,8 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	}
 	if host, _, err := net.SplitHostPort(l.Listen); err == nil && !isPath && !l.UnsafePlaintextListen && host != "localhost" && !isLoopback(l.Listen) {
 		tls := ", give tls"
-		if d.flags {
-			tls = "" // forward has no flag for it
+		if d.flagOf != nil {
+			tls = "" // there is no flag for it
 		}
 		d.failAt(path+".listen", "plaintext on %s, which others can reach; listen on 127.0.0.1 or a unix socket%s, or set unsafe_plaintext_listen: true", l.Listen, tls)
 	}
@@ -735,6 +755,7 @@ func (f *File) warnings() []string {
 		if l.UnsafePlaintextListen {
 			out = append(out, "listeners."+l.Name+".unsafe_plaintext_listen: who reaches "+l.Listen+" acts with our certificate")
 		}
+		out = append(out, l.egressWarnings()...)
 	}
 	return out
 }

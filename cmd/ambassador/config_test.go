@@ -47,7 +47,6 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"two documents", good + "---\na: b", "a second document"},
 		{"no listener", "upstreams: {u: {endpoints: [\"h:1\"]}}", "listeners: no listener"},
 		{"unknown section", good + "listner: 1", `a.yaml:5:1: listner: unknown key; did you mean listeners?`},
-		{"a later key", good + "    mark: 1", "a.yaml:5:5: upstreams.u.mark: unknown key; this version does not have it yet"},
 		{"health off and on", good + "    health: {interval: 0s, rise: 2}", "upstreams.u.health.interval: 0s turns health off"},
 		{"health without a pause", good + "    health: {interval: 1ns}", "upstreams.u.health.interval: 1ns is too short"},
 		{"http without port", good + "    health: {http: {path: /primary}}", "upstreams.u.health.http: no port"},
@@ -298,21 +297,21 @@ func TestForwardFlags(t *testing.T) {
 		ff   forwardFlags
 		want string // empty: good
 	}{
-		{"tls", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}}, ""},
-		{"everything", forwardFlags{listen: "unix:/s", to: []string{"h:1", "[::1]:2"}, starttls: "postgres", cert: "c", key: "k", ca: "ca", serverName: "n", idle: 5e9, socketMode: "0660"}, ""},
-		{"principals and system", forwardFlags{listen: "127.0.0.1:0", to: []string{"unix:/x"}, ca: "system", principals: []string{"any"}}, ""},
-		{"plain", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, plain: true}, ""},
-		{"a variable is none", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, serverName: "${HOME}"}, ""},
+		{"tls", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}}, ""},
+		{"everything", forwardFlags{listenFlags: listenFlags{listen: "unix:/s", idle: 5e9, socketMode: "0660"}, to: []string{"h:1", "[::1]:2"}, starttls: "postgres", cert: "c", key: "k", ca: "ca", serverName: "n"}, ""},
+		{"principals and system", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"unix:/x"}, ca: "system", principals: []string{"any"}}, ""},
+		{"plain", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, plain: true}, ""},
+		{"a variable is none", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, serverName: "${HOME}"}, ""},
 		{"nothing", forwardFlags{}, "--listen: required"},
 		{"nothing, in one pass", forwardFlags{}, "--to: required"},
-		{"no port", forwardFlags{listen: "127.0.0.1:0", to: []string{"h"}, plain: true}, `--to: "h" is no HOST:PORT`},
-		{"open", forwardFlags{listen: "0.0.0.0:0", to: []string{"h:1"}}, "or set --unsafe-plaintext-listen"},
-		{"half a pair", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, cert: "c"}, "--cert: needs --key"},
-		{"other half", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, key: "k"}, "--key: needs --cert"},
-		{"contradiction", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, plain: true, ca: "c"}, "--ca: has no meaning with --plain"},
-		{"protocol", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, starttls: "gopher"}, `--starttls: "gopher" is none of`},
-		{"unix without a name", forwardFlags{listen: "127.0.0.1:0", to: []string{"unix:/x"}}, "--to: a unix socket has no host that a certificate could be for; set --server-name or --principal"},
-		{"principal", forwardFlags{listen: "127.0.0.1:0", to: []string{"h:1"}, principals: []string{"x"}}, "--principal: "},
+		{"no port", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h"}, plain: true}, `--to: "h" is no HOST:PORT`},
+		{"open", forwardFlags{listenFlags: listenFlags{listen: "0.0.0.0:0"}, to: []string{"h:1"}}, "or set --unsafe-plaintext-listen"},
+		{"half a pair", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, cert: "c"}, "--cert: needs --key"},
+		{"other half", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, key: "k"}, "--key: needs --cert"},
+		{"contradiction", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, plain: true, ca: "c"}, "--ca: has no meaning with --plain"},
+		{"protocol", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, starttls: "gopher"}, `--starttls: "gopher" is none of`},
+		{"unix without a name", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"unix:/x"}}, "--to: a unix socket has no host that a certificate could be for; set --server-name or --principal"},
+		{"principal", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, principals: []string{"x"}}, "--principal: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := forwardFile(&tt.ff)

@@ -61,8 +61,8 @@ type field struct {
 type decoder struct {
 	file     string
 	env      func(string) (string, bool)
-	at       map[string]*yaml.Node // the value of each path that was read
-	flags    bool                  // the file was made of flags: they are the places
+	at       map[string]*yaml.Node    // the value of each path that was read
+	flagOf   func(path string) string // the flag that a key was made of; nil: a file has the keys
 	problems []Problem
 }
 
@@ -185,7 +185,7 @@ func (d *decoder) section(n *yaml.Node, path string, fields []field) {
 	d.mapping(n, path, func(key, value *yaml.Node, at string) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
 		if i < 0 {
-			d.fail(key, at, "unknown key; %s", mendKey(key.Value, at, fields))
+			d.fail(key, at, "unknown key; %s", mendKey(key.Value, fields))
 			return
 		}
 		value = resolveAlias(value)
@@ -195,10 +195,7 @@ func (d *decoder) section(n *yaml.Node, path string, fields []field) {
 }
 
 // mendKey suggests a key that was probably meant.
-func mendKey(key, path string, fields []field) string {
-	if slices.Contains(laterKeys, key) {
-		return "this version does not have it yet: remove it"
-	}
+func mendKey(key string, fields []field) string {
 	var all []string
 	best, least := "", 3
 	for _, f := range fields {
@@ -212,9 +209,6 @@ func mendKey(key, path string, fields []field) string {
 	}
 	return "there are " + strings.Join(all, ", ")
 }
-
-// laterKeys are keys of the design that this version does not have.
-var laterKeys = []string{"mark", "dynamic", "socks5", "http_connect", "rules", "original_destination", "sni", "context"}
 
 // distance is how many letters must be changed to make b of a (Levenshtein).
 func distance(a, b string) int {
@@ -399,6 +393,25 @@ func listField(key, doc string, to *[]string, check func(string) error) field {
 			}
 			*to = append(*to, s)
 		}
+	}}
+}
+
+// severalField is a text, or a list of them that is not empty. Item is the schema of
+// one.
+func severalField(key, doc string, item map[string]any, to *[]string, check func(string) error) field {
+	list := listField(key, doc, to, check)
+	schema := map[string]any{"anyOf": []any{item, map[string]any{"type": "array", "items": item, "minItems": 1}}}
+	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+		if n.Kind != yaml.SequenceNode {
+			var one string
+			textField(key, doc, &one, check).decode(d, n, path)
+			*to = append(*to, one)
+			return
+		}
+		if len(n.Content) == 0 {
+			d.fail(n, path, "empty; give at least one, or remove it")
+		}
+		list.decode(d, n, path)
 	}}
 }
 

@@ -167,7 +167,7 @@ func (d *demo) echo(conn *tls.Conn) {
 // configuration is what `forward` makes of the same flags.
 func (d *demo) configuration(listen string) (*File, error) {
 	in := func(name string) string { return filepath.Join(d.folder, name) }
-	f, err := forwardFile(&forwardFlags{listen: listen, to: []string{d.service.Addr().String()},
+	f, err := forwardFile(&forwardFlags{listenFlags: listenFlags{listen: listen}, to: []string{d.service.Addr().String()},
 		cert: in("client.crt"), key: in("client.key"), ca: in("ca.crt")})
 	if err != nil {
 		return nil, err

@@ -33,11 +33,7 @@ SIGHUP loads the certificates again; they are also taken up when they change.`,
 			if err != nil {
 				return &exitError{Code: 2, Err: err}
 			}
-			flags.apply(cmd, f)
-			if flags.printConfig {
-				return f.printYAML(a.stdout)
-			}
-			return a.serve(cmd.Context(), f, serveOptions{})
+			return a.serveMade(cmd, &flags, f, serveOptions{})
 		},
 	}
 	what.bind(cmd.Flags())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -136,17 +137,23 @@ func (l *ListenerSection) validateStartTLS(d *decoder, path string, f *File) {
 	if l.TLS == nil {
 		d.failAt(path, "there is no tls to start for clients; add tls, or remove starttls")
 	}
-	if u := f.upstream(l.Upstream); u != nil && u.StartTLS != "" && u.StartTLS != "none" && u.StartTLS != l.StartTLS {
-		d.failAt(path, "clients ask for TLS as %s does, and upstream %s speaks %s; correct one of them", l.StartTLS, u.Name, u.StartTLS)
+	if l.request() != nil {
+		d.failAt(path, "clients begin with their %s request, not with %s; remove one of them", l.requestKey(), l.StartTLS)
+	}
+	for _, u := range l.upstreams(f) {
+		if u.StartTLS != "" && u.StartTLS != "none" && u.StartTLS != l.StartTLS {
+			d.failAt(path, "clients ask for TLS as %s does, and upstream %s speaks %s; correct one of them", l.StartTLS, u.Name, u.StartTLS)
+		}
 	}
 }
 
 // notes are what works otherwise than one might expect, one line each.
 func (f *File) notes() (out []string) {
 	for _, l := range f.Listeners {
-		if u := f.upstream(l.Upstream); l.asked() == "postgres" && u != nil && u.StartTLS == "postgres" {
+		if l.asked() == "postgres" && slices.ContainsFunc(l.upstreams(f), func(u *UpstreamSection) bool { return u.StartTLS == "postgres" }) {
 			out = append(out, "listeners."+l.Name+".starttls: TLS to us and TLS of ours to the upstream are two, and SCRAM binds a login to one: clients need channel_binding=disable")
 		}
+		out = append(out, l.egressNotes(f)...)
 	}
 	return out
 }

@@ -29,6 +29,7 @@ type metrics struct {
 	reloads   *prometheus.CounterVec
 	pauses    *prometheus.CounterVec
 	spares    *prometheus.CounterVec
+	rules     *prometheus.CounterVec
 
 	serving atomic.Pointer[servingNames] // nil before the first applied
 }
@@ -37,6 +38,7 @@ type metrics struct {
 type servingNames struct {
 	listeners, upstreams []string
 	pairs                []listenerUpstream
+	rules                map[ruleLabel]bool
 }
 
 type listenerUpstream struct{ listener, upstream string }
@@ -53,13 +55,14 @@ func newMetrics(version string) *metrics {
 		attempts:  newCounter("ambassador_attempts_total", "Attempts to connect to the upstream, health probes not among them, by how they went; ok is success.", "upstream", "reason"),
 		reloads:   newCounter("ambassador_reloads_total", "Reloads of the configuration.", "result"),
 		spares:    newCounter("ambassador_preconnect_total", "Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.", "upstream", "result"),
+		rules:     newCounter("ambassador_rules_total", "Sessions that a rule of the listener has decided: allow, deny, or would_deny, which is allowed and reported; none, without a rule, is that none matched.", "listener", "rule", "verdict"),
 		pauses:    newCounter("ambassador_accept_pauses_total", "Pauses in accepting because descriptors or memory ran out.", "listener"),
 	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambassador_build_info", Help: "The version that runs; always 1."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	m.reloads.WithLabelValues("ok")
 	m.reloads.WithLabelValues("error")
-	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares,
+	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares, m.rules,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -102,6 +105,9 @@ func (m *metrics) observer() l4.Observer {
 		Preconnect: func(upstream string, result l4.PreconnectResult) {
 			m.spares.WithLabelValues(upstream, string(result)).Inc()
 		},
+		Ruled: func(listener, rule string, verdict policy.Verdict) {
+			m.rules.WithLabelValues(listener, rule, string(verdict)).Inc()
+		},
 		AcceptPaused: func(listener string) { m.pauses.WithLabelValues(listener).Inc() },
 	}
 }
@@ -112,15 +118,24 @@ func (m *metrics) attach(server *l4.Server, identities func() []certs.Status) {
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, upstreams: server.Upstreams, identities: identities})
 }
 
-// applied says that cfg is in use now: series of its listeners and upstreams
+// applied says that cfg is in use now: series of its listeners, rules and upstreams
 // start at zero, so that the first event is a rise, and those of others go.
-func (m *metrics) applied(cfg l4.Config) {
-	names := &servingNames{}
+func (m *metrics) applied(cfg l4.Config, rules []ruleLabel) {
+	names := &servingNames{rules: map[ruleLabel]bool{}}
 	for _, l := range cfg.Listeners {
 		names.listeners = append(names.listeners, l.Name)
 		names.pairs = append(names.pairs, listenerUpstream{l.Name, l.Upstream})
+		if l.Rules != nil {
+			for _, upstream := range l.Rules.Upstreams() {
+				names.pairs = append(names.pairs, listenerUpstream{l.Name, upstream})
+			}
+		}
 		m.opened.WithLabelValues(l.Name)
 		m.pauses.WithLabelValues(l.Name)
+	}
+	for _, r := range rules {
+		names.rules[r] = true
+		m.rules.WithLabelValues(r.listener, r.rule, string(r.verdict))
 	}
 	for _, u := range cfg.Upstreams {
 		names.upstreams = append(names.upstreams, u.Name)
@@ -143,6 +158,11 @@ func (m *metrics) applied(cfg l4.Config) {
 	for _, name := range old.upstreams {
 		if !slices.Contains(names.upstreams, name) {
 			m.forget("upstream", name)
+		}
+	}
+	for r := range old.rules {
+		if !names.rules[r] {
+			m.rules.DeleteLabelValues(r.listener, r.rule, string(r.verdict))
 		}
 	}
 }
@@ -211,7 +231,7 @@ func newStateDescs() stateDescs {
 		active:       desc("ambassador_sessions_active", "Sessions that are open.", "listener", "upstream"),
 		bytes:        desc("ambassador_bytes_total", "Bytes of the application that were passed on, those of open sessions included; up is towards the upstream.", "listener", "upstream", "direction"),
 		addresses:    desc("ambassador_addresses", "Addresses that an endpoint resolves to, by their health.", "upstream", "endpoint", "health"),
-		breakers:     desc("ambassador_breakers", "Breakers of an endpoint's addresses, by their state; closed lets traffic pass.", "upstream", "endpoint", "state"),
+		breakers:     desc("ambassador_breakers", "Breakers of an endpoint's addresses, or of a dynamic upstream's destinations (endpoint dynamic), by their state; closed lets traffic pass.", "upstream", "endpoint", "state"),
 		preconnected: desc("ambassador_preconnected", "Connections that are ready for a session.", "upstream"),
 		notAfter:     desc("ambassador_identity_not_after_timestamp_seconds", "When the certificate in use expires, in seconds since 1970.", "identity"),
 		renewals:     desc("ambassador_identity_renewals_total", "Certificates loaded or renewed; error is one that could not be used.", "identity", "result"),
@@ -265,6 +285,12 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 // collectAddresses tells of an upstream's addresses. Every state has a series, so
 // that one that nobody is in is told as zero.
 func collectAddresses(d stateDescs, u l4.UpstreamStatus, gauge func(*prometheus.Desc, float64, ...string)) {
+	if u.Dynamic { // its destinations are the clients', and have no bound
+		for _, s := range []policy.BreakerState{policy.Closed, policy.HalfOpen, policy.Open} {
+			gauge(d.breakers, float64(u.Breakers[s.String()]), u.Name, "dynamic", s.String())
+		}
+		return
+	}
 	spares := 0
 	for _, e := range u.Endpoints {
 		health, breaker := map[policy.Health]int{}, map[string]int{}

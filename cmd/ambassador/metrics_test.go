@@ -13,6 +13,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/policy"
 )
 
 // usedMetrics has had one event of every kind.
@@ -22,12 +23,13 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return traffic },
 		upstreams:  func() []l4.UpstreamStatus { return newFakeServer().upstreams },
 		identities: func() []certs.Status { return newFakeServer().identities }})
-	m.applied(twoListeners())
+	m.applied(twoListeners(), someRules())
 	o := m.observer()
 	o.Opened("postgres")
 	o.AcceptPaused("postgres")
 	o.Preconnect("orders_db", l4.PreconnectHit)
 	o.Attempt("orders_db", l4.ReasonRefused)
+	o.Ruled("smtp", "#2", policy.Deny)
 	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseProxy, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
 		o.Phase("orders_db", p, 3*time.Millisecond)
 	}
@@ -41,6 +43,10 @@ func twoListeners() l4.Config {
 		Listeners: []l4.ListenerConfig{{Name: "postgres", Upstream: "orders_db"}, {Name: "smtp", Upstream: "mail"}},
 		Upstreams: []l4.UpstreamConfig{{Name: "orders_db", Preconnect: l4.PreconnectConfig{Connections: 2}}, {Name: "mail"}},
 	}
+}
+
+func someRules() []ruleLabel {
+	return []ruleLabel{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Deny}, {"smtp", "", policy.NoRule}}
 }
 
 func someTraffic() []l4.Traffic {
@@ -128,7 +134,7 @@ ambassador_attempts_total counter
   reason: ok refused
   upstream: mail orders_db
 ambassador_breakers gauge
-  Breakers of an endpoint's addresses, by their state; closed lets traffic pass.
+  Breakers of an endpoint's addresses, or of a dynamic upstream's destinations (endpoint dynamic), by their state; closed lets traffic pass.
   endpoint: db1.internal:5432 db2.internal:5432 mail.internal:25
   state: closed half_open open
   upstream: orders_db mail
@@ -161,6 +167,11 @@ ambassador_preconnected gauge
 ambassador_reloads_total counter
   Reloads of the configuration.
   result: error ok
+ambassador_rules_total counter
+  Sessions that a rule of the listener has decided: allow, deny, or would_deny, which is allowed and reported; none, without a rule, is that none matched.
+  listener: smtp
+  rule:  #2 api
+  verdict: none deny allow
 ambassador_session_duration_seconds histogram
   Time from accept to the end of a session, in seconds.
   listener: postgres
@@ -212,10 +223,30 @@ func TestMetricsValues(t *testing.T) {
 		`ambassador_preconnected{upstream="orders_db"} 2`,
 		`ambassador_preconnect_total{result="hit",upstream="orders_db"} 1`,
 		`ambassador_preconnect_total{result="stale",upstream="orders_db"} 0`,
+		`ambassador_rules_total{listener="smtp",rule="#2",verdict="deny"} 1`,
+		`ambassador_rules_total{listener="smtp",rule="api",verdict="allow"} 0`,
+		`ambassador_rules_total{listener="smtp",rule="",verdict="none"} 0`,
 	} {
 		if !strings.Contains(page, line+"\n") {
 			t.Errorf("lacks %s", line)
 		}
+	}
+}
+
+// Clients choose the destinations of a dynamic upstream: they are no labels.
+func TestDestinationsAreNoLabels(t *testing.T) {
+	m := newMetrics("v0.1.0")
+	dynamic := l4.UpstreamStatus{Name: "net", Dynamic: true, Destinations: 3, Breakers: map[string]int{"closed": 2, "open": 1},
+		Endpoints: []l4.EndpointStatus{{Endpoint: "evil.example:443", Addresses: []l4.AddressStatus{{Address: "192.0.2.1:443", Breaker: "open"}}}}}
+	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return nil }, upstreams: func() []l4.UpstreamStatus { return []l4.UpstreamStatus{dynamic} }})
+	page := ourLines(scrape(t, m))
+	for _, line := range []string{`{endpoint="dynamic",state="closed",upstream="net"} 2`, `{endpoint="dynamic",state="half_open",upstream="net"} 0`, `{endpoint="dynamic",state="open",upstream="net"} 1`} {
+		if !strings.Contains(page, "ambassador_breakers"+line+"\n") {
+			t.Errorf("lacks %s", line)
+		}
+	}
+	if strings.Contains(page, "evil") {
+		t.Errorf("a destination is a label:\n%s", page)
 	}
 }
 
@@ -244,7 +275,7 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 	m := usedMetrics(t, traffic)
 	cfg := twoListeners()
 	cfg.Listeners, cfg.Upstreams = cfg.Listeners[1:], cfg.Upstreams[1:]
-	m.applied(cfg)
+	m.applied(cfg, []ruleLabel{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Allow}})
 	page := ourLines(scrape(t, m))
 	for line := range strings.Lines(page) {
 		live := strings.HasPrefix(line, "ambassador_bytes_total") || strings.HasPrefix(line, "ambassador_sessions_active")
@@ -258,6 +289,14 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 	if !strings.Contains(page, `ambassador_sessions_active{listener="postgres",upstream="orders_db"} 1`) {
 		t.Error("sessions that outlive the reload are not shown")
 	}
+	for _, line := range []string{`{listener="smtp",rule="api",verdict="allow"} 0`, `{listener="smtp",rule="#2",verdict="allow"} 0`} {
+		if !strings.Contains(page, "ambassador_rules_total"+line+"\n") {
+			t.Errorf("lacks %s", line)
+		}
+	}
+	if strings.Contains(page, `verdict="deny"`) || strings.Contains(page, `rule=""`) {
+		t.Errorf("rules that are gone are still there:\n%s", page)
+	}
 	traffic[0].Active = 0
 	if page := ourLines(scrape(t, m)); strings.Contains(page, "orders_db") || !strings.Contains(page, `listener="smtp"`) {
 		t.Errorf("after its last session:\n%s", page)
@@ -267,8 +306,8 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 // A reload that changes nothing resets no counter.
 func TestReloadKeepsCounters(t *testing.T) {
 	m := usedMetrics(t, someTraffic())
-	m.applied(twoListeners())
-	for _, line := range []string{`ambassador_sessions_opened_total{listener="postgres"} 1`, `ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`} {
+	m.applied(twoListeners(), someRules())
+	for _, line := range []string{`ambassador_sessions_opened_total{listener="postgres"} 1`, `ambassador_rules_total{listener="smtp",rule="#2",verdict="deny"} 1`, `ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`} {
 		if page := scrape(t, m); !strings.Contains(page, line+"\n") {
 			t.Errorf("lacks %s", line)
 		}

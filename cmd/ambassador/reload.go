@@ -38,7 +38,8 @@ func (p *process) reload() error {
 	if p.opts.load == nil {
 		p.ids.refresh()
 		p.roots.refresh()
-		p.log.Info("no configuration file to reload; the certificates are looked at")
+		p.users.refresh()
+		p.log.Info("no configuration file to reload; the certificates and users are looked at")
 		return nil
 	}
 	p.manager.reloading()

@@ -127,7 +127,7 @@ func TestReloadTakesUpTheLogSection(t *testing.T) {
 func TestWithoutAFileThereIsNothingToReload(t *testing.T) {
 	s := serveFile(t, oneListener("127.0.0.1:1"), func(_ *served, o *serveOptions) { o.load = nil })
 	s.signals <- syscall.SIGHUP
-	s.err.await(t, "no configuration file to reload; the certificates are looked at")
+	s.err.await(t, "no configuration file to reload; the certificates and users are looked at")
 	if body, status := s.admin("POST", "/v1/reload"); status != 409 {
 		t.Errorf("reload: %d %s", status, body)
 	}

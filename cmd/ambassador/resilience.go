@@ -246,14 +246,18 @@ func checkSRV(s string) error {
 func (u *UpstreamSection) validateResilience(d *decoder, path string) {
 	hasEndpoints, hasSRV := d.at[path+".endpoints"] != nil, d.at[path+".srv"] != nil
 	switch {
+	case u.Dynamic:
+		u.validateDynamic(d, path)
 	case !hasEndpoints && !hasSRV:
-		d.failAt(path, `no endpoints; give at least one: endpoints: ["HOST:PORT"]`)
+		d.failAt(path, `no endpoints; give at least one: endpoints: ["HOST:PORT"], or dynamic: true for where the client wants to go`)
 	case hasEndpoints && hasSRV:
 		d.failAt(path+".srv", "endpoints say where it is already; remove one of them")
 	case hasSRV && u.TLS != nil && u.TLS.ServerName == "" && len(u.TLS.Principals) == 0 && !u.TLS.UnsafeSkipVerify:
 		d.failAt(path+".srv", "the targets' names come from DNS, which proves nothing; set tls.server_name or tls.principals")
 	}
-	u.Health.validate(d, path+".health", u)
+	if !u.Dynamic {
+		u.Health.validate(d, path+".health", u)
+	}
 	if p, ok := starttls.Lookup(u.StartTLS); ok && p.NeedsClient && u.Preconnect.Connections > 0 {
 		d.failAt(path+".preconnect.connections", "with starttls: %s TLS begins after the client's first message, so that no connection can be ready before; remove preconnect", p.Name)
 	}

@@ -53,7 +53,7 @@ func TestResilienceReachesTheServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := f.serverConfig(nil, nil)
+		cfg, err := f.serverConfig(nil, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestResilienceReachesTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, _ := f.serverConfig(nil, nil)
+	cfg, _ := f.serverConfig(nil, nil, nil)
 	if e := cfg.Upstreams[0].Endpoints; len(e) != 1 || e[0].Address != "srv:_pg._tcp.h" {
 		t.Errorf("srv: %+v", e)
 	}

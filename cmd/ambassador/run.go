@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -56,6 +60,15 @@ func (f *serveFlags) apply(cmd *cobra.Command, file *File) {
 	if f.logFormat != "" {
 		file.Log.Format = f.logFormat
 	}
+}
+
+// serveMade runs a configuration that was made of flags, or prints it.
+func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *File, opts serveOptions) error {
+	flags.apply(cmd, f)
+	if flags.printConfig {
+		return f.printYAML(a.stdout)
+	}
+	return a.serve(cmd.Context(), f, opts)
 }
 
 // runCommand is `run`.
@@ -139,6 +152,8 @@ type serveOptions struct {
 	watch *fileWatch
 	// command is started once ready, and its end is ours. Empty: none.
 	command []string
+	// seen is told of every session that has ended. Nil: nobody is.
+	seen func(*l4.Record)
 	// signals replaces the process's signals, in tests.
 	signals chan os.Signal
 }
@@ -155,6 +170,7 @@ type process struct {
 	server  *l4.Server
 	ids     *identities
 	roots   *identities // the files of tls.ca, by path
+	users   *usersFiles
 	web     *endpoints
 	manager serviceManager
 	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
@@ -163,7 +179,8 @@ type process struct {
 	records sync.WaitGroup // sessions whose record is not written yet
 	memory  memory
 
-	reloading sync.Mutex // held by apply's callers; web and announced are theirs
+	guarded   atomic.Pointer[[]netip.AddrPort] // of web; see guard
+	reloading sync.Mutex                       // held by apply's callers; web and announced are theirs
 	announced map[l4.Bound]bool
 
 	mu   sync.Mutex
@@ -234,7 +251,8 @@ func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	p.ids, p.roots = newIdentities(p.ctx, p.log.Logger), newIdentities(p.ctx, p.log.Logger)
-	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets()})
+	p.users = &usersFiles{ctx: p.ctx, log: p.log.Logger}
+	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
 	p.metrics.attach(p.server, p.ids.statuses)
 	p.web = &endpoints{app: a, log: p.log.Logger, deps: p.adminDeps()}
 	return p
@@ -244,6 +262,10 @@ func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
 func (p *process) observer() l4.Observer {
 	o := p.metrics.observer()
 	opened, ended := o.Opened, o.Ended
+	seen := p.opts.seen
+	if seen == nil {
+		seen = func(*l4.Record) {}
+	}
 	o.Opened = func(listener string) {
 		p.records.Add(1)
 		p.memory.happened()
@@ -253,6 +275,7 @@ func (p *process) observer() l4.Observer {
 		defer p.records.Done()
 		p.memory.happened()
 		ended(r)
+		seen(r)
 		p.log.session(r)
 	}
 	return o
@@ -261,7 +284,7 @@ func (p *process) observer() l4.Observer {
 // adminDeps is what the admin API may see and do.
 func (p *process) adminDeps() adminDeps {
 	d := adminDepsFor(p.server)
-	d.identities = p.ids.statuses
+	d.identities, d.users, d.rules = p.ids.statuses, p.users.statuses, p.rules
 	d.config = p.config
 	if p.opts.load != nil {
 		d.reload = func(context.Context) error { return p.reload() }
@@ -295,10 +318,11 @@ func (p *process) apply(f *File) error {
 	}
 	ids, failedIDs := p.ids.prepare(f.Identities)
 	roots, failedRoots := p.roots.prepare(f.rootFiles())
-	if err := configError(f.problemsOf(failedIDs, failedRoots)); err != nil {
+	users, failedUsers := p.users.prepare(f.usersPaths())
+	if err := configError(f.problemsOf(failedIDs, failedRoots, failedUsers)); err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
-	cfg, err := f.serverConfig(ids, roots)
+	cfg, err := f.serverConfig(ids, roots, users)
 	if err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
@@ -306,14 +330,18 @@ func (p *process) apply(f *File) error {
 	if err != nil {
 		return err
 	}
+	p.guard(slices.Concat(p.web.running, web.all)) // clients may come before the new ones are served
 	if err := p.server.Apply(cfg); err != nil {
 		web.discard()
+		p.guard(p.web.running)
 		return err
 	}
 	p.ids.commit(ids)
 	p.roots.commit(roots)
-	p.metrics.applied(cfg)
+	p.users.commit(users)
+	p.metrics.applied(cfg, f.ruleLabels())
 	p.web.commit(web)
+	p.guard(p.web.running)
 	p.log.set(level, f.Log.Format)
 	p.mu.Lock()
 	p.file = f
@@ -322,6 +350,25 @@ func (p *process) apply(f *File) error {
 		p.log.Warn("unsafe setting", "setting", w)
 	}
 	p.announce()
+	return nil
+}
+
+// guard keeps clients of dynamic upstreams from the addresses of our own sockets
+// that are none of the server's.
+func (p *process) guard(sockets []*endpoint) {
+	var addrs []netip.AddrPort
+	for _, e := range sockets {
+		if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok {
+			addrs = append(addrs, tcp.AddrPort())
+		}
+	}
+	p.guarded.Store(&addrs)
+}
+
+func (p *process) guardedAddrs() []netip.AddrPort {
+	if addrs := p.guarded.Load(); addrs != nil {
+		return *addrs
+	}
 	return nil
 }
 
@@ -354,6 +401,21 @@ func (p *process) config() ([]byte, error) {
 	var b bytes.Buffer
 	err := f.printYAML(&b)
 	return b.Bytes(), err
+}
+
+// rules is how many rules a listener has in the configuration in use.
+func (p *process) rules(listener string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == nil { // the admin API is not served yet
+		return 0
+	}
+	for _, l := range p.file.Listeners {
+		if l.Name == listener {
+			return len(l.Rules)
+		}
+	}
+	return 0
 }
 
 func (p *process) drainConfig() l4.Drain {
@@ -449,6 +511,7 @@ func (p *process) close() {
 	p.web.close()
 	waitFor(&p.ids.all, closeTimeout)
 	waitFor(&p.roots.all, closeTimeout)
+	waitFor(&p.users.all, closeTimeout)
 	waitFor(&p.work, closeTimeout)
 	p.log.close()
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -10,6 +12,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/policy"
 )
 
 // statusReply is the answer of /v1/status.
@@ -18,13 +21,32 @@ type statusReply struct {
 	PID        int                 `json:"pid"`
 	Started    time.Time           `json:"started"`
 	Readiness  l4.Readiness        `json:"readiness"`
-	Listeners  []l4.Bound          `json:"listeners"`
+	Listeners  []listenerReply     `json:"listeners"`
 	Upstreams  []l4.UpstreamStatus `json:"upstreams"`
 	Identities []identityReply     `json:"identities"`
+	UsersFiles []usersReply        `json:"users_files,omitempty"`
 	// Sessions are open; the bytes are those of ended ones too.
 	Sessions  int   `json:"sessions"`
 	BytesUp   int64 `json:"bytes_up"`
 	BytesDown int64 `json:"bytes_down"`
+}
+
+// listenerReply is a listener as the API tells of it. Rules is how many it has.
+type listenerReply struct {
+	l4.Bound
+	Rules int `json:"rules,omitempty"`
+}
+
+func (a *admin) listenerReplies() []listenerReply {
+	out := []listenerReply{}
+	for _, b := range a.listening() {
+		l := listenerReply{Bound: b}
+		if a.rules != nil {
+			l.Rules = a.rules(b.Name)
+		}
+		out = append(out, l)
+	}
+	return out
 }
 
 // identityReply is certs.Status as the API tells it.
@@ -87,6 +109,7 @@ func writeStatus(w io.Writer, s statusReply, now time.Time) error {
 	p.listeners(s.Listeners)
 	p.upstreams(s.Upstreams)
 	p.identities(s.Identities)
+	p.usersFiles(s.UsersFiles)
 	p.linef("")
 	p.linef("%s open, %s up and %s down since the start", plural(s.Sessions, "session"), byteCount(s.BytesUp), byteCount(s.BytesDown))
 	_, err := io.WriteString(w, p.String())
@@ -140,15 +163,26 @@ func (p *report) readiness(r l4.Readiness) {
 	}
 }
 
-func (p *report) listeners(all []l4.Bound) {
+func (p *report) listeners(all []listenerReply) {
 	p.linef("")
 	if len(all) == 0 {
 		p.linef("No listener accepts connections.")
 		return
 	}
+	ruled := slices.ContainsFunc(all, func(l listenerReply) bool { return l.Rules > 0 })
 	rows := [][]string{{"LISTENER", "ADDRESS"}}
-	for _, b := range all {
-		rows = append(rows, []string{b.Name, b.Addr})
+	if ruled {
+		rows[0] = append(rows[0], "RULES")
+	}
+	for _, l := range all {
+		row := []string{l.Name, l.Addr}
+		switch {
+		case ruled && l.Rules > 0:
+			row = append(row, strconv.Itoa(l.Rules))
+		case ruled:
+			row = append(row, "")
+		}
+		rows = append(rows, row)
 	}
 	p.table(rows)
 }
@@ -158,6 +192,10 @@ func (p *report) upstreams(all []l4.UpstreamStatus) {
 	addresses := [][]string{{"ADDRESS", "OF", "HEALTH", "BREAKER", "SESSIONS", "SPARES", "LAST ERROR"}}
 	for _, u := range all {
 		open := fmt.Sprint(u.Active)
+		if u.Dynamic {
+			rows = append(rows, []string{u.Name, "dynamic", open, p.dynamicState(u)})
+			open = ""
+		}
 		for _, e := range u.Endpoints {
 			rows = append(rows, []string{u.Name, e.Endpoint, open, p.endpointState(u, e)})
 			open = "" // it is the upstream's
@@ -188,6 +226,18 @@ func (p *report) addressRow(u l4.UpstreamStatus, a l4.AddressStatus) []string {
 	return []string{a.Address, u.Name, health, breaker, fmt.Sprint(a.Sessions), fmt.Sprint(a.Spares), last}
 }
 
+// dynamicState is what is known of where a dynamic upstream has been, in words.
+func (p *report) dynamicState(u l4.UpstreamStatus) string {
+	if u.IdentityError != "" {
+		return string(l4.ReasonNoIdentity) + ": " + u.IdentityError
+	}
+	text := plural(u.Destinations, "destination")
+	if n := u.Destinations - u.Breakers[policy.Closed.String()]; n > 0 {
+		text += ", " + plural(n, "breaker") + " not closed"
+	}
+	return text
+}
+
 // endpointState is how the last attempt at an endpoint went, in words.
 func (p *report) endpointState(u l4.UpstreamStatus, e l4.EndpointStatus) string {
 	switch {
@@ -212,6 +262,21 @@ func (p *report) identities(all []identityReply) {
 			renewal = "in " + age(id.NextRenewal.Sub(p.now))
 		}
 		rows = append(rows, []string{id.Name, strings.Join(id.Names, " "), expires, renewal, identityState(id)})
+	}
+	if len(rows) > 1 {
+		p.linef("")
+		p.table(rows)
+	}
+}
+
+func (p *report) usersFiles(all []usersReply) {
+	rows := [][]string{{"USERS FILE", "USERS", "LOADED", "STATE"}}
+	for _, u := range all {
+		state := "ok"
+		if u.LastError != "" {
+			state = "the old users are in use; the file could not be read" + p.ago(u.LastErrorAt) + ": " + u.LastError
+		}
+		rows = append(rows, []string{u.File, strconv.Itoa(u.Users), p.when(u.Loaded), state})
 	}
 	if len(rows) > 1 {
 		p.linef("")

@@ -14,7 +14,7 @@ import (
 func fakeStatus() statusReply {
 	f := newFakeServer()
 	a := &admin{adminDeps: f.deps()}
-	return statusReply{Version: a.version, PID: 4711, Started: a.started, Readiness: f.readiness, Listeners: a.listening(),
+	return statusReply{Version: a.version, PID: 4711, Started: a.started, Readiness: f.readiness, Listeners: a.listenerReplies(),
 		Upstreams: f.upstreams, Identities: a.identityReplies(), Sessions: 1, BytesUp: 1512, BytesDown: 3<<20 + 1023}
 }
 
@@ -42,6 +42,42 @@ IDENTITY  NAMES                                EXPIRES                          
 orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h)  in 5h10m  ok, but the last load failed: load client.crt: no such file or directory
 
 1 session open, 1.5 KiB up and 3.0 MiB down since the start
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStatusOfEgress(t *testing.T) {
+	s := statusReply{Version: "v0.1.0", Started: noon(), Readiness: l4.Readiness{Ready: true},
+		Listeners: []listenerReply{{l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}, 12}, {l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}, 0}},
+		Upstreams: []l4.UpstreamStatus{
+			{Name: "internet", Dynamic: true, Active: 3, Destinations: 41, Breakers: map[string]int{"closed": 40, "open": 1},
+				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: l4.ReasonRefused, LastFailure: beforeNoon(time.Minute), LastError: "dial: refused"}}},
+			{Name: "partners", Dynamic: true, IdentityError: "expired"}},
+		UsersFiles: []usersReply{{File: "/etc/users", Users: 2, Loaded: noon()},
+			{File: "/etc/others", Users: 1, Loaded: noon(), LastError: "/etc/others: line 3: bad", LastErrorAt: beforeNoon(time.Minute)}}}
+	var out strings.Builder
+	if err := writeStatus(&out, s, noon()); err != nil {
+		t.Fatal(err)
+	}
+	want := `ambassador v0.1.0 (pid 0), up 0s since 2026-11-23 12:00:00 UTC
+ready
+
+LISTENER  ADDRESS         RULES
+egress    127.0.0.1:1080  12
+postgres  127.0.0.1:5432  -
+
+UPSTREAM  ENDPOINT          SESSIONS  STATE
+internet  dynamic           3         41 destinations, 1 breaker not closed
+internet  dead.example:443  -         refused 1m0s ago: dial: refused
+partners  dynamic           0         no_identity: expired
+
+USERS FILE   USERS  LOADED                   STATE
+/etc/users   2      2026-11-23 12:00:00 UTC  ok
+/etc/others  1      2026-11-23 12:00:00 UTC  the old users are in use; the file could not be read 1m0s ago: /etc/others: line 3: bad
+
+0 sessions open, 0 B up and 0 B down since the start
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)

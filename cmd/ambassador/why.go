@@ -34,7 +34,7 @@ func liveAdvice(s l4.Stage) string {
 	case l4.StageRelay:
 		return "Nothing has gone wrong so far: bytes pass as they come; timeouts.idle and timeouts.lifetime of the listener bound it, if set."
 	case l4.StageGreet:
-		return "It waits for the client's PROXY header or TLS handshake, for timeouts.handshake of the listener at most."
+		return "It waits for the client: for its PROXY header, its TLS handshake or its request, for timeouts.handshake of the listener at most."
 	case l4.StageDialogue:
 		return "It waits for the client's part of the protocol, for timeouts.handshake of the listener at most."
 	}
@@ -87,6 +87,9 @@ func (p *report) story(s story) {
 	rows := [][2]string{
 		{"start", p.when(s.Start) + " (" + age(p.now.Sub(s.Start)) + " ago)"},
 		{"client", s.who()},
+		{"destination", s.Destination},
+		{"rule", s.Rule},
+		{"tag", s.Tag},
 		{"upstream", s.whereTo()},
 		{"attempts", fmt.Sprint(s.Attempts)},
 		{"cause", s.Cause},

@@ -74,6 +74,26 @@ func TestWhyOfASessionThatWasRefused(t *testing.T) {
 	}
 }
 
+func TestWhyOfEgress(t *testing.T) {
+	denied := l4.Record{ID: "A-1", Start: noon(), Listener: "egress", Client: "127.0.0.1:40000", User: "batch", Destination: "db.internal:5432", Rule: "#3", Tag: "job-7",
+		Stage: l4.StageRoute, Reason: l4.ReasonDenied, Cause: "not on the list"}
+	want := `session A-1: denied, in stage route
+  start        2026-11-23 12:00:00 UTC (0s ago)
+  client       127.0.0.1:40000 on listener egress, user batch
+  destination  db.internal:5432
+  rule         #3
+  tag          job-7
+  upstream     none chosen
+  attempts     0
+  cause        not on the list
+  bytes        0 B up, 0 B down
+  time         ended after 0s, never connected through
+` + l4.Advice(l4.ReasonDenied) + "\n"
+	if diff := cmp.Diff(want, tellStories(t, nil, []l4.Record{denied})); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestWhyTellsWhenABreakerLetsTheNextThrough(t *testing.T) {
 	open := l4.Record{ID: "A-1", Start: noon(), Stage: l4.StagePermit, Reason: l4.ReasonBreakerOpen, RetryIn: l4.Seconds(1852 * time.Millisecond)}
 	if out := tellStories(t, nil, []l4.Record{open}); !strings.Contains(out, "retry in     1.852s after its end\n") {

@@ -36,8 +36,8 @@ func (f *File) rootFiles() (out []*IdentitySection) {
 }
 
 // serverConfig translates the configuration for l4. ids gives the source of an
-// identity, roots that of a file of tls.ca.
-func (f *File) serverConfig(ids, roots identitySet) (cfg l4.Config, err error) {
+// identity, roots that of a file of tls.ca, users those of a users_file.
+func (f *File) serverConfig(ids, roots identitySet, users usersSet) (cfg l4.Config, err error) {
 	cfg.MaxSessions = f.Limits.Connections
 	for _, u := range f.Upstreams {
 		up, err := f.upstreamConfig(u, ids, roots)
@@ -51,6 +51,7 @@ func (f *File) serverConfig(ids, roots identitySet) (cfg l4.Config, err error) {
 		if err != nil {
 			return cfg, err
 		}
+		listener.Users, listener.DNSServers = users.users(l.usersFile()), f.dnsServers()
 		cfg.Listeners = append(cfg.Listeners, listener)
 	}
 	return cfg, nil
@@ -58,8 +59,8 @@ func (f *File) serverConfig(ids, roots identitySet) (cfg l4.Config, err error) {
 
 // problem is a mistake found after the file was read, at the place of its key.
 func (f *File) problem(path string, err error) Problem {
-	if f.places.flags {
-		return Problem{File: flagOf(path), Text: err.Error()}
+	if f.places.flagOf != nil {
+		return Problem{File: f.places.flagOf(path), Text: err.Error()}
 	}
 	d := &decoder{file: f.places.file, at: f.places.at}
 	d.failAt(path, "%v", err)
@@ -73,14 +74,8 @@ func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.Up
 	if u.StartTLS != "none" {
 		cfg.StartTLS = u.StartTLS
 	}
-	for _, s := range f.DNS.Servers {
-		if _, err := netip.ParseAddr(s); err == nil {
-			s = net.JoinHostPort(s, "53")
-		}
-		cfg.DNSServers = append(cfg.DNSServers, s)
-	}
-	cfg.ProxyProtocol = u.proxyVersion()
-	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.ProxyProtocol, cfg.Connect, cfg.DNSServers, cfg.Required})
+	cfg.DNSServers, cfg.ProxyProtocol, cfg.Dynamic, cfg.Mark = f.dnsServers(), u.proxyVersion(), u.Dynamic, u.Mark
+	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.ProxyProtocol, cfg.Connect, cfg.DNSServers, cfg.Required, cfg.Dynamic, cfg.Mark})
 	if u.TLS == nil {
 		return cfg, nil
 	}
@@ -98,6 +93,17 @@ func (f *File) upstreamConfig(u *UpstreamSection, ids, roots identitySet) (l4.Up
 		cfg.IdentityReady, cfg.AwaitIdentity = policy.Source.Ready, policy.Source.Await
 	}
 	return cfg, nil
+}
+
+// dnsServers are the addresses of dns.servers with their ports; none: the system's.
+func (f *File) dnsServers() (out []string) {
+	for _, s := range f.DNS.Servers {
+		if _, err := netip.ParseAddr(s); err == nil {
+			s = net.JoinHostPort(s, "53")
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func (f *File) identity(name string) *IdentitySection {
@@ -124,6 +130,7 @@ func tlsVersions() map[string]uint16 {
 
 func (l *ListenerSection) config(ids, roots identitySet) (cfg l4.ListenerConfig, err error) {
 	cfg = l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
+		Request: l.requestProtocol(), SNI: l.SNI, Context: l.Context,
 		Timeouts: l4.Timeouts{Handshake: l.Timeouts.Handshake, Idle: l.Timeouts.Idle, HalfCloseIdle: l.Timeouts.HalfCloseIdle, Lifetime: l.Timeouts.Lifetime}}
 	if mode, err := strconv.ParseUint(l.Socket.Mode, 8, 32); err == nil {
 		cfg.Socket.Mode = fs.FileMode(mode)
@@ -137,6 +144,9 @@ func (l *ListenerSection) config(ids, roots identitySet) (cfg l4.ListenerConfig,
 			return cfg, err
 		}
 		cfg.ProxyFrom = append(cfg.ProxyFrom, prefix)
+	}
+	if cfg.Rules, err = l.rules(); err != nil {
+		return cfg, err
 	}
 	if l.TLS != nil {
 		cfg.StartTLS = l.asked()
@@ -207,7 +217,7 @@ func (f *File) fileProblems() []Problem {
 			failed[id.Name] = err
 		}
 	}
-	return f.problemsOf(failed, failedRoots(f.rootFiles()))
+	return f.problemsOf(failed, failedRoots(f.rootFiles()), failedUsers(f.usersPaths()))
 }
 
 // check reads the identity's files. Nobody is contacted, and no token is spent.
@@ -248,8 +258,8 @@ func failedRoots(want []*IdentitySection) map[string]error {
 }
 
 // problemsOf are mistakes in files at the places of their keys: those of
-// identities by name, those of roots by path, and admin.token_file.
-func (f *File) problemsOf(ids, roots map[string]error) []Problem {
+// identities by name, those of roots and users by path, and admin.token_file.
+func (f *File) problemsOf(ids, roots, users map[string]error) []Problem {
 	problems := f.identityProblems(ids)
 	for _, u := range f.Upstreams {
 		if err := roots[u.caFile()]; err != nil {
@@ -264,6 +274,7 @@ func (f *File) problemsOf(ids, roots map[string]error) []Problem {
 			problems = append(problems, f.problem("listeners."+l.Name+".tls.ca", err))
 		}
 	}
+	problems = append(problems, f.usersProblems(users)...)
 	return append(problems, f.tokenProblems()...)
 }
 

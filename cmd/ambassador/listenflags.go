@@ -1,0 +1,137 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// listenFlags say where and how the one listener of a command is that needs no
+// file: `forward` and `socks5`.
+type listenFlags struct {
+	listen                string
+	idle                  time.Duration
+	socketMode            string
+	unsafePlaintextListen bool
+}
+
+func (lf *listenFlags) bind(flags *pflag.FlagSet) {
+	flags.StringVar(&lf.listen, "listen", "", "where the application connects: HOST:PORT or unix:/path (required)")
+	flags.DurationVar(&lf.idle, "idle", 0, "end sessions that move no byte for so long (default: never)")
+	flags.StringVar(&lf.socketMode, "socket-mode", "", "permissions of the socket of --listen unix:/path (default 0600)")
+	flags.BoolVar(&lf.unsafePlaintextListen, "unsafe-plaintext-listen", false, "allow --listen on an address that others can reach")
+}
+
+// lines are the listener's keys in YAML.
+func (lf *listenFlags) lines() (out []string) {
+	if lf.listen != "" {
+		out = append(out, "listen: "+quoteAll(absoluteSockets([]string{lf.listen})))
+	}
+	if lf.socketMode != "" {
+		out = append(out, "socket: {mode: "+quote(lf.socketMode)+"}")
+	}
+	if lf.unsafePlaintextListen {
+		out = append(out, "unsafe_plaintext_listen: true")
+	}
+	if lf.idle != 0 {
+		out = append(out, fmt.Sprintf("timeouts: {idle: %s}", lf.idle))
+	}
+	return out
+}
+
+// flagOf is the flag that a key of the listener comes from; empty if none of these.
+func (lf *listenFlags) flagOf(path string) string {
+	rest, ok := strings.CutPrefix(path, "listeners.")
+	_, key, hasKey := strings.Cut(rest, ".")
+	switch {
+	case !ok: // it is none of the listener's
+	case !hasKey || key == "listen":
+		return "--listen"
+	case strings.HasPrefix(key, "socket"):
+		return "--socket-mode"
+	case key == "timeouts.idle":
+		return "--idle"
+	case key == "unsafe_plaintext_listen":
+		return "--unsafe-plaintext-listen"
+	}
+	return ""
+}
+
+// madeFile reads a configuration that was made of a command's flags. Problems are
+// the mistakes that were found before, flagOf is the flag that a key comes from. The
+// error is a *ConfigError whose problems name flags.
+func madeFile(command, text string, problems []Problem, flagOf func(path string) string) (*File, error) {
+	d := &decoder{file: command, env: func(string) (string, bool) { return "", false }, flagOf: flagOf}
+	f, err := d.decodeFile("/", []byte(text))
+	var config *ConfigError
+	switch {
+	case errors.As(err, &config):
+		for _, p := range config.Problems {
+			if flag := flagOf(p.Path); !mentions(problems, flag) {
+				problems = append(problems, Problem{File: flag, Text: withFlags(p.Text)})
+			}
+		}
+	case err != nil:
+		return nil, err
+	}
+	if len(problems) > 0 {
+		return nil, &ConfigError{append(problems, f.fileProblems()...)}
+	}
+	return f, nil
+}
+
+func mentions(problems []Problem, flag string) bool {
+	return slices.ContainsFunc(problems, func(p Problem) bool { return p.File == flag })
+}
+
+// withFlags puts flags where a text names keys of the file.
+func withFlags(text string) string {
+	return strings.NewReplacer("unsafe_plaintext_listen: true", "--unsafe-plaintext-listen", "with unsafe_plaintext_listen", "with --unsafe-plaintext-listen",
+		"tls.server_name or tls.principals", "--server-name or --principal", "server_name", "--server-name").Replace(text)
+}
+
+func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return abs
+}
+
+// absoluteSockets makes the paths of unix sockets absolute.
+func absoluteSockets(addresses []string) (out []string) {
+	for _, a := range addresses {
+		if path, ok := strings.CutPrefix(a, "unix:"); ok {
+			a = "unix:" + absolute(path)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// quote is a text as a YAML scalar that nothing is expanded in. JSON's strings
+// are YAML's.
+func quote(s string) string {
+	b, err := json.Marshal(strings.ReplaceAll(s, "${", "$${"))
+	if err != nil {
+		return `""`
+	}
+	return string(b)
+}
+
+func quoteAll(all []string) string {
+	var out []string
+	for _, s := range all {
+		out = append(out, quote(s))
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ambassador/certs/files"
+	"ambassador/l4"
+)
+
+// usersFiles keeps the users of every users_file current. Its methods are called
+// one at a time, but for statuses.
+type usersFiles struct {
+	// Static after construction.
+	ctx context.Context // ends the watching
+	log *slog.Logger
+	all sync.WaitGroup // what watches
+
+	mu      sync.Mutex
+	running usersSet // guarded by mu
+}
+
+// usersSet are the users of one configuration, by the path of their file.
+type usersSet map[string]*usersFile
+
+// usersFile is one that is, or is to be, watched.
+type usersFile struct {
+	// Static after construction.
+	path  string
+	users *l4.Users
+	log   *slog.Logger
+
+	stop context.CancelFunc // owned by usersFiles; nil before commit
+
+	looking sync.Mutex        // held while the file is read, so that its states are told in their order
+	sum     [sha256.Size]byte // guarded by looking; of the text in use
+
+	mu     sync.Mutex
+	status usersReply // guarded by mu
+}
+
+// usersReply is a users_file as the API tells of it.
+type usersReply struct {
+	File   string    `json:"file"`
+	Users  int       `json:"users"`
+	Loaded time.Time `json:"loaded"`
+	// LastError says why the file, as it is now, is not in use; empty if it is.
+	LastError   string     `json:"last_error,omitempty"`
+	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
+}
+
+// maxUsersFile bounds a users_file: about a hundred thousand users.
+const maxUsersFile = 8 << 20
+
+// readUsers reads a users_file. The error joins all that is wrong with it, each
+// with its line and the mend.
+func readUsers(path string) (list *l4.UserList, sum [sha256.Size]byte, err error) {
+	text, err := readUpTo(path, maxUsersFile)
+	if err != nil {
+		return nil, sum, err
+	}
+	list, err = l4.ParseUsers(text)
+	if err == nil && list.Len() == 0 {
+		err = errors.New("it has no users, so that nobody could come in; add one with `htpasswd -nbB USER PASSWORD`")
+	}
+	if err != nil {
+		var all []error
+		for _, e := range flatten(err) {
+			all = append(all, fmt.Errorf("%s: %w", path, e))
+		}
+		return nil, sum, errors.Join(all...)
+	}
+	return list, sha256.Sum256(text), nil
+}
+
+// users are those of a file; nil if path is empty.
+func (s usersSet) users(path string) *l4.Users {
+	if u := s[path]; u != nil {
+		return u.users
+	}
+	return nil
+}
+
+// prepare gives the users of a configuration: those that are watched already, and
+// others as their files are. Failed has the files that cannot be used. Nothing has
+// changed before commit.
+func (m *usersFiles) prepare(paths []string) (next usersSet, failed map[string]error) {
+	m.mu.Lock()
+	running := m.running
+	m.mu.Unlock()
+	next, failed = usersSet{}, map[string]error{}
+	for _, path := range paths {
+		if u := running[path]; u != nil {
+			next[path] = u
+			continue
+		}
+		list, sum, err := readUsers(path)
+		if err != nil {
+			failed[path] = err
+			continue
+		}
+		next[path] = &usersFile{path: path, users: l4.NewUsers(list), log: m.log.With("users_file", path), sum: sum,
+			status: usersReply{File: path, Users: list.Len(), Loaded: time.Now()}}
+	}
+	return next, failed
+}
+
+// commit watches the new ones, and stops watching those that are not wanted any more.
+func (m *usersFiles) commit(next usersSet) {
+	m.mu.Lock()
+	old := m.running
+	m.running = next
+	m.mu.Unlock()
+	for path, u := range old {
+		if next[path] != u {
+			u.stop()
+		}
+	}
+	for _, u := range next {
+		if u.stop != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(m.ctx)
+		u.stop = cancel
+		m.all.Go(func() { files.Watch(ctx, u.log, []string{u.path}, u.look) })
+	}
+}
+
+// refresh reads every file now. What it finds it logs.
+func (m *usersFiles) refresh() {
+	for _, u := range m.list() {
+		u.look()
+	}
+}
+
+// statuses lists the files by path.
+func (m *usersFiles) statuses() []usersReply {
+	var out []usersReply
+	for _, u := range m.list() {
+		u.mu.Lock()
+		out = append(out, u.status)
+		u.mu.Unlock()
+	}
+	return out
+}
+
+func (m *usersFiles) list() (out []*usersFile) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, u := range m.running {
+		out = append(out, u)
+	}
+	slices.SortFunc(out, func(a, b *usersFile) int { return strings.Compare(a.path, b.path) })
+	return out
+}
+
+// look takes up the users that the file has now. If it cannot be used, that is
+// told once, and the old ones stay.
+func (u *usersFile) look() time.Duration {
+	u.looking.Lock()
+	defer u.looking.Unlock()
+	list, sum, err := readUsers(u.path)
+	changed, said := sum != u.sum, u.lastError()
+	switch {
+	case err != nil && err.Error() != said:
+		u.log.Warn("users not renewed; the old ones stay", "cause", strings.ReplaceAll(err.Error(), "\n", "; "))
+		now := time.Now()
+		u.tell(func(s *usersReply) { s.LastError, s.LastErrorAt = err.Error(), &now })
+	case err != nil:
+	case changed:
+		u.users.Set(list)
+		u.sum = sum
+		u.log.Info("users renewed", "users", list.Len())
+		u.tell(func(s *usersReply) { *s = usersReply{File: u.path, Users: list.Len(), Loaded: time.Now()} })
+	case said != "": // it is again as it was
+		u.log.Info("users are well again", "users", list.Len())
+		u.tell(func(s *usersReply) { s.LastError, s.LastErrorAt = "", nil })
+	}
+	return files.PollInterval
+}
+
+func (u *usersFile) lastError() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.status.LastError
+}
+
+// tell changes the status under its lock.
+func (u *usersFile) tell(change func(*usersReply)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	change(&u.status)
+}
+
+// usersPaths are the files of those who may ask at listeners, each once.
+func (f *File) usersPaths() (out []string) {
+	for _, l := range f.Listeners {
+		if path := l.usersFile(); path != "" && !slices.Contains(out, path) {
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// failedUsers reads the files of those who may ask.
+func failedUsers(paths []string) map[string]error {
+	failed := map[string]error{}
+	for _, path := range paths {
+		if _, _, err := readUsers(path); err != nil {
+			failed[path] = err
+		}
+	}
+	return failed
+}
+
+// usersProblems are mistakes in those files, at the places of their keys.
+func (f *File) usersProblems(failed map[string]error) (out []Problem) {
+	for _, l := range f.Listeners {
+		if failed[l.usersFile()] == nil {
+			continue
+		}
+		for _, err := range flatten(failed[l.usersFile()]) {
+			out = append(out, f.problem("listeners."+l.Name+"."+l.requestKey()+".users_file", err))
+		}
+	}
+	return out
+}
