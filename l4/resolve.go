@@ -317,6 +317,12 @@ func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error
 	})
 }
 
+// LookUp asks for the addresses of a name, as sessions do: the servers
+// ("10.0.0.2:53"), or the system's if there are none; /etc/hosts either way.
+func LookUp(ctx context.Context, servers []string, host string) ([]netip.Addr, error) {
+	return newResolver(servers).lookup(ctx, host)
+}
+
 // services lists the targets of an SRV name ("_postgresql._tcp.db.internal").
 func (r *resolver) services(ctx context.Context, name string) ([]*net.SRV, error) {
 	return ask(ctx, r.servers, name, func(ctx context.Context, server *net.Resolver) ([]*net.SRV, error) {

@@ -27,24 +27,36 @@ type checkProblem struct {
 
 func (a *app) checkCommand() *cobra.Command {
 	var (
-		path   string
-		asJSON bool
+		path, question string
+		asJSON         bool
 	)
 	cmd := &cobra.Command{
-		Use: "check [-c FILE]", Short: "Find every mistake in a configuration file, without running it", Args: cobra.NoArgs,
+		Use: "check [-c FILE] [--explain QUESTION]", Short: "Find every mistake in a configuration file, without running it; explain what its rules decide", Args: cobra.NoArgs,
 		Long: `Reads the configuration and the files that it names, and reports every mistake in one
 pass, each with its place and the mend. Nothing is listened on and nobody is contacted.
-The exit code is 2 if there is a mistake.`,
-		Example: "  ambassador check -c ambassador.yaml",
-		RunE: func(*cobra.Command, []string) error {
+The exit code is 2 if there is a mistake.
+
+--explain tells instead what the rules of a listener decide about a connection, and
+why each rule before did not: 'dest=HOST:PORT client=IP user=NAME uid=NUMBER
+principal=… sni=NAME listener=NAME', as far as they apply. A name is looked up only
+where a rule depends on its addresses, unless addr=IP,… gives them. The exit code is 0
+whatever they decide, and 2 for a question that makes no sense.`,
+		Example: `  ambassador check -c ambassador.yaml
+  ambassador check --explain 'user=batch dest=db.internal:5432 client=10.1.2.3'
+  ambassador check --explain 'listener=egress dest=db.internal:5432 addr=10.0.0.7'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			found, err := findConfig(path)
 			if err != nil {
 				return &exitError{Code: 2, Err: err}
+			}
+			if cmd.Flags().Changed("explain") {
+				return a.explain(cmd.Context(), found, question, asJSON)
 			}
 			return a.check(found, asJSON)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "the configuration file (default ./ambassador.yaml, then /etc/ambassador/ambassador.yaml)")
+	cmd.Flags().StringVar(&question, "explain", "", "say what the rules decide: 'dest=HOST:PORT user=NAME client=IP …'")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ambassador/l4"
+	"ambassador/policy"
+)
+
+// question is what `check --explain` asks about: one connection.
+type question struct {
+	text     string
+	has      map[string]bool // the keys that were given
+	listener string
+	query    policy.Query
+	addrs    []netip.Addr // of addr
+}
+
+// questionKeys are the keys of a question.
+func questionKeys() []string {
+	return []string{"dest", "client", "user", "uid", "principal", "sni", "listener", "addr"}
+}
+
+// parseQuestion reads 'KEY=VALUE …'. The error names the key and the mend.
+func parseQuestion(text string) (question, error) {
+	q := question{text: text, has: map[string]bool{}}
+	for part := range strings.FieldsSeq(text) {
+		key, value, ok := strings.Cut(part, "=")
+		switch {
+		case !ok || !slices.Contains(questionKeys(), key):
+			return q, fmt.Errorf("%q: write KEY=VALUE with spaces between; there are %s", part, strings.Join(questionKeys(), ", "))
+		case q.has[key]:
+			return q, fmt.Errorf("%s is given twice; a question is about one connection", key)
+		case value == "":
+			return q, fmt.Errorf("%s has no value; give one, or leave it out", key)
+		}
+		q.has[key] = true
+		if err := q.set(key, value); err != nil {
+			return q, fmt.Errorf("%s: %w", part, err)
+		}
+	}
+	return q, nil
+}
+
+func (q *question) set(key, value string) (err error) {
+	switch key {
+	case "dest":
+		return q.setDestination(value)
+	case "client":
+		q.query.Client, err = parseAddress(value)
+	case "user":
+		q.query.User = value
+	case "uid":
+		if err := checkUID(value); err != nil {
+			return err
+		}
+		n, _ := strconv.ParseUint(value, 10, 32) // checked
+		q.query.UID, q.query.HasUID = uint32(n), true
+	case "principal":
+		q.query.Principal = value
+	case "sni":
+		q.query.SNI, _, err = policy.ParseHost(value)
+	case "listener":
+		q.listener = value
+	case "addr":
+		q.addrs, err = parseAll(strings.Split(value, ","), parseAddress)
+	}
+	return err
+}
+
+func (q *question) setDestination(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return errors.New("write HOST:PORT, like db.internal:5432 or [::1]:443")
+	}
+	ports, err := policy.ParsePortRange(port)
+	if err != nil || ports.First != ports.Last {
+		return fmt.Errorf("%q is no port; write a number from 1 to 65535", port)
+	}
+	q.query.Port = ports.First
+	q.query.Host, q.query.Addr, err = policy.ParseHost(host)
+	return err
+}
+
+func parseAddress(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return a, fmt.Errorf("%q is no IP address", s)
+	}
+	return a.Unmap(), nil
+}
+
+// about is the listener that the question is about: the only one with rules, where
+// it names none.
+func (q *question) about(f *File) (*ListenerSection, error) {
+	var ruled []*ListenerSection
+	for _, l := range f.Listeners {
+		if len(l.Rules) > 0 {
+			ruled = append(ruled, l)
+		}
+	}
+	names := namesOf(ruled, func(l *ListenerSection) string { return l.Name })
+	if i := slices.Index(names, q.listener); i >= 0 {
+		return ruled[i], nil
+	}
+	switch {
+	case len(ruled) == 0:
+		return nil, errors.New("no listener of the file has rules, so that there is nothing to explain")
+	case q.listener != "":
+		return nil, fmt.Errorf("listener=%s: there is no such listener with rules; there is %s", q.listener, strings.Join(names, ", "))
+	case len(ruled) > 1:
+		return nil, fmt.Errorf("which listener? add one of listener=%s", strings.Join(names, ", listener="))
+	}
+	return ruled[0], nil
+}
+
+// fits refuses what no connection to the listener has.
+func (q *question) fits(l *ListenerSection) error {
+	for _, key := range questionKeys() {
+		means := key
+		if key == "dest" {
+			means = "port"
+		}
+		if err := l.checkMatches(means); err != nil && q.has[key] {
+			return fmt.Errorf("%s and listener %s: %w", key, l.Name, err)
+		}
+	}
+	switch {
+	case l.hasDestination() && !q.has["dest"]:
+		return fmt.Errorf("clients of listener %s say where they want to go; add dest=HOST:PORT", l.Name)
+	case l.OriginalDestination && !q.query.Addr.IsValid():
+		return fmt.Errorf("a redirected connection goes to an address; write dest=IP:%d", q.query.Port)
+	case q.has["addr"] && q.query.Host == "":
+		return errors.New("addr gives the addresses of a name in dest, and there is none; remove it")
+	}
+	return nil
+}
+
+// explanation is what `check --explain` prints.
+type explanation struct {
+	Listener string          `json:"listener"`
+	Question string          `json:"question"`
+	Rules    []explainedRule `json:"rules"`
+	// LookedUp is the name whose addresses a rule needed and that was looked up; with
+	// addr nothing is.
+	LookedUp    string         `json:"looked_up,omitempty"`
+	LookupError string         `json:"lookup_error,omitempty"`
+	Resolved    []netip.Addr   `json:"resolved,omitempty"`
+	Verdict     policy.Verdict `json:"verdict"`
+	// Reason is what the session would end with; empty if it would be connected.
+	Reason   l4.Reason `json:"reason,omitempty"`
+	Rule     string    `json:"rule,omitempty"`
+	Why      string    `json:"why,omitempty"`
+	Upstream string    `json:"upstream,omitempty"`
+	Dynamic  bool      `json:"dynamic,omitempty"`
+	// Addresses are those of a dynamic upstream, as far as they are known.
+	Addresses []explainedAddress `json:"addresses,omitempty"`
+}
+
+type explainedRule struct {
+	Rule    string `json:"rule"`
+	Matches bool   `json:"matches"`
+	Key     string `json:"key,omitempty"`
+	Text    string `json:"text"`
+}
+
+// explainedAddress is an address that would be dialled, or why it would not.
+type explainedAddress struct {
+	Address netip.Addr `json:"address"`
+	Special string     `json:"special,omitempty"`
+}
+
+// explainTimeout bounds the look-up of a name.
+const explainTimeout = 10 * time.Second
+
+// explain answers a question about the file's rules. The exit code is 2 for one that
+// makes no sense.
+func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error {
+	f, err := loadFile(path, a.env)
+	if err != nil {
+		return &exitError{Code: 2, Err: err}
+	}
+	q, err := parseQuestion(text)
+	var l *ListenerSection
+	if err == nil {
+		l, err = q.about(f)
+	}
+	if err == nil {
+		err = q.fits(l)
+	}
+	if err != nil {
+		return &exitError{Code: 2, Err: fmt.Errorf("--explain: %w", err)}
+	}
+	rules, err := l.rules()
+	if err != nil {
+		return err
+	}
+	e := f.answer(ctx, l, rules, &q)
+	if !asJSON {
+		return e.write(a.stdout, &q)
+	}
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(e)
+}
+
+// answer decides as a session would, and tells why.
+func (f *File) answer(ctx context.Context, l *ListenerSection, rules *policy.Rules, q *question) explanation {
+	e := explanation{Listener: l.Name, Question: q.text}
+	addrs, resolved := q.addrs, q.has["addr"]
+	d, need := rules.Decide(&q.query, addrs, resolved)
+	if need {
+		ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+		defer cancel()
+		var err error
+		e.LookedUp = q.query.Host
+		if addrs, err = l4.LookUp(ctx, f.dnsServers(), q.query.Host); err != nil {
+			e.LookupError, e.Reason = err.Error(), l4.ReasonDNS
+		} else {
+			for i := range addrs {
+				addrs[i] = addrs[i].Unmap()
+			}
+			resolved = true
+			d, _ = rules.Decide(&q.query, addrs, true)
+		}
+	}
+	for _, s := range rules.Explain(&q.query, addrs, resolved) {
+		e.Rules = append(e.Rules, explainedRule{Rule: s.Rule, Matches: s.Matched, Key: s.Key, Text: s.Text})
+	}
+	if e.Resolved = addrs; e.Reason == "" {
+		e.decided(d, f.upstream(d.Upstream))
+	}
+	return e
+}
+
+// decided takes in what the rules decided; u is where that leads, nil if nowhere.
+func (e *explanation) decided(d policy.Decision, u *UpstreamSection) {
+	e.Verdict, e.Rule, e.Why, e.Upstream = d.Verdict, d.Rule, d.Why, d.Upstream
+	switch d.Verdict {
+	case policy.Deny:
+		e.Reason = l4.ReasonDenied
+	case policy.NoRule:
+		e.Reason = l4.ReasonNoRoute
+	}
+	if u == nil || !u.Dynamic {
+		return
+	}
+	e.Dynamic = true
+	refused := 0
+	for _, addr := range d.Addrs {
+		special, ok := d.May(addr)
+		if !ok {
+			refused++
+		}
+		e.Addresses = append(e.Addresses, explainedAddress{addr, special})
+	}
+	if refused > 0 && refused == len(d.Addrs) {
+		e.Reason = l4.ReasonSpecialAddress
+	}
+}
+
+// write is the explanation for people.
+func (e *explanation) write(w io.Writer, q *question) error {
+	p := &report{}
+	p.linef("listener %s: %s", e.Listener, q.text)
+	p.linef("")
+	rows := [][]string{{"RULE", "MATCHES", "WHY"}}
+	for _, r := range e.Rules {
+		matches := "no"
+		if r.Matches {
+			matches = "yes"
+		}
+		rows = append(rows, []string{r.Rule, matches, r.Text})
+	}
+	p.table(rows)
+	p.linef("")
+	p.linef("%s", e.resolution(q))
+	p.linef("%s", e.verdict())
+	for _, a := range e.Addresses {
+		if a.Special == "" {
+			p.linef("address %s: dialled", a.Address)
+		} else {
+			p.linef("address %s: refused (%s: %s), because no rule opens it", a.Address, l4.ReasonSpecialAddress, a.Special)
+		}
+	}
+	if e.Dynamic && len(e.Addresses) == 0 {
+		p.linef("addresses: %s is looked up when it is dialled; special ones (loopback, private and the like) are refused unless the rule opens them: addr=IP asks about one", q.query.Host)
+	}
+	_, err := io.WriteString(w, p.String())
+	return err
+}
+
+// resolution says what is known of the name's addresses, and from whom.
+func (e *explanation) resolution(q *question) string {
+	switch {
+	case e.LookupError != "":
+		return fmt.Sprintf("name: %s was looked up, because a rule depends on its addresses: %s", e.LookedUp, oneLine(e.LookupError))
+	case e.LookedUp != "":
+		return fmt.Sprintf("name: %s was looked up, because a rule depends on its addresses: %s", e.LookedUp, addressList(e.Resolved))
+	case q.has["addr"]:
+		return fmt.Sprintf("name: %s has %s, as addr says; nobody was asked", q.query.Host, addressList(e.Resolved))
+	}
+	return "name: nothing was looked up"
+}
+
+func addressList(all []netip.Addr) string {
+	return strings.Join(namesOf(all, netip.Addr.String), ", ")
+}
+
+func (e *explanation) verdict() string {
+	switch e.Verdict {
+	case policy.Allow:
+		return fmt.Sprintf("verdict: allow, by rule %s, to upstream %s", e.Rule, e.Upstream)
+	case policy.WouldDeny:
+		return fmt.Sprintf("verdict: would_deny, by rule %s: allowed to upstream %s, and reported: %s", e.Rule, e.Upstream, e.Why)
+	case policy.Deny:
+		return fmt.Sprintf("verdict: deny, by rule %s (reason %s): %s", e.Rule, e.Reason, e.Why)
+	case policy.NoRule:
+		return fmt.Sprintf("verdict: none, because no rule matches (reason %s)", e.Reason)
+	}
+	return fmt.Sprintf("verdict: unknown (reason %s)", e.Reason)
+}
