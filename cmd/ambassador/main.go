@@ -114,6 +114,9 @@ them, and it says of every connection how it ended and why.`,
   ambassador forward --listen 127.0.0.1:5433 --to db.internal:5432 --starttls postgres \
       --cert client.crt --key client.key --ca ca.crt
 
+  # The one door out of a host: a SOCKS5 proxy to what is allowed
+  ambassador socks5 --listen 127.0.0.1:1080 --allow '*.example.com:443'
+
   # Everything in a file, and the program that needs it, started once all is reached
   ambassador run -c ambassador.yaml -- ./legacy-app --db 127.0.0.1:5432`,
 		Version:                    buildVersion(),
@@ -129,7 +132,7 @@ them, and it says of every connection how it ended and why.`,
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Run one:"},
 		&cobra.Group{ID: groupWrite, Title: "Write its configuration:"},
 		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
-	addGroup(root, groupRun, a.forwardCommand(), a.runCommand(), a.demoCommand(), a.caCommand())
+	addGroup(root, groupRun, a.forwardCommand(), a.socks5Command(), a.runCommand(), a.demoCommand(), a.caCommand())
 	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
 	addGroup(root, groupAsk, a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
 		a.reloadCommand(), a.drainCommand(), a.quitCommand())

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"ambassador/l4"
+	"ambassador/policy"
+)
+
+// seen are the destinations that `socks5 --report` let pass, and that no --allow
+// has.
+type seen struct {
+	mu       sync.Mutex
+	asked    map[destination]*tally // guarded by mu
+	listed   int                    // guarded by mu; sessions that --allow has
+	overflow int                    // guarded by mu; sessions to destinations beyond maxSeen
+}
+
+// destination is what clients asked for.
+type destination struct {
+	host string // a name, or an address
+	port uint16
+}
+
+// tally is how often, and how often in vain.
+type tally struct {
+	sessions int
+	failed   map[l4.Reason]int
+}
+
+// maxSeen bounds the destinations that are kept: about 2 MB.
+const maxSeen = 10000
+
+func newSeen() *seen { return &seen{asked: map[destination]*tally{}} }
+
+// ended counts a session.
+func (s *seen) ended(r *l4.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Rule != unlisted {
+		if r.Rule != "" {
+			s.listed++
+		}
+		return
+	}
+	host, port, err := net.SplitHostPort(r.Destination)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil {
+		return // no client asked for such a thing
+	}
+	to := destination{host, uint16(n)}
+	t := s.asked[to]
+	if t == nil {
+		if len(s.asked) >= maxSeen {
+			s.overflow++
+			return
+		}
+		t = &tally{failed: map[l4.Reason]int{}}
+		s.asked[to] = t
+	}
+	t.sessions++
+	if r.Establish == 0 && r.Reason != l4.ReasonProbe && r.Reason != l4.ReasonClosed {
+		t.failed[r.Reason]++
+	}
+}
+
+// need is what a host needs: one run of ports that follow each other.
+type need struct {
+	host        string
+	first, last uint16
+	tally
+}
+
+// needs merges the destinations, by host and port.
+func (s *seen) needs() (out []need) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	order := slices.SortedFunc(maps.Keys(s.asked), func(a, b destination) int {
+		return cmp.Or(strings.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
+	})
+	for _, to := range order {
+		t := s.asked[to]
+		if n := len(out) - 1; n >= 0 && out[n].host == to.host && out[n].last+1 == to.port {
+			out[n].last = to.port
+			out[n].add(t)
+			continue
+		}
+		n := need{host: to.host, first: to.port, last: to.port, tally: tally{failed: map[l4.Reason]int{}}}
+		n.add(t)
+		out = append(out, n)
+	}
+	return out
+}
+
+func (t *tally) add(more *tally) {
+	t.sessions += more.sessions
+	for reason, n := range more.failed {
+		t.failed[reason] += n
+	}
+}
+
+// String is the tally in words: "12 sessions, 3 of them refused".
+func (t *tally) String() string {
+	text := plural(t.sessions, "session")
+	for _, reason := range slices.Sorted(maps.Keys(t.failed)) {
+		text += fmt.Sprintf(", %d %s", t.failed[reason], reason)
+	}
+	return text
+}
+
+// allow is the need as --allow has it.
+func (n need) allow() string {
+	host := n.host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + policy.PortRange{First: n.first, Last: n.last}.String()
+}
+
+// write prints what --allow lacks, as flags and as rules.
+func (s *seen) write(w io.Writer) error {
+	needs := s.needs()
+	p := &report{}
+	s.mu.Lock()
+	listed, overflow := s.listed, s.overflow
+	s.mu.Unlock()
+	if len(needs) == 0 {
+		p.linef("# nothing was asked for that --allow does not have (%s)", plural(listed, "session"))
+		_, err := io.WriteString(w, p.String())
+		return err
+	}
+	p.linef("# not in --allow, and allowed by --report:")
+	for _, n := range needs {
+		p.linef("--allow '%s'  # %s", n.allow(), n.tally.String())
+	}
+	p.linef("# the same as rules of a configuration file:")
+	for _, n := range needs {
+		if rule, err := parseAllow(n.allow()); err == nil {
+			p.linef("- %s", rule.yaml())
+		}
+	}
+	if overflow > 0 {
+		p.linef("# and %s to more than %d destinations, which were not kept", plural(overflow, "session"), maxSeen)
+	}
+	_, err := io.WriteString(w, p.String())
+	return err
+}

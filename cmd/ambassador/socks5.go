@@ -1,0 +1,51 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// socks5Command is `socks5`: the configuration of one SOCKS5 listener and of what
+// its clients may connect to, made of flags, and from there on the same as `run`.
+func (a *app) socks5Command() *cobra.Command {
+	var (
+		flags serveFlags
+		what  socks5Flags
+	)
+	cmd := &cobra.Command{
+		Use: "socks5 --listen ADDR --allow HOST:PORT …", Short: "Be a SOCKS5 proxy to what is allowed, and to nothing else, without a file",
+		Long: `Takes SOCKS5 connections and makes those that --allow has, until SIGTERM or SIGINT;
+all others are refused before a name is looked up. *.SUFFIX is every name below the
+suffix; a CIDR range is the addresses in it, asked for or found behind a name.
+Loopback, private and other special addresses stay closed unless they are named: a
+whole HOST opens private ones, localhost opens loopback, a CIDR range inside of them
+what it has.`,
+		Example: `  # curl --socks5-hostname 127.0.0.1:1080 https://api.example.com/
+  ambassador socks5 --listen 127.0.0.1:1080 --allow 'api.example.com:443' --allow '*.example.org:*'
+
+  # Only who is in the file; a database and what listens on this host
+  htpasswd -nbB batch secret > users
+  ambassador socks5 --listen 127.0.0.1:1080 --users users --allow db.internal:5432 --allow 'localhost:8000-8999'
+
+  # Find out what a program needs: everything passes, and the end prints it
+  ambassador socks5 --listen 127.0.0.1:1080 --report`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flags.check(cmd); err != nil {
+				return err
+			}
+			f, err := socks5File(&what)
+			if err != nil {
+				return &exitError{Code: 2, Err: err}
+			}
+			if !what.report || flags.printConfig {
+				return a.serveMade(cmd, &flags, f, serveOptions{})
+			}
+			seen := newSeen()
+			if err := a.serveMade(cmd, &flags, f, serveOptions{seen: seen.ended}); err != nil {
+				return err
+			}
+			return seen.write(a.stdout)
+		},
+	}
+	what.bind(cmd.Flags())
+	flags.bind(cmd)
+	return cmd
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ambassador/l4"
+)
+
+func TestAllow(t *testing.T) {
+	for _, tt := range []struct{ allow, want string }{ // want is the rule, or a part of the error
+		{"db.internal:5432", `{host: "db.internal", port: 5432, upstream: direct}`},
+		{"DB.Internal.:5432", `{host: "db.internal", port: 5432, upstream: direct}`},
+		{"bücher.example:443", `{host: "xn--bcher-kva.example", port: 443, upstream: direct}`},
+		{"*.example.com:8000-8999", `{host: "*.example.com", port: 8000-8999, upstream: direct}`},
+		{"localhost:*", `{host: "localhost", upstream: direct}`},
+		{"10.0.0.0/8:443", `{ip: "10.0.0.0/8", port: 443, upstream: direct}`},
+		{"10.0.0.7:443", `{ip: "10.0.0.7", port: 443, upstream: direct}`},
+		{"[2001:db8::]/32:443", `{ip: "2001:db8::/32", port: 443, upstream: direct}`},
+		{"[::1]:*", `{ip: "::1", upstream: direct}`},
+		{"[::]/0:443", `{ip: "::/0", port: 443, upstream: direct}`},
+		{"db.internal", `"db.internal": no port; write HOST:PORT, or HOST:* for every port`},
+		{"[::1]", "no port"},
+		{":443", "no host"},
+		{"*:443", "write 0.0.0.0/0:443 and [::]/0:443"},
+		{"a.*.b:443", "* stands for one or more whole labels"},
+		{"db:http", `"db:http": port "http": not a port`},
+		{"db:0", "from 1 to 65535"},
+		{"db:9-8", "write 8-9"},
+		{"10.0.0.1/8:443", "did you mean 10.0.0.0/8, or the address 10.0.0.1?"},
+		{"2001:db8::/32:443", "an IPv6 address stands in brackets"},
+		{"[::1:443", "no ] behind the IPv6 address"},
+		{"[::1]/x:443", "is no range of IP addresses"},
+		{"127.1:443", "write an IPv4 address as four decimal numbers"},
+		{"https://db.internal:443", "a URL; write HOST:PORT"},
+	} {
+		rule, err := parseAllow(tt.allow)
+		got := rule.yaml()
+		if err != nil {
+			got = err.Error()
+			if !strings.HasPrefix(got, fmt.Sprintf("%q: ", tt.allow)) {
+				t.Errorf("%s: the error does not name it: %s", tt.allow, got)
+			}
+		}
+		if err == nil && got != tt.want || err != nil && !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %s, want %s", tt.allow, got, tt.want)
+		}
+	}
+}
+
+func TestSOCKS5Flags(t *testing.T) {
+	at := listenFlags{listen: "127.0.0.1:0"}
+	for _, tt := range []struct {
+		name string
+		sf   socks5Flags
+		want string // empty: good
+	}{
+		{"one", socks5Flags{listenFlags: at, allow: []string{"h.x:1"}}, ""},
+		{"everything", socks5Flags{listenFlags: listenFlags{listen: "unix:/s", idle: time.Minute, socketMode: "0660"}, allow: []string{"h.x:1", "[::]/0:*"}, report: true}, ""},
+		{"only report", socks5Flags{listenFlags: at, report: true}, ""},
+		{"nothing", socks5Flags{}, "--listen: required"},
+		{"nothing, in one pass", socks5Flags{}, "--allow: required: what clients may connect to"},
+		{"a bad one among good ones", socks5Flags{listenFlags: at, allow: []string{"h.x:1", "h.x"}}, `--allow: "h.x": no port`},
+		{"every bad one", socks5Flags{listenFlags: at, allow: []string{"a.x", "b.x"}}, `--allow: "b.x": no port`},
+		{"open", socks5Flags{listenFlags: listenFlags{listen: "0.0.0.0:0"}, allow: []string{"h.x:1"}}, "--listen: plaintext on 0.0.0.0:0, which others can reach; listen on 127.0.0.1 or a unix socket, or set --unsafe-plaintext-listen"},
+		{"mode", socks5Flags{listenFlags: listenFlags{listen: "unix:/s", socketMode: "rw"}, allow: []string{"h.x:1"}}, "--socket-mode: "},
+		{"users", socks5Flags{listenFlags: at, allow: []string{"h.x"}, users: "/absent/users"}, "--users: open /absent/users: no such file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, err := socks5File(&tt.sf)
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "listeners.socks5") {
+					t.Errorf("error:\n%v\nwant one with\n%s", err, tt.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			roundTrip(t, f)
+			rules := f.Listeners[0].Rules
+			last := rules[len(rules)-1]
+			if len(rules) != len(tt.sf.allow)+1 || last.everything() != true || (last.Deny == "") != tt.sf.report {
+				t.Errorf("rules: %+v", rules)
+			}
+		})
+	}
+}
+
+// A missing users file is told once, and by its flag, where the flags are good.
+func TestSOCKS5WithoutItsUsers(t *testing.T) {
+	out, errs := newOutput(), newOutput()
+	code := run(t.Context(), []string{"socks5", "--listen", "127.0.0.1:0", "--admin", "", "--allow", "h.x:1", "--users", "/absent/users"}, strings.NewReader(""), out, errs)
+	if want := "ambassador: --users: open /absent/users: no such file or directory\n"; code != 2 || errs.String() != want {
+		t.Errorf("exit code %d, %q, want 2 and %q", code, errs, want)
+	}
+}
+
+func record(destination, rule string, reason l4.Reason) *l4.Record {
+	r := &l4.Record{Rule: rule, Destination: destination, Reason: reason}
+	if reason == l4.ReasonClosed {
+		r.Establish = 1
+	}
+	return r
+}
+
+func TestReport(t *testing.T) {
+	s := newSeen()
+	for _, r := range []*l4.Record{
+		record("db.internal:5433", unlisted, l4.ReasonClosed), record("db.internal:5432", unlisted, l4.ReasonClosed), record("db.internal:5432", unlisted, l4.ReasonSpecialAddress),
+		record("db.internal:8080", unlisted, l4.ReasonRefused), record("[2001:db8::1]:443", unlisted, l4.ReasonClosed), record("192.0.2.7:443", unlisted, l4.ReasonProbe),
+		record("allowed.internal:443", "#1", l4.ReasonClosed), record("", "", l4.ReasonBadGreeting),
+	} {
+		s.ended(r)
+	}
+	var out strings.Builder
+	if err := s.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := `# not in --allow, and allowed by --report:
+--allow '192.0.2.7:443'  # 1 session
+--allow '[2001:db8::1]:443'  # 1 session
+--allow 'db.internal:5432-5433'  # 3 sessions, 1 special_address
+--allow 'db.internal:8080'  # 1 session, 1 refused
+# the same as rules of a configuration file:
+- {ip: "192.0.2.7", port: 443, upstream: direct}
+- {ip: "2001:db8::1", port: 443, upstream: direct}
+- {host: "db.internal", port: 5432-5433, upstream: direct}
+- {host: "db.internal", port: 8080, upstream: direct}
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+	// What is printed is taken as it is.
+	var again socks5Flags
+	again.listen = "127.0.0.1:0"
+	for _, n := range s.needs() {
+		again.allow = append(again.allow, n.allow())
+	}
+	if _, err := socks5File(&again); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReportOfNothing(t *testing.T) {
+	s := newSeen()
+	s.ended(record("allowed.internal:443", "#1", l4.ReasonClosed))
+	var out strings.Builder
+	if err := s.write(&out); err != nil || out.String() != "# nothing was asked for that --allow does not have (1 session)\n" {
+		t.Errorf("%v, %q", err, out.String())
+	}
+}
+
+func TestReportIsBounded(t *testing.T) {
+	s := newSeen()
+	for i := range maxSeen + 5 {
+		s.ended(record(fmt.Sprintf("host-%d.internal:1", i), unlisted, l4.ReasonClosed))
+	}
+	s.ended(record("host-7.internal:1", unlisted, l4.ReasonClosed))
+	var out strings.Builder
+	if err := s.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.needs()); n != maxSeen {
+		t.Errorf("%d destinations are kept, want %d", n, maxSeen)
+	}
+	if !strings.Contains(out.String(), "--allow 'host-7.internal:1'  # 2 sessions\n") || !strings.HasSuffix(out.String(), "# and 5 sessions to more than 10000 destinations, which were not kept\n") {
+		t.Errorf("%s", out.String()[max(0, out.Len()-300):])
+	}
+}
+
+// The printed flags and rules stand in the same order, whatever was first.
+func TestReportIsSorted(t *testing.T) {
+	s := newSeen()
+	for _, host := range []string{"c", "a", "b"} {
+		s.ended(record(host+".x:1", unlisted, l4.ReasonClosed))
+	}
+	if got := namesOf(s.needs(), need.allow); !slices.IsSorted(got) || len(got) != 3 {
+		t.Errorf("%v", got)
+	}
+}
+
+func FuzzAllow(f *testing.F) {
+	for _, s := range []string{"db.internal:5432", "*.a.b:1-2", "[::1]/128:*", "10.0.0.0/8:443", "[::", ":", "*:*", "a]:1", "\"}\n:1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		rule, err := parseAllow(s)
+		if err != nil {
+			return
+		}
+		sf := socks5Flags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, allow: []string{s}}
+		file, err := socks5File(&sf)
+		if err != nil {
+			t.Fatalf("%q is taken alone as %+v, and not as a flag: %v", s, rule, err)
+		}
+		if n := len(file.Listeners[0].Rules); n != 2 {
+			t.Errorf("%q makes %d rules", s, n)
+		}
+	})
+}

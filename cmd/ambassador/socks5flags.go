@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"ambassador/policy"
+)
+
+// socks5Flags are the flags of `socks5`: a listener named socks5, and an upstream
+// named direct, which dials what was asked for.
+type socks5Flags struct {
+	listenFlags
+	allow  []string
+	users  string
+	report bool
+}
+
+// unlisted names the rule by which --report allows everything else.
+const unlisted = "unlisted"
+
+func (sf *socks5Flags) bind(flags *pflag.FlagSet) {
+	sf.listenFlags.bind(flags)
+	flags.StringArrayVar(&sf.allow, "allow", nil, "what clients may connect to: HOST:PORT, *.SUFFIX:PORT, CIDR:PORT or [IPv6]/LENGTH:PORT; PORT is N, N-M or * (may be repeated)")
+	flags.StringVar(&sf.users, "users", "", "file of the users who may ask, as `htpasswd -nbB USER PASSWORD` prints them (default: nobody is asked)")
+	flags.BoolVar(&sf.report, "report", false, "allow everything else, too, and print at the end which --allow it would need")
+}
+
+// socks5File makes the configuration that the flags mean, as forwardFile does.
+func socks5File(sf *socks5Flags) (*File, error) {
+	text, problems := sf.yaml()
+	if sf.listen == "" {
+		problems = append(problems, Problem{File: "--listen", Text: "required: where clients connect, like --listen 127.0.0.1:1080"})
+	}
+	if len(sf.allow) == 0 && !sf.report {
+		problems = append(problems, Problem{File: "--allow", Text: "required: what clients may connect to, like --allow 'db.internal:5432' or --allow '*.example.com:443'; --report finds out what they need"})
+	}
+	return madeFile("socks5", text, problems, sf.flagOf)
+}
+
+// flagOf is the flag that a key of the made configuration comes from.
+func (sf *socks5Flags) flagOf(path string) string {
+	if flag := sf.listenFlags.flagOf(path); flag != "" {
+		return flag
+	}
+	switch {
+	case strings.Contains(path, ".rules"):
+		return "--allow"
+	case strings.Contains(path, ".socks5.users_file"):
+		return "--users"
+	}
+	return "socks5"
+}
+
+// yaml is the configuration as text. Problems are the values of --allow that no
+// rule can be made of.
+func (sf *socks5Flags) yaml() (text string, problems []Problem) {
+	lines := []string{"upstreams:", "  direct: {dynamic: true}", "listeners:", "  socks5:"}
+	for _, key := range sf.lines() {
+		lines = append(lines, "    "+key)
+	}
+	lines = append(lines, "    socks5: {"+sf.usersKey()+"}", "    rules:")
+	for _, value := range sf.allow {
+		rule, err := parseAllow(value)
+		if err != nil {
+			problems = append(problems, Problem{File: "--allow", Text: err.Error()})
+			continue
+		}
+		lines = append(lines, "      - "+rule.yaml())
+	}
+	if sf.report {
+		lines = append(lines, "      - {name: "+unlisted+", upstream: direct, report: \"not in --allow\"}")
+	} else {
+		lines = append(lines, "      - {deny: \"not in --allow\"}")
+	}
+	return strings.Join(lines, "\n") + "\n", problems
+}
+
+func (sf *socks5Flags) usersKey() string {
+	if sf.users == "" {
+		return ""
+	}
+	return "users_file: " + quote(absolute(sf.users))
+}
+
+// allowRule is one --allow: what may be asked for, and at which ports.
+type allowRule struct {
+	key, value string // host or ip, and its value
+	ports      string // "443", "8000-8999", or "*"
+}
+
+// yaml is the rule as a section in one line.
+func (r allowRule) yaml() string {
+	text := r.key + ": " + quote(r.value)
+	if r.ports != "*" {
+		text += ", port: " + r.ports
+	}
+	return "{" + text + ", upstream: direct}"
+}
+
+// parseAllow reads a value of --allow. The error names it and the mend.
+func parseAllow(s string) (allowRule, error) {
+	target, ports, err := splitAllow(s)
+	r := allowRule{key: "host", value: target, ports: ports}
+	if err == nil && ports != "*" {
+		_, err = policy.ParsePortRange(ports)
+	}
+	if err != nil {
+		return r, fmt.Errorf("%q: %w", s, err)
+	}
+	if target == "*" {
+		return r, fmt.Errorf("%q: * stands for what comes before a suffix, as in *.example.com; for every destination write 0.0.0.0/0:%s and [::]/0:%s", s, ports, ports)
+	}
+	if prefix, isAddress, err := parseAllowRange(target); isAddress {
+		if err != nil {
+			return r, fmt.Errorf("%q: %w", s, err)
+		}
+		r.key, r.value = "ip", prefix.String()
+		if prefix.IsSingleIP() {
+			r.value = prefix.Addr().String()
+		}
+		return r, nil
+	}
+	if r.value, err = policy.ParseHostPattern(target); err != nil {
+		return r, fmt.Errorf("%q: %w", s, err)
+	}
+	return r, nil
+}
+
+// splitAllow tells the destination from the ports.
+func splitAllow(s string) (target, ports string, err error) {
+	if strings.Contains(s, "://") {
+		return "", "", errors.New("a URL; write HOST:PORT, like example.com:443")
+	}
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 || strings.HasSuffix(s, "]") {
+		return "", "", errors.New("no port; write HOST:PORT, or HOST:* for every port")
+	}
+	target, ports = s[:i], s[i+1:]
+	switch {
+	case target == "":
+		return "", "", errors.New("no host; write HOST:PORT")
+	case strings.Contains(target, ":") && !strings.HasPrefix(target, "["):
+		return "", "", errors.New("an IPv6 address stands in brackets; write [2001:db8::]/32:443")
+	}
+	return target, ports, nil
+}
+
+// parseAllowRange reads an address or a CIDR range; IPv6 in brackets. False: it is
+// neither, but a name.
+func parseAllowRange(s string) (p netip.Prefix, isAddress bool, err error) {
+	text := s
+	if rest, ok := strings.CutPrefix(s, "["); ok {
+		addr, length, closed := strings.Cut(rest, "]")
+		if !closed {
+			return p, true, errors.New("no ] behind the IPv6 address; write [2001:db8::]/32:443")
+		}
+		text = addr + length
+	}
+	if _, err := netip.ParseAddr(text); err != nil && !strings.Contains(text, "/") && text == s {
+		return p, false, nil
+	}
+	p, err = parsePrefix(text)
+	return p, true, err
+}
