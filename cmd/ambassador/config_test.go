@@ -361,6 +361,13 @@ func FuzzParseFile(f *testing.F) {
 		file, err := parseFile("fuzz.yaml", "/", b, testEnv)
 		if err == nil {
 			file.warnings()
+			file.notes()
+			file.ruleLabels()
+			for _, l := range file.Listeners {
+				if _, err := l.rules(); err != nil {
+					t.Errorf("rules that were checked: %v", err)
+				}
+			}
 			for _, id := range file.Identities {
 				id.key()
 			}
