@@ -14,7 +14,8 @@
 //     exit code 0; a second one ends at once.
 //   - COMMAND starts after every required upstream was reached, and its exit code
 //     is ours.
-//   - Standard output carries the addresses, or COMMAND's output, and nothing else.
+//   - Standard output carries the addresses, or COMMAND's output, and nothing else;
+//     with `socks5 --report`, what that found at the very end.
 //
 // # Not promised
 //

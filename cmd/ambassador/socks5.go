@@ -12,8 +12,8 @@ func (a *app) socks5Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "socks5 --listen ADDR --allow HOST:PORT …", Short: "Be a SOCKS5 proxy to what is allowed, and to nothing else, without a file",
 		Long: `Takes SOCKS5 connections and makes those that --allow has, until SIGTERM or SIGINT;
-all others are refused before a name is looked up. *.SUFFIX is every name below the
-suffix; a CIDR range is the addresses in it, asked for or found behind a name.
+all others are refused. *.SUFFIX is every name below the suffix; a CIDR range is the
+addresses in it, asked for or found behind a name, which is looked up only for that.
 Loopback, private and other special addresses stay closed unless they are named: a
 whole HOST opens private ones, localhost opens loopback, a CIDR range inside of them
 what it has.`,

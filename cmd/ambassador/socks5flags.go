@@ -26,7 +26,7 @@ const unlisted = "unlisted"
 func (sf *socks5Flags) bind(flags *pflag.FlagSet) {
 	sf.listenFlags.bind(flags)
 	flags.StringArrayVar(&sf.allow, "allow", nil, "what clients may connect to: HOST:PORT, *.SUFFIX:PORT, CIDR:PORT or [IPv6]/LENGTH:PORT; PORT is N, N-M or * (may be repeated)")
-	flags.StringVar(&sf.users, "users", "", "file of the users who may ask, as `htpasswd -nbB USER PASSWORD` prints them (default: nobody is asked)")
+	flags.StringVar(&sf.users, "users", "", "file of the users who may ask, a line of htpasswd -nbB each (default: nobody is asked who he is)")
 	flags.BoolVar(&sf.report, "report", false, "allow everything else, too, and print at the end which --allow it would need")
 }
 
