@@ -284,7 +284,8 @@ func TestExamplesLoadAndValidate(t *testing.T) {
 			t.Errorf("%s and the schema: %v", path, err)
 		}
 	}
-	for _, wrong := range []string{good + "listner: {}", good + "    required: [1]", good + "    starttls: gopher", "listeners: {}"} {
+	for _, wrong := range []string{good + "listner: {}", good + "    required: [1]", good + "    starttls: gopher", "listeners: {}",
+		ruled("socks5: {}", "{hots: a.b, upstream: net}"), ruled("socks5: {}", "{host: [], upstream: net}"), ruled("socks5: {user: a}", allowAll), good + "    mark: -1"} {
 		if schema.Validate(asJSON(t, []byte(wrong))) == nil {
 			t.Errorf("the schema takes\n%s", wrong)
 		}

@@ -217,6 +217,12 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"forward --listen 127.0.0.1:0", 2, "", "--to"},
 		{"forward --plain --listen " + taken + " --to 127.0.0.1:1", 1, "", "listener forward: listen " + taken + ": the address is in use"},
 		{"forward --plain --listen 127.0.0.1:0 --to 127.0.0.1:1 --print-config", 0, "127.0.0.1:1", ""},
+		{"socks5 --listen 127.0.0.1:0", 2, "", `^ambassador: --allow: required: what clients may connect to`},
+		{"socks5 --listen 127.0.0.1:0 --allow db.internal", 2, "", `^ambassador: --allow: "db.internal": no port`},
+		{"socks5 --listen " + taken + " --allow db.internal:1", 1, "", "listener socks5: listen " + taken + ": the address is in use"},
+		{"socks5 --listen 127.0.0.1:0 --allow db.internal:1 --report --print-config", 0, `(?s)direct: \{dynamic: true\}.*port: 1, upstream: direct.*report: "not in --allow"`, ""},
+		{"check --explain", 2, "", "flag needs an argument"},
+		{"check -c " + good + " --explain dest=a:1", 2, "", "no listener of the file has rules"},
 		{"forward --listen 127.0.0.1:0 --to 127.0.0.1:1 --cert /absent.crt --key /absent.key", 2, "", "--cert: .*no such file"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
