@@ -164,6 +164,17 @@ func TestConnectRefusalsNameTheirMend(t *testing.T) {
 	}
 }
 
+// However much there is to say, a client hears a short word.
+func TestConnectRefusalIsShort(t *testing.T) {
+	for _, cause := range []string{strings.Repeat("x", 1<<20), strings.Repeat(`"`, 1<<20), strings.Repeat("ü", 1<<20)} {
+		c := &tape{}
+		if err := (connectAnswer{minor: 1}).refuse(c, &Error{Stage: StageDial, Reason: ReasonDNS, Err: errors.New(cause)}); err != nil {
+			t.Error(err)
+		}
+		response(t, c.out.String())
+	}
+}
+
 // The specification of the statuses: each reason that a client can hear is here.
 func TestConnectReplies(t *testing.T) {
 	verification := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}

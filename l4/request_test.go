@@ -26,7 +26,6 @@ type tape struct {
 
 func (c *tape) Read(b []byte) (int, error)  { c.reads++; return c.in.Read(b) }
 func (c *tape) Write(b []byte) (int, error) { return c.out.Write(b) }
-func (c *tape) RemoteAddr() net.Addr        { return &net.UnixAddr{Net: "unix"} }
 
 // messages gives one of them to each Read.
 type messages []string

@@ -134,6 +134,9 @@ func (c *socksClient) Write(b []byte) (int, error) {
 // Close is the library's, whose the connection is not.
 func (c *socksClient) Close() error { return nil }
 
+// RemoteAddr spares the library a copy that nobody looks at.
+func (c *socksClient) RemoteAddr() net.Addr { return nil }
+
 // WriteTo ends the library's copying from the client as soon as w has got what was
 // read together with the request.
 func (c *socksClient) WriteTo(w io.Writer) (int64, error) {
@@ -250,7 +253,10 @@ func (t *socksTarget) WriteTo(io.Writer) (int64, error) { return 0, nil }
 func (t *socksTarget) Close() error { return nil }
 
 // LocalAddr is a TCP address, which is all that the library bears.
-func (t *socksTarget) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero} }
+func (t *socksTarget) LocalAddr() net.Addr { return socksNowhere }
+
+// socksNowhere is for the reply that is kept back.
+var socksNowhere = &net.TCPAddr{IP: net.IPv4zero}
 
 // socksAnswer is the reply of SOCKS5.
 type socksAnswer struct{}
