@@ -253,7 +253,15 @@ func testPipelined(t *testing.T, read reader, says string) {
 	}
 }
 
-// deaf is a client that has gone when it is to be told something.
-type deaf struct{ tape }
+// deaf is a client that has gone when it is to be told more than so many things.
+type deaf struct {
+	tape
+	hears int
+}
 
-func (*deaf) Write([]byte) (int, error) { return 0, sys("write", syscall.EPIPE) }
+func (c *deaf) Write(b []byte) (int, error) {
+	if c.hears--; c.hears < 0 {
+		return 0, sys("write", syscall.EPIPE)
+	}
+	return c.tape.Write(b)
+}

@@ -167,10 +167,10 @@ func (c *socksClient) request() (request, error) {
 // failure is why there is no good request, where the library has only words for it.
 func (c *socksClient) failure(words error) *Error {
 	switch {
+	case c.refused != nil: // though it may not have stayed to hear that
+		return c.refused
 	case c.err != nil:
 		return c.lost("SOCKS5")
-	case c.refused != nil:
-		return c.refused
 	case c.first[0] != socksVersion:
 		return requestError(ReasonBadGreeting, notSOCKS5(c.first[:]))
 	case c.said == [2]byte{socksVersion, socksNoMethod} && c.auth != nil:

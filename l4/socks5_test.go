@@ -88,10 +88,20 @@ func TestBadSOCKS5Requests(t *testing.T) {
 
 func TestSOCKS5ClientsThatEnd(t *testing.T) {
 	testEndings(t, readSOCKS5, socksHello+socksToName[:8])
-	_, err := readSOCKS5(t.Context(), &deaf{tape{in: strings.NewReader(socksHello + socksToName)}}, nil, false)
+	_, err := readSOCKS5(t.Context(), &deaf{tape: tape{in: strings.NewReader(socksHello + socksToName)}}, nil, false)
 	var e *Error
 	if !errors.As(err, &e) || e.Reason != ReasonDownstreamReset {
 		t.Errorf("a client that has gone: %v", err)
+	}
+}
+
+// Who guesses passwords and does not wait for the answer is known for that.
+func TestSOCKS5GuessIsNamed(t *testing.T) {
+	c := &deaf{tape{in: strings.NewReader(socksAskUser + "\x01\x05batch\x03pw2")}, 1}
+	_, err := readSOCKS5(t.Context(), c, batch, false)
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != ReasonAuthFailed {
+		t.Errorf("a client that has gone after a wrong password: %v", err)
 	}
 }
 
