@@ -67,8 +67,6 @@ func (a *address) log() *slog.Logger {
 // resolve.
 type candidate struct {
 	endpoint *endpoint
-	unix     string
-	addr     netip.AddrPort
 	at       *address
 	ticket   policy.Ticket
 	probe    bool // it is no session's: it holds no place, and its outcome is the prober's to judge
@@ -104,7 +102,7 @@ func (a *address) permit(now time.Time, limit int) (candidate, bool) {
 // candidate is the address with a ticket, or with the zero one, whose outcome
 // means nothing to the breaker. The caller has taken the place.
 func (a *address) candidate(t policy.Ticket) candidate {
-	return candidate{endpoint: a.endpoint, unix: a.unix, addr: a.addr, at: a, ticket: t}
+	return candidate{endpoint: a.endpoint, at: a, ticket: t}
 }
 
 // full says whether the address has as many connections as it may.

@@ -97,10 +97,10 @@ func (r *race) discard() {
 }
 
 func (u *Upstream) dialOne(ctx context.Context, c candidate) (net.Conn, error) {
-	if c.unix != "" {
-		return u.dial(ctx, "unix", c.unix)
+	if c.at.unix != "" {
+		return u.dial(ctx, "unix", c.at.unix)
 	}
-	return u.dial(ctx, "tcp", c.addr.String())
+	return u.dial(ctx, "tcp", c.at.name)
 }
 
 // dialer is the DialFunc of real sockets: keepalive as everywhere, no Nagle's

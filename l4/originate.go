@@ -261,7 +261,7 @@ func (u *Upstream) explain(stage Stage, c candidate, reason Reason, err error) e
 	if !hungUp {
 		first = header.RecordHeader[:]
 	}
-	what, advice := starttls.Identify(first, c.addr.Port())
+	what, advice := starttls.Identify(first, c.at.addr.Port())
 	if what == "" && advice == "" {
 		return err
 	}

@@ -127,8 +127,8 @@ func (p *plan) pick(now time.Time) (candidate, bool) {
 // rank puts the priorities in order, and within one the family whose turn it is.
 func (p *plan) rank(m *member) int {
 	second := m.other
-	if p.last.at != nil && m.unix == "" && p.last.unix == "" {
-		second = m.addr.Addr().Is4() == p.last.addr.Addr().Is4()
+	if p.last.at != nil && m.unix == "" && p.last.at.unix == "" {
+		second = m.addr.Addr().Is4() == p.last.at.addr.Addr().Is4()
 	}
 	if second {
 		return m.priority*2 + 1
@@ -191,19 +191,19 @@ func (p *plan) again() bool {
 
 // hasSibling says whether sibling could find one. Without, a dial needs no race.
 func (p *plan) hasSibling(c candidate) bool {
-	return p.only == nil && c.unix == "" && slices.ContainsFunc(p.members(), func(m member) bool {
+	return p.only == nil && c.at.unix == "" && slices.ContainsFunc(p.members(), func(m member) bool {
 		return m.beside(c)
 	})
 }
 
 // beside says whether m is of the same endpoint as c and of the other family.
 func (m *member) beside(c candidate) bool {
-	return m.endpoint == c.endpoint && m.addr.Addr().Is4() != c.addr.Addr().Is4()
+	return m.endpoint == c.endpoint && m.addr.Addr().Is4() != c.at.addr.Addr().Is4()
 }
 
 // sibling takes an untried address of the same endpoint and the other family.
 func (p *plan) sibling(c candidate) (candidate, bool) {
-	if p.only != nil || c.unix != "" {
+	if p.only != nil || c.at.unix != "" {
 		return candidate{}, false
 	}
 	now := time.Now()

@@ -262,8 +262,8 @@ func defaultMaxSessions() int {
 // begin makes a session of an accepted connection and runs it. It does not wait.
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
-	sess := &session{server: s, route: route, seq: s.seq.Add(1), start: time.Now(), downstream: conn, traffic: route.traffic}
-	sess.rec = Record{ID: sess.id(), Start: sess.start, Listener: route.cfg.Name, Client: clientName(conn, l), Stage: StageAccept}
+	sess := &session{server: s, route: route, seq: s.seq.Add(1), downstream: conn, traffic: route.traffic}
+	sess.rec = Record{Start: time.Now(), Listener: route.cfg.Name, Client: clientName(conn, l), Stage: StageAccept}
 	s.mu.Lock()
 	s.sessions[sess.seq] = sess
 	route.traffic.active++

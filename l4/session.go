@@ -22,7 +22,6 @@ type session struct {
 	server *Server
 	route  *route // the listener's configuration when the session was accepted
 	seq    uint64
-	start  time.Time
 
 	downstream net.Conn  // owned by run until the relay takes it; nil from then on
 	greeted    *greeted  // of downstream, and owned as it is; nil where the listener has no greeting
@@ -33,7 +32,7 @@ type session struct {
 	slot bool // guarded by Server.mu; it counts for limits.connections
 
 	mu      sync.Mutex
-	rec     Record             // guarded by mu; what others may see of the session while it lives
+	rec     Record             // guarded by mu; what others may see of the session while it lives, but for ID
 	cancel  context.CancelFunc // guarded by mu; ends establishment
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
@@ -242,7 +241,7 @@ func (s *session) relay(conn *upstreamConn) error {
 		return errShutdown // ending knows the real cause
 	}
 	s.rec.Stage = StageRelay
-	s.rec.Establish = Seconds(time.Since(s.start))
+	s.rec.Establish = Seconds(time.Since(s.rec.Start))
 	t := s.route.cfg.Timeouts
 	s.goal = conn.candidate.at
 	s.flow = s.server.engine.Start(relay.Config{
@@ -295,7 +294,7 @@ func (s *session) close(end *Error) {
 	if end.Reason == ReasonProbe && r.BytesUp+r.BytesDown > 0 { // in a dialogue, a greeting perhaps
 		r.Reason = ReasonClosed
 	}
-	r.Duration = Seconds(time.Since(s.start))
+	r.Duration = Seconds(time.Since(r.Start))
 	if end.Err != nil {
 		r.Cause = end.Err.Error()
 	}
@@ -308,6 +307,7 @@ func (s *session) close(end *Error) {
 	}
 	relayed := s.flow != nil
 	rec := *r
+	rec.ID = s.id()
 	s.mu.Unlock()
 	if !relayed {
 		s.closeDownstream(end.Reason)
@@ -396,7 +396,7 @@ func (s *session) snapshot() Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.rec
-	r.Duration = Seconds(time.Since(s.start))
+	r.ID, r.Duration = s.id(), Seconds(time.Since(r.Start))
 	r.BytesUp, r.BytesDown = s.moved()
 	return r
 }

@@ -23,11 +23,11 @@ func (c *clock) set(f *flow, due int64) {
 	f.due = due
 	if f.heapIndex == 0 {
 		c.heap = append(c.heap, f)
-		f.heapIndex = len(c.heap)
-		c.up(f.heapIndex)
+		f.heapIndex = int32(len(c.heap))
+		c.up(len(c.heap))
 	} else {
-		c.up(f.heapIndex)
-		c.down(f.heapIndex)
+		c.up(int(f.heapIndex))
+		c.down(int(f.heapIndex))
 	}
 	c.arm()
 }
@@ -37,7 +37,7 @@ func (c *clock) remove(f *flow) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f.heapIndex > 0 {
-		c.take(f.heapIndex)
+		c.take(int(f.heapIndex))
 	}
 }
 
@@ -124,5 +124,5 @@ func (c *clock) down(i int) {
 
 func (c *clock) swap(i, j int) {
 	c.heap[i-1], c.heap[j-1] = c.heap[j-1], c.heap[i-1]
-	c.heap[i-1].heapIndex, c.heap[j-1].heapIndex = i, j
+	c.heap[i-1].heapIndex, c.heap[j-1].heapIndex = int32(i), int32(j)
 }

@@ -31,25 +31,26 @@ type flow struct {
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
 	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
-	heavy [2]atomic.Bool  // the last event of a direction has moved much
+	heavy atomic.Uint32   // bits of the directions whose last event has moved much
 
+	heapIndex int32 // guarded by clock.mu; 0: the clock does not know the flow
 	due       int64 // guarded by clock.mu
-	heapIndex int   // guarded by clock.mu; 0: the clock does not know the flow
 
-	mu         sync.Mutex
-	sides      [2]side // guarded by mu, like all below
-	bulk       [2]bool // directions that are spliced
-	finished   [2]bool // directions whose FIN has been passed on
-	noSplice   bool    // the kernel cannot splice these sockets, or has no memory for it
-	settling   bool    // Settled was called, or is about to be
-	grown      bool    // it has lived for SettleAfter
-	over       bool    // result is decided, and the sockets are closed
-	truncated  bool
-	firstClose Side
-	result     *Result // set when over
+	mu        sync.Mutex
+	sides     [2]side // guarded by mu, like all below
+	result    *Result // set when over
+	bulk      [2]bool // directions that are spliced
+	finished  [2]bool // directions whose FIN has been passed on
+	noSplice  bool    // the kernel cannot splice these sockets, or has no memory for it
+	settling  bool    // Settled was called, or is about to be
+	grown     bool    // it has lived for SettleAfter
+	over      bool    // result is decided, and the sockets are closed
+	truncated bool
 
 	tellSettled, tellDone bool // what release still has to call
 	telling               bool // Settled is being called, so Done waits for that
+
+	firstClose Side
 }
 
 // side is one socket of a flow.
@@ -61,7 +62,6 @@ type side struct {
 	eof    bool   // it has sent its FIN
 	broken error  // a write to it has failed
 	held   []byte // bytes for it that it has not taken yet
-	owed   int    // of the application's bytes in held, those not counted yet; TLS only
 	pipe   *pipe  // the same, spliced
 	tls    *tlsSide
 	late   *net.KeepAliveConfig // what the socket still lacks; nil: nothing
@@ -72,6 +72,7 @@ type tlsSide struct {
 	conn      *tls.Conn
 	transport *Transport
 	feed      feed
+	owed      int  // of the application's bytes in held, those not counted yet
 	notified  bool // close_notify was written
 	unread    bool // conn may hold what it has read before Start
 }
@@ -84,7 +85,7 @@ func (s *side) saidGoodbye() bool { return s.eof && s.tls != nil && !s.tls.trans
 // refusesGoodbye says whether all that the side does not take is our close_notify,
 // after its own.
 func (s *side) refusesGoodbye() bool {
-	return s.broken != nil && s.saidGoodbye() && s.tls.notified && s.owed == 0
+	return s.broken != nil && s.saidGoodbye() && s.tls.notified && s.tls.owed == 0
 }
 
 func (s *side) holding() bool { return len(s.held) > 0 || s.pipe != nil }
@@ -268,7 +269,7 @@ const (
 )
 
 // isHeavy says whether the flow has moved much when it was last looked at.
-func (f *flow) isHeavy() bool { return f.heavy[up].Load() || f.heavy[down].Load() }
+func (f *flow) isHeavy() bool { return f.heavy.Load() != 0 }
 
 // heldMax is how much is held for a side that is still read. The application's
 // bytes are never so many: beyond are answers to a peer that asks for new keys
@@ -304,8 +305,13 @@ func (f *flow) pump(w *workspace, d direction, ending bool) {
 			break
 		}
 	}
-	if heavy := pumpBudget-budget >= heavyFrom; heavy != f.heavy[d].Load() {
-		f.heavy[d].Store(heavy)
+	bit := uint32(1) << d
+	switch heavy := pumpBudget-budget >= heavyFrom; {
+	case heavy == (f.heavy.Load()&bit != 0):
+	case heavy:
+		f.heavy.Or(bit)
+	default:
+		f.heavy.And(^bit)
 	}
 }
 
@@ -471,8 +477,8 @@ func (f *flow) deliver(w *workspace, d direction, b []byte) {
 	case err != nil && !f.over:
 		f.writeFailed(w, d, err)
 	case dst.broken == nil:
-		dst.owed = min(len(b), len(dst.held))
-		f.count(w, d, len(b)-dst.owed)
+		dst.tls.owed = min(len(b), len(dst.held))
+		f.count(w, d, len(b)-dst.tls.owed)
 	}
 }
 
@@ -524,8 +530,8 @@ func (f *flow) flush(w *workspace, d direction) {
 			dst.held = nil
 		}
 		if dst.tls != nil { // records are longer than what is in them: once all are gone, all is counted
-			n = min(n, dst.owed)
-			dst.owed -= n
+			n = min(n, dst.tls.owed)
+			dst.tls.owed -= n
 		}
 		f.count(w, d, n)
 	}

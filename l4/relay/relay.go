@@ -61,7 +61,7 @@ type Limits struct {
 }
 
 // Side is one of the two sides.
-type Side int
+type Side int8
 
 // The sides. None is neither.
 const (
