@@ -44,7 +44,7 @@ func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listen
 		return &plainListener{ln}, nil
 	}
 	a := &acceptor{engine: e, addr: ln.Addr(), keepAlive: keepAlive, failed: make(chan error, 1), fd: -1}
-	a.watched.accepts = a
+	a.watched.other = a
 	defer ln.Close() // a has a descriptor of its own, or there is nothing to accept
 	raw, err := t.SyscallConn()
 	if err != nil {
@@ -157,7 +157,7 @@ func (a *acceptor) accept() (*Socket, func(net.Conn), syscall.Errno) {
 	if errno != 0 {
 		return nil, nil, errno
 	}
-	return &Socket{fd: fd, remote: from, keepAlive: a.keepAlive}, a.f, 0
+	return newSocket(a.engine, fd, from, a.keepAlive), a.f, 0
 }
 
 func (a *acceptor) error(err error) error {

@@ -29,7 +29,8 @@
 //	         that moves much waits for those that do not (BenchmarkFairness)
 //
 // The way to the relay is kept as short: Listen makes the loops accept, Dial makes
-// sockets that enter Go's poller only if somebody reads from them (Socket).
+// sockets that enter Go's poller only if somebody has to wait for them before the
+// relay, and for the first bytes a loop can wait (Socket).
 //
 // Elsewhere, and for what is no socket, the portable implementation has two
 // goroutines a session. It is the reference: every behaviour is tested on both.

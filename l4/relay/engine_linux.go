@@ -150,11 +150,10 @@ const pageSize = 1 << 10 // of the table: descriptors up to 2^21
 
 type page [pageSize]atomic.Pointer[watched]
 
-// watched is who waits for a descriptor's events: one of the three.
+// watched is who waits for a descriptor's events: a flow, or somebody else.
 type watched struct {
-	flow    *flow
-	accepts *acceptor
-	dial    chan struct{} // of awaitConnect; has room for one
+	flow  *flow
+	other interface{ ready(*loop) } // an *acceptor, a dialling, a *Socket
 }
 
 // at is the place of a descriptor in the table; nil if its number is too large.
@@ -280,13 +279,8 @@ func (l *loop) handle(w *watched, ev unix.EpollEvent) {
 	case w == nil:
 	case w.flow != nil:
 		w.flow.ready(&l.work, ev.Fd, ev.Events)
-	case w.accepts != nil:
-		w.accepts.ready(l)
 	default:
-		select {
-		case w.dial <- struct{}{}:
-		default:
-		}
+		w.other.ready(l)
 	}
 }
 

@@ -32,13 +32,13 @@ func (f *flow) heldFor(side Side) int {
 }
 
 // connecting finds the one dial that a table knows.
-func connecting(t *testing.T, e *Engine) *watched {
+func connecting(t *testing.T, e *Engine) dialling {
 	t.Helper()
-	var found *watched
+	var found dialling
 	waitFor(t, func() bool {
 		for fd := range int32(4 * pageSize) {
-			if w := e.table.at(fd).Load(); w != nil && w.dial != nil {
-				found = w
+			if w := e.table.at(fd).Load(); w != nil && w.flow == nil {
+				found, _ = w.other.(dialling)
 			}
 		}
 		return found != nil
@@ -90,8 +90,8 @@ func TestDialIsNotDeceivedByALateEvent(t *testing.T) {
 		failed <- err
 	}()
 	w := connecting(t, e)
-	w.dial <- struct{}{}
-	w.dial <- struct{}{} // the first has been taken by then
+	w <- struct{}{}
+	w <- struct{}{} // the first has been taken by then
 	cancel()
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Errorf("the dial ends with %v before it has connected", err)

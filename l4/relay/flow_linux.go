@@ -140,7 +140,7 @@ func (f *flow) take(c *Config) bool {
 	for i, l := range legs {
 		fd, ok := l.descriptor()
 		f.sides[i].fd = fd
-		if !ok || !f.watch(direction(i)) {
+		if !ok || !f.watch(direction(i), l) {
 			f.untake(legs)
 			return false
 		}
@@ -174,16 +174,20 @@ func (l *Leg) descriptor() (fd int32, ok bool) {
 	return dupSocket(l.raw)
 }
 
-// watch lets epoll and the table know a descriptor. Events wait for f.mu.
-func (f *flow) watch(d direction) bool {
+// watch lets epoll and the table know a leg's descriptor. Events wait for f.mu.
+func (f *flow) watch(d direction, l *Leg) bool {
 	s := &f.sides[d]
 	at := f.loop.engine.table.at(s.fd)
 	if at == nil {
 		return false
 	}
+	op := unix.EPOLL_CTL_ADD
+	if own, ok := l.raw.(*Socket); ok && own.release(f.loop) {
+		op = unix.EPOLL_CTL_MOD
+	}
 	at.Store(&f.watched)
 	s.mask, s.known = unix.EPOLLIN|unix.EPOLLRDHUP, true
-	return epollCtl(f.loop.epfd, unix.EPOLL_CTL_ADD, s.fd, s.mask) == 0
+	return epollCtl(f.loop.epfd, op, s.fd, s.mask) == 0
 }
 
 // untake gives back what take has got so far. Events that wait for f.mu find an

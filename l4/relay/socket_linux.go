@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -13,29 +14,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket is a TCP connection that enters Go's poller only if somebody reads from
-// it, writes to it or bounds it. One that goes straight to an engine never does,
-// which saves half of the system calls that its life costs.
+// Socket is a TCP connection that enters Go's poller only if somebody has to wait
+// for it there, or asks for its *net.TCPConn. One that goes straight to an engine
+// never does, which saves half of the system calls that its life costs; for its
+// first bytes a loop can wait (Await).
 type Socket struct {
-	remote netip.AddrPort
-
+	// Static after construction.
+	engine    *Engine
+	remote    netip.AddrPort
 	keepAlive *net.KeepAliveConfig
 	// late: a dialled socket does not have the keepalive options yet. It gets them
 	// when it enters Go's poller, or from the engine once it has lived for a second,
 	// for most that are busy do not live so long.
-	late bool
-	home *loop // that has accepted it; nil: dialled
+	late    bool
+	watched watched // as the table knows the socket
+
+	home *loop // that has accepted it, or waits for it; nil: dialled
 
 	mu   sync.Mutex
 	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
 	conn *net.TCPConn // guarded by mu; nil before it is in Go's poller
 	err  error        // guarded by mu; why there is no conn
+
+	loop            *loop     // guarded by mu; which waits for its bytes; nil: none
+	arrived         func()    // guarded by mu; see Await
+	readBy, writeBy time.Time // guarded by mu; the deadlines
 }
 
-// TCP is the *net.TCPConn of a connection of Listen or Dial, or c itself if it is
-// one.
+func newSocket(e *Engine, fd int32, remote netip.AddrPort, keepAlive *net.KeepAliveConfig) *Socket {
+	s := &Socket{engine: e, fd: fd, remote: remote, keepAlive: keepAlive}
+	s.watched.other = s
+	return s
+}
+
+// TCP is the *net.TCPConn of a connection of Listen or Dial, which from then on is
+// in Go's poller, or c itself if it is one.
 func TCP(c net.Conn) (*net.TCPConn, bool) {
 	if s, ok := c.(*Socket); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		conn, err := s.adopt()
 		return conn, err == nil
 	}
@@ -43,16 +60,15 @@ func TCP(c net.Conn) (*net.TCPConn, bool) {
 	return conn, ok
 }
 
-// adopt gives the socket to Go's poller.
+// adopt gives the socket to Go's poller. Mu is held.
 func (s *Socket) adopt() (*net.TCPConn, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.conn != nil || s.err != nil {
 		return s.conn, s.err
 	}
 	if s.fd < 0 {
 		return nil, net.ErrClosed
 	}
+	s.unwatch()
 	fd := s.fd
 	f := os.NewFile(uintptr(fd), "")
 	s.fd = -1
@@ -64,61 +80,199 @@ func (s *Socket) adopt() (*net.TCPConn, error) {
 	}
 	setKeepAlive(fd, s.keepAlive) // package net has just set its own
 	s.conn = c.(*net.TCPConn)
+	if !s.readBy.IsZero() || !s.writeBy.IsZero() {
+		s.conn.SetReadDeadline(s.readBy)
+		s.conn.SetWriteDeadline(s.writeBy)
+	}
 	return s.conn, nil
 }
 
-// Read reads, in Go's poller.
+// Read takes what is there, and waits in Go's poller if nothing is.
 func (s *Socket) Read(b []byte) (int, error) {
+	s.mu.Lock()
+	if s.fd >= 0 {
+		if n, err := s.readNow(b); err != errWouldBlock {
+			s.mu.Unlock()
+			return n, err
+		}
+	}
 	c, err := s.adopt()
+	s.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
 	return c.Read(b)
 }
 
-// Write writes, in Go's poller.
-func (s *Socket) Write(b []byte) (int, error) {
-	c, err := s.adopt()
-	if err != nil {
-		return 0, err
+// readNow is Read without waiting. Mu is held, so that the descriptor is ours.
+func (s *Socket) readNow(b []byte) (int, error) {
+	if expired(s.readBy) {
+		return 0, s.opError("read", os.ErrDeadlineExceeded)
 	}
-	return c.Write(b)
+	if len(b) == 0 {
+		return 0, nil
+	}
+	n, errno := recv(s.fd, b)
+	switch {
+	case errno == syscall.EAGAIN:
+		return 0, errWouldBlock
+	case errno != 0:
+		return 0, s.opError("read", ioError("read", errno))
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Write gives the system what it takes, and waits in Go's poller if that is not all.
+func (s *Socket) Write(b []byte) (n int, err error) {
+	s.mu.Lock()
+	if s.fd >= 0 {
+		if n, err = s.writeNow(b); err != errWouldBlock {
+			s.mu.Unlock()
+			return n, err
+		}
+	}
+	c, err := s.adopt()
+	s.mu.Unlock()
+	if err != nil {
+		return n, err
+	}
+	more, err := c.Write(b[n:])
+	return n + more, err
+}
+
+// writeNow is Write without waiting. Mu is held.
+func (s *Socket) writeNow(b []byte) (n int, err error) {
+	if expired(s.writeBy) {
+		return 0, s.opError("write", os.ErrDeadlineExceeded)
+	}
+	for n < len(b) {
+		sent, errno := send(s.fd, b[n:])
+		switch {
+		case errno == syscall.EAGAIN:
+			return n, errWouldBlock
+		case errno != 0:
+			return n, s.opError("write", ioError("write", errno))
+		}
+		n += sent
+	}
+	return n, nil
+}
+
+func expired(by time.Time) bool { return !by.IsZero() && !time.Now().Before(by) }
+
+// opError is err in package net's form.
+func (s *Socket) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: "tcp", Addr: s.RemoteAddr(), Err: err}
+}
+
+// watch lets a loop wait for bytes. Of edges: a loop that has told once is quiet
+// until there are more. Mu is held.
+func (s *Socket) watch() bool {
+	if s.loop != nil {
+		return true
+	}
+	l, at := s.engine.homeOrLoop(s), s.engine.table.at(s.fd)
+	if l == nil || at == nil {
+		return false
+	}
+	at.Store(&s.watched)
+	if epollCtl(l.epfd, unix.EPOLL_CTL_ADD, s.fd, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLET) != 0 {
+		at.Store(nil)
+		return false
+	}
+	s.loop, s.home = l, l
+	return true
+}
+
+// unwatch ends that. Mu is held.
+func (s *Socket) unwatch() {
+	if s.loop == nil {
+		return
+	}
+	s.engine.table.at(s.fd).Store(nil)
+	epollCtl(s.loop.epfd, unix.EPOLL_CTL_DEL, s.fd, 0)
+	s.loop, s.arrived = nil, nil
+}
+
+// ready is an event of the socket's, on a loop.
+func (s *Socket) ready(*loop) {
+	s.mu.Lock()
+	f := s.arrived
+	s.arrived = nil
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+// Await calls f once, on a loop, when there is something to read: bytes, an end, an
+// error; rarely, when there is not. It is not called after Close, and not at all
+// where Await is false. It must not wait. Until it is called nobody may read from the
+// connection.
+func (s *Socket) Await(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 || !s.watch() {
+		return false
+	}
+	s.arrived = f
+	return true
 }
 
 // CloseWrite ends the sending direction.
 func (s *Socket) CloseWrite() error {
-	c, err := s.adopt()
-	if err != nil {
-		return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conn != nil:
+		return s.conn.CloseWrite()
+	case s.fd < 0:
+		return net.ErrClosed
 	}
-	return c.CloseWrite()
+	return os.NewSyscallError("shutdown", unix.Shutdown(int(s.fd), unix.SHUT_WR))
 }
 
 // SetDeadline is that of net.Conn.
 func (s *Socket) SetDeadline(t time.Time) error {
-	c, err := s.adopt()
-	if err != nil {
-		return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readBy, s.writeBy = t, t
+	if s.conn != nil {
+		return s.conn.SetDeadline(t)
 	}
-	return c.SetDeadline(t)
+	return s.open()
 }
 
 // SetReadDeadline is that of net.Conn.
 func (s *Socket) SetReadDeadline(t time.Time) error {
-	c, err := s.adopt()
-	if err != nil {
-		return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readBy = t
+	if s.conn != nil {
+		return s.conn.SetReadDeadline(t)
 	}
-	return c.SetReadDeadline(t)
+	return s.open()
 }
 
 // SetWriteDeadline is that of net.Conn.
 func (s *Socket) SetWriteDeadline(t time.Time) error {
-	c, err := s.adopt()
-	if err != nil {
-		return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writeBy = t
+	if s.conn != nil {
+		return s.conn.SetWriteDeadline(t)
 	}
-	return c.SetWriteDeadline(t)
+	return s.open()
+}
+
+// open is the error of a socket that is closed, or an engine's. Mu is held.
+func (s *Socket) open() error {
+	if s.fd < 0 {
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // SetLinger is that of net.TCPConn; 0 makes a close a RST.
@@ -146,8 +300,11 @@ func (s *Socket) Close() error {
 	if s.fd < 0 {
 		return net.ErrClosed
 	}
+	if s.loop != nil { // the table forgets it before the number can be another's
+		s.engine.table.at(s.fd).Store(nil)
+	}
 	closeFD(s.fd)
-	s.fd = -1
+	s.fd, s.loop, s.arrived = -1, nil, nil
 	return nil
 }
 
@@ -195,7 +352,7 @@ func (s *Socket) Control(f func(fd uintptr)) error {
 	return nil
 }
 
-// bare is the descriptor, if it is in no poller.
+// bare is the descriptor, if it is the socket's own.
 func (s *Socket) bare() (fd int32, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,6 +363,19 @@ func (s *Socket) bare() (fd int32, ok bool) {
 func (s *Socket) holds(fd int32) bool {
 	own, ok := s.bare()
 	return ok && own == fd
+}
+
+// release ends the socket's own waiting, before another owner of the descriptor
+// waits in l. Known: l's epoll has it already, and has to be told for whom.
+func (s *Socket) release(l *loop) (known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.loop == l {
+		s.loop, s.arrived = nil, nil
+		return true
+	}
+	s.unwatch()
+	return false
 }
 
 // taken makes the descriptor an engine's; false if it is in Go's poller.
@@ -268,7 +438,7 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, wait 
 	if errno != 0 {
 		return nil, ioError("socket", errno)
 	}
-	s := &Socket{fd: int32(n), remote: to}
+	s := newSocket(e, int32(n), to, nil)
 	if mark != 0 {
 		if err := SetMark(uintptr(s.fd), mark); err != nil {
 			closeFD(s.fd)
@@ -322,6 +492,16 @@ func toItself(fd int32, to netip.AddrPort) bool {
 	return errno == 0 && at.Port() == to.Port() && at.Addr() == to.Addr().Unmap()
 }
 
+// dialling is a connect that somebody waits for. It has room for one event.
+type dialling chan struct{}
+
+func (d dialling) ready(*loop) {
+	select {
+	case d <- struct{}{}:
+	default:
+	}
+}
+
 // awaitConnect waits until a connect has ended, in a loop's epoll. An event is
 // only a hint, as it is for a flow.
 func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) error {
@@ -333,8 +513,8 @@ func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) 
 	if at == nil {
 		return ioError("connect", syscall.EMFILE)
 	}
-	w := &watched{dial: make(chan struct{}, 1)}
-	at.Store(w)
+	w := make(dialling, 1)
+	at.Store(&watched{other: w})
 	defer at.Store(nil)
 	if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT); errno != 0 {
 		return ioError("epoll_ctl", errno)
@@ -342,7 +522,7 @@ func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) 
 	defer epollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0)
 	for {
 		select {
-		case <-w.dial:
+		case <-w:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
