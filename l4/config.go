@@ -79,6 +79,12 @@ func (c *ListenerConfig) upstreams() []string {
 // proxied says whether clients come by proxies that tell of them.
 func (c *ListenerConfig) proxied() bool { return len(c.ProxyFrom) > 0 }
 
+// speaksFirst says whether clients have to say something before anything is dialled
+// for them.
+func (c *ListenerConfig) speaksFirst() bool {
+	return c.TLS != nil || c.proxied() || c.Request == RequestSOCKS5 || c.Request == RequestConnect
+}
+
 // SocketConfig says what a unix listener's file looks like.
 type SocketConfig struct {
 	// Mode is the file's permission bits. If zero, 0600.

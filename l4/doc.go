@@ -4,8 +4,9 @@
 // A Server is given a Config by Apply, again on every reload. Each accepted
 // connection is a session; (*session).run is its life, in order, and session.go
 // tells it without another file. Beside it: listener.go binds and accepts,
-// greet.go is what comes before a dial (greeters.go bounds it; request.go, socks5.go
-// and httpconnect.go are where clients say where to),
+// greet.go is what comes before a dial (greeters.go bounds it; silence.go is where
+// clients are that have to speak and do not; request.go, socks5.go and
+// httpconnect.go are where clients say where to),
 // upstream.go makes connections (resolve.go says where to, plan.go in which order,
 // address.go keeps what is known of each address; dial.go, originate.go),
 // limits.go counts, outcome.go names every ending, observe.go accounts for it,

@@ -63,7 +63,7 @@ func (s *session) greet(ctx context.Context) error {
 	if !cfg.greets() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.route.handshake())
+	ctx, cancel := context.WithDeadline(ctx, s.patience())
 	defer cancel()
 	mayWait(ctx)
 	if cfg.TLS != nil || cfg.proxied() {

@@ -227,8 +227,9 @@ func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	f.greeters.most = 2
 	oldest := f.client(0)
+	io.WriteString(oldest, "\x16") // who says nothing at all is parked
 	f.until("the first session in greet", func() bool { return f.greeting() == 1 })
-	f.client(0)
+	io.WriteString(f.client(0), "\x16")
 	f.until("two sessions in greet", func() bool { return f.greeting() == 2 })
 	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
 	wantReset(t, oldest)
@@ -236,7 +237,7 @@ func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 		t.Errorf("record: %+v", r)
 	}
 	if n := f.greeting(); n != 1 {
-		t.Errorf("%d sessions in greet, want the silent one", n)
+		t.Errorf("%d sessions in greet, want the one that said no more", n)
 	}
 }
 

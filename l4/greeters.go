@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// greeters are the sessions whose client has not said yet what has to come before
-// a dial. They bound what a flood of clients can cost, whoever else the process
+// greeters are the sessions whose client has begun to say what has to come before a
+// dial, and has not said it yet; who has said nothing is in silence. They bound what a flood of clients can cost, whoever else the process
 // serves: their number bounds the memory, and turns the processor time.
 type greeters struct {
 	// turns has a place for each that may compute now: as many as there are

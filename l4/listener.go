@@ -40,6 +40,7 @@ type route struct {
 	rules    *policy.Rules      // nil: all go to cfg.Upstream
 	limiter  *limiter           // the listener's
 	asked    *starttls.Protocol // in which clients ask for TLS; nil: none
+	silence  silence
 }
 
 // choice is an upstream that sessions of a listener may go to.

@@ -173,10 +173,16 @@ func unmapped(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
+// fromProxy says whether the client is one of the proxies before us.
+func (s *session) fromProxy() bool {
+	peer := clientIP(s.downstream)
+	return slices.ContainsFunc(s.route.cfg.ProxyFrom, func(p netip.Prefix) bool { return p.Contains(peer) })
+}
+
 // proxied learns from the proxy before us who the client is.
 func (s *session) proxied(ctx context.Context) error {
 	fail := func(reason Reason, err error) error { return &Error{Stage: StageGreet, Reason: reason, Err: err} }
-	if peer := clientIP(s.downstream); !slices.ContainsFunc(s.route.cfg.ProxyFrom, func(p netip.Prefix) bool { return p.Contains(peer) }) {
+	if !s.fromProxy() {
 		return fail(ReasonDenied, fmt.Errorf("only the proxies in proxy_protocol.from of the listener may connect, and %s is none of them", s.snapshot().Client))
 	}
 	unbound := boundIO(ctx, s.route.handshake(), s.downstream)

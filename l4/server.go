@@ -100,8 +100,8 @@ func New(ctx context.Context, o Options) *Server {
 func (s *Server) end() {
 	s.closeListeners()
 	s.runners.close()
-	s.stopAll(errShutdown)
 	s.cancel()
+	s.stopAll(errShutdown) // afterwards, for nobody is parked from then on
 }
 
 // Apply makes cfg the server's configuration. New sockets are bound before old

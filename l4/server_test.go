@@ -78,7 +78,7 @@ func (f *fixture) client(i int) *net.TCPConn {
 }
 
 // backend is a TCP server whose connections are handled by serve.
-func backend(t *testing.T, serve func(*net.TCPConn)) string {
+func backend(t testing.TB, serve func(*net.TCPConn)) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

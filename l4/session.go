@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type session struct {
 
 	traffic *traffic // guarded by Server.mu; where it is counted
 
+	waited bool // owned by run; the client's first word has been waited for, parked
+
 	slot bool // guarded by Server.mu; it counts for limits.connections
 
 	mu      sync.Mutex
@@ -38,6 +41,7 @@ type session struct {
 	flow    relay.Session      // guarded by mu; nil before the relay
 	goal    *address           // guarded by mu; where the relay goes
 	entered *netip.Addr        // guarded by mu; as whose the listener's limiter counts it; nil: it does not
+	parked  *list.Element      // guarded by mu; its place in the route's silence; nil: it is not there
 
 	accounted bool // guarded by mu; rec has flow's bytes
 }
@@ -46,16 +50,20 @@ type session struct {
 //
 //	admit → greet → route → [permit → dial → proxy → starttls → tls] → answer → dialogue → relay
 //
-// The stages in brackets are one attempt; connect repeats them while attempts
-// and time are left. Each stage begins only if the one before went well, and
-// the first error goes to close, which writes the one record. When all went
-// well, run hands both connections to the relay and its goroutine ends; the
-// relay's end calls close.
+// Between the first two the session is parked until its client speaks, where that
+// has to; then run begins again. The stages in brackets are one attempt; connect
+// repeats them while attempts and time are left. Each stage begins only if the one
+// before went well, and the first error goes to close, which writes the one record.
+// When all went well, run hands both connections to the relay and its goroutine
+// ends; the relay's end calls close.
 func (s *session) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.mu.Lock()
 	s.cancel = cancel
+	if s.stopped != nil { // before there was anything to cancel
+		cancel()
+	}
 	s.mu.Unlock()
 	defer s.recoverPanic()
 	if err := s.establish(ctx); err != nil {
@@ -64,10 +72,15 @@ func (s *session) run(ctx context.Context) {
 }
 
 // establish is run's list of stages. An error means that the session is still
-// ours to close.
+// ours to close, and none that it is the relay's, or parked.
 func (s *session) establish(ctx context.Context) error {
-	if err := s.admit(); err != nil {
-		return err
+	if !s.waited {
+		if err := s.admit(); err != nil {
+			return err
+		}
+		if s.park() {
+			return nil
+		}
 	}
 	if err := s.greet(ctx); err != nil {
 		return err
@@ -360,6 +373,8 @@ func (s *session) stop(cause error) {
 		flow.Stop(cause)
 	case cancel != nil:
 		cancel()
+	case s.unpark():
+		s.close(s.ending(cause))
 	}
 }
 

@@ -1,0 +1,137 @@
+package l4
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// parked is how many sessions of the listener wait for a first word.
+func (f *fixture) parked() int {
+	q := &f.listeners[0].route.Load().silence
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.all.Len()
+}
+
+// parks skips a test where sessions wait with goroutines.
+func parks(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS != "linux" || os.Getenv("AMBASSADOR_TEST_RELAY") != "" {
+		t.Skip("only the engine waits without goroutines")
+	}
+}
+
+// Clients that say nothing hold no goroutine, and are served, told apart and ended
+// as everybody else.
+func TestSilentClientsHoldNoGoroutine(t *testing.T) {
+	parks(t)
+	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg.Listeners[0].Timeouts.Handshake = time.Hour
+	f := serve(t, Options{}, cfg)
+	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
+	ping(t, tls.Client(f.client(0), client))
+	f.until("the first to be relayed", func() bool { return f.active() == 1 && f.parked() == 0 })
+	before := runtime.NumGoroutine()
+	const many = 300
+	for range many {
+		f.client(0)
+	}
+	speaks, leaves, resets, killed := f.client(0), f.client(0), f.client(0), f.client(0)
+	f.until("all to wait", func() bool { return f.parked() == many+4 })
+	if n := runtime.NumGoroutine() - before; n > 10 {
+		t.Errorf("%d goroutines for %d silent clients", n, many)
+	}
+	if n := f.greeting(); n != 0 {
+		t.Errorf("%d silent clients count as in a handshake", n)
+	}
+
+	ping(t, tls.Client(speaks, client))
+	wantEnd := func(what string, reason Reason) {
+		t.Helper()
+		if r := f.record(); r.Reason != reason || r.Stage != StageGreet {
+			t.Errorf("%s: %+v", what, r)
+		}
+	}
+	leaves.CloseWrite()
+	wantEnd("who leaves", ReasonProbe)
+	resets.SetLinger(0)
+	resets.Close()
+	wantEnd("who resets", ReasonDownstreamReset)
+	for _, s := range f.live() {
+		if s.snapshot().Client == killed.LocalAddr().String() {
+			s.stop(errKilled)
+		}
+	}
+	wantEnd("who is killed", ReasonKilled)
+	wantReset(t, killed)
+
+	f.cancel()
+	for range many + 2 {
+		if r := f.record(); r.Reason != ReasonShutdown {
+			t.Errorf("at the end: %+v", r)
+		}
+	}
+}
+
+// Who says nothing is dropped when its time is up, and leaves nothing behind.
+func TestSilentClientsAreDropped(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	const patience = 300 * time.Millisecond
+	cfg.Listeners[0].Timeouts.Handshake = patience
+	f := serve(t, Options{}, cfg)
+	const many = 200
+	var last net.Conn
+	for range many {
+		last = f.client(0)
+	}
+	for range many {
+		if r := f.record(); r.Reason != ReasonHandshakeTimeout || r.Stage != StageGreet || time.Duration(r.Duration) < patience {
+			t.Fatalf("record: %+v", r)
+		}
+	}
+	wantReset(t, last)
+	if n := f.parked(); n != 0 || f.active() != 0 {
+		t.Errorf("%d are still waited for, %d sessions", n, f.active())
+	}
+}
+
+// The time of a client that has said one word is up at the same moment as before.
+func TestPatienceIsForTheWholeGreeting(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	const patience = 400 * time.Millisecond
+	cfg.Listeners[0].Timeouts.Handshake = patience
+	f := serve(t, Options{}, cfg)
+	c := f.client(0)
+	start := time.Now()
+	time.AfterFunc(patience/2, func() { io.WriteString(c, "\x16") })
+	r := f.record()
+	if r.Reason != ReasonHandshakeTimeout || time.Since(start) > patience*7/4 {
+		t.Errorf("after %v: %+v", time.Since(start), r)
+	}
+}
+
+// Silent clients count for the limits, and give their place back.
+func TestSilentClientsCount(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg.MaxSessions = 2
+	f := serve(t, Options{}, cfg)
+	first := f.client(0)
+	f.client(0)
+	f.until("two to wait", func() bool { return f.active() == 2 })
+	f.wantRefused()
+	if r := f.record(); r.Reason != ReasonLimit || !strings.Contains(r.Limit, "limits.connections") {
+		t.Errorf("the third: %+v", r)
+	}
+	first.Close()
+	if r := f.record(); r.Reason != ReasonProbe {
+		t.Errorf("the first: %+v", r)
+	}
+	f.client(0)
+	f.until("another to wait", func() bool { return f.active() == 2 })
+}
