@@ -121,9 +121,9 @@ func (s *session) choose(name string, d *destination) (w want, failure *Error) {
 
 // accept tells the client, in the protocol of its request, that it is connected.
 func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) error {
-	defer boundIO(ctx, s.route.handshake(), s.downstream)()
-	bound, _ := conn.raw.LocalAddr().(*net.TCPAddr)
-	err := r.answer.accept(s.stream(), bound.AddrPort())
+	defer limitIO(ctx, s.route.handshake(), s.downstream)()
+	local, _ := conn.raw.LocalAddr().(*net.TCPAddr)
+	err := r.answer.accept(s.atHand(ctx), local.AddrPort())
 	if err == nil {
 		return nil
 	}

@@ -230,3 +230,16 @@ func TestReaches(t *testing.T) {
 		}
 	}
 }
+
+// A refusal that the client has heard is the session's ending, though the process
+// ends before the client has closed.
+func TestARefusalIsNotOvertakenByShutdown(t *testing.T) {
+	f := serve(t, Options{}, egress(policy.Rule{Hosts: []string{"localhost"}, Upstream: "out"}))
+	if _, code := f.socks("8.8.8.8:53"); code != 2 {
+		t.Errorf("reply %d", code)
+	}
+	f.cancel()
+	if r := f.record(); r.Reason != ReasonNoRoute {
+		t.Errorf("record %+v", r)
+	}
+}

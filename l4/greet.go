@@ -65,8 +65,8 @@ func (s *session) greet(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithDeadline(ctx, s.patience())
 	defer cancel()
-	mayWait(ctx)
 	if cfg.TLS != nil || cfg.proxied() {
+		mayWait(ctx)
 		defer s.server.greeters.enter(s)()
 	}
 	s.greeted = &greeted{}
@@ -190,11 +190,13 @@ func (s *session) ask(ctx context.Context) error {
 
 // readRequest reads a request, in at most timeouts.handshake.
 func (s *session) readRequest(ctx context.Context, read func(context.Context, net.Conn, credentials, bool) (request, error)) error {
-	defer boundIO(ctx, s.route.handshake(), s.downstream)()
-	r, err := read(ctx, s.stream(), s.credentials(), s.route.cfg.Context)
+	defer limitIO(ctx, s.route.handshake(), s.downstream)()
+	r, err := read(ctx, s.atHand(ctx), s.credentials(), s.route.cfg.Context)
 	if err != nil {
 		var e *Error
-		if errors.As(err, &e) && (e.Reason == ReasonBadGreeting || e.Reason == ReasonAuthFailed) {
+		if errors.As(err, &e) && (e.Reason == ReasonBadGreeting || e.Reason == ReasonAuthFailed || e.Reason == ReasonInternal) {
+			mayWait(ctx)
+			s.conclude()
 			closeAfterReading(s.stream()) // it was told why
 		}
 		return err
@@ -263,6 +265,17 @@ func (s *session) takeHints(ctx context.Context) error {
 	g.hints = asked.over(given)
 	s.note(func(r *Record) { r.Tag = g.hints.tag })
 	return nil
+}
+
+// atHand is stream for who reads little and writes less: where that is a bare
+// socket, it can be done on a loop.
+func (s *session) atHand(ctx context.Context) net.Conn {
+	conn := s.stream()
+	if socket, ok := conn.(awaiter); ok {
+		return &patient{socket, conn, s, ctx}
+	}
+	mayWait(ctx)
+	return conn
 }
 
 // keepEarly puts what was read back before what the client sends next.

@@ -12,19 +12,39 @@ import (
 // session begins on the one that has accepted it, and has one of its own only if
 // it has to wait. A session that needs no waiting, since it forwards to an address
 // of this host, begins and is relayed on one thread: waking others would cost
-// more than all of its work. A runner is used again because its stack has grown.
+// more than all of its work. So does one that rests until its client says more,
+// which the loop tells that would have to be woken otherwise. A runner is used
+// again because its stack has grown.
 type runner struct {
 	// Static after construction.
-	next func() (waits, ok bool) // runs on until the session waits, or is handed over
+	next func() (what step, ok bool) // runs on until something else is to be done
 	stop func()
 
-	session *session // the next; owned by who has taken the runner
+	session *session     // the next; owned by who has taken the runner
+	resting atomic.Int32 // an atRest
 }
+
+// step is why a runner's session does not run on.
+type step int
+
+const (
+	stepOver step = iota // it has ended, or is handed over, or is parked
+	stepWait             // it goes on, on a goroutine of its own
+	stepRest             // it goes on when it is woken
+)
+
+// atRest is how far a runner is with coming to rest: it may be woken before it has.
+const (
+	running int32 = iota
+	resting
+	woken
+)
 
 // leave lets a session wait, once: from then on it has a goroutine of its own.
 type leave struct {
-	left  atomic.Bool
-	yield func(bool) bool
+	left   atomic.Bool
+	runner *runner
+	yield  func(step) bool
 }
 
 // waiting is the key of what mayWait calls.
@@ -34,17 +54,17 @@ type waiting struct{}
 // session, if it is one, and first on the session's own goroutine.
 func mayWait(ctx context.Context) {
 	if l, ok := ctx.Value(waiting{}).(*leave); ok && !l.left.Swap(true) {
-		l.yield(true)
+		l.yield(stepWait)
 	}
 }
 
 func newRunner(ctx context.Context) *runner {
 	r := &runner{}
-	r.next, r.stop = iter.Pull(func(yield func(bool) bool) {
-		for again := true; again; again = yield(false) {
+	r.next, r.stop = iter.Pull(func(yield func(step) bool) {
+		for again := true; again; again = yield(stepOver) {
 			s := r.session
 			r.session = nil
-			s.run(context.WithValue(ctx, waiting{}, &leave{yield: yield}))
+			s.run(context.WithValue(ctx, waiting{}, &leave{runner: r, yield: yield}))
 		}
 	})
 	return r
@@ -65,11 +85,32 @@ const maxIdleRunners = 16
 func (rs *runners) run(ctx context.Context, s *session) {
 	r := rs.take(ctx)
 	r.session = s
-	if waits, _ := r.next(); waits {
-		go rs.finish(r) // Shutdown waits for the session, by quiet
-		return
+	rs.resume(r)
+}
+
+func (rs *runners) resume(r *runner) {
+	for {
+		switch what, _ := r.next(); {
+		case what == stepWait:
+			go rs.finish(r) // Shutdown waits for the session, by quiet
+			return
+		case what == stepOver:
+			rs.giveBack(r)
+			return
+		case r.resting.CompareAndSwap(running, resting):
+			return
+		}
+		r.resting.Store(running) // it was woken on its way
 	}
-	rs.giveBack(r)
+}
+
+// wake goes on with a runner that rests, or is about to. It is called once for
+// each time that it does.
+func (rs *runners) wake(r *runner) {
+	if r.resting.Swap(woken) == resting {
+		r.resting.Store(running)
+		rs.resume(r)
+	}
 }
 
 func (rs *runners) finish(r *runner) {

@@ -30,9 +30,11 @@ type session struct {
 
 	traffic *traffic // guarded by Server.mu; where it is counted
 
-	waited bool // owned by run; the client's first word has been waited for, parked
-
-	slot bool // guarded by Server.mu; it counts for limits.connections
+	// Together, since a session may live for days.
+	waited    bool // owned by run; the client's first word has been waited for, parked
+	slot      bool // guarded by Server.mu; it counts for limits.connections
+	concluded bool // guarded by mu; the ending is known, and the client is being told
+	accounted bool // guarded by mu; rec has flow's bytes
 
 	mu      sync.Mutex
 	rec     Record             // guarded by mu; what others may see of the session while it lives, but for ID
@@ -42,8 +44,7 @@ type session struct {
 	goal    *address           // guarded by mu; where the relay goes
 	entered *netip.Addr        // guarded by mu; as whose the listener's limiter counts it; nil: it does not
 	parked  *list.Element      // guarded by mu; its place in the route's silence; nil: it is not there
-
-	accounted bool // guarded by mu; rec has flow's bytes
+	runner  *runner            // guarded by mu; that rests while the session is parked; nil: none does
 }
 
 // run is the life of a connection up to the relay:
@@ -122,6 +123,9 @@ func (s *session) reach(ctx context.Context) (*upstreamConn, *Error) {
 // protocol has a word for it. Others learn it from what follows.
 func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *Error) error {
 	asked := s.requested()
+	if failure != nil {
+		s.conclude()
+	}
 	switch {
 	case failure == nil && asked == nil:
 		s.at(StageAnswer)
@@ -349,14 +353,25 @@ func (s *session) ending(err error) *Error {
 	if !errors.As(err, &end) {
 		end = &Error{Stage: s.rec.Stage, Reason: ReasonInternal, Err: err}
 	}
-	cause := s.stopped
-	if cause == nil && s.server.ctx.Err() != nil {
-		cause = errShutdown
-	}
-	if cause != nil {
+	if cause := s.cause(); cause != nil && !s.concluded {
 		return &Error{Stage: end.Stage, Reason: stopReason(cause), Err: cause}
 	}
 	return end
+}
+
+// cause is why the session was stopped from outside; nil: it was not. Mu is held.
+func (s *session) cause() error {
+	if s.stopped == nil && s.server.ctx.Err() != nil {
+		return errShutdown
+	}
+	return s.stopped
+}
+
+// conclude keeps the ending that is known, though it takes the client a while to hear it.
+func (s *session) conclude() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.concluded = s.cause() == nil
 }
 
 // stop ends the session from outside, for a cause of stopReason. It may be
@@ -373,8 +388,11 @@ func (s *session) stop(cause error) {
 		flow.Stop(cause)
 	case cancel != nil:
 		cancel()
-	case s.unpark():
-		s.close(s.ending(cause))
+		s.wake()
+	default:
+		if _, ok := s.unpark(); ok {
+			s.close(s.ending(cause))
+		}
 	}
 }
 

@@ -2,7 +2,10 @@ package l4
 
 import (
 	"container/list"
+	"context"
 	"errors"
+	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -28,39 +31,114 @@ func (s *session) park() bool {
 	if !cfg.speaksFirst() && !cfg.SNI || cfg.proxied() && !s.fromProxy() { // who is refused is so at once
 		return false
 	}
-	socket, ok := s.downstream.(interface{ Await(f func()) bool })
+	socket, ok := s.downstream.(awaiter)
 	if !ok {
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped != nil || s.server.ctx.Err() != nil || !socket.Await(s.wake) {
-		return false
-	}
+	s.at(StageGreet)
 	s.waited = true
-	s.parked, s.cancel = s.route.silence.enter(s), nil
-	s.rec.Stage = StageGreet
-	return true
+	if s.await(socket, nil) {
+		return true
+	}
+	s.waited = false
+	return false
 }
 
-// unpark ends the waiting, for the first who calls it.
-func (s *session) unpark() bool {
+// unpark ends the waiting, for the first who calls it, and gives the runner that
+// rests; nil: the session has to begin again.
+func (s *session) unpark() (r *runner, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.parked == nil {
-		return false
+		return nil, false
 	}
 	s.route.silence.leave(s.parked)
-	s.parked = nil
-	return true
+	r, s.parked, s.runner = s.runner, nil, nil
+	return r, true
 }
 
 // wake goes on with a session whose client has said something, or has left. The
 // loop calls it.
 func (s *session) wake() {
-	if s.unpark() {
-		s.server.runners.run(s.server.ctx, s)
+	if r, ok := s.unpark(); ok {
+		s.goOn(r)
 	}
+}
+
+// goOn runs a session that was unparked.
+func (s *session) goOn(r *runner) {
+	if r != nil {
+		s.server.runners.wake(r)
+		return
+	}
+	s.server.runners.run(s.server.ctx, s)
+}
+
+// rest lets the session wait for more from its client, who has begun to speak,
+// without a goroutine. It is for who runs on a loop still; false: wait as others do.
+func (s *session) rest(ctx context.Context) bool {
+	l, ok := ctx.Value(waiting{}).(*leave)
+	socket, is := s.downstream.(awaiter)
+	if !ok || !is || l.left.Load() || !s.await(socket, l.runner) {
+		return false
+	}
+	l.yield(stepRest)
+	return true
+}
+
+// await parks the session, to be begun again or, with a runner, to go on.
+func (s *session) await(socket awaiter, r *runner) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped != nil || s.server.ctx.Err() != nil || !socket.Await(s.wake) {
+		return false
+	}
+	s.parked, s.runner = s.route.silence.enter(s), r
+	if r == nil {
+		s.cancel = nil // whose run is over
+	}
+	return true
+}
+
+// awaiter is a socket that a loop can wait for.
+type awaiter interface {
+	Await(f func()) bool
+	ReadNow(b []byte) (n int, err error, ok bool)
+	WriteNow(b []byte) (n int, err error, ok bool)
+}
+
+// patient is the client's connection for who reads from it on a loop, and rests
+// there until there is something to read.
+type patient struct {
+	awaiter
+	net.Conn
+	session *session
+	ctx     context.Context
+}
+
+func (c *patient) Read(b []byte) (int, error) {
+	for {
+		if n, err, ok := c.ReadNow(b); ok {
+			return n, err
+		}
+		if !time.Now().Before(c.session.patience()) {
+			return 0, os.ErrDeadlineExceeded
+		}
+		if !c.session.rest(c.ctx) {
+			mayWait(c.ctx)
+			return c.Conn.Read(b)
+		}
+	}
+}
+
+func (c *patient) Write(b []byte) (int, error) {
+	n, err, ok := c.WriteNow(b)
+	if ok {
+		return n, err
+	}
+	mayWait(c.ctx)
+	more, err := c.Conn.Write(b[n:])
+	return n + more, err
 }
 
 // enter adds a session.
@@ -98,8 +176,10 @@ func (q *silence) arm(now time.Time) {
 func (q *silence) expire() {
 	now := time.Now()
 	for _, s := range q.due(now) {
-		switch {
-		case !s.unpark():
+		switch r, ok := s.unpark(); {
+		case !ok:
+		case r != nil: // it finds out itself that its time is up
+			s.goOn(r)
 		case s.route.cfg.speaksFirst():
 			s.close(&Error{Stage: StageGreet, Reason: ReasonHandshakeTimeout, Err: errSilent})
 		default: // without a name for rules

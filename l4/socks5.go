@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/armon/go-socks5"
@@ -42,20 +44,26 @@ const (
 	socksBadAddress         = 8
 )
 
-// A server of the library keeps nothing of a connection, so that one serves all
-// clients of its kind. There are two since it takes the first method it knows of
-// those that the client lists, and nobody may choose to show no password.
-var (
-	socksOpen    = newSOCKSServer(socks5.NoAuthAuthenticator{})
-	socksGuarded = newSOCKSServer(socksPassword{})
-)
+// socksReader is the library's server, for one client at a time: it does not tell
+// whose request it asks about. There are two since it takes the first method it knows
+// of those that the client lists, and nobody may choose to show no password.
+type socksReader struct {
+	open, guarded *socks5.Server
+	client        *socksClient
+}
 
-func newSOCKSServer(method socks5.Authenticator) *socks5.Server {
+// socksReaders are those that have no client.
+var socksReaders = sync.Pool{New: func() any {
+	r := &socksReader{}
+	r.open, r.guarded = newSOCKSServer(r, socks5.NoAuthAuthenticator{}), newSOCKSServer(r, socksPassword{})
+	return r
+}}
+
+func newSOCKSServer(r *socksReader, method socks5.Authenticator) *socks5.Server {
 	server, err := socks5.New(&socks5.Config{
 		AuthMethods: []socks5.Authenticator{method},
-		Resolver:    socksHandOver{},
-		Rules:       socksHandOver{},
-		Dial:        socksHandOver{}.dial,
+		Resolver:    r,
+		Rules:       r,
 		Logger:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // the session's record has it all
 	})
 	if err != nil {
@@ -75,11 +83,15 @@ func readSOCKS5(ctx context.Context, conn net.Conn, auth credentials, contextAll
 		}
 	}()
 	c := &socksClient{asking: asking{Conn: conn}, ctx: ctx, auth: auth, contextAllowed: contextAllowed}
-	server := socksOpen
+	reader := socksReaders.Get().(*socksReader)
+	reader.client = c
+	server := reader.open
 	if auth != nil {
-		server = socksGuarded
+		server = reader.guarded
 	}
 	err = server.ServeConn(c)
+	reader.client = nil
+	socksReaders.Put(reader)
 	if c.wants == nil {
 		return request{}, c.failure(err)
 	}
@@ -100,30 +112,40 @@ type socksClient struct {
 	auth           credentials
 	contextAllowed bool
 
-	first   [8]byte // the beginning of what the client has sent
-	said    [2]byte // our last word before the reply
-	reply   byte    // of the library; 0: none, or success
+	room    [512]byte // what was read
+	read    []byte    // of room, what the library has not got yet
+	first   [8]byte   // the beginning of what the client has sent
+	said    [2]byte   // our last word before the reply
+	reply   byte      // of the library; 0: none, or success
 	user    string
 	context string
-	refused *Error       // of auth
-	wants   *socksTarget // nil: there is no good request
+	refused *Error           // of auth
+	wants   *socks5.AddrSpec // nil: there is no good request
 }
 
+// Read gives the library a byte at a time, so that it takes none that is not its own.
 func (c *socksClient) Read(b []byte) (int, error) {
-	begun := c.heard
-	n, err := c.asking.Read(b)
-	if !begun {
-		copy(c.first[:], b[:n])
+	if len(c.read) == 0 {
+		begun := c.heard
+		n, err := c.asking.Read(c.room[:])
+		if n == 0 {
+			return 0, err
+		}
+		if c.read = c.room[:n]; !begun {
+			copy(c.first[:], c.read)
+		}
 	}
-	return n, err
+	n := copy(b[:1], c.read)
+	c.read = c.read[n:]
+	return n, nil
 }
 
-// Write keeps the reply of success back: nothing has been dialled yet.
+// Write keeps the reply to a good request back, which is ours.
 func (c *socksClient) Write(b []byte) (int, error) {
 	switch {
 	case len(b) == len(c.said):
 		c.said = [2]byte(b)
-	case b[1] == socksSucceeded:
+	case c.wants != nil:
 		return len(b), nil
 	default:
 		c.reply = b[1]
@@ -137,13 +159,6 @@ func (c *socksClient) Close() error { return nil }
 // RemoteAddr spares the library a copy that nobody looks at.
 func (c *socksClient) RemoteAddr() net.Addr { return nil }
 
-// WriteTo ends the library's copying from the client as soon as w has got what was
-// read together with the request.
-func (c *socksClient) WriteTo(w io.Writer) (int64, error) {
-	c.wants = w.(*socksTarget)
-	return 0, nil
-}
-
 // Valid is the library's question for a user's password.
 func (c *socksClient) Valid(user, password string) bool {
 	if c.contextAllowed {
@@ -155,8 +170,8 @@ func (c *socksClient) Valid(user, password string) bool {
 
 // request is what the client wants.
 func (c *socksClient) request() (request, error) {
-	to := c.wants.destination
-	r := request{user: c.user, context: c.context, early: c.wants.early, answer: socksAnswer{}}
+	to := c.wants
+	r := request{user: c.user, context: c.context, early: bytes.Clone(c.read), answer: socksAnswer{}}
 	if addr, ok := netip.AddrFromSlice(to.IP); ok {
 		r.addr = addr.Unmap()
 		return r, r.goToPort(uint16(to.Port))
@@ -214,49 +229,19 @@ func (socksPassword) Authenticate(r io.Reader, w io.Writer) (*socks5.AuthContext
 	return socks5.UserPassAuthenticator{Credentials: w.(*socksClient)}.Authenticate(r, w)
 }
 
-// socksHandOver is what the library would resolve, permit and dial with. It does
-// none of it: the destination goes to a stand-in for the connection, and the
-// library to its end.
-type socksHandOver struct{}
-
 // Resolve leaves names to the rules.
-func (socksHandOver) Resolve(ctx context.Context, _ string) (context.Context, net.IP, error) {
+func (*socksReader) Resolve(ctx context.Context, _ string) (context.Context, net.IP, error) {
 	return ctx, nil, nil
 }
 
-// Allow leaves it to the rules, and the destination to dial.
-func (socksHandOver) Allow(ctx context.Context, r *socks5.Request) (context.Context, bool) {
-	return context.WithValue(ctx, socksHandOver{}, r.DestAddr), true
+// Allow takes a good request, and with it leaves the library nothing to do.
+func (r *socksReader) Allow(ctx context.Context, req *socks5.Request) (context.Context, bool) {
+	if req.Command != socks5.ConnectCommand {
+		return ctx, true // it says itself that there is nothing else
+	}
+	r.client.wants = req.DestAddr
+	return ctx, false
 }
-
-func (socksHandOver) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	return &socksTarget{destination: ctx.Value(socksHandOver{}).(*socks5.AddrSpec)}, nil
-}
-
-// socksTarget stands where the library expects what it has dialled.
-type socksTarget struct {
-	net.Conn    // nil: the library calls nothing but what follows
-	destination *socks5.AddrSpec
-	early       []byte
-}
-
-// Write gets what the client has sent behind its request, if that was read with it.
-func (t *socksTarget) Write(b []byte) (int, error) {
-	t.early = append(t.early, b...)
-	return len(b), nil
-}
-
-// WriteTo ends the library's copying to the client before it begins.
-func (t *socksTarget) WriteTo(io.Writer) (int64, error) { return 0, nil }
-
-// Close is nothing: there is nothing.
-func (t *socksTarget) Close() error { return nil }
-
-// LocalAddr is a TCP address, which is all that the library bears.
-func (t *socksTarget) LocalAddr() net.Addr { return socksNowhere }
-
-// socksNowhere is for the reply that is kept back.
-var socksNowhere = &net.TCPAddr{IP: net.IPv4zero}
 
 // socksAnswer is the reply of SOCKS5.
 type socksAnswer struct{}

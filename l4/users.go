@@ -216,6 +216,7 @@ func (u *Users) Check(ctx context.Context, client netip.Addr, user, password str
 	if m := line.verified.Load(); known && m != nil && hmac.Equal(m[:], mark[:]) {
 		return true, nil
 	}
+	mayWait(ctx)
 	matches, err := u.verify(ctx, mark, line.hash, password)
 	switch {
 	case err != nil:
@@ -316,6 +317,7 @@ func (u *Users) lead(ctx context.Context, c *comparison, mark passwordMark, hash
 
 // fail waits for as long as the client's failures ask for.
 func (u *Users) fail(ctx context.Context, client netip.Addr) error {
+	mayWait(ctx)
 	wait := u.failures.add(client, time.Now())
 	if wait == 0 {
 		return ctx.Err()

@@ -23,6 +23,11 @@ var past = time.Unix(1, 0)
 // closed anyway it need not be called, only ctx cancelled.
 func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
 	mayWait(ctx)
+	return limitIO(ctx, d, conns...)
+}
+
+// limitIO is boundIO for who rests instead of waiting.
+func limitIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
 	set := func(t time.Time) {
 		for _, c := range conns {
 			c.SetDeadline(t)

@@ -38,6 +38,7 @@ type Socket struct {
 
 	loop            *loop     // guarded by mu; which waits for its bytes; nil: none
 	arrived         func()    // guarded by mu; see Await
+	missed          bool      // guarded by mu; something came, and nobody was to be told
 	readBy, writeBy time.Time // guarded by mu; the deadlines
 }
 
@@ -104,6 +105,35 @@ func (s *Socket) Read(b []byte) (int, error) {
 	return c.Read(b)
 }
 
+// ReadNow is Read that does not wait: ok says that it did not have to.
+func (s *Socket) ReadNow(b []byte) (n int, err error, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return 0, nil, false
+	}
+	n, err = s.readNow(b)
+	if err == errWouldBlock {
+		return 0, nil, false
+	}
+	return n, err, true
+}
+
+// WriteNow is Write that does not wait: n bytes were written, and ok says that those
+// are all that can be.
+func (s *Socket) WriteNow(b []byte) (n int, err error, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return 0, nil, false
+	}
+	n, err = s.writeNow(b)
+	if err == errWouldBlock {
+		return n, nil, false
+	}
+	return n, err, true
+}
+
 // readNow is Read without waiting. Mu is held, so that the descriptor is ours.
 func (s *Socket) readNow(b []byte) (int, error) {
 	if expired(s.readBy) {
@@ -112,6 +142,7 @@ func (s *Socket) readNow(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
+	s.missed = false // what comes from now on is seen, or told of
 	n, errno := recv(s.fd, b)
 	switch {
 	case errno == syscall.EAGAIN:
@@ -200,7 +231,7 @@ func (s *Socket) unwatch() {
 func (s *Socket) ready(*loop) {
 	s.mu.Lock()
 	f := s.arrived
-	s.arrived = nil
+	s.arrived, s.missed = nil, f == nil
 	s.mu.Unlock()
 	if f != nil {
 		f()
@@ -216,6 +247,11 @@ func (s *Socket) Await(f func()) bool {
 	defer s.mu.Unlock()
 	if s.fd < 0 || !s.watch() {
 		return false
+	}
+	if s.missed {
+		s.missed = false
+		go f() // as the loop would have called it
+		return true
 	}
 	s.arrived = f
 	return true
