@@ -299,13 +299,20 @@ func identityState(id identityReply) string {
 // writeSessions lists sessions for people: live ones, or ended ones.
 func writeSessions(w io.Writer, all []l4.Record, recent bool, now time.Time) error {
 	p := &report{now: now}
+	asked := slices.ContainsFunc(all, func(r l4.Record) bool { return r.Destination != "" })
 	heads := []string{"ID", "START", "CLIENT", "LISTENER", "UPSTREAM", "ADDRESS", "STAGE", "UP", "DOWN", "DURATION"}
+	if asked {
+		heads = slices.Insert(heads, 4, "DESTINATION")
+	}
 	if recent {
 		heads = append(heads, "REASON")
 	}
 	rows := [][]string{heads}
 	for _, r := range all {
 		row := []string{r.ID, p.when(r.Start), r.Client, r.Listener, r.Upstream, r.Address, string(r.Stage), byteCount(r.BytesUp), byteCount(r.BytesDown), r.Duration.String()}
+		if asked {
+			row = slices.Insert(row, 4, r.Destination)
+		}
 		if recent {
 			row = append(row, string(r.Reason))
 		}

@@ -128,6 +128,22 @@ No session has ended yet.
 	}
 }
 
+func TestSessionsOfEgress(t *testing.T) {
+	all := []l4.Record{{ID: "A-1", Start: noon(), Client: "127.0.0.1:40000", Listener: "egress", Destination: "db.internal:5432", Stage: l4.StageRoute, Reason: l4.ReasonDenied},
+		{ID: "A-2", Start: noon(), Client: "127.0.0.1:40001", Listener: "postgres", Upstream: "db", Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed}}
+	var out strings.Builder
+	if err := writeSessions(&out, all, true, noon()); err != nil {
+		t.Fatal(err)
+	}
+	want := `ID   START                    CLIENT           LISTENER  DESTINATION       UPSTREAM  ADDRESS        STAGE  UP   DOWN  DURATION  REASON
+A-1  2026-11-23 12:00:00 UTC  127.0.0.1:40000  egress    db.internal:5432  -         -              route  0 B  0 B   0s        denied
+A-2  2026-11-23 12:00:00 UTC  127.0.0.1:40001  postgres  -                 db        10.0.0.1:5432  relay  0 B  0 B   0s        closed
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestStatesInWords(t *testing.T) {
 	p := &report{now: noon()}
 	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: l4.ReasonOK}); got != "no_identity: expired" {

@@ -59,25 +59,30 @@ type usersReply struct {
 // maxUsersFile bounds a users_file: about a hundred thousand users.
 const maxUsersFile = 8 << 20
 
-// readUsers reads a users_file. The error joins all that is wrong with it, each
-// with its line and the mend.
+// readUsers reads a users_file.
 func readUsers(path string) (list *l4.UserList, sum [sha256.Size]byte, err error) {
 	text, err := readUpTo(path, maxUsersFile)
-	if err != nil {
-		return nil, sum, err
+	if err == nil {
+		list, err = parseUsers(path, text)
 	}
-	list, err = l4.ParseUsers(text)
+	return list, sha256.Sum256(text), err
+}
+
+// parseUsers reads the text of a users_file. The error joins all that is wrong with
+// it, each with its line and the mend.
+func parseUsers(path string, text []byte) (*l4.UserList, error) {
+	list, err := l4.ParseUsers(text)
 	if err == nil && list.Len() == 0 {
 		err = errors.New("it has no users, so that nobody could come in; add one with `htpasswd -nbB USER PASSWORD`")
 	}
-	if err != nil {
-		var all []error
-		for _, e := range flatten(err) {
-			all = append(all, fmt.Errorf("%s: %w", path, e))
-		}
-		return nil, sum, errors.Join(all...)
+	if err == nil {
+		return list, nil
 	}
-	return list, sha256.Sum256(text), nil
+	var all []error
+	for _, e := range flatten(err) {
+		all = append(all, fmt.Errorf("%s: %w", path, e))
+	}
+	return nil, errors.Join(all...)
 }
 
 // users are those of a file; nil if path is empty.
@@ -144,9 +149,7 @@ func (m *usersFiles) refresh() {
 func (m *usersFiles) statuses() []usersReply {
 	var out []usersReply
 	for _, u := range m.list() {
-		u.mu.Lock()
-		out = append(out, u.status)
-		u.mu.Unlock()
+		out = append(out, u.reply())
 	}
 	return out
 }
@@ -166,37 +169,41 @@ func (m *usersFiles) list() (out []*usersFile) {
 func (u *usersFile) look() time.Duration {
 	u.looking.Lock()
 	defer u.looking.Unlock()
-	list, sum, err := readUsers(u.path)
-	changed, said := sum != u.sum, u.lastError()
+	text, err := readUpTo(u.path, maxUsersFile)
+	sum, said := sha256.Sum256(text), u.reply().LastError
+	if err == nil && sum == u.sum && said == "" {
+		return files.PollInterval
+	}
+	var list *l4.UserList
+	if err == nil {
+		list, err = parseUsers(u.path, text)
+	}
 	switch {
-	case err != nil && err.Error() != said:
-		u.log.Warn("users not renewed; the old ones stay", "cause", strings.ReplaceAll(err.Error(), "\n", "; "))
-		now := time.Now()
-		u.tell(func(s *usersReply) { s.LastError, s.LastErrorAt = err.Error(), &now })
-	case err != nil:
-	case changed:
+	case err == nil:
 		u.users.Set(list)
 		u.sum = sum
 		u.log.Info("users renewed", "users", list.Len())
-		u.tell(func(s *usersReply) { *s = usersReply{File: u.path, Users: list.Len(), Loaded: time.Now()} })
-	case said != "": // it is again as it was
-		u.log.Info("users are well again", "users", list.Len())
-		u.tell(func(s *usersReply) { s.LastError, s.LastErrorAt = "", nil })
+		u.tell(usersReply{File: u.path, Users: list.Len(), Loaded: time.Now()})
+	case err.Error() != said:
+		u.log.Warn("users not renewed; the old ones stay", "cause", strings.ReplaceAll(err.Error(), "\n", "; "))
+		now, status := time.Now(), u.reply()
+		status.LastError, status.LastErrorAt = err.Error(), &now
+		u.tell(status)
 	}
 	return files.PollInterval
 }
 
-func (u *usersFile) lastError() string {
+func (u *usersFile) reply() usersReply {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.status.LastError
+	return u.status
 }
 
-// tell changes the status under its lock.
-func (u *usersFile) tell(change func(*usersReply)) {
+// tell replaces the status.
+func (u *usersFile) tell(status usersReply) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	change(&u.status)
+	u.status = status
 }
 
 // usersPaths are the files of those who may ask at listeners, each once.

@@ -80,7 +80,7 @@ func TestUsersFollowTheirFile(t *testing.T) {
 }
 
 // What is read again and again is told once, and a file that is again as it was is
-// well.
+// good again.
 func TestUsersAreToldOnce(t *testing.T) {
 	alice := htpasswd(t, "alice", "wonderland")
 	m, path, log := watchedUsers(t, alice)
@@ -97,7 +97,7 @@ func TestUsersAreToldOnce(t *testing.T) {
 	}
 	writeFile(t, path, alice)
 	u.look()
-	if s := u.status; s.LastError != "" || !strings.Contains(log.String(), "users are well again") {
+	if s := u.status; s.LastError != "" || !strings.Contains(log.String(), "users renewed") {
 		t.Errorf("%+v\n%s", s, log)
 	}
 }
