@@ -184,6 +184,9 @@ listeners:
 `
 	s := serveFile(t, strings.Replace(text, "RULE", "first", 1))
 	at := s.addr("egress")
+	if page, _ := s.admin("GET", "/metrics"); !strings.Contains(page, `ambassador_sessions_active{listener="egress",upstream="net"} 0`+"\n") {
+		t.Errorf("before the first session there are no series of it:\n%s", ourLines(page))
+	}
 	live, code := ask(t, at, "", localhost(echo))
 	if code != 0 {
 		t.Fatalf("reply %d", code)

@@ -89,10 +89,11 @@ func TestExplainVerdicts(t *testing.T) {
 
 func TestExplainAsJSON(t *testing.T) {
 	for question, want := range map[string]string{
-		"dest=api.example:443 addr=127.0.0.1": `{"listener":"egress","verdict":"allow","reason":"special_address","rule":"api","upstream":"net","dynamic":true,"addresses":[{"address":"127.0.0.1","special":"loopback"}]}`,
-		"dest=db.internal:1":                  `{"listener":"egress","verdict":"allow","rule":"#5","upstream":"db"}`,
-		"dest=x.example:1":                    `{"listener":"egress","verdict":"none","reason":"no_route"}`,
-		"dest=x.example:1 uid=33":             `{"listener":"egress","verdict":"deny","reason":"denied","rule":"#7","why":"www-data goes nowhere"}`,
+		"dest=api.example:443 addr=127.0.0.1":             `{"listener":"egress","verdict":"allow","reason":"special_address","rule":"api","upstream":"net","dynamic":true,"addresses":[{"address":"127.0.0.1","special":"loopback"}]}`,
+		"dest=api.example:443 addr=127.0.0.1,203.0.114.1": `{"listener":"egress","verdict":"allow","rule":"api","upstream":"net","dynamic":true,"addresses":[{"address":"127.0.0.1","special":"loopback"},{"address":"203.0.114.1"}]}`,
+		"dest=db.internal:1":                              `{"listener":"egress","verdict":"allow","rule":"#5","upstream":"db"}`,
+		"dest=x.example:1":                                `{"listener":"egress","verdict":"none","reason":"no_route"}`,
+		"dest=x.example:1 uid=33":                         `{"listener":"egress","verdict":"deny","reason":"denied","rule":"#7","why":"www-data goes nowhere"}`,
 	} {
 		out, errs, code := explained(t, "-c", egressFile(t), "--json", "--explain", question)
 		var got, wanted map[string]any

@@ -102,6 +102,16 @@ func TestUsersAreToldOnce(t *testing.T) {
 	}
 }
 
+func TestUsersAreRefreshed(t *testing.T) {
+	m, path, _ := watchedUsers(t, htpasswd(t, "alice", "wonderland"))
+	m.running, _ = m.prepare([]string{path}) // and nothing watches them
+	writeFile(t, path, htpasswd(t, "bob", "builder"))
+	m.refresh()
+	if !checks(t, m.running.users(path), "bob", "builder") {
+		t.Error("the new users are not in use")
+	}
+}
+
 func TestUsersOfAReload(t *testing.T) {
 	bob := htpasswd(t, "bob", "builder")
 	m, path, _ := watchedUsers(t, htpasswd(t, "alice", "wonderland"))
