@@ -265,7 +265,7 @@ func (l *ListenerSection) egressNotes(f *File) (out []string) {
 	for i, r := range l.Rules {
 		u := f.upstream(r.Upstream)
 		if u != nil && u.Dynamic && u.TLS != nil && !u.TLS.named() && len(r.IPs) > 0 && len(r.Hosts) == 0 && !l.OriginalDestination {
-			out = append(out, fmt.Sprintf("%s.rules[%d]: upstream %s verifies the name that was asked for, so that clients must ask for a name; tls.server_name or tls.principals would serve addresses, too", at, i, u.Name))
+			out = append(out, fmt.Sprintf("%s.rules[%d]: upstream %s verifies what was asked for, so that where clients ask for an address, the server's certificate must have it; tls.server_name or tls.principals there say otherwise", at, i, u.Name))
 		}
 	}
 	return append(out, l.unreachableRules()...)

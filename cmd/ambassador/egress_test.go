@@ -267,7 +267,7 @@ func TestWarningsAndNotesOfEgress(t *testing.T) {
 		{"unreachable", ruled("socks5: {}", "{port: 1, upstream: net}", "{upstream: net}", "{deny: x}"), "", "listeners.l.rules[2]: it can never match, nor those after it, because rule #2 before it matches everything"},
 		{"everything", with(good, "upstream: u", "upstream: u, socks5: {}", `endpoints: ["h:1"]`, "dynamic: true"), "", "every destination is allowed but special addresses"},
 		{"whatever is asked for", with(good, "upstream: u", "upstream: u, socks5: {}"), "", "all sessions go to u, whatever their clients ask for"},
-		{"addresses without a name", with(ruled("socks5: {}", "{ip: 192.0.2.0/24, upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", "upstream net verifies the name that was asked for"},
+		{"addresses without a name", with(ruled("socks5: {}", "{ip: 192.0.2.0/24, upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", "upstream net verifies what was asked for"},
 		{"names", with(ruled("socks5: {}", "{ip: 192.0.2.0/24, host: '*.b', upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", ""},
 	} {
 		f, err := parse(tt.text)
