@@ -47,13 +47,20 @@ type closedError struct {
 
 func (e *closedError) Error() string { return e.text }
 
-// judge keeps the addresses that may be dialled. The error is a *closedError if
+// maxDialled bounds the addresses of one destination that may be dialled, of which
+// its owner can name thousands: connect.attempts of an upstream is at most 100.
+const maxDialled = 100
+
+// judge keeps the addresses that may be dialled, of more than maxDialled the first. The error is a *closedError if
 // there are none.
 func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	var kept []netip.Addr
 	var refused []string
 	reason := ReasonSpecialAddress
 	for _, ip := range found {
+		if len(kept) == maxDialled {
+			break
+		}
 		ip = ip.Unmap()
 		if slices.Contains(kept, ip) {
 			continue
@@ -79,13 +86,16 @@ func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	return nil, &closedError{reason, fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", "))}
 }
 
+// mustLookUp says that nobody has looked the name up for this session yet.
+func (d *destination) mustLookUp() bool { return !d.addr.IsValid() && d.ips == nil }
+
 // addresses looks the name up, where the rules have not, and judges what is found.
 // Where nothing needs to be looked up it does not wait.
 func (d *destination) addresses(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error)) ([]netip.Addr, error) {
 	switch {
 	case d.addr.IsValid():
 		return d.judge([]netip.Addr{d.addr})
-	case d.ips != nil:
+	case !d.mustLookUp():
 		return d.judge(d.ips)
 	}
 	mayWait(ctx)

@@ -80,7 +80,7 @@ func (s *site) members(u *Upstream, ips []netip.Addr) []member {
 		}
 		out = append(out, m)
 	}
-	e.members = out[:min(len(out), maxKnownAddresses)]
+	e.members = slices.Clone(out[:min(len(out), maxKnownAddresses)]) // the rest is not kept alive by it
 	return out
 }
 
@@ -95,7 +95,8 @@ type target struct {
 // find makes the target's members known. Of a destination whose breaker is open
 // the name is not looked up. Errors are *closedError, and those of a look-up.
 func (t *target) find(ctx context.Context, u *Upstream) error {
-	if t.members != nil || !t.site.breaker.Usable(time.Now()) {
+	looksUp := t.destination.mustLookUp()
+	if t.members != nil || looksUp && !t.site.breaker.Usable(time.Now()) {
 		return nil
 	}
 	start := time.Now()
@@ -103,15 +104,16 @@ func (t *target) find(ctx context.Context, u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	if !t.destination.addr.IsValid() && t.destination.ips == nil {
+	if looksUp {
 		u.timed(PhaseDNS, start)
 	}
 	t.members = t.site.members(u, ips)
 	return nil
 }
 
-// all are the members, or, before they are known, those that others have met.
-func (t *target) all() []member {
+// known are the members, or, before they are known, those that others have met.
+// Those were judged by other rules perhaps, and are not dialled.
+func (t *target) known() []member {
 	if t.members != nil {
 		return t.members
 	}

@@ -31,7 +31,16 @@ var errTriedAll = errors.New("every address was tried")
 // members are the addresses to choose from.
 func (p *plan) members() []member {
 	if p.to != nil {
-		return p.to.all()
+		return p.to.members
+	}
+	return p.upstream.members()
+}
+
+// known are the addresses of which there is something to say: members, and before
+// there are any those of a dynamic upstream that others have met.
+func (p *plan) known() []member {
+	if p.to != nil {
+		return p.to.known()
 	}
 	return p.upstream.members()
 }
@@ -78,7 +87,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	if len(p.tried) > 0 {
 		return candidate{}, errTriedAll
 	}
-	if p.upstream.forgive(p.members(), time.Now()) {
+	if p.upstream.forgive(p.known(), time.Now()) {
 		return p.next(ctx)
 	}
 	return candidate{}, p.refuse(time.Now())
@@ -242,7 +251,7 @@ func (r *refusal) Error() string { return r.text }
 func (p *plan) refuse(now time.Time) *refusal {
 	u := p.upstream
 	var open, full, down *address
-	for _, m := range p.members() {
+	for _, m := range p.known() {
 		switch {
 		case m.breaker.State() != policy.Closed && (open == nil || m.retryIn(now) < open.retryIn(now)):
 			open = m.address

@@ -1,0 +1,82 @@
+package l4
+
+import (
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"ambassador/policy"
+)
+
+// An open breaker, which those share who ask for the same destination, does not
+// keep the rules of one from judging it, nor are the addresses dialled that were
+// judged by the rules of another.
+func TestOpenBreakerAndOtherRules(t *testing.T) {
+	dead := refusedAddress(t)
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: time.Hour}
+	f := serve(t, Options{}, cfg)
+	for _, want := range []Reason{ReasonRefused, ReasonBreakerOpen} {
+		f.socks(dead)
+		if r := f.record(); r.Reason != want {
+			t.Fatalf("opened: %+v, want %s", r, want)
+		}
+	}
+	cfg.Listeners[0].Rules = policy.NewRules([]policy.Rule{{Upstream: "out"}})
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, code := f.socks(dead)
+	if r := f.record(); code != 2 || r.Reason != ReasonSpecialAddress {
+		t.Errorf("reply %d: %+v, want special_address", code, r)
+	}
+}
+
+func TestOpenBreakerLeavesNothingToDial(t *testing.T) {
+	u := dynamic(t, UpstreamConfig{Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour}}, nil)
+	d := &destination{host: "db.test", port: 1, may: everything, ours: notOurs}
+	s := u.site(d)
+	others := s.members(u, []netip.Addr{netip.MustParseAddr("10.0.0.7")})
+	c, _ := others[0].permit(time.Now(), 0)
+	u.giveUp(c, ReasonRefused, sys("connect", syscall.ECONNREFUSED))
+	p := &plan{upstream: u, want: want{to: &target{site: s, destination: d}}}
+	if err := p.to.find(t.Context(), u); err != nil || len(p.members()) != 0 || len(p.known()) != 1 {
+		t.Errorf("find: %v; %d to dial, %d known", err, len(p.members()), len(p.known()))
+	}
+}
+
+// What a name has in addresses is its owner's choice: it is not kept for it.
+func TestManyAddressesAreNotKept(t *testing.T) {
+	u := dynamic(t, UpstreamConfig{}, nil)
+	var ips []netip.Addr
+	for i := range 4000 {
+		ips = append(ips, netip.AddrFrom4([4]byte{8, 8, byte(i >> 8), byte(i)}))
+	}
+	d := &destination{host: "db.test", port: 1, ips: ips, may: everything, ours: notOurs}
+	to := &target{site: u.site(d), destination: d}
+	if err := to.find(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(to.members); got != maxDialled {
+		t.Errorf("%d may be dialled", got)
+	}
+	if kept := cap(to.site.endpoint.members); kept > maxKnownAddresses {
+		t.Errorf("%d addresses are kept alive", kept)
+	}
+}
+
+// dynamic is an upstream of that configuration.
+func dynamic(t *testing.T, cfg UpstreamConfig, dial DialFunc) *Upstream {
+	t.Helper()
+	cfg.Name, cfg.Dynamic = "out", true
+	u, err := newUpstream(cfg, Options{Dial: dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func everything(netip.Addr) (string, bool) { return "", true }
+
+func notOurs(netip.AddrPort) bool { return false }
