@@ -45,7 +45,11 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 			r.running--
 			if d.err != nil && r.running > 0 {
 				e := u.failed(ctx, StageDial, d.candidate, d.err)
-				u.giveUp(d.candidate, e.Reason, e)
+				reason := e.Reason
+				if plan.impatient() {
+					reason = ""
+				}
+				u.giveUp(d.candidate, reason, e)
 				plan.failed(d.candidate, e)
 				continue // the other is still on its way
 			}

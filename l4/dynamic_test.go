@@ -1,9 +1,12 @@
 package l4
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ambassador/policy"
@@ -80,3 +83,40 @@ func dynamic(t *testing.T, cfg UpstreamConfig, dial DialFunc) *Upstream {
 func everything(netip.Addr) (string, bool) { return "", true }
 
 func notOurs(netip.AddrPort) bool { return false }
+
+// What a client has no patience for says nothing about the upstream, or one that
+// asks for timeout=1ms would open its breaker for all.
+func TestImpatientClientsOpenNoBreaker(t *testing.T) {
+	silent := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	for _, c := range []struct {
+		name    string
+		ips     []netip.Addr
+		timeout time.Duration // of the client; 0: it asks for none
+		want    policy.BreakerState
+	}{
+		{"impatient", addrs("8.8.8.8"), time.Millisecond, policy.Closed},
+		{"impatient in a race", addrs("8.8.8.8", "2606:4700::1"), raceDelay + 50*time.Millisecond, policy.Closed},
+		{"patient", addrs("8.8.8.8"), 0, policy.Open},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := dynamic(t, UpstreamConfig{Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour}}, silent)
+			d := &destination{host: "db.test", port: 1, ips: c.ips, may: everything, ours: notOurs}
+			w := want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}
+			w.connect, _ = hints{timeout: c.timeout}.narrow(w.connect)
+			_, failure := u.connectFor(t.Context(), w, untold)
+			if got := w.to.site.breaker.State(); failure == nil || failure.Reason != ReasonTimeout || got != c.want {
+				t.Errorf("%s: %v, and the breaker is %v, want %v", c.name, failure, got, c.want)
+			}
+		})
+	}
+}
+
+func addrs(all ...string) (out []netip.Addr) {
+	for _, s := range all {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}

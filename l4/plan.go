@@ -15,14 +15,15 @@ import (
 // each time while there is one, the families in turn. Not safe for concurrent use.
 type plan struct {
 	upstream *Upstream
-	only     *address    // if not nil, the one address to try, whatever is known of it
-	probe    bool        // with only: for a prober, not for a session
-	want                 // of the session
-	tried    []*address  // in this round
-	lasting  []*address  // would fail in the same way again
-	rounds   int         // how often everything had been tried
-	last     candidate   // the one before
-	few      [3]*address // room for tried
+	only     *address        // if not nil, the one address to try, whatever is known of it
+	probe    bool            // with only: for a prober, not for a session
+	want                     // of the session
+	tried    []*address      // in this round
+	lasting  []*address      // would fail in the same way again
+	patience context.Context // the client's, who wants to wait for less than connect.timeout; nil: as long
+	rounds   int             // how often everything had been tried
+	last     candidate       // the one before
+	few      [3]*address     // room for tried
 }
 
 // errTriedAll says that every address that may be tried was tried in this round.
@@ -227,6 +228,10 @@ func (p *plan) sibling(c candidate) (candidate, bool) {
 	}
 	return candidate{}, false
 }
+
+// impatient says that the client has not waited for as long as the upstream may
+// take, so that what was broken off says nothing about the upstream.
+func (p *plan) impatient() bool { return p.patience != nil && p.patience.Err() != nil }
 
 // failed notes that an attempt at c ended so. What would end the same way at
 // the same address is not worth trying again.

@@ -156,6 +156,9 @@ func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upst
 	ctx, cancel := context.WithTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
 	start, plan := time.Now(), plan{upstream: u, want: w}
+	if w.connect.Timeout != u.cfg.Connect.Timeout {
+		plan.patience = ctx
+	}
 	if u.spares != nil && !w.noSpare && u.permit() == nil {
 		mayWait(ctx)
 		if conn := u.spares.take(); conn != nil {
@@ -211,7 +214,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
-		if parent.Err() == context.Canceled { // nobody waits any more: neutral
+		if parent.Err() == context.Canceled || plan.impatient() { // nobody waits any more: neutral
 			conn.settle("", nil)
 		} else {
 			conn.settle(e.Reason, e)
