@@ -34,7 +34,7 @@ func (x *index) build(rules []Rule) {
 	x.hosts = indexNames(n, func(i int) []string { return rules[i].Hosts })
 	x.snis = indexNames(n, func(i int) []string { return rules[i].SNIs })
 	x.ports = indexPorts(n, func(i int) []PortRange { return rules[i].Ports })
-	x.ips = indexPrefixes(n, func(i int) []netip.Prefix { return rules[i].IPs })
+	x.ips = indexPrefixes(n, func(i int) []netip.Prefix { return rules[i].reaching() })
 	x.clients = indexPrefixes(n, func(i int) []netip.Prefix { return rules[i].Clients })
 	x.users = indexValues(n, func(i int) []string { return rules[i].Users })
 	x.uids = indexValues(n, func(i int) []uint32 { return rules[i].UIDs })

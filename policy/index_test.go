@@ -37,7 +37,7 @@ func firstMatch(rules []Rule, q *Query, addrs []netip.Addr, resolved bool) (inde
 		}
 		var kept []netip.Addr
 		for _, a := range addrs {
-			if (named || q.Addr.IsValid()) && slices.ContainsFunc(r.IPs, func(p netip.Prefix) bool { return lies(a, p) }) {
+			if (named || q.Addr.IsValid()) && slices.ContainsFunc(r.IPs, func(p netip.Prefix) bool { return lies(a, p) || r.denies() && lies(held(a), p) }) {
 				kept = append(kept, a)
 			}
 		}
@@ -57,6 +57,17 @@ func fits(pattern, name string) bool {
 		return strings.HasSuffix(name, rest)
 	}
 	return pattern == name
+}
+
+// held is the IPv4 address that a NAT64 or 6to4 one reaches.
+func held(a netip.Addr) netip.Addr {
+	switch b := a.As16(); {
+	case strings.HasPrefix(a.String(), "64:ff9b::"):
+		return netip.AddrFrom4([4]byte(b[12:]))
+	case b[0] == 0x20 && b[1] == 2:
+		return netip.AddrFrom4([4]byte(b[2:]))
+	}
+	return netip.Addr{}
 }
 
 // lies compares bits, so that it shares nothing with netip's Contains.
@@ -115,7 +126,7 @@ func (w world) ports() PortRange {
 
 func (w world) addr() netip.Addr {
 	return netip.MustParseAddr(w.one("10.0.0.1", "10.0.0.2", "10.1.0.1", "11.0.0.1", "255.255.255.255", "0.0.0.0",
-		"::ffff:10.0.0.1", "2001:db8::1", "2001:db8::2", "2001:db8:1::1", "::1", "ffff:ffff::", "64:ff9b::a00:1"))
+		"::ffff:10.0.0.1", "2001:db8::1", "2001:db8::2", "2001:db8:1::1", "::1", "ffff:ffff::", "64:ff9b::a00:1", "2002:a00:1::9"))
 }
 
 func (w world) prefix() netip.Prefix {

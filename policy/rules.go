@@ -21,8 +21,9 @@ type Rule struct {
 	Ports []PortRange
 	// IPs are where the destination is: an address itself, or what the name
 	// resolves to. A rule that allows keeps the addresses inside and matches if
-	// any remain; one that denies matches if any is inside. A NAT64, 6to4 or other
-	// IPv6 address is itself here, and never the IPv4 one that it reaches.
+	// any remain; one that denies matches if any is inside. A NAT64 or 6to4 address
+	// is the IPv4 one that it reaches to a rule that denies, and never to one that
+	// allows.
 	IPs []netip.Prefix
 	// Clients are where the client is. One on a unix socket is nowhere.
 	Clients []netip.Prefix
@@ -50,6 +51,18 @@ func (r *Rule) denies() bool { return r.Deny != "" || r.Upstream == "" }
 
 func (r *Rule) proven(principal string) bool {
 	return principal != "" && slices.ContainsFunc(r.Principals, func(match func(string) bool) bool { return match(principal) })
+}
+
+// reaching are the rule's IPs, and if it denies those that reach them in disguise.
+func (r *Rule) reaching() []netip.Prefix {
+	if !r.denies() {
+		return r.IPs
+	}
+	all := slices.Clone(r.IPs)
+	for _, p := range r.IPs {
+		all = append(all, disguises(p)...)
+	}
+	return all
 }
 
 // PortRange is the ports from First to Last, both included.
@@ -214,8 +227,6 @@ func NewRules(rules []Rule) *Rules {
 	return r
 }
 
-// plainPrefixes are the prefixes as plain addresses are looked up in: masked, and
-// those of IPv4-mapped addresses as the IPv4 ones.
 // Upstreams are the names of the upstreams that the rules choose, each once.
 func (r *Rules) Upstreams() []string {
 	var names []string
@@ -227,6 +238,8 @@ func (r *Rules) Upstreams() []string {
 	return names
 }
 
+// plainPrefixes are the prefixes as plain addresses are looked up in: masked, and
+// those of IPv4-mapped addresses as the IPv4 ones.
 func plainPrefixes(prefixes []netip.Prefix) []netip.Prefix {
 	plain := slices.Clone(prefixes)
 	for i, p := range plain {

@@ -241,3 +241,24 @@ func TestUpstreamsAreThoseThatRulesChoose(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A range that is denied is not reached through the forms of IPv6 that hold IPv4.
+func TestDenyingRulesKnowDisguises(t *testing.T) {
+	rules := NewRules([]Rule{
+		{IPs: prefixes("203.0.113.0/24 ::ffff:198.51.100.7/128 2001:db8::/32"), Deny: "no"},
+		{IPs: prefixes("8.8.8.0/24"), Upstream: "google"},
+		{Upstream: "internet"}})
+	for _, tt := range []struct{ addr, want string }{
+		{"203.0.113.9", "#1"}, {"::ffff:203.0.113.9", "#1"}, {"64:ff9b::203.0.113.9", "#1"}, {"2002:cb00:7109::1", "#1"},
+		{"64:ff9b::198.51.100.7", "#1"}, {"2002:c633:6407:1::", "#1"}, {"2001:db8::1", "#1"},
+		{"64:ff9b::203.0.114.9", "#3"}, {"2002:cb00:7209::1", "#3"}, {"64:ff9b::198.51.100.8", "#3"},
+		{"64:ff9b::8.8.8.8", "#3"}, // allowing rules open what they name
+	} {
+		q := Query{Host: "a.test", Port: 1}
+		d, _ := rules.Decide(&q, addrs("1.1.1.1 "+tt.addr), true)
+		steps := rules.Explain(&q, addrs("1.1.1.1 "+tt.addr), true)
+		if last := steps[len(steps)-1]; d.Rule != tt.want || last.Rule != tt.want || !last.Matched {
+			t.Errorf("%s: %s decides, and %s is explained, want %s", tt.addr, d.Rule, last.Rule, tt.want)
+		}
+	}
+}

@@ -133,6 +133,20 @@ func inside(addr netip.Addr, at int) block {
 	return found
 }
 
+// disguises are what of NAT64 and 6to4 holds the addresses of an IPv4 prefix.
+func disguises(p netip.Prefix) []netip.Prefix {
+	if !p.Addr().Is4() {
+		return nil
+	}
+	four := p.Addr().As4()
+	at := func(form netip.Prefix, bit int) netip.Prefix {
+		b := form.Addr().As16()
+		copy(b[bit/8:], four[:])
+		return netip.PrefixFrom(netip.AddrFrom16(b), bit+p.Bits())
+	}
+	return []netip.Prefix{at(nat64, nat64At), at(sixTo4, sixTo4At)}
+}
+
 // isISATAP knows the interface identifier of RFC 5214, whatever the prefix.
 func isISATAP(addr netip.Addr) bool {
 	b := addr.As16()
