@@ -294,7 +294,7 @@ func TestRuleLabels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []ruleLabel{{"all", "#1", policy.Allow}, {"l", "api", policy.Allow}, {"l", "#2", policy.WouldDeny}, {"l", "#3", policy.Deny}, {"l", "", policy.NoRule}}
+	want := []ruleLabel{{"l", "api", policy.Allow}, {"l", "#2", policy.WouldDeny}, {"l", "#3", policy.Deny}, {"l", "", policy.NoRule}}
 	if got := f.ruleLabels(); !slices.Equal(got, want) {
 		t.Errorf("labels %v, want %v", got, want)
 	}

@@ -213,14 +213,10 @@ type ruleLabel struct {
 }
 
 // ruleLabels are those of all rules of the file, and of each listener's sessions
-// that no rule matches. A dynamic upstream without rules has one that allows all.
+// that no rule matches.
 func (f *File) ruleLabels() (out []ruleLabel) {
 	for _, l := range f.Listeners {
-		rules := l.Rules
-		if u := f.upstream(l.Upstream); u != nil && u.Dynamic {
-			rules = []RuleSection{{Upstream: l.Upstream}}
-		}
-		for i, r := range rules {
+		for i, r := range l.Rules {
 			out = append(out, ruleLabel{l.Name, r.label(i), r.verdict()})
 		}
 		if len(l.Rules) > 0 {
