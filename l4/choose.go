@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"ambassador/policy"
 )
@@ -47,7 +48,7 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 		return decision, nil
 	}
 	mayWait(ctx)
-	ctx, cancel := context.WithTimeout(ctx, DefaultConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.lookUpTimeout())
 	defer cancel()
 	found, err := s.route.resolver.lookup(ctx, d.host)
 	if err != nil {
@@ -58,6 +59,15 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 	}
 	decision, _ = s.route.rules.Decide(&q, found, true)
 	return decision, nil
+}
+
+// lookUpTimeout bounds a look-up before the upstream is known: as long as a session
+// may take, or as long as the client wants to wait.
+func (s *session) lookUpTimeout() time.Duration {
+	if g := s.greeted; g != nil && g.hints.timeout > 0 {
+		return min(g.hints.timeout, lookupTimeout)
+	}
+	return lookupTimeout
 }
 
 // ruled notes which rule has decided.

@@ -243,3 +243,20 @@ func TestARefusalIsNotOvertakenByShutdown(t *testing.T) {
 		t.Errorf("record %+v", r)
 	}
 }
+
+// A client that wants to wait for less does not wait for the names of rules either.
+func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+	cfg.Listeners[0].Request, cfg.Listeners[0].Context = RequestConnect, true
+	cfg.Listeners[0].DNSServers = []string{silent.LocalAddr().String()}
+	f := serve(t, Options{}, cfg)
+	fmt.Fprintf(f.client(0), "CONNECT db.test:1 HTTP/1.1\r\nAmbassador-Context: timeout=100ms\r\n\r\n")
+	if r := f.record(); r.Reason != ReasonDNS || r.Stage != StageRoute || time.Duration(r.Duration) > lookupTimeout/2 {
+		t.Errorf("record %+v", r)
+	}
+}
