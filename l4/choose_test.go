@@ -1,7 +1,9 @@
 package l4
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -258,5 +260,70 @@ func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 	fmt.Fprintf(f.client(0), "CONNECT db.test:1 HTTP/1.1\r\nAmbassador-Context: timeout=100ms\r\n\r\n")
 	if r := f.record(); r.Reason != ReasonDNS || r.Stage != StageRoute || time.Duration(r.Duration) > lookupTimeout/2 {
 		t.Errorf("record %+v", r)
+	}
+}
+
+// What a client sends behind its request, without waiting for the answer, goes
+// through whole, whatever is below it on either side; and so does its end.
+func TestEarlyBytesInEveryCombination(t *testing.T) {
+	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
+	cert, pool := selfSigned(t)
+	secure := backend(t, func(c *net.TCPConn) {
+		s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})
+		io.Copy(s, s)
+		s.CloseWrite()
+	})
+	plain := backend(t, echo)
+	toTLS := func(string, string) (*tls.Config, error) {
+		return &tls.Config{RootCAs: pool, ServerName: "localhost"}, nil
+	}
+	for n := range 16 {
+		inTLS, outTLS, connect, proxied := n&1 > 0, n&2 > 0, n&4 > 0, n&8 > 0
+		t.Run(fmt.Sprintf("TLS in %v, TLS out %v, CONNECT %v, PROXY %v", inTLS, outTLS, connect, proxied), func(t *testing.T) {
+			cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+			to := netip.MustParseAddrPort(plain)
+			if outTLS {
+				to, cfg.Upstreams[0].TLS = netip.MustParseAddrPort(secure), toTLS
+			}
+			if proxied {
+				cfg.Listeners[0].ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+			}
+			ask, reply := "\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01"+string([]byte{byte(to.Port() >> 8), byte(to.Port())}), 12
+			if connect {
+				cfg.Listeners[0].Request = RequestConnect
+				ask, reply = "CONNECT "+to.String()+" HTTP/1.1\r\n\r\n", len("HTTP/1.1 200 OK\r\n\r\n")
+			}
+			var theirs tls.Certificate
+			if inTLS {
+				with, cert, _ := tlsListener(t, plain)
+				cfg.Listeners[0].TLS, theirs = with.Listeners[0].TLS, cert
+			}
+			f := serve(t, Options{}, cfg)
+			raw := f.client(0)
+			if proxied {
+				io.WriteString(raw, "PROXY TCP4 192.0.2.7 192.0.2.1 1000 2000\r\n")
+			}
+			var c interface {
+				net.Conn
+				CloseWrite() error
+			} = raw
+			if inTLS {
+				c = tls.Client(raw, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{theirs}})
+			}
+			go func() { // ends with the connection
+				c.Write(append([]byte(ask), payload...))
+				c.CloseWrite()
+				raw.CloseWrite()
+			}()
+			got, err := io.ReadAll(c)
+			if err != nil || len(got) < reply || !bytes.Equal(got[reply:], payload) {
+				t.Errorf("%d bytes, %v: %+v", len(got), err, f.record())
+				return
+			}
+			r := f.record()
+			if r.Reason != ReasonClosed || r.BytesUp != int64(len(payload)) || r.BytesDown != r.BytesUp || r.Truncated || proxied != (r.Client == "192.0.2.7:1000") {
+				t.Errorf("record %+v", r)
+			}
+		})
 	}
 }
