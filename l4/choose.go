@@ -173,7 +173,7 @@ func (s *Server) isOurs(to netip.AddrPort) bool {
 	listeners := s.listeners
 	s.mu.Unlock()
 	for _, l := range listeners {
-		if at, ok := l.Addr().(*net.TCPAddr); ok && reaches(to, unmapped(at)) {
+		if at, ok := l.Addr().(*net.TCPAddr); ok && Reaches(to, unmapped(at)) {
 			return true
 		}
 	}
@@ -181,16 +181,16 @@ func (s *Server) isOurs(to netip.AddrPort) bool {
 		return false
 	}
 	for _, at := range s.opts.Guarded() {
-		if reaches(to, at) {
+		if Reaches(to, at) {
 			return true
 		}
 	}
 	return false
 }
 
-// reaches says whether who connects to an address meets the socket that is bound
+// Reaches says whether who connects to an address meets the socket that is bound
 // to at.
-func reaches(to, at netip.AddrPort) bool {
+func Reaches(to, at netip.AddrPort) bool {
 	switch {
 	case to.Port() != at.Port():
 		return false

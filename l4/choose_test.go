@@ -217,7 +217,7 @@ func TestReaches(t *testing.T) {
 		{"[::]:1", "[::1]:1", true},
 		{"203.0.113.9:1", "0.0.0.0:1", false},
 	} {
-		if got := reaches(netip.MustParseAddrPort(c.to), netip.MustParseAddrPort(c.at)); got != c.want {
+		if got := Reaches(netip.MustParseAddrPort(c.to), netip.MustParseAddrPort(c.at)); got != c.want {
 			t.Errorf("to %s, bound to %s: %v", c.to, c.at, got)
 		}
 	}
@@ -227,7 +227,7 @@ func TestReaches(t *testing.T) {
 	}
 	for _, a := range own {
 		ip, _ := netip.AddrFromSlice(a.(*net.IPNet).IP)
-		if to := netip.AddrPortFrom(ip.Unmap(), 1); !reaches(to, netip.MustParseAddrPort("0.0.0.0:1")) {
+		if to := netip.AddrPortFrom(ip.Unmap(), 1); !Reaches(to, netip.MustParseAddrPort("0.0.0.0:1")) {
 			t.Errorf("%s is ours", to)
 		}
 	}

@@ -178,6 +178,7 @@ type explainedRule struct {
 type explainedAddress struct {
 	Address netip.Addr `json:"address"`
 	Special string     `json:"special,omitempty"`
+	Loop    bool       `json:"loop,omitempty"` // one of our own sockets, whatever the rules say
 }
 
 // explainTimeout bounds the look-up of a name.
@@ -238,13 +239,13 @@ func (f *File) answer(ctx context.Context, l *ListenerSection, rules *policy.Rul
 		e.Rules = append(e.Rules, explainedRule{Rule: s.Rule, Matches: s.Matched, Key: s.Key, Text: s.Text})
 	}
 	if e.Resolved = addrs; e.Reason == "" {
-		e.decided(d, f.upstream(d.Upstream))
+		e.decided(d, f, q.query.Port)
 	}
 	return e
 }
 
-// decided takes in what the rules decided; u is where that leads, nil if nowhere.
-func (e *explanation) decided(d policy.Decision, u *UpstreamSection) {
+// decided takes in what the rules of the file decided about a port.
+func (e *explanation) decided(d policy.Decision, f *File, port uint16) {
 	e.Verdict, e.Rule, e.Why, e.Upstream = d.Verdict, d.Rule, d.Why, d.Upstream
 	switch d.Verdict {
 	case policy.Deny:
@@ -252,21 +253,46 @@ func (e *explanation) decided(d policy.Decision, u *UpstreamSection) {
 	case policy.NoRule:
 		e.Reason = l4.ReasonNoRoute
 	}
-	if u == nil || !u.Dynamic {
+	if u := f.upstream(d.Upstream); u == nil || !u.Dynamic {
 		return
 	}
 	e.Dynamic = true
-	refused := 0
+	refused := l4.Reason("")
+	dialled := false
 	for _, addr := range d.Addrs {
 		special, ok := d.May(addr)
-		if !ok {
-			refused++
+		loop := f.listensAt(netip.AddrPortFrom(addr, port))
+		switch {
+		case loop:
+			refused = l4.ReasonLoop
+		case !ok && refused == "":
+			refused = l4.ReasonSpecialAddress
 		}
-		e.Addresses = append(e.Addresses, explainedAddress{addr, special})
+		dialled = dialled || ok && !loop
+		e.Addresses = append(e.Addresses, explainedAddress{addr, special, loop})
 	}
-	if refused > 0 && refused == len(d.Addrs) {
-		e.Reason = l4.ReasonSpecialAddress
+	if !dialled {
+		e.Reason = refused
 	}
+}
+
+// listensAt says whether one of our sockets would be met at an address, as far as
+// the file tells: ports that the system chooses, and what systemd passes, are known
+// only at run time.
+func (f *File) listensAt(to netip.AddrPort) bool {
+	all := []string{f.Admin.Listen, f.Metrics.Listen}
+	for _, l := range f.Listeners {
+		all = append(all, l.Listen)
+	}
+	return slices.ContainsFunc(all, func(listen string) bool {
+		if host, port, err := net.SplitHostPort(listen); err == nil && host == "localhost" {
+			listen = net.JoinHostPort("127.0.0.1", port)
+		} else if err == nil && host == "" {
+			listen = net.JoinHostPort("::", port)
+		}
+		at, err := netip.ParseAddrPort(listen)
+		return err == nil && l4.Reaches(to, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+	})
 }
 
 // write is the explanation for people.
@@ -287,9 +313,12 @@ func (e *explanation) write(w io.Writer, q *question) error {
 	p.linef("%s", e.resolution(q))
 	p.linef("%s", e.verdict())
 	for _, a := range e.Addresses {
-		if a.Special == "" {
+		switch {
+		case a.Loop:
+			p.linef("address %s: refused (%s), because we listen there ourselves", a.Address, l4.ReasonLoop)
+		case a.Special == "":
 			p.linef("address %s: dialled", a.Address)
-		} else {
+		default:
 			p.linef("address %s: refused (%s: %s), because no rule opens it", a.Address, l4.ReasonSpecialAddress, a.Special)
 		}
 	}

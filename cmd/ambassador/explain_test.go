@@ -116,6 +116,29 @@ func TestExplainAsJSON(t *testing.T) {
 	}
 }
 
+// What is refused whatever the rules say is not said to be dialled.
+func TestExplainLoop(t *testing.T) {
+	path := writeConfig(t, `metrics: {listen: "127.0.0.1:9"}
+upstreams: {net: {dynamic: true}}
+listeners: {egress: {listen: "localhost:1080", socks5: {}, rules: [{ip: 127.0.0.0/8, upstream: net}]}}
+`)
+	for question, want := range map[string]string{
+		"dest=127.0.0.1:1080":                    "address 127.0.0.1: refused (loop), because we listen there ourselves",
+		"dest=[::ffff:127.0.0.1]:9":              "address 127.0.0.1: refused (loop)",
+		"dest=127.0.0.2:1080":                    "address 127.0.0.2: dialled",
+		"dest=a.test:9 addr=127.0.0.1,127.0.0.2": "address 127.0.0.2: dialled",
+	} {
+		out, errs, code := explained(t, "-c", path, "--explain", question)
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit code %d, %s, no %q in\n%s", question, code, errs, want, out)
+		}
+		out, _, _ = explained(t, "-c", path, "--json", "--explain", question)
+		if loops := strings.Contains(out, `"reason": "loop"`); loops != strings.Contains(want, "loop") {
+			t.Errorf("%s: %s", question, out)
+		}
+	}
+}
+
 func TestBadQuestions(t *testing.T) {
 	good := egressFile(t)
 	two := egressFile(t, "  other:\n    listen: 127.0.0.1:2\n    original_destination: true\n    rules: [{port: 443, upstream: net}]")
