@@ -99,7 +99,7 @@
 //
 // xmpp: RFC 6120 §5; TLS needs the client's first message, which says to whom the
 // stream is. No comments, declarations or CDATA; 8 KiB of the client, 32 of the
-// server.
+// server, with at most 64 features.
 //
 //	Begin     client    stream header of 1.0, for     read to its last byte, kept
 //	                    jabber:client, jabber:server

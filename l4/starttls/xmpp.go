@@ -14,6 +14,9 @@ const (
 	xmppHeaderMax   = 8 << 10  // a client's stream header
 	xmppFeaturesMax = 32 << 10 // a server's header, features and answer
 	xmppReasonMax   = 1000
+	// xmppInnerMax bounds the elements directly within one: a tag is kept with many
+	// times its length. Servers list fewer than 20 features.
+	xmppInnerMax = 64
 )
 
 const (
@@ -292,6 +295,9 @@ func (r *xmppReader) inside() (children []*xmppTag, err error) {
 			return nil, err
 		}
 		if depth == 1 && !t.ends {
+			if len(children) == xmppInnerMax {
+				return nil, &xmppSyntax{what: fmt.Sprintf("more than %d elements in one", xmppInnerMax)}
+			}
 			children = append(children, t)
 		}
 		switch {

@@ -1,0 +1,179 @@
+package l4
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	pgHello  = "\x00\x00\x00\x12\x00\x03\x00\x00user\x00app\x00\x00"
+	pgAuthOK = "R\x00\x00\x00\x08\x00\x00\x00\x00"
+
+	xmppClient   = "<?xml version='1.0'?><stream:stream to='x' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
+	xmppRequest  = xmppClient + "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	xmppServer   = "<stream:stream from='x' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
+	xmppFeatures = "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>"
+	xmppProceed  = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+)
+
+// script is one protocol as far as TLS: what the server says, what it waits for,
+// and how it answers; then what it does under TLS, and what a client says at
+// first, and hears.
+type script struct {
+	protocol, hello, request, answer string
+	serve                            func(*tls.Conn)
+	client, hears                    string
+}
+
+// scripts are all protocols. Servers may say early what they would say anyway.
+func scripts() []script {
+	answering := func(first, answer string) func(*tls.Conn) {
+		return func(s *tls.Conn) {
+			if _, err := io.ReadFull(s, make([]byte, len(first))); err == nil {
+				io.WriteString(s, answer)
+				io.Copy(s, s)
+			}
+		}
+	}
+	echoes := func(s *tls.Conn) { io.Copy(s, s) }
+	return []script{
+		{"postgres", "", strings.Repeat("x", 8), "S", answering(pgHello, pgAuthOK), pgHello, pgAuthOK},
+		{"mysql", mysqlHello, strings.Repeat("x", 36), "", mysqlEcho, mysqlReply,
+			strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1) + "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00"},
+		{"ldap", "", strings.Repeat("x", 31), "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00", echoes, "bind", "bind"},
+		{"smtp", "220 m\r\n250-m\r\n250 STARTTLS\r\n", "EHLO [127.0.0.1]\r\nSTARTTLS\r\n", "220 go\r\n", echoes, "EHLO me\r\n", "220 m\r\nEHLO me\r\n"},
+		{"imap", "* OK m\r\n", "A1 STARTTLS\r\n", "A1 OK\r\n", echoes, "a NOOP\r\n", "* OK m\r\na NOOP\r\n"},
+		{"pop3", "+OK m\r\n", "STLS\r\n", "+OK\r\n", echoes, "NOOP\r\n", "+OK m\r\nNOOP\r\n"},
+		{"xmpp", xmppServer + xmppFeatures, xmppRequest, xmppProceed, answering(xmppClient, xmppServer), xmppClient, xmppServer},
+	}
+}
+
+// slowly writes one byte after the other.
+func slowly(c net.Conn, text string) {
+	for _, b := range []byte(text) {
+		c.Write([]byte{b})
+	}
+}
+
+// Both sides in single bytes are understood, in every protocol. The client speaks
+// at once, before TLS: not a byte of it may go out in plaintext, where the server
+// would take it for its own peer's request, or for TLS.
+func TestSingleBytes(t *testing.T) {
+	for _, sc := range scripts() {
+		t.Run(sc.protocol, func(t *testing.T) {
+			f := serve(t, Options{}, starttlsUpstream(t, sc.protocol, func(cfg *tls.Config) string {
+				return backend(t, func(c *net.TCPConn) {
+					c.SetDeadline(time.Now().Add(bound))
+					slowly(c, sc.hello)
+					if _, err := io.ReadFull(c, make([]byte, len(sc.request))); err != nil {
+						return
+					}
+					slowly(c, sc.answer)
+					sc.serve(tls.Server(c, cfg))
+				})
+			}))
+			c := f.client(0)
+			slowly(c, sc.client)
+			hear(t, c, sc.hears)
+			ping(t, c)
+		})
+	}
+}
+
+// What stands in plaintext behind the server's last answer before TLS is never
+// taken for something said under TLS (CVE-2011-0411, CVE-2021-23214): TLS fails.
+func TestBytesBehindTheAnswer(t *testing.T) {
+	const injected = "250 injected\r\n"
+	for _, sc := range scripts() {
+		t.Run(sc.protocol, func(t *testing.T) {
+			f := serve(t, Options{}, starttlsUpstream(t, sc.protocol, func(cfg *tls.Config) string {
+				return starttlsBackend(t, sc.hello, len(sc.request), sc.answer+injected, cfg, func(s *tls.Conn) {})
+			}))
+			c := f.client(0)
+			io.WriteString(c, sc.client)
+			c.CloseWrite()
+			if text, _ := io.ReadAll(c); strings.Contains(string(text), "injected") && !strings.Contains(string(text), "ambassador: ") {
+				t.Errorf("the client got %q", text)
+			}
+			if r := f.record(); r.Stage != StageTLS || r.Reason != ReasonUpstreamTLS {
+				t.Errorf("record %+v", r)
+			}
+		})
+	}
+}
+
+// A server that keeps the last byte before TLS to itself ends the attempt in its
+// time: the attempt's, or, where it waits for the client, the handshake's.
+func TestLateServers(t *testing.T) {
+	for _, sc := range scripts() {
+		t.Run(sc.protocol, func(t *testing.T) {
+			said := sc.hello + sc.answer
+			cfg := starttlsUpstream(t, sc.protocol, func(*tls.Config) string {
+				return backend(t, func(c *net.TCPConn) { io.WriteString(c, said[:len(said)-1]); io.Copy(io.Discard, c) })
+			})
+			cfg.Upstreams[0].Connect = ConnectConfig{Attempts: 1, AttemptTimeout: 100 * time.Millisecond}
+			cfg.Listeners[0].Timeouts.Handshake = 100 * time.Millisecond
+			f := serve(t, Options{}, cfg)
+			c := f.client(0)
+			io.WriteString(c, sc.client)
+			c.CloseWrite()
+			io.Copy(io.Discard, c)
+			want := StageStartTLS
+			if sc.protocol == "xmpp" {
+				want = StageDialogue
+			}
+			if r := f.record(); r.Stage != want || r.Reason != ReasonTimeout {
+				t.Errorf("record %+v", r)
+			}
+		})
+	}
+}
+
+// A client that says nothing, half of what is due, or too much, where the protocol
+// needs its word, ends its own session, and the server is not to blame.
+func TestHostileClientsOfOthers(t *testing.T) {
+	for _, tt := range []struct {
+		protocol, name, says string
+		reason               Reason
+		told                 string
+	}{
+		{"postgres", "silent", "", ReasonHandshakeTimeout, ""},
+		{"postgres", "half a message", pgHello[:9], ReasonHandshakeTimeout, ""},
+		{"postgres", "a MiB", "\x7f\xff\xff\xff" + strings.Repeat("x", 1<<20), ReasonBadGreeting, "ambassador: postgres: the client sent"},
+		{"xmpp", "silent", "", ReasonHandshakeTimeout, ""},
+		{"xmpp", "half a header", xmppClient[:40], ReasonHandshakeTimeout, ""},
+		{"xmpp", "a MiB", "<stream:stream to='" + strings.Repeat("x", 1<<20), ReasonBadGreeting, "ambassador: xmpp: the client sent"},
+	} {
+		t.Run(tt.protocol+" "+tt.name, func(t *testing.T) {
+			heard := make(chan Reason, 9)
+			var cfg Config
+			for _, sc := range scripts() {
+				if sc.protocol == tt.protocol {
+					cfg = starttlsUpstream(t, sc.protocol, func(cfg *tls.Config) string {
+						return starttlsBackend(t, sc.hello, len(sc.request), sc.answer, cfg, sc.serve)
+					})
+				}
+			}
+			if tt.reason == ReasonHandshakeTimeout {
+				cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
+			}
+			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+			c := f.client(0)
+			go io.WriteString(c, tt.says) // ends with c
+			text, _ := io.ReadAll(c)
+			if !strings.Contains(string(text), tt.told) {
+				t.Errorf("the client is told %q, want %q", text, tt.told)
+			}
+			if r := f.record(); r.Reason != tt.reason || r.Stage != StageDialogue {
+				t.Errorf("record %+v", r)
+			}
+			if len(heard) > 0 {
+				t.Errorf("the attempt settled as %s, want nothing of it", <-heard)
+			}
+		})
+	}
+}
