@@ -326,3 +326,36 @@ func TestHeavySessionsTakeTurns(t *testing.T) {
 		}
 	}
 }
+
+// An hour without a byte: no clock knows of a session without limits once it has
+// settled, and the hour is nothing to it; one that may be idle for an hour ends.
+func TestAnHourOfSilence(t *testing.T) {
+	for _, limit := range []time.Duration{0, time.Hour} {
+		p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13}, func(c *Config) { c.Limits.Idle = limit })
+		f := p.session.(*flow)
+		<-p.settled
+		known := func() bool {
+			f.loop.clock.mu.Lock()
+			defer f.loop.clock.mu.Unlock()
+			return f.heapIndex != 0
+		}
+		waitFor(t, func() bool { return known() == (limit > 0) })
+		f.mu.Lock()
+		f.start -= int64(time.Hour)
+		f.mu.Unlock()
+		f.tick()
+		if limit > 0 {
+			if r := p.result(); r.End != EndIdle {
+				t.Errorf("after an hour, with a limit of one: %+v", r)
+			}
+			continue
+		}
+		if known() {
+			t.Error("after an hour a clock knows of a session without limits")
+		}
+		io.WriteString(p.up, "x")
+		if _, err := io.ReadFull(p.down, make([]byte, 1)); err != nil {
+			t.Errorf("after an hour: %v", err)
+		}
+	}
+}
