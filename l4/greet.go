@@ -28,6 +28,9 @@ type ServerTLS struct {
 	Anonymous bool
 	// IdentityReady says why an identity cannot be used now. Nil: it always can.
 	IdentityReady func() error
+	// Identities and Principals are the configuration's words for what is shown to
+	// clients, and for who may come in: for the status alone.
+	Identities, Principals []string
 }
 
 // Termination is how the handshake with one client goes on.

@@ -28,6 +28,53 @@ func (s *Server) Listening() []Bound {
 	return out
 }
 
+// ListenerStatus is a bound listener, and what it wants of clients.
+type ListenerStatus struct {
+	Bound
+	StartTLS string             `json:"starttls,omitempty"`
+	TLS      *ListenerTLSStatus `json:"tls,omitempty"` // nil: clients speak plaintext
+}
+
+// ListenerTLSStatus is how a listener ends the TLS of its clients.
+type ListenerTLSStatus struct {
+	Identities []string `json:"identities"`
+	// Client is "required" or "none"; Principals are those that may come in.
+	Client     string   `json:"client"`
+	Principals []string `json:"principals,omitempty"`
+	// IdentityError says why an identity cannot be used now; empty if all can.
+	IdentityError string `json:"identity_error,omitempty"`
+}
+
+// Listeners lists the bound listeners, in the configuration's order.
+func (s *Server) Listeners() []ListenerStatus {
+	s.mu.Lock()
+	listeners := slices.Clone(s.listeners)
+	s.mu.Unlock()
+	var out []ListenerStatus
+	for _, l := range listeners {
+		cfg := &l.route.Load().cfg
+		out = append(out, ListenerStatus{Bound: Bound{cfg.Name, l.addr}, StartTLS: cfg.StartTLS, TLS: cfg.TLS.status()})
+	}
+	return out
+}
+
+func (t *ServerTLS) status() *ListenerTLSStatus {
+	if t == nil {
+		return nil
+	}
+	st := &ListenerTLSStatus{Identities: t.Identities, Client: "required", Principals: t.Principals}
+	if t.Anonymous {
+		st.Client = "none"
+	}
+	if t.IdentityReady == nil {
+		return st
+	}
+	if err := t.IdentityReady(); err != nil {
+		st.IdentityError = err.Error()
+	}
+	return st
+}
+
 // Sessions lists the live sessions, the oldest first.
 func (s *Server) Sessions() []Record {
 	var out []Record

@@ -28,7 +28,7 @@ import (
 // called from many goroutines.
 type adminDeps struct {
 	ready     func() l4.Readiness
-	listening func() []l4.Bound
+	listeners func() []l4.ListenerStatus
 	upstreams func() []l4.UpstreamStatus
 	traffic   func() []l4.Traffic
 	sessions  func() []l4.Record
@@ -55,7 +55,7 @@ type adminDeps struct {
 
 // adminDepsFor fills in what a server provides. The rest is the caller's.
 func adminDepsFor(s *l4.Server) adminDeps {
-	return adminDeps{ready: s.Ready, listening: s.Listening, upstreams: s.Upstreams, traffic: s.Traffic,
+	return adminDeps{ready: s.Ready, listeners: s.Listeners, upstreams: s.Upstreams, traffic: s.Traffic,
 		sessions: s.Sessions, recent: s.Recent, kill: s.Kill}
 }
 

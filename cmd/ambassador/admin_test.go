@@ -76,8 +76,14 @@ func newFakeServer() *fakeServer {
 
 func (f *fakeServer) deps() adminDeps {
 	return adminDeps{
-		ready:     func() l4.Readiness { return f.readiness },
-		listening: func() []l4.Bound { return []l4.Bound{{Name: "postgres", Addr: "127.0.0.1:5432"}} },
+		ready: func() l4.Readiness { return f.readiness },
+		listeners: func() []l4.ListenerStatus {
+			return []l4.ListenerStatus{
+				{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}},
+				{Bound: l4.Bound{Name: "inbound", Addr: "0.0.0.0:6432"}, StartTLS: "postgres",
+					TLS: &l4.ListenerTLSStatus{Identities: []string{"orders"}, Client: "required", Principals: []string{"spiffe://corp/batch/*", "dns:*.svc"}}},
+			}
+		},
 		upstreams: func() []l4.UpstreamStatus { return f.upstreams },
 		traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}

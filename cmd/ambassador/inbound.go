@@ -178,6 +178,8 @@ func (t *ListenerTLSSection) server(alpn []string, ids identitySet, roots *certs
 		Denied:        func(err error) bool { return errors.Is(err, certs.ErrPrincipal) },
 		Anonymous:     !p.Clients,
 		IdentityReady: terminator.Ready,
+		Identities:    t.names(),
+		Principals:    t.Principals,
 	}, nil
 }
 

@@ -33,14 +33,14 @@ type statusReply struct {
 
 // listenerReply is a listener as the API tells of it. Rules is how many it has.
 type listenerReply struct {
-	l4.Bound
+	l4.ListenerStatus
 	Rules int `json:"rules,omitempty"`
 }
 
 func (a *admin) listenerReplies() []listenerReply {
 	out := []listenerReply{}
-	for _, b := range a.listening() {
-		l := listenerReply{Bound: b}
+	for _, b := range a.listeners() {
+		l := listenerReply{ListenerStatus: b}
 		if a.rules != nil {
 			l.Rules = a.rules(b.Name)
 		}
@@ -170,12 +170,12 @@ func (p *report) listeners(all []listenerReply) {
 		return
 	}
 	ruled := slices.ContainsFunc(all, func(l listenerReply) bool { return l.Rules > 0 })
-	rows := [][]string{{"LISTENER", "ADDRESS"}}
+	rows := [][]string{{"LISTENER", "ADDRESS", "TLS"}}
 	if ruled {
 		rows[0] = append(rows[0], "RULES")
 	}
 	for _, l := range all {
-		row := []string{l.Name, l.Addr}
+		row := []string{l.Name, l.Addr, listenerTLS(l.ListenerStatus)}
 		switch {
 		case ruled && l.Rules > 0:
 			row = append(row, strconv.Itoa(l.Rules))
@@ -185,6 +185,24 @@ func (p *report) listeners(all []listenerReply) {
 		rows = append(rows, row)
 	}
 	p.table(rows)
+}
+
+// listenerTLS is what a listener shows its clients and wants of them, in words.
+func listenerTLS(l l4.ListenerStatus) string {
+	switch {
+	case l.TLS == nil:
+		return ""
+	case l.TLS.IdentityError != "":
+		return string(l4.ReasonNoIdentity) + ": " + l.TLS.IdentityError
+	}
+	text := "as " + strings.Join(l.TLS.Identities, ", ") + "; client " + l.TLS.Client
+	if len(l.TLS.Principals) > 0 {
+		text += ": " + strings.Join(l.TLS.Principals, ", ")
+	}
+	if l.StartTLS != "" {
+		text = "starttls " + l.StartTLS + " " + text
+	}
+	return text
 }
 
 func (p *report) upstreams(all []l4.UpstreamStatus) {

@@ -26,8 +26,9 @@ func TestStatusForPeople(t *testing.T) {
 	want := `ambassador v0.1.0 (pid 4711), up 3h12m since 2026-11-23 08:48:00 UTC
 ready
 
-LISTENER  ADDRESS
-postgres  127.0.0.1:5432
+LISTENER  ADDRESS         TLS
+postgres  127.0.0.1:5432  -
+inbound   0.0.0.0:6432    starttls postgres as orders; client required: spiffe://corp/batch/*, dns:*.svc
 
 UPSTREAM   ENDPOINT           SESSIONS  STATE
 orders_db  db1.internal:5432  1         ok 3s ago
@@ -50,7 +51,7 @@ orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h
 
 func TestStatusOfEgress(t *testing.T) {
 	s := statusReply{Version: "v0.1.0", Started: noon(), Readiness: l4.Readiness{Ready: true},
-		Listeners: []listenerReply{{l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}, 12}, {l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}, 0}},
+		Listeners: []listenerReply{{l4.ListenerStatus{Bound: l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}}, 12}, {l4.ListenerStatus{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}}, 0}},
 		Upstreams: []l4.UpstreamStatus{
 			{Name: "internet", Dynamic: true, Active: 3, Destinations: 41, Breakers: map[string]int{"closed": 40, "open": 1},
 				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: l4.ReasonRefused, LastFailure: beforeNoon(time.Minute), LastError: "dial: refused"}}},
@@ -64,9 +65,9 @@ func TestStatusOfEgress(t *testing.T) {
 	want := `ambassador v0.1.0 (pid 0), up 0s since 2026-11-23 12:00:00 UTC
 ready
 
-LISTENER  ADDRESS         RULES
-egress    127.0.0.1:1080  12
-postgres  127.0.0.1:5432  -
+LISTENER  ADDRESS         TLS  RULES
+egress    127.0.0.1:1080  -    12
+postgres  127.0.0.1:5432  -    -
 
 UPSTREAM  ENDPOINT          SESSIONS  STATE
 internet  dynamic           3         41 destinations, 1 breaker not closed
@@ -148,6 +149,13 @@ func TestStatesInWords(t *testing.T) {
 	p := &report{now: noon()}
 	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: l4.ReasonOK}); got != "no_identity: expired" {
 		t.Errorf("endpoint without our identity: %s", got)
+	}
+	for want, st := range map[string]*l4.ListenerTLSStatus{
+		"": nil, "as a, b; client none": {Identities: []string{"a", "b"}, Client: "none"}, "no_identity: expired": {Client: "none", IdentityError: "expired"},
+	} {
+		if got := listenerTLS(l4.ListenerStatus{TLS: st}); got != want {
+			t.Errorf("%+v: %s, want %s", st, got, want)
+		}
 	}
 	if got := p.in(*beforeNoon(2 * time.Hour)); got != "expired 2h0m ago" {
 		t.Errorf("past expiry: %s", got)
