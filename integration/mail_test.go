@@ -14,8 +14,9 @@ import (
 
 // newPostfix starts a mail server that takes nothing but STARTTLS and demands our
 // certificate. Without keys it has no TLS. Mail for app@mail.test goes into a
-// file each in its folder m.
-func newPostfix(t testing.TB, keys *pki) *daemon {
+// file each in its folder m, other mail nowhere. Services are more entries of
+// master.cf.
+func newPostfix(t testing.TB, keys *pki, services ...string) *daemon {
 	t.Helper()
 	server := sbin(t, "postfix")
 	need(t, "curl")
@@ -50,6 +51,7 @@ virtual_mailbox_maps = static:app/
 virtual_uid_maps = static:%[2]d
 virtual_gid_maps = static:%[3]d
 virtual_mailbox_limit = 0
+default_transport = discard:
 message_size_limit = 60000000
 %[4]s`, d.dir, uid, gid, tls))
 	d.write(t, "c/master.cf", fmt.Sprintf(`
@@ -69,8 +71,10 @@ error     unix  - - n - - error
 retry     unix  - - n - - error
 virtual   unix  - n n - - virtual
 anvil     unix  - - n - 1 anvil
+discard   unix  - - n - - discard
 postlog   unix-dgram n - n - 1 postlogd
-`, d.port))
+%s
+`, d.port, strings.Join(services, "\n")))
 	run(t, exec.Command(server, "-c", d.file("c"), "check")) // makes the queue's folders
 	d.command = func() *exec.Cmd { return exec.Command("/usr/lib/postfix/sbin/master", "-c", d.file("c"), "-s") }
 	d.start(t)
@@ -146,6 +150,78 @@ func TestPostfix(t *testing.T) {
 	a.await(`"stage":"dial","reason":"refused"`)
 }
 
+// submission is the entry of a port for clients that log in, whom Dovecot knows.
+func submission(port string, users *daemon) string {
+	return fmt.Sprintf("127.0.0.1:%s inet n - n - - smtpd -o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=%s"+
+		" -o smtpd_recipient_restrictions=permit_sasl_authenticated,reject", port, users.file("run/auth-smtp"))
+}
+
+// swaks sends a file, which it does not print.
+func swaks(port, to, mail string, args ...string) *exec.Cmd {
+	line := []string{"--server", "127.0.0.1", "--port", port, "--helo", "client.test", "--from", "a@b.test", "--to", to, "--data", "@" + mail, "--suppress-data"}
+	cmd := exec.Command("swaks", append(line, args...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME=/nonexistent")
+	return cmd
+}
+
+// TestPostfixSubmission proves that a client without TLS logs in at a submission
+// port and has its mail relayed, and is refused where it should be, word for word
+// as without TLS; on the relay port, too, which knows no logins.
+func TestPostfixSubmission(t *testing.T) {
+	t.Parallel()
+	need(t, "swaks")
+	keys := newPKI(t)
+	users, _ := newDovecot(t, nil)
+	var ports [2]string
+	for i := range ports {
+		var err error
+		if ports[i], err = freePort(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, twin := newPostfix(t, keys, submission(ports[0], users)), newPostfix(t, nil, submission(ports[1], users))
+	_, relay := front(t, d, keys, "--starttls", "smtp")
+	other := *d
+	other.port = ports[0]
+	_, login := front(t, &other, keys, "--starttls", "smtp")
+	small := writeFile(t, "small", "Subject: small\n\nhello\n.\n..\nbye\n")
+	large := writeFile(t, "large", "From: a@b.test\nDate: Tue, 24 Nov 2026 12:00:00 +0000\nMessage-Id: <2@b.test>\nSubject: submitted\n\n"+strings.Repeat(strings.Repeat("0123456789", 7)+"\n", 20<<20/71))
+	app := []string{"--auth", "PLAIN", "--auth-user", "app", "--auth-password", "secret"}
+	both := func(direct, through, to, mail string, args ...string) string {
+		t.Helper()
+		queued := regexp.MustCompile(`queued as \w+`)
+		edit := []string{direct, "PORT", through, "PORT"}
+		want, got := transcript(t, swaks(direct, to, mail, args...), edit), transcript(t, swaks(through, to, mail, args...), edit)
+		if got, want = queued.ReplaceAllString(got, "queued"), queued.ReplaceAllString(want, "queued"); got != want {
+			t.Errorf("through the ambassador:\n%s\nto the twin:\n%s", tail(got, 3000), tail(want, 3000))
+		}
+		return got
+	}
+	for _, tt := range []struct {
+		direct, through, to, mail string
+		args                      []string
+		want                      string
+	}{
+		{twin.port, relay, "app@mail.test", large, nil, "250 2.0.0 Ok: queued"},
+		{twin.port, relay, "x@elsewhere.test", small, nil, "554 5.7.1 <x@elsewhere.test>: Relay access denied"},
+		{twin.port, relay, "app@mail.test", small, app, "Host did not advertise authentication"},
+		{ports[1], login, "app@mail.test", large, app, "235 2.7.0 Authentication successful"},
+		{ports[1], login, "x@elsewhere.test", small, app, "250 2.0.0 Ok: queued"},
+		{ports[1], login, "app@mail.test", small, nil, "554 5.7.1"},
+		{ports[1], login, "app@mail.test", small, []string{"--auth", "PLAIN", "--auth-user", "app", "--auth-password", "wrong"}, "535 5.7.8"},
+		{ports[1], login, "app@mail.test", small, []string{"--pipeline", "--auth", "LOGIN", "--auth-user", "app", "--auth-password", "secret"}, "250 2.0.0 Ok: queued"},
+	} {
+		if got := both(tt.direct, tt.through, tt.to, tt.mail, tt.args...); !strings.Contains(got, tt.want) {
+			t.Errorf("to %s with %v: %s\nwant %q", tt.to, tt.args, tail(got, 2000), tt.want)
+		}
+	}
+	got, want := d.delivered(t, "Subject: submitted"), twin.delivered(t, "Subject: submitted")
+	body := func(s string) string { _, s, _ = strings.Cut(s, "Subject: submitted"); return s }
+	if body(got) != body(want) || len(body(got)) < 20_000_000 {
+		t.Errorf("%d bytes were delivered, by the twin %d, or others", len(body(got)), len(body(want)))
+	}
+}
+
 // delivered waits for a mail with that text in the mailbox, and returns it.
 func (d *daemon) delivered(t testing.TB, text string) string {
 	t.Helper()
@@ -197,6 +273,11 @@ disable_plaintext_auth = no
 auth_mechanisms = plain login apop
 auth_failure_delay = 0
 first_valid_uid = 1
+service auth {
+  unix_listener auth-smtp {
+    mode = 0666
+  }
+}
 service anvil {
   unix_listener anvil-auth-penalty {
     mode = 0
