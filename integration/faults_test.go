@@ -85,11 +85,11 @@ func (v *victim) kill() {
 
 // freeze is SIGSTOP, and returns when the process has stopped: until then it may
 // finish a handshake, and a session that is made cannot be made elsewhere.
-func (v *victim) freeze(t testing.TB) {
+func (p *process) freeze(t testing.TB) {
 	t.Helper()
-	v.signal(syscall.SIGSTOP)
+	p.signal(syscall.SIGSTOP)
 	err := eventually(patience, func() error {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.cmd.Process.Pid))
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 		if err == nil && !strings.Contains(string(stat), ") T ") {
 			err = errors.New("still running")
 		}

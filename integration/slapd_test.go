@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 )
@@ -113,51 +111,4 @@ func whoami(t testing.TB, port string) string {
 	k.hear("\x02\x01\x01\x61\x07\x0a\x01\x00\x04\x00\x04\x00")
 	k.say("\x30\x1e\x02\x01\x02\x77\x19\x80\x171.3.6.1.4.1.4203.1.11.3")
 	return k.hear("app")
-}
-
-// TestSlapdTwoServers proves what is promised of PostgreSQL for a protocol of
-// this kind: in a loop of connections, with one of two servers killed and our
-// certificate replaced, no client fails.
-func TestSlapdTwoServers(t *testing.T) {
-	t.Parallel()
-	keys := newPKI(t)
-	one, two := newSlapd(t, keys), newSlapd(t, keys)
-	dir := t.TempDir()
-	rotate := func(name string) {
-		t.Helper()
-		next, err := keys.ca.issue(leaf{cn: name})
-		if err == nil {
-			err = next.write(dir, "client")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	rotate("app")
-	a := start(t, "forward", "--listen", "127.0.0.1:0", "--to", one.addr(), "--to", two.addr(), "--starttls", "ldap", "--server-name", "localhost",
-		"--cert", filepath.Join(dir, "client.crt"), "--key", filepath.Join(dir, "client.key"), "--ca", keys.file("ca.crt"))
-	_, port, _ := strings.Cut(a.addr("forward"), ":")
-	for range 10 {
-		run(t, ldap("ldapwhoami", port))
-	}
-	one.signal(os.Kill)
-	one.exit(patience)
-	for range 10 {
-		run(t, ldap("ldapwhoami", port))
-	}
-	rotate("new-app")
-	a.await(`"msg":"identity renewed"`)
-	if got := whoami(t, port); !strings.Contains(got, "dn:cn=new-app") {
-		t.Errorf("after the rotation the server sees %q", got)
-	}
-	one.start(t)
-	for range 4 {
-		run(t, ldap("ldapwhoami", port))
-	}
-	for _, d := range []*daemon{one, two} {
-		// Connection 1000 is the first: whether the port answers.
-		if m := regexp.MustCompile(`(?m)^.*(conn=1000\d+|conn=(100[1-9]|10[1-9]\d)) .*(TLS negotiation failure|connection lost).*$`).FindString(d.stderr.String()); m != "" {
-			t.Errorf("the server complains: %s", m)
-		}
-	}
 }
