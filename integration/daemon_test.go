@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -21,6 +22,7 @@ import (
 type daemon struct {
 	dir, port string
 	command   func() *exec.Cmd // for every start; nil where stopping is not by signal
+	within    time.Duration    // bounds the wait for its port; zero: patience
 	*process
 }
 
@@ -91,7 +93,7 @@ func (d *daemon) start(t testing.TB) {
 	}
 	d.process = p
 	t.Cleanup(func() { d.stop(t) })
-	err = eventually(patience, func() error {
+	err = eventually(cmp.Or(d.within, patience), func() error {
 		if !p.running() {
 			return nil // the dial below says so
 		}
