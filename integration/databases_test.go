@@ -106,10 +106,18 @@ identities:
 	}
 }
 
-// crash ends the server as a crash does: all its processes at once, at SIGKILL,
-// the postmaster first. They are its children, and found by that.
+// crash ends the server as a crash does, all its processes at once.
 func (p *postgres) crash(t testing.TB) {
 	t.Helper()
+	p.process.crash(t)
+	os.Remove(p.file("d/postmaster.pid"))
+}
+
+// crash ends a program and its children, which are found by that, at SIGKILL. It
+// is stopped first, so that it makes no more of them, who would keep its port.
+func (p *process) crash(t testing.TB) {
+	t.Helper()
+	p.freeze(t)
 	children := childrenOf(p.cmd.Process.Pid)
 	p.signal(syscall.SIGKILL)
 	for _, pid := range children {
@@ -118,7 +126,6 @@ func (p *postgres) crash(t testing.TB) {
 	if _, err := p.exit(patience); err != nil {
 		t.Fatal(err)
 	}
-	os.Remove(p.file("d/postmaster.pid"))
 }
 
 func childrenOf(pid int) (out []int) {

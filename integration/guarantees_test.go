@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -227,21 +226,6 @@ func (l *loop) stop() []try1 {
 	l.mu.Unlock()
 	l.wg.Wait()
 	return l.all
-}
-
-// crash ends a server as a crash does: it and its children, all at SIGKILL. It is
-// stopped first, so that it makes no more of them, who would keep its port.
-func (d *daemon) crash(t testing.TB) {
-	t.Helper()
-	d.freeze(t)
-	children := childrenOf(d.cmd.Process.Pid)
-	d.signal(syscall.SIGKILL)
-	for _, pid := range children {
-		syscall.Kill(pid, syscall.SIGKILL)
-	}
-	if _, err := d.exit(patience); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestGuarantees proves of each of the other protocols what is promised of

@@ -111,12 +111,13 @@ func TestBytesBehindTheAnswer(t *testing.T) {
 func TestLateServers(t *testing.T) {
 	for _, sc := range scripts() {
 		t.Run(sc.protocol, func(t *testing.T) {
+			t.Parallel()
 			said := sc.hello + sc.answer
 			cfg := starttlsUpstream(t, sc.protocol, func(*tls.Config) string {
 				return backend(t, func(c *net.TCPConn) { io.WriteString(c, said[:len(said)-1]); io.Copy(io.Discard, c) })
 			})
-			cfg.Upstreams[0].Connect = ConnectConfig{Attempts: 1, AttemptTimeout: 100 * time.Millisecond}
-			cfg.Listeners[0].Timeouts.Handshake = 100 * time.Millisecond
+			cfg.Upstreams[0].Connect = ConnectConfig{Attempts: 1, AttemptTimeout: 500 * time.Millisecond}
+			cfg.Listeners[0].Timeouts.Handshake = 500 * time.Millisecond
 			f := serve(t, Options{}, cfg)
 			c := f.client(0)
 			io.WriteString(c, sc.client)
