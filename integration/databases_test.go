@@ -409,38 +409,41 @@ upstreams:
 	welcome(t, dir+"/good", "probes through starttls at 50 ms for 3 s")
 }
 
+// serve starts an mTLS echo server in the namespace.
+func (n network) serve(t testing.TB, keys *pki) (addr string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := n.in(self)
+	cmd.Env = append(os.Environ(), serveAs+"="+n.ip+":7000 "+keys.dir)
+	pr, pw, err := os.Pipe() // its end ends the server
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin = pr
+	p, err := launch(cmd)
+	pr.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		pw.Close()
+		p.exit(patience)
+	})
+	if _, err := p.stdout.awaitAfter(0, regexp.MustCompile("listening echo"), patience, p.exited); err != nil {
+		t.Fatalf("%v %s", err, p.stderr)
+	}
+	return n.ip + ":7000"
+}
+
 // faultDrop cuts one of two servers off by losing every packet to it.
 func faultDrop(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
 	here, there := newWire(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	serve := func(n network) string {
-		cmd := n.in(self)
-		cmd.Env = append(os.Environ(), serveAs+"="+n.ip+":7000 "+keys.dir)
-		pr, pw, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd.Stdin = pr
-		p, err := launch(cmd)
-		pr.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			pw.Close()
-			p.exit(patience)
-		})
-		if _, err := p.stdout.awaitAfter(0, regexp.MustCompile("listening echo"), patience, p.exited); err != nil {
-			t.Fatalf("%v %s", err, p.stderr)
-		}
-		return n.ip + ":7000"
-	}
-	far, near := serve(there), serve(here)
+	far, near := there.serve(t, keys), here.serve(t, keys)
 	config := upstreamOf(t, keys, []string{far, near}, "connect: {attempt_timeout: 1s}", "health: {interval: 500ms}")
 	dir := shortDir(t)
 	text, err := os.ReadFile(config)

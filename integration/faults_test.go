@@ -241,7 +241,7 @@ func three(t testing.TB, keys *pki) (victims []*victim, addrs []string) {
 // tests, whose time they would take.
 func TestFaults(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){"kill": faultKill, "stop": faultStop, "chaos": faultChaos,
-		"postgres": faultPostgres, "postgres full": faultPostgresFull, "redis": faultRedisFull, "drop": faultDrop} {
+		"postgres": faultPostgres, "postgres full": faultPostgresFull, "redis": faultRedisFull, "drop": faultDrop, "cut": faultCut} {
 		t.Run(name, test)
 	}
 }
