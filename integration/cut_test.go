@@ -19,7 +19,7 @@ func (n network) nft(t testing.TB, rules string) {
 
 var lostSession = regexp.MustCompile(`"stage":"relay","reason":"upstream_lost".*`)
 
-// faultCut drops every packet that a server is sent, while sessions with it are
+// faultCut drops every packet from and to a server, while sessions with it are
 // open: one that says nothing outlives a cut of seconds, and ends by keepalive
 // where the cut lasts; with kill_on_down it ends when health has seen the cut; new
 // sessions go elsewhere.
@@ -54,7 +54,7 @@ upstreams:
 	}
 	held := dial("patient")
 	dial("strict")
-	there.nft(t, "table ip cut {\n chain everything {\n  type filter hook input priority 0; policy drop;\n }\n}\n")
+	there.nft(t, "table ip cut {\n chain in {\n  type filter hook input priority 0; policy drop;\n }\n chain out {\n  type filter hook output priority 0; policy drop;\n }\n}\n")
 	began := time.Now()
 	a.await(`"msg":"session".*"listener":"strict".*"reason":"killed"`)
 	t.Logf("cut: with kill_on_down a session ended %v after the cut", time.Since(began).Round(10*time.Millisecond))
