@@ -19,6 +19,9 @@ func (s *session) routeTo(ctx context.Context) (want, *Error) {
 	if d.port != 0 {
 		s.note(func(rec *Record) { rec.Destination = d.String() })
 	}
+	if s.isOwnDial() {
+		return want{}, s.loops()
+	}
 	if r.rules == nil {
 		return s.choose(r.cfg.Upstream, d)
 	}

@@ -27,6 +27,7 @@ type upstreamConn struct {
 	dialogue  *starttls.Dialogue // what remains of starttls; nil without
 	told      atomic.Bool        // the upstream has heard how the attempt went
 	released  atomic.Bool        // its place is free again
+	forget    func()             // ends what ownDials keeps of it; nil: nothing
 	config    *tls.Config        // of tls, or of the handshake that failed
 	early     []byte             // was read already, from a spare connection
 }
@@ -169,6 +170,9 @@ func (c *upstreamConn) settle(reason Reason, err error) {
 // closed. Further calls do nothing.
 func (c *upstreamConn) release() {
 	if !c.released.Swap(true) {
+		if c.forget != nil {
+			c.forget()
+		}
 		c.candidate.release()
 	}
 }

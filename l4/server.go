@@ -33,6 +33,7 @@ type Options struct {
 	Dial DialFunc
 
 	marked func(mark int) DialFunc // nil: Dial is not ours, and marks nothing
+	dials  *ownDials
 }
 
 // Server accepts connections, makes sessions of them, and knows them all.
@@ -80,6 +81,7 @@ func New(ctx context.Context, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	engine := relay.New()
+	o.dials = &ownDials{}
 	if given := o.Dial; given == nil {
 		o.Dial = dialer(engine, 0)
 		o.marked = func(mark int) DialFunc { return dialer(engine, mark) }
@@ -215,6 +217,8 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	if s.limit == 0 {
 		s.limit = defaultMaxSessions()
 	}
+	redirected := func(c ListenerConfig) bool { return c.Request == RequestOriginal }
+	s.opts.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {
 		asked, _ := askedIn(c) // bind has looked at the error
 		r := &route{cfg: c, choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers)}

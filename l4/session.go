@@ -116,7 +116,13 @@ func (s *session) reach(ctx context.Context) (*upstreamConn, *Error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.upstream.connectFor(ctx, want, s.trying)
+	conn, err := s.upstream.connectFor(ctx, want, s.trying)
+	if err == nil && s.isOwnDial() {
+		err = s.loops()
+		conn.abort(err)
+		conn = nil
+	}
+	return conn, err
 }
 
 // answer tells the client how the connection to the upstream went, where its

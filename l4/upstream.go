@@ -27,6 +27,7 @@ type Upstream struct {
 	visited   *visited // of a dynamic upstream, which has no endpoints; else nil
 	resolver  *resolver
 	dial      DialFunc
+	dials     *ownDials
 	observer  Observer
 	log       *slog.Logger
 	balancer  policy.Balancer
@@ -52,7 +53,7 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", cfg.Name, err)
 	}
-	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, resolver: newResolver(cfg.DNSServers)}
+	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, resolver: newResolver(cfg.DNSServers)}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)
@@ -242,6 +243,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	if err = u.dialTo(ctx, plan, conn); err != nil {
 		return fail(StageDial, err)
 	}
+	conn.forget = u.dials.add(conn.raw)
 	if u.cfg.ProxyProtocol != 0 {
 		tell(StageProxy, conn.candidate, n)
 		if err = conn.announce(ctx); err != nil {
