@@ -84,7 +84,7 @@ func (s *session) ruled(d *policy.Decision) {
 // query is what rules may ask about the session.
 func (s *session) query(d *destination) policy.Query {
 	q := policy.Query{Host: d.host, Addr: d.addr, Port: d.port, Client: s.clientAddr()}
-	if s.downstream.LocalAddr().Network() == "unix" {
+	if _, unix := s.downstream.(*net.UnixConn); unix {
 		q.UID, q.HasUID = peerUID(s.downstream)
 	}
 	g := s.greeted
