@@ -3,6 +3,7 @@ package l4
 import (
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -169,31 +170,62 @@ type Traffic struct {
 // bytes each they cost 2.5 MB.
 const recentRecords = 4096
 
-// recent is a ring of the last ended sessions.
+const (
+	recordBlock = 64       // records; recentRecords is a multiple
+	recordText  = 16 << 10 // bytes; the strings of about as many
+)
+
+// recent is a ring of the last ended sessions. They are copied into memory of their
+// own, strings included: where they are made, each would keep a page from being given
+// back that is else full of what its session has left behind.
 type recent struct {
-	mu   sync.Mutex
-	ring []*Record // guarded by mu; oldest at next once full
-	next int       // guarded by mu
+	mu     sync.Mutex
+	blocks []*[recordBlock]Record // guarded by mu; as many as there were sessions for
+	count  int                    // guarded by mu; of records in blocks
+	next   int                    // guarded by mu; where the next goes, over the oldest once count is full
+	text   strings.Builder        // guarded by mu; the strings of the newest, never grown once some refer to it
 }
 
 func (r *recent) add(rec *Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.ring) < recentRecords {
-		r.ring = append(r.ring, rec)
-		return
+	if r.next/recordBlock == len(r.blocks) {
+		r.blocks = append(r.blocks, new([recordBlock]Record))
 	}
-	r.ring[r.next] = rec
+	kept := r.at(r.next)
+	*kept = *rec
+	for _, s := range []*string{&kept.ID, &kept.Client, &kept.User, &kept.Principal, &kept.Destination, &kept.SNI,
+		&kept.Endpoint, &kept.Address, &kept.Cause, &kept.Tag} { // the others are constants or the configuration's
+		*s = r.keep(*s)
+	}
 	r.next = (r.next + 1) % recentRecords
+	r.count = min(r.count+1, recentRecords)
+}
+
+// at is a place of the ring, with mu held.
+func (r *recent) at(i int) *Record { return &r.blocks[i/recordBlock][i%recordBlock] }
+
+// keep is the same string in the ring's memory, with mu held.
+func (r *recent) keep(s string) string {
+	if s == "" {
+		return ""
+	}
+	if r.text.Cap()-r.text.Len() < len(s) {
+		r.text.Reset() // the old text lives as long as its records
+		r.text.Grow(max(recordText, len(s)))
+	}
+	from := r.text.Len()
+	r.text.WriteString(s)
+	return r.text.String()[from:]
 }
 
 // list returns the records, the newest first.
 func (r *recent) list() []Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]Record, 0, len(r.ring))
-	for i := range r.ring {
-		out = append(out, *r.ring[(r.next+len(r.ring)-1-i)%len(r.ring)])
+	out := make([]Record, 0, r.count)
+	for i := range r.count {
+		out = append(out, *r.at((r.next + recentRecords - 1 - i) % recentRecords))
 	}
 	return out
 }

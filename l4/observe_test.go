@@ -3,8 +3,10 @@ package l4
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 func TestRecentKeepsTheLast(t *testing.T) {
@@ -32,5 +34,29 @@ func TestSecondsInJSON(t *testing.T) {
 	var bad Seconds
 	if err := json.Unmarshal([]byte(`"1s"`), &bad); err == nil {
 		t.Error("a string passes as seconds")
+	}
+}
+
+// Records keep nothing of where their strings were made, and nobody writes over
+// those that somebody has listed.
+func TestRecentCopiesStrings(t *testing.T) {
+	var r recent
+	cause := strings.Repeat("c", 3*recordText)
+	for i := range 2 * recentRecords {
+		id := fmt.Sprint(i)
+		r.add(&Record{ID: id, Client: id + "c", Destination: id + "d", Cause: id + "e"})
+		if kept := r.at(i % recentRecords).ID; kept != id || unsafe.StringData(kept) == unsafe.StringData(id) {
+			t.Fatalf("record %d has ID %q, or that of the session", i, kept)
+		}
+	}
+	before := r.list()
+	r.add(&Record{ID: "long", Cause: cause})
+	for i := range recentRecords {
+		r.add(&Record{ID: fmt.Sprint("x", i)})
+	}
+	for i, rec := range before {
+		if id := fmt.Sprint(2*recentRecords - 1 - i); rec.ID != id || rec.Client != id+"c" || rec.Destination != id+"d" || rec.Cause != id+"e" {
+			t.Fatalf("record %d is %+v", i, rec)
+		}
 	}
 }
