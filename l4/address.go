@@ -42,11 +42,17 @@ type address struct {
 }
 
 func (u *Upstream) newAddress(e *endpoint, unix string, addr netip.AddrPort) *address {
-	a := &address{endpoint: e, upstream: u, unix: unix, addr: addr, name: "unix:" + unix}
+	a := &address{}
+	u.initAddress(a, e, unix, addr)
+	return a
+}
+
+// initAddress is newAddress for one that is part of something else.
+func (u *Upstream) initAddress(a *address, e *endpoint, unix string, addr netip.AddrPort) {
+	a.endpoint, a.upstream, a.unix, a.addr, a.name = e, u, unix, addr, "unix:"+unix
 	if unix == "" {
 		a.name = addr.String()
 	}
-	return a
 }
 
 // newMember is newAddress with a breaker of its own.

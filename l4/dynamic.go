@@ -1,38 +1,51 @@
 package l4
 
 import (
-	"container/list"
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"ambassador/policy"
 )
 
-// maxVisited bounds what a dynamic upstream remembers: about 1 KiB each.
-const maxVisited = 4096
+// maxVisited bounds what a dynamic upstream remembers: about 1 KiB each, and twice
+// that with what a crowd of them keeps from being given back. A breaker matters to
+// destinations that are asked for again and again, and those are among the newest.
+const maxVisited = 1024
 
 // maxKnownAddresses bounds the addresses that are remembered of one destination.
 const maxKnownAddresses = 8
 
 // visited are the destinations that a dynamic upstream has been asked for, the
 // least recently used of which are forgotten beyond a bound: what clients name is
-// without end. The zero value is not usable; it is made with the upstream. It is
-// safe for concurrent use.
+// without end. It is safe for concurrent use.
 type visited struct {
 	mu     sync.Mutex
-	byName map[string]*list.Element // guarded by mu; of *site, by "host:port"
-	recent list.List                // guarded by mu; the most recently used in front
+	byName map[string]*site // guarded by mu; by "host:port"
+	// The ends of the sites' list, by when they were used last; nil without sites.
+	newest, oldest *site // guarded by mu
 }
 
 // site is one destination with what is known of it: all its addresses, which are
 // the endpoint's members, share a breaker. Sessions may keep one that was forgotten.
 type site struct {
-	// Static after construction.
+	// Static after construction; both are parts of own.
 	endpoint *endpoint
 	breaker  *policy.Breaker
+
+	newer, older *site // guarded by visited.mu
+
+	// own is what each has, in one piece: thousands that are remembered of a crowd of
+	// sessions would, in pieces, each keep pages from being given back.
+	own struct {
+		endpoint endpoint
+		breaker  policy.Breaker
+		address  address // of the first member, where there is but one
+		member   [1]member
+	}
 }
 
 // site is that of a destination.
@@ -40,25 +53,67 @@ func (u *Upstream) site(d *destination) *site {
 	key, v := d.String(), u.visited
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if el := v.byName[key]; el != nil {
-		v.recent.MoveToFront(el)
-		return el.Value.(*site)
+	s := v.byName[key]
+	if s == nil {
+		s = u.newSite(key, d)
+		v.byName[key] = s
 	}
-	s := &site{breaker: new(policy.Breaker), endpoint: &endpoint{address: key, host: d.name(), port: d.port, last: EndpointStatus{Endpoint: key}}}
-	s.breaker.Init(u.cfg.Breaker)
-	v.byName[key] = v.recent.PushFront(s)
-	if v.recent.Len() > maxVisited {
-		delete(v.byName, v.recent.Remove(v.recent.Back()).(*site).endpoint.address)
+	v.use(s)
+	if len(v.byName) > maxVisited {
+		delete(v.byName, v.oldest.endpoint.address)
+		v.unlink(v.oldest)
 	}
 	return s
+}
+
+func (u *Upstream) newSite(key string, d *destination) *site {
+	host := d.name()
+	from := strings.Index(key, host) // behind a bracket perhaps
+	s := &site{}
+	s.endpoint, s.breaker = &s.own.endpoint, &s.own.breaker
+	s.endpoint.address, s.endpoint.host, s.endpoint.port = key, key[from:from+len(host)], d.port
+	s.endpoint.last.Endpoint = key
+	s.breaker.Init(u.cfg.Breaker)
+	return s
+}
+
+// use makes a site the newest, with mu held.
+func (v *visited) use(s *site) {
+	if v.newest == s {
+		return
+	}
+	v.unlink(s)
+	if s.older = v.newest; s.older == nil {
+		v.oldest = s
+	} else {
+		s.older.newer = s
+	}
+	v.newest = s
+}
+
+// unlink takes a site out of the list, if it is there, with mu held.
+func (v *visited) unlink(s *site) {
+	switch {
+	case s.newer != nil:
+		s.newer.older = s.older
+	case v.newest == s:
+		v.newest = s.older
+	}
+	switch {
+	case s.older != nil:
+		s.older.newer = s.newer
+	case v.oldest == s:
+		v.oldest = s.newer
+	}
+	s.newer, s.older = nil, nil
 }
 
 // list are the sites, the most recently used first.
 func (v *visited) list() (out []*site) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for el := v.recent.Front(); el != nil; el = el.Next() {
-		out = append(out, el.Value.(*site))
+	for s := v.newest; s != nil; s = s.older {
+		out = append(out, s)
 	}
 	return out
 }
@@ -68,6 +123,9 @@ func (s *site) members(u *Upstream, ips []netip.Addr) []member {
 	e := s.endpoint
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(ips) == 1 {
+		return s.only(u, netip.AddrPortFrom(ips[0], e.port))
+	}
 	out := make([]member, 0, len(ips))
 	for _, ip := range ips {
 		m := member{other: ip.Is4() != ips[0].Is4()}
@@ -82,6 +140,29 @@ func (s *site) members(u *Upstream, ips []netip.Addr) []member {
 	}
 	e.members = slices.Clone(out[:min(len(out), maxKnownAddresses)]) // the rest is not kept alive by it
 	return out
+}
+
+// only is members for a destination with one address, with endpoint.mu held.
+func (s *site) only(u *Upstream, addr netip.AddrPort) []member {
+	e := s.endpoint
+	switch i := slices.IndexFunc(e.members, func(old member) bool { return old.addr == addr }); {
+	case i >= 0 && len(e.members) == 1:
+	case i >= 0:
+		e.members = []member{{address: e.members[i].address}}
+	case s.own.member[0].address == nil:
+		a := &s.own.address
+		u.initAddress(a, e, "", addr)
+		if a.name == e.address {
+			a.name = e.address // and the other text is not kept
+		}
+		a.breaker, s.own.member[0].address = s.breaker, a
+		e.members = s.own.member[:]
+	default:
+		a := u.newAddress(e, "", addr)
+		a.breaker = s.breaker
+		e.members = []member{{address: a}}
+	}
+	return e.members
 }
 
 // target is where one session goes through a dynamic upstream. Not safe for

@@ -2,8 +2,10 @@ package l4
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -119,4 +121,69 @@ func addrs(all ...string) (out []netip.Addr) {
 		out = append(out, netip.MustParseAddr(s))
 	}
 	return out
+}
+
+// What is forgotten is what was used least recently, and what is forgotten holds
+// on to nobody else.
+func TestVisitedForgetsTheOldest(t *testing.T) {
+	u := &Upstream{visited: &visited{byName: map[string]*site{}}}
+	site := func(i int) *site { return u.site(&destination{host: fmt.Sprintf("h%d.test", i), port: 443}) }
+	first, second := site(0), site(1)
+	for i := 2; i < maxVisited; i++ {
+		site(i)
+		if i%100 == 0 && site(0) != first {
+			t.Fatal("a destination in use was forgotten")
+		}
+	}
+	site(maxVisited)
+	if all := u.visited.list(); len(all) != maxVisited || all[0] != site(maxVisited) || slices.Contains(all, second) || !slices.Contains(all, first) {
+		t.Errorf("%d are remembered", len(all))
+	}
+	if second.newer != nil || second.older != nil {
+		t.Error("a destination that is forgotten holds on to others")
+	}
+	if again := site(1); again == second || again.endpoint.host != "h1.test" || again.endpoint.address != "h1.test:443" {
+		t.Errorf("%+v", again.endpoint)
+	}
+	if six := u.site(&destination{addr: netip.MustParseAddr("2600::1"), port: 443}).endpoint; six.host != "2600::1" || six.address != "[2600::1]:443" {
+		t.Errorf("host %q of %s", six.host, six.address)
+	}
+}
+
+// What is known of an address stays with it while it is among those of its name,
+// however many there are, and all have the destination's breaker.
+func TestSiteMembers(t *testing.T) {
+	u := &Upstream{visited: &visited{byName: map[string]*site{}}}
+	s := u.site(&destination{host: "h.test", port: 443})
+	var last []member
+	for _, ips := range []string{"1", "1", "2", "1 2", "2 1 3", "1", "3", "1"} {
+		var want []netip.Addr
+		for i := 0; i < len(ips); i += 2 {
+			want = append(want, netip.MustParseAddr("192.0.2."+ips[i:i+1]))
+		}
+		got := s.members(u, want)
+		for i, m := range got {
+			if m.addr != netip.AddrPortFrom(want[i], 443) || m.breaker != s.breaker || m.endpoint != s.endpoint || m.upstream != u {
+				t.Errorf("%s: member %d is %s", ips, i, m.name)
+			}
+			for _, old := range last {
+				if old.addr == m.addr && old.address != m.address {
+					t.Errorf("%s: what was known of %s is lost", ips, m.name)
+				}
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %d members", ips, len(got))
+		}
+		last = got
+	}
+	e := s.endpoint
+	e.note(last[0].candidate(policy.Ticket{}), ReasonRefused, fmt.Errorf("no"))
+	if st := e.status(); st.LastFailure == nil || time.Since(*st.LastFailure) > time.Minute || st.LastSuccess != nil || st.LastError != "no" {
+		t.Errorf("%+v", st)
+	}
+	e.note(last[0].candidate(policy.Ticket{}), ReasonOK, nil)
+	if st := e.status(); st.LastFailure == nil || st.LastSuccess == nil || st.LastError != "" {
+		t.Errorf("%+v", st)
+	}
 }

@@ -27,10 +27,12 @@ type endpoint struct {
 	literal          bool // there is nothing to look up
 
 	mu      sync.Mutex
-	last    EndpointStatus // guarded by mu
+	last    EndpointStatus // guarded by mu; without its times, which follow
 	members []member       // guarded by mu; what the last good answer had
 	flight  *flight        // guarded by mu; the look-up under way, or nil
 	lookup  string         // guarded by mu; why the last look-up failed; empty if it did not
+
+	succeeded, failed time.Time // guarded by mu; zero: never
 }
 
 // member is an address as a part of its upstream.

@@ -222,6 +222,12 @@ func (v *visited) tell(st *UpstreamStatus) {
 func (e *endpoint) status() EndpointStatus {
 	e.mu.Lock()
 	st, members := e.last, e.members
+	if at := e.succeeded; !at.IsZero() {
+		st.LastSuccess = &at
+	}
+	if at := e.failed; !at.IsZero() {
+		st.LastFailure = &at
+	}
 	if st.LastReason == "" && e.lookup != "" {
 		st.LastReason, st.LastError = ReasonDNS, e.lookup
 	}

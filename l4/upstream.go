@@ -1,7 +1,6 @@
 package l4
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +86,7 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	case cfg.Dynamic && (cfg.Health.Interval > 0 || cfg.Preconnect.Connections > 0 || cfg.Required):
 		return nil, fmt.Errorf("upstream %s: dynamic has nowhere to go before a client asks; turn health, preconnect and required off", cfg.Name)
 	case cfg.Dynamic:
-		u.visited = &visited{byName: map[string]*list.Element{}}
+		u.visited = &visited{byName: map[string]*site{}}
 	case len(u.endpoints) == 0:
 		return nil, fmt.Errorf("upstream %s: no endpoint", cfg.Name)
 	}
@@ -348,14 +347,23 @@ func (u *Upstream) giveUp(c candidate, reason Reason, err error) {
 // note keeps what the last attempt at the endpoint taught.
 func (e *endpoint) note(c candidate, reason Reason, err error) {
 	now := time.Now()
+	why := ""
+	if reason != ReasonOK {
+		why = err.Error()
+	}
+	if c.at != nil {
+		if cause, _ := c.at.lastFailure(); cause == why {
+			why = cause // one text of the two is kept
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.last.LastAddress = c.String()
+	e.last.LastAddress, e.last.LastReason, e.last.LastError = c.String(), reason, why
 	if reason == ReasonOK {
-		e.last.LastSuccess, e.last.LastReason, e.last.LastError = &now, ReasonOK, ""
+		e.succeeded = now
 		return
 	}
-	e.last.LastFailure, e.last.LastReason, e.last.LastError = &now, reason, err.Error()
+	e.failed = now
 }
 
 // deliver sends packet, a PostgreSQL CancelRequest, over first and over a new
