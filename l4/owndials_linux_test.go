@@ -1,0 +1,61 @@
+package l4
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"ambassador/policy"
+)
+
+// A redirect that catches what we dial, too, ends with the first that it catches,
+// or soon afterwards.
+func TestARedirectOfOurOwnIsALoop(t *testing.T) {
+	inNamespace(t)
+	dials := make(chan func()) // which the test's goroutine does, for it alone is in the namespace
+	dial := func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		done := make(chan struct{})
+		select {
+		case dials <- func() { conn, err = net.Dial(network, address); close(done) }:
+			<-done
+			return conn, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("10.213.7.1/32")}, Upstream: "out"})
+	cfg.Listeners[0].Request = RequestOriginal
+	f := serve(t, Options{Dial: dial}, cfg)
+	nft(t, fmt.Sprintf(`table inet ambassador {
+	chain out { type nat hook output priority -100; ip daddr 10.213.7.1 tcp dport 443 redirect to :%d; }
+	}`, netip.MustParseAddrPort(f.Listening()[0].Addr).Port()))
+	c, err := net.Dial("tcp", "10.213.7.1:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const most = 200 // the avalanche ends where descriptors do
+	made, loops, client := 0, 0, ""
+	for deadline := time.After(bound); loops == 0 || client == ""; {
+		select {
+		case do := <-dials:
+			do()
+			if made++; made > most {
+				t.Fatalf("%d connections for one client", made)
+			}
+		case r := <-f.records:
+			if r.Reason == ReasonLoop {
+				loops++
+			}
+			if r.Client == c.LocalAddr().String() {
+				client = r.Destination
+			}
+		case <-deadline:
+			t.Fatalf("%d connections, %d loops, the client's destination %q", made, loops, client)
+		}
+	}
+	t.Logf("%d connections, %d loops", made, loops)
+}
