@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -325,5 +326,44 @@ func TestEarlyBytesInEveryCombination(t *testing.T) {
 				t.Errorf("record %+v", r)
 			}
 		})
+	}
+}
+
+// A session that lives for days does not keep the rules and the upstreams of the
+// configuration that it began with.
+func TestSessionsKeepNoOldRules(t *testing.T) {
+	at := backend(t, echo)
+	open := policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"}
+	cfg := egress(open)
+	cfg.Listeners[0].Limits.Connections, cfg.Listeners[0].Timeouts.Handshake = 2, time.Second // for as long a timer keeps them
+	gone := make(chan bool, 1)
+	runtime.AddCleanup(cfg.Listeners[0].Rules, func(gone chan bool) { gone <- true }, gone)
+	f := serve(t, Options{}, cfg)
+	c, code := f.socks(at)
+	if code != 0 {
+		t.Fatalf("reply %d", code)
+	}
+	ping(t, c)
+	cfg.Listeners = slices.Clone(cfg.Listeners)
+	cfg.Listeners[0].Rules = policy.NewRules([]policy.Rule{open, open})
+	if err := f.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	f.until("the old rules are collected", func() bool {
+		runtime.GC()
+		select {
+		case <-gone:
+			return true
+		default:
+			return false
+		}
+	})
+	ping(t, c)
+	c.Close()
+	if r := f.record(); r.Reason != ReasonClosed {
+		t.Errorf("record %+v", r)
+	}
+	if l := &f.listeners[0].limiter; l.live != 0 || len(l.clients) != 0 {
+		t.Errorf("%d live, of %d clients", l.live, len(l.clients))
 	}
 }

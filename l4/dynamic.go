@@ -108,6 +108,21 @@ func (v *visited) unlink(s *site) {
 	s.newer, s.older = nil, nil
 }
 
+// forgetSites forgets all, of an upstream that is out of use: its last sessions may
+// live for days.
+func (u *Upstream) forgetSites() {
+	v := u.visited
+	if v == nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.byName)
+	for v.oldest != nil { // a session that has one keeps no others
+		v.unlink(v.oldest)
+	}
+}
+
 // list are the sites, the most recently used first.
 func (v *visited) list() (out []*site) {
 	v.mu.Lock()

@@ -125,11 +125,11 @@ func (s *session) become(client netip.Addr) error {
 // leave counts the session out again, if it was counted in.
 func (s *session) leave() {
 	s.mu.Lock()
-	client := s.entered
+	client, limiter := s.entered, s.route.limiter
 	s.entered = nil
 	s.mu.Unlock()
 	if client != nil {
-		s.route.limiter.leave(*client)
+		limiter.leave(*client)
 	}
 }
 

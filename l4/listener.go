@@ -41,6 +41,9 @@ type route struct {
 	limiter  *limiter           // the listener's
 	asked    *starttls.Protocol // in which clients ask for TLS; nil: none
 	silence  silence
+	// established is for sessions that have come through: all that they need still, so
+	// that they do not keep the rules of old configurations for days.
+	established *route
 }
 
 // choice is an upstream that sessions of a listener may go to.

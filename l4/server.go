@@ -140,6 +140,7 @@ func (s *Server) Apply(cfg Config) error {
 	for _, u := range old.upstreams {
 		if !slices.Contains(upstreams, u) {
 			u.retire()
+			u.forgetSites()
 		}
 	}
 	return nil
@@ -222,6 +223,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	for i, c := range cfg.Listeners {
 		asked, _ := askedIn(c) // bind has looked at the error
 		r := &route{cfg: c, choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers)}
+		r.established = &route{limiter: r.limiter}
 		for _, name := range c.upstreams() {
 			u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == name })]
 			r.choices[name] = choice{u, s.trafficOf(c.Name, name)}

@@ -21,7 +21,7 @@ import (
 type session struct {
 	// Static after accept.
 	server *Server
-	route  *route // the listener's configuration when the session was accepted
+	route  *route // the listener's configuration when the session was accepted; see route.established
 	seq    uint64
 
 	downstream net.Conn  // owned by run until the relay takes it; nil from then on
@@ -275,7 +275,7 @@ func (s *session) relay(conn *upstreamConn) error {
 		Done:       func(r relay.Result) { s.ended(conn, r) },
 	})
 	// What only establishing needed is not kept for the days a session may live.
-	s.cancel, s.downstream, s.greeted = nil, nil, nil
+	s.cancel, s.downstream, s.greeted, s.route = nil, nil, nil, s.route.established
 	conn.handedOver()
 	return nil
 }
