@@ -217,8 +217,11 @@ func (s *session) origin() *origin {
 	if g == nil {
 		return o
 	}
-	if g.header.source.IsValid() {
+	switch {
+	case g.header.source.IsValid():
 		o.proxyHeader = g.header
+	case s.route.cfg.Request == RequestOriginal: // our own address is only where it was redirected to
+		o.destination = netip.AddrPortFrom(g.request.addr, g.request.port)
 	}
 	if g.tls != nil {
 		state := g.tls.ConnectionState()

@@ -387,3 +387,20 @@ func TestProxyProtocolAndPreconnect(t *testing.T) {
 		t.Errorf("applied: %v", err)
 	}
 }
+
+// Of a redirected connection the header tells where it went, and not where it was
+// redirected to.
+func TestProxyHeaderOfARedirectedClient(t *testing.T) {
+	c, err := net.Dial("tcp", backend(t, echo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	to := netip.MustParseAddrPort("203.0.113.7:443")
+	s := &session{downstream: c, upstream: &Upstream{cfg: UpstreamConfig{ProxyProtocol: ProxyV2}},
+		route:   &route{cfg: ListenerConfig{Request: RequestOriginal}},
+		greeted: &greeted{request: &request{addr: to.Addr(), port: to.Port()}}}
+	if o := s.origin(); o.destination != to || o.source != unmapped(c.RemoteAddr()) {
+		t.Errorf("from %v to %v", o.source, o.destination)
+	}
+}
