@@ -68,6 +68,7 @@ func (s *session) greet(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithDeadline(ctx, s.patience())
 	defer cancel()
+	defer s.heard()
 	if cfg.TLS != nil || cfg.proxied() {
 		mayWait(ctx)
 		defer s.server.greeters.enter(s)()

@@ -13,7 +13,7 @@ import (
 func (f *fixture) resting() (n int) {
 	for _, s := range f.live() {
 		s.mu.Lock()
-		if s.parked != nil && s.runner != nil {
+		if s.parked && s.runner != nil {
 			n++
 		}
 		s.mu.Unlock()
@@ -89,6 +89,33 @@ func TestEndingsOfClientsThatRest(t *testing.T) {
 		t.Errorf("the end of all: %+v", r)
 	}
 	wantReset(t, client)
+}
+
+// Whose time is up first is dropped first, however late it has said a word.
+func TestAClientThatRestsKeepsItsPlace(t *testing.T) {
+	parks(t)
+	cfg := restingEgress()
+	cfg.Listeners[0].Timeouts.Handshake = time.Hour
+	f := serve(t, Options{}, cfg)
+	first := f.client(0)
+	f.until("the first to be waited for", func() bool { return f.parked() == 1 })
+	f.client(0)
+	f.until("both to be waited for", func() bool { return f.parked() == 2 })
+	first.Write([]byte{5, 1, 0})
+	if _, err := io.ReadFull(first, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	f.until("the first to rest", func() bool { return f.resting() == 1 })
+	q := &f.listeners[0].route.Load().silence
+	q.mu.Lock()
+	next := q.all.Front().Value.(*session)
+	q.mu.Unlock()
+	if got := next.snapshot().Client; got != first.LocalAddr().String() {
+		t.Errorf("the first to go is %s, want %s", got, first.LocalAddr())
+	}
+	if n := f.places(); n != 2 {
+		t.Errorf("%d places, want 2", n)
+	}
 }
 
 func TestAClientThatRestsTooLong(t *testing.T) {

@@ -35,6 +35,7 @@ type session struct {
 	slot      bool // guarded by Server.mu; it counts for limits.connections
 	concluded bool // guarded by mu; the ending is known, and the client is being told
 	accounted bool // guarded by mu; rec has flow's bytes
+	parked    bool // guarded by mu; its client is waited for without a goroutine
 
 	mu      sync.Mutex
 	rec     Record             // guarded by mu; what others may see of the session while it lives, but for ID
@@ -43,7 +44,7 @@ type session struct {
 	flow    relay.Session      // guarded by mu; nil before the relay
 	goal    *address           // guarded by mu; where the relay goes
 	entered *netip.Addr        // guarded by mu; as whose the listener's limiter counts it; nil: it does not
-	parked  *list.Element      // guarded by mu; its place in the route's silence; nil: it is not there
+	place   *list.Element      // guarded by mu; in the route's silence, until greet is over; nil: none
 	runner  *runner            // guarded by mu; that rests while the session is parked; nil: none does
 }
 
@@ -332,6 +333,7 @@ func (s *session) close(end *Error) {
 	rec := *r
 	rec.ID = s.id()
 	s.mu.Unlock()
+	s.heard()
 	if !relayed {
 		s.closeDownstream(end.Reason)
 	}

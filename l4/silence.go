@@ -49,12 +49,19 @@ func (s *session) park() bool {
 func (s *session) unpark() (r *runner, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.parked == nil {
-		return nil, false
+	r, ok = s.runner, s.parked
+	s.runner, s.parked = nil, false
+	return r, ok
+}
+
+// heard gives the session's place up: its client has said all, or says no more.
+func (s *session) heard() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.place != nil {
+		s.route.silence.leave(s.place)
+		s.place = nil
 	}
-	s.route.silence.leave(s.parked)
-	r, s.parked, s.runner = s.runner, nil, nil
-	return r, true
 }
 
 // wake goes on with a session whose client has said something, or has left. The
@@ -90,10 +97,14 @@ func (s *session) rest(ctx context.Context) bool {
 func (s *session) await(socket awaiter, r *runner) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped != nil || s.server.ctx.Err() != nil || !socket.Await(s.wake) {
+	// Whose time is up may have lost its place.
+	if s.stopped != nil || s.server.ctx.Err() != nil || !time.Now().Before(s.patience()) || !socket.Await(s.wake) {
 		return false
 	}
-	s.parked, s.runner = s.route.silence.enter(s), r
+	if s.place == nil {
+		s.place = s.route.silence.enter(s)
+	}
+	s.parked, s.runner = true, r
 	if r == nil {
 		s.cancel = nil // whose run is over
 	}
@@ -188,7 +199,7 @@ func (q *silence) expire() {
 	}
 }
 
-// due takes out those whose time is up, for unpark.
+// due takes out those whose time is up.
 func (q *silence) due(now time.Time) (out []*session) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

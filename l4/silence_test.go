@@ -11,8 +11,20 @@ import (
 	"time"
 )
 
-// parked is how many sessions of the listener wait for a first word.
-func (f *fixture) parked() int {
+// parked is how many sessions wait for their clients without a goroutine.
+func (f *fixture) parked() (n int) {
+	for _, s := range f.live() {
+		s.mu.Lock()
+		if s.parked {
+			n++
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// places is how many sessions have one in the first listener's silence.
+func (f *fixture) places() int {
 	q := &f.listeners[0].route.Load().silence
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -36,7 +48,7 @@ func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
 	ping(t, tls.Client(f.client(0), client))
-	f.until("the first to be relayed", func() bool { return f.active() == 1 && f.parked() == 0 })
+	f.until("the first to be relayed", func() bool { return f.active() == 1 && f.places() == 0 })
 	before := runtime.NumGoroutine()
 	const many = 300
 	for range many {
@@ -96,7 +108,7 @@ func TestSilentClientsAreDropped(t *testing.T) {
 		}
 	}
 	wantReset(t, last)
-	if n := f.parked(); n != 0 || f.active() != 0 {
+	if n := f.places(); n != 0 || f.active() != 0 {
 		t.Errorf("%d are still waited for, %d sessions", n, f.active())
 	}
 }
