@@ -29,7 +29,8 @@ type Socket struct {
 	late    bool
 	watched watched // as the table knows the socket
 
-	home *loop // that has accepted it, or waits for it; nil: dialled
+	home  *loop          // that has accepted it, or waits for it; nil: dialled
+	local netip.AddrPort // of a dialled one, if it is known
 
 	mu   sync.Mutex
 	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
@@ -344,24 +345,22 @@ func (s *Socket) Close() error {
 	return nil
 }
 
-// LocalAddr is our end's address, nil once the socket is an engine's or closed.
+// LocalAddr is our end's address, nil if it is not known once the socket is an
+// engine's or closed.
 func (s *Socket) LocalAddr() net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != nil {
 		return s.conn.LocalAddr()
 	}
-	sa, err := unix.Getsockname(int(s.fd))
-	if err != nil {
+	at := s.local
+	if !at.IsValid() {
+		at = localAddr(s.fd)
+	}
+	if !at.IsValid() {
 		return nil
 	}
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
-	case *unix.SockaddrInet6:
-		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)))
-	}
-	return nil
+	return net.TCPAddrFromAddrPort(at)
 }
 
 // RemoteAddr is the other end's address.
@@ -490,7 +489,10 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, wait 
 	var err error
 	switch errno {
 	case 0, syscall.EISCONN:
-		if toItself(s.fd, to) {
+		if s.local = localAddr(s.fd); s.local == unmapped(to) {
+			// Nobody listens there, and the port that the kernel chose for us is just
+			// that: the socket has connected to itself. A dead service would seem alive,
+			// and could not come back.
 			err = ioError("connect", syscall.ECONNREFUSED)
 		}
 	case syscall.EALREADY, syscall.EINPROGRESS:
@@ -517,15 +519,18 @@ func connect(fd int32, to netip.AddrPort) syscall.Errno {
 	return errno
 }
 
-// toItself says whether a socket has connected to itself: nobody listens at to,
-// and the port that the kernel chose for us is just that. A dead service would
-// seem alive, and could not come back.
-func toItself(fd int32, to netip.AddrPort) bool {
+// localAddr is a socket's own address; the zero value if there is none.
+func localAddr(fd int32) netip.AddrPort {
 	var sa unix.RawSockaddrAny
 	size := uint32(unsafe.Sizeof(sa))
-	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
-	at := addrPort(&sa)
-	return errno == 0 && at.Port() == to.Port() && at.Addr() == to.Addr().Unmap()
+	if _, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return netip.AddrPort{}
+	}
+	return unmapped(addrPort(&sa))
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
 // dialling is a connect that somebody waits for. It has room for one event.
