@@ -71,6 +71,8 @@ func (s *session) greet(ctx context.Context) error {
 	defer s.heard()
 	if cfg.TLS != nil || cfg.proxied() {
 		mayWait(ctx)
+	}
+	if cfg.TLS != nil || cfg.proxied() || s.waited {
 		defer s.server.greeters.enter(s)()
 	}
 	s.greeted = &greeted{}

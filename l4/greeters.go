@@ -7,8 +7,9 @@ import (
 )
 
 // greeters are the sessions whose client has begun to say what has to come before a
-// dial, and has not said it yet; who has said nothing is in silence. They bound what a flood of clients can cost, whoever else the process
-// serves: their number bounds the memory, and turns the processor time.
+// dial, and has not said it yet; who has said nothing is in silence. They bound what a
+// flood of clients can cost, whoever else the process serves: their number bounds the
+// memory, and turns the processor time.
 type greeters struct {
 	// turns has a place for each that may compute now: as many as there are
 	// processors. Thousands of handshakes would else stand before every relay that
@@ -25,7 +26,7 @@ type greeters struct {
 }
 
 // maxGreeters bounds the sessions in greet: at 20 KiB each (measured; most of it is
-// the goroutine's stack) they need 80 MiB.
+// the goroutine's stack, or the runner's) they need 80 MiB.
 const maxGreeters = 4096
 
 // errCrowded ends the oldest of too many. Who comes in earnest has said all within

@@ -118,6 +118,34 @@ func TestAClientThatRestsKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// Of too many that rest the oldest goes, as of those in a TLS handshake; who says
+// nothing is not one of them.
+func TestCrowdOfClientsThatRestIsBounded(t *testing.T) {
+	parks(t)
+	cfg := restingEgress()
+	cfg.Listeners[0].Timeouts.Handshake = time.Hour
+	f := serve(t, Options{}, cfg)
+	f.greeters.most = 2
+	for range 5 {
+		f.client(0)
+	}
+	f.until("the silent ones to be waited for", func() bool { return f.parked() == 5 })
+	var clients []*net.TCPConn
+	for n := range 3 {
+		c := f.client(0)
+		c.Write([]byte{5, 1, 0, 5})
+		clients = append(clients, c)
+		f.until("the client to rest", func() bool { return f.resting() == min(n+1, 2) })
+	}
+	wantReset(t, clients[0])
+	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "handshakes" || r.Client != clients[0].LocalAddr().String() {
+		t.Errorf("record %+v", r)
+	}
+	if n := f.active(); n != 7 {
+		t.Errorf("%d sessions are left, want 7", n)
+	}
+}
+
 func TestAClientThatRestsTooLong(t *testing.T) {
 	cfg := restingEgress()
 	const patience = 200 * time.Millisecond
