@@ -69,7 +69,10 @@ func renewing(t *testing.T, life time.Duration, test func(t *testing.T, i *issue
 		s := NewSource("me")
 		r := NewRenewer(s, i.issue, slog.New(slog.DiscardHandler))
 		var run sync.WaitGroup
-		run.Go(func() { r.Run(ctx) })
+		run.Go(func() {
+			time.Sleep(1) // of the bubble: what the test does first comes before
+			r.Run(ctx)
+		})
 		test(t, i, s)
 		cancel()
 		run.Wait()
@@ -84,7 +87,7 @@ func TestRenewsInTime(t *testing.T) {
 		if len(tries) < 7 || len(tries) > 8 { // every 14:48 to 16:00 hours
 			t.Fatalf("%d renewals in 100 h", len(tries))
 		}
-		if first := tries[0].Sub(start); first != 0 {
+		if first := tries[0].Sub(start); first > 1 {
 			t.Errorf("the first certificate is asked for after %v", first)
 		}
 		for n := range tries[1:] {

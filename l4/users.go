@@ -34,6 +34,7 @@ type UserList struct {
 type bcryptLine struct {
 	hash     []byte
 	verified atomic.Pointer[passwordMark] // of the last good password; nil: none yet
+	turn     chan struct{}                // a place for the one bcrypt of the user that may wait for its turn among all
 }
 
 // UserError is a line of an htpasswd file that cannot be used.
@@ -93,7 +94,7 @@ func (l *UserList) add(line []byte) error {
 	if l.users[user] != nil {
 		return fmt.Errorf("%q is there twice; remove one of the lines", user)
 	}
-	u := &bcryptLine{hash: bytes.Clone(hash)}
+	u := &bcryptLine{hash: bytes.Clone(hash), turn: make(chan struct{}, 1)}
 	l.users[user], l.lines = u, append(l.lines, u)
 	return nil
 }
@@ -160,6 +161,9 @@ type Users struct {
 	// Static after construction.
 	marks sync.Pool     // of *marker
 	turns chan struct{} // a place for each bcrypt that may be computed now
+	// strangers is the turn of all whom the file does not know. Who guesses one
+	// user's password, however often, does not stand before the others.
+	strangers chan struct{}
 
 	list     atomic.Pointer[UserList]
 	failures failures
@@ -183,7 +187,7 @@ type comparison struct {
 func NewUsers(list *UserList) *Users {
 	key := make([]byte, sha256.Size)
 	rand.Read(key) //nolint:errcheck // it never fails
-	u := &Users{comparisons: map[passwordMark]*comparison{}, turns: make(chan struct{}, max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU())))}
+	u := &Users{comparisons: map[passwordMark]*comparison{}, strangers: make(chan struct{}, 1), turns: make(chan struct{}, max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU())))}
 	u.marks.New = func() any { return &marker{mac: hmac.New(sha256.New, key)} }
 	u.list.Store(list)
 	return u
@@ -217,7 +221,11 @@ func (u *Users) Check(ctx context.Context, client netip.Addr, user, password str
 		return true, nil
 	}
 	mayWait(ctx)
-	matches, err := u.verify(ctx, mark, line.hash, password)
+	queue := line.turn
+	if !known {
+		queue = u.strangers
+	}
+	matches, err := u.verify(ctx, mark, queue, line.hash, password)
 	switch {
 	case err != nil:
 		return false, err
@@ -267,11 +275,11 @@ func (u *Users) mark(user string, line []byte, password string) passwordMark {
 }
 
 // verify computes a bcrypt, or waits for who computes the same.
-func (u *Users) verify(ctx context.Context, mark passwordMark, hash []byte, password string) (bool, error) {
+func (u *Users) verify(ctx context.Context, mark passwordMark, queue chan struct{}, hash []byte, password string) (bool, error) {
 	for {
 		c, leads := u.join(mark)
 		if leads {
-			return u.lead(ctx, c, mark, hash, password)
+			return u.lead(ctx, c, mark, queue, hash, password)
 		}
 		select {
 		case <-c.done:
@@ -296,20 +304,22 @@ func (u *Users) join(mark passwordMark) (c *comparison, leads bool) {
 	return c, true
 }
 
-// lead computes a bcrypt when it is its turn.
-func (u *Users) lead(ctx context.Context, c *comparison, mark passwordMark, hash []byte, password string) (bool, error) {
+// lead computes a bcrypt when it is its turn: among those of queue, and then among all.
+func (u *Users) lead(ctx context.Context, c *comparison, mark passwordMark, queue chan struct{}, hash []byte, password string) (bool, error) {
 	defer func() {
 		u.mu.Lock()
 		delete(u.comparisons, mark)
 		u.mu.Unlock()
 		close(c.done)
 	}()
-	select {
-	case u.turns <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
+	for _, turns := range []chan struct{}{queue, u.turns} {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		defer func() { <-turns }()
 	}
-	defer func() { <-u.turns }()
 	c.ok = bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil
 	c.given = true
 	return c.ok, nil

@@ -337,3 +337,35 @@ func BenchmarkRememberedPassword(b *testing.B) {
 		}
 	}
 }
+
+// Who guesses passwords, of one user or of nobody, stands before nobody else.
+func TestGuessesHoldUpNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "secret", 4)))
+		turnless(u)
+		ctx, leave := context.WithCancel(t.Context())
+		var guesses, login sync.WaitGroup
+		const many = 50
+		for i := range many {
+			guesses.Go(func() { u.Check(ctx, nobody, "a", fmt.Sprint("guess", i)) })
+			guesses.Go(func() { u.Check(ctx, nobody, fmt.Sprint("nobody", i), "guess") })
+		}
+		synctest.Wait()
+		login.Go(func() {
+			if ok, err := u.Check(ctx, nobody, "b", "secret"); !ok || err != nil {
+				t.Errorf("%v, %v", ok, err)
+			}
+		})
+		synctest.Wait()
+		<-u.turns // one after the other
+		login.Wait()
+		u.mu.Lock()
+		left := len(u.comparisons)
+		u.mu.Unlock()
+		if left < 2*many-10 {
+			t.Errorf("%d of %d guesses came before", 2*many-left, 2*many)
+		}
+		leave()
+		guesses.Wait()
+	})
+}
