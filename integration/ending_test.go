@@ -9,20 +9,27 @@ import (
 
 // record is a session's account in the log, as far as tests look at it.
 type record struct {
-	ID         string `json:"id"`
-	Listener   string `json:"listener"`
-	Client     string `json:"client"`
-	Upstream   string `json:"upstream"`
-	Address    string `json:"address"`
-	Stage      string `json:"stage"`
-	Reason     string `json:"reason"`
-	Cause      string `json:"cause"`
-	Attempts   int    `json:"attempts"`
-	BytesUp    int64  `json:"bytes_up"`
-	BytesDown  int64  `json:"bytes_down"`
-	FirstClose string `json:"first_close"`
-	Truncated  bool   `json:"truncated"`
-	Principal  string `json:"principal"`
+	ID          string  `json:"id"`
+	Listener    string  `json:"listener"`
+	Client      string  `json:"client"`
+	User        string  `json:"user"`
+	Rule        string  `json:"rule"`
+	Destination string  `json:"destination"`
+	SNI         string  `json:"sni"`
+	Upstream    string  `json:"upstream"`
+	Address     string  `json:"address"`
+	Stage       string  `json:"stage"`
+	Reason      string  `json:"reason"`
+	Cause       string  `json:"cause"`
+	Attempts    int     `json:"attempts"`
+	BytesUp     int64   `json:"bytes_up"`
+	BytesDown   int64   `json:"bytes_down"`
+	Duration    float64 `json:"duration"` // seconds
+	FirstClose  string  `json:"first_close"`
+	RetryIn     float64 `json:"retry_in"` // seconds
+	Truncated   bool    `json:"truncated"`
+	Tag         string  `json:"tag"`
+	Principal   string  `json:"principal"`
 }
 
 // ending waits for the record of the client in the log, and checks that log,
