@@ -49,10 +49,13 @@ func ending(p *process, client, stage, reason string) (record, error) {
 }
 
 // logged waits for the log's record of the session of a client.
-func logged(p *process, client string) (record, error) {
+func logged(p *process, client string) (record, error) { return loggedAfter(p, client, 0) }
+
+// loggedAfter is logged for what the log has after its first from bytes.
+func loggedAfter(p *process, client string, from int) (record, error) {
 	var rec record
 	re := regexp.MustCompile(`(?m)^.*"client":"` + regexp.QuoteMeta(client) + `".*"reason":"\w+".*$`)
-	m, err := p.stderr.awaitAfter(0, re, patience, p.exited)
+	m, err := p.stderr.awaitAfter(from, re, patience, p.exited)
 	if err != nil {
 		return rec, err
 	}
