@@ -31,7 +31,7 @@ func inNamespace(t testing.TB) {
 		missing(t, "root, which network namespaces need")
 	}
 	runtime.LockOSThread() // and never unlocks: the thread ends with the test
-	if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
+	if err := newNamespace(); err != nil {
 		missing(t, fmt.Sprintf("leave to make network namespaces (%v)", err))
 	}
 	for _, args := range []string{"link set lo up", "addr add " + privateIPv4 + "/32 dev lo", "addr add " + publicIPv4 + "/32 dev lo",

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package integration
+
+import "errors"
+
+// newNamespace is Linux's.
+func newNamespace() error { return errors.ErrUnsupported }
