@@ -119,12 +119,24 @@ func (p *pacer) may(elapsed time.Duration) bool {
 func (s *session) finishIfIdle(patient bool) bool {
 	flow := s.relayed()
 	if flow == nil {
-		return false
+		return s.endIfSilent()
 	}
 	if _, last := flow.Quiet(); patient && last == relay.Downstream {
 		return false
 	}
 	return flow.FinishIfIdle(idleAfter, errDrained)
+}
+
+// endIfSilent ends a session whose client has not said a word, though it has to, and
+// says whether it was one.
+func (s *session) endIfSilent() bool {
+	s.mu.Lock()
+	silent := s.parked && s.runner == nil
+	s.mu.Unlock()
+	if silent {
+		s.stop(errDrained)
+	}
+	return silent
 }
 
 // empty is closed once there is no session.

@@ -147,3 +147,18 @@ func TestSilentClientsCount(t *testing.T) {
 	f.client(0)
 	f.until("another to wait", func() bool { return f.active() == 2 })
 }
+
+// A drain does not wait for clients that say nothing.
+func TestDrainEndsSilentClients(t *testing.T) {
+	parks(t)
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg.Listeners[0].Timeouts.Handshake = time.Hour
+	f := serve(t, Options{}, cfg)
+	c := f.client(0)
+	f.until("the client to be waited for", func() bool { return f.parked() == 1 })
+	f.Shutdown(t.Context(), Drain{Timeout: time.Hour})
+	if r := f.record(); r.Reason != ReasonDrained {
+		t.Errorf("record %+v", r)
+	}
+	wantReset(t, c)
+}
