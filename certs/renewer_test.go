@@ -70,7 +70,7 @@ func renewing(t *testing.T, life time.Duration, test func(t *testing.T, i *issue
 		r := NewRenewer(s, i.issue, slog.New(slog.DiscardHandler))
 		var run sync.WaitGroup
 		run.Go(func() {
-			time.Sleep(1) // of the bubble: what the test does first comes before
+			time.Sleep(time.Nanosecond) // of the bubble: what the test does first comes before
 			r.Run(ctx)
 		})
 		test(t, i, s)
@@ -87,7 +87,7 @@ func TestRenewsInTime(t *testing.T) {
 		if len(tries) < 7 || len(tries) > 8 { // every 14:48 to 16:00 hours
 			t.Fatalf("%d renewals in 100 h", len(tries))
 		}
-		if first := tries[0].Sub(start); first > 1 {
+		if first := tries[0].Sub(start); first > time.Nanosecond {
 			t.Errorf("the first certificate is asked for after %v", first)
 		}
 		for n := range tries[1:] {
