@@ -51,8 +51,8 @@ func (e *closedError) Error() string { return e.text }
 // its owner can name thousands: connect.attempts of an upstream is at most 100.
 const maxDialled = 100
 
-// judge keeps the addresses that may be dialled, of more than maxDialled the first. The error is a *closedError if
-// there are none.
+// judge keeps the addresses that may be dialled, of more than maxDialled the first.
+// The error is a *closedError if there are none.
 func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	var kept []netip.Addr
 	var refused []string

@@ -5,10 +5,12 @@
 // connection is a session; (*session).run is its life, in order, and session.go
 // tells it without another file. Beside it: listener.go binds and accepts,
 // greet.go is what comes before a dial (greeters.go bounds it; silence.go is where
-// clients are that have to speak and do not; request.go, socks5.go and
-// httpconnect.go are where clients say where to),
-// upstream.go makes connections (resolve.go says where to, plan.go in which order,
-// address.go keeps what is known of each address; dial.go, originate.go),
+// clients are waited for that have to speak; request.go, socks5.go, httpconnect.go,
+// clienthello.go and original_linux.go are where clients say where to, users.go and
+// context.go what they may), choose.go asks the rules (destination.go judges
+// addresses, dynamic.go keeps what is known of destinations), upstream.go makes
+// connections (resolve.go says where to, plan.go in which order, address.go keeps
+// what is known of each address; dial.go, originate.go),
 // limits.go counts, outcome.go names every ending, observe.go accounts for it,
 // drain.go stops, status.go tells. Apart from sessions, prober.go asks how
 // addresses are, health.go judges, and preconnect.go keeps connections ready.
