@@ -3,6 +3,7 @@ package l4
 import (
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -184,4 +185,14 @@ func TestARunnerIsWokenBeforeItRests(t *testing.T) {
 	if len(steps) != 0 || r.resting.Load() != running {
 		t.Errorf("%d steps are left, at rest %d", len(steps), r.resting.Load())
 	}
+}
+
+// Whoever ends a server may be locked to a thread, as who has changed its namespace is.
+func TestRunnersEndOnALockedThread(t *testing.T) {
+	rs := &runners{}
+	r := newRunner(t.Context())
+	rs.giveBack(r)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	rs.close()
 }

@@ -147,7 +147,12 @@ func (rs *runners) close() {
 	idle := slices.Clone(rs.idle)
 	rs.idle, rs.closed = nil, true
 	rs.mu.Unlock()
-	for _, r := range idle {
-		r.stop()
-	}
+	done := make(chan struct{})
+	go func() { // a coroutine does not end on a goroutine that is locked to a thread
+		defer close(done)
+		for _, r := range idle {
+			r.stop()
+		}
+	}()
+	<-done
 }

@@ -396,7 +396,7 @@ func (s *session) stop(cause error) {
 		flow.Stop(cause)
 	case cancel != nil:
 		cancel()
-		s.wake()
+		go s.wake() // on no goroutine of the caller's, which may be locked to a thread
 	default:
 		if _, ok := s.unpark(); ok {
 			s.close(s.ending(cause))
