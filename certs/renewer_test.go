@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +169,35 @@ func TestManyWaitForOneTry(t *testing.T) {
 		cancel()
 		run.Wait()
 	})
+}
+
+// Who comes while a try ends gets what it brought, as those do who waited for it.
+func TestAwaitAsATryEnds(t *testing.T) {
+	ca := newAuthority(t)
+	cert, roots := ca.pair(t, "dns:me", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Hour) }), NewRoots(ca.pool())
+	for range 2000 {
+		s := NewSource("me")
+		r := NewRenewer(s, func(context.Context, *tls.Certificate) (*tls.Certificate, *Roots, error) { return cert, roots, nil },
+			slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { r.Run(ctx) })
+		for range 4 {
+			running.Go(func() {
+				if err := s.Await(t.Context()); err != nil {
+					t.Errorf("the issuer has never failed: %v", err)
+				}
+			})
+		}
+		for s.Ready() != nil { // in a bounded time, or the test's
+			runtime.Gosched()
+		}
+		cancel()
+		running.Wait()
+		if t.Failed() {
+			return
+		}
+	}
 }
 
 // Who waits, waits for a try that is under way or due, not for the next one, and

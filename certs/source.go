@@ -182,7 +182,7 @@ func (s *Source) Await(ctx context.Context) error {
 	}
 	end, began := r.join(time.Now())
 	if end == nil {
-		return err
+		return s.Ready() // the try may have ended since
 	}
 	select {
 	case <-end:
