@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ambassador/l4/starttls"
@@ -46,21 +47,54 @@ const (
 func (p *prober) run(ctx context.Context) {
 	p.address.asked.Store(true)
 	defer p.address.asked.Store(false)
+	defer p.upstream.rhythm.enter()()
 	for ctx.Err() == nil {
 		p.step(ctx)
 		pause(ctx, p.wait())
 	}
 }
 
-// wait is the time to the next step, with jitter of a tenth either way. A required
-// upstream that was never reached is asked more often: who waits for readiness
-// waits for it.
+// wait is the time to the next step. A required upstream that was never reached is
+// asked more often: who waits for readiness waits for it.
 func (p *prober) wait() time.Duration {
 	d := p.upstream.cfg.Health.Interval
 	if p.upstream.cfg.Required && p.upstream.reached.Load() == nil {
 		d = min(d, reachInterval)
 	}
-	return time.Duration(float64(d) * (0.9 + rand.Float64()/5))
+	return p.upstream.rhythm.wait(time.Now(), d, rand.Float64())
+}
+
+// rhythm lets the probers of a process take their steps in small groups: to wake an
+// idle process, and the monitor of Go's scheduler with it, costs as much as half of
+// a probe. Safe for concurrent use.
+type rhythm struct {
+	phase   int64 // nanoseconds; others of our kind shall not ask at the same moment
+	probers atomic.Int64
+}
+
+// together is how many probers shall step at once, where there are many: what they
+// do then holds sessions up for some milliseconds at most.
+const together = 3
+
+func newRhythm() *rhythm { return &rhythm{phase: rand.Int64N(int64(time.Hour))} }
+
+// enter counts a prober, until the function that it returns is called.
+func (r *rhythm) enter() (leave func()) {
+	r.probers.Add(1)
+	return func() { r.probers.Add(-1) }
+}
+
+// wait is the time from now to a step that is due about after an interval: with
+// jitter (0 to 1) of a tenth either way, and then moved by less than that to where
+// others step too.
+func (r *rhythm) wait(now time.Time, interval time.Duration, jitter float64) time.Duration {
+	slot := int64(interval) * together / max(r.probers.Load(), 7*together) // a seventh, or less if there are many
+	from := now.UnixNano() + r.phase
+	at := from + int64(float64(interval)*(0.9+jitter/5)) + slot/2
+	if slot > 0 {
+		at -= at % slot
+	}
+	return time.Duration(at - from)
 }
 
 // step brings the verdict up to date once.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -184,6 +185,84 @@ func TestIdleAddressesAreProbedSeldom(t *testing.T) {
 			t.Errorf("%d probes in ten idle minutes, want one a minute", got)
 		}
 	})
+}
+
+// Probers step in small groups, so that the process is woken less often, and still
+// not in step with those of other processes.
+func TestProbersStepTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{began: time.Now(), answer: answers{}}
+		var names []string
+		for i := range 20 {
+			names = append(names, fmt.Sprintf("127.0.0.%d:1", i+1))
+			f.answer[names[i]] = says("")
+		}
+		health := testHealth
+		health.IdleInterval = 0
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(names...), Health: health}, Options{Dial: f.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); u.run(ctx) }()
+		time.Sleep(10 * time.Minute)
+		cancel()
+		<-done
+		last, moments := map[string]time.Duration{}, map[time.Duration]int{}
+		for _, line := range f.log {
+			at, address, _ := strings.Cut(line, " ")
+			moment, err := time.ParseDuration(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			moments[moment]++
+			if before, ok := last[address]; ok && (moment-before < 4*time.Second || moment-before > 6*time.Second+hearTimeout) {
+				t.Errorf("%s is probed %v after the last time, want 4 to 6 s", address, moment-before)
+			}
+			last[address] = moment
+		}
+		if n := len(f.log); n < 20*100 || n > 20*150 {
+			t.Errorf("%d probes in ten minutes, want about 120 of each address", n)
+		}
+		if n := float64(len(f.log)) / float64(len(moments)); n < 2 || n > 5 {
+			t.Errorf("%.1f probes at a moment, want about %d", n, together)
+		}
+	})
+}
+
+func TestRhythm(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, tt := range []struct {
+		probers  int64
+		interval time.Duration
+		slot     time.Duration // what moments are multiples of
+	}{
+		{0, 7 * time.Second, time.Second},
+		{1, 7 * time.Second, time.Second},
+		{20, 7 * time.Second, time.Second},
+		{2100, 7 * time.Second, 10 * time.Millisecond},
+		{1 << 62, time.Second, 1},
+		{20, 1, 1},
+	} {
+		r := &rhythm{phase: 123456789}
+		r.probers.Store(tt.probers)
+		seen := map[int64]bool{}
+		for i := range 1000 {
+			wait := r.wait(now, tt.interval, float64(i)/1000)
+			if wait < tt.interval*8/10 || wait > tt.interval*12/10 && tt.interval > 1 {
+				t.Fatalf("%d probers: %v after %v", tt.probers, wait, tt.interval)
+			}
+			at := now.UnixNano() + r.phase + int64(wait)
+			if at%int64(tt.slot) != 0 {
+				t.Fatalf("%d probers, %v: a step %v after a slot of %v", tt.probers, tt.interval, time.Duration(at%int64(tt.slot)), tt.slot)
+			}
+			seen[at] = true
+		}
+		if tt.interval > 1 && len(seen) < 2 {
+			t.Errorf("%d probers, %v: no jitter", tt.probers, tt.interval)
+		}
+	}
 }
 
 func TestTheProbeIsTheTrial(t *testing.T) {

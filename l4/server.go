@@ -34,6 +34,7 @@ type Options struct {
 
 	marked func(mark int) DialFunc // nil: Dial is not ours, and marks nothing
 	dials  *ownDials
+	rhythm *rhythm
 }
 
 // Server accepts connections, makes sessions of them, and knows them all.
@@ -81,7 +82,7 @@ func New(ctx context.Context, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	engine := relay.New()
-	o.dials = &ownDials{}
+	o.dials, o.rhythm = &ownDials{}, newRhythm()
 	if given := o.Dial; given == nil {
 		o.Dial = dialer(engine, 0)
 		o.marked = func(mark int) DialFunc { return dialer(engine, mark) }

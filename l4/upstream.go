@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type Upstream struct {
 	resolver  *resolver
 	dial      DialFunc
 	dials     *ownDials
+	rhythm    *rhythm
 	observer  Observer
 	log       *slog.Logger
 	balancer  policy.Balancer
@@ -52,7 +54,7 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", cfg.Name, err)
 	}
-	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, resolver: newResolver(cfg.DNSServers)}
+	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers)}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)
