@@ -144,10 +144,9 @@ func (f *fixture) wantRefused(text ...string) {
 	if err == nil {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(bound))
-		if len(text) > 0 { // even an empty write would take the reset's error away
-			io.WriteString(c, strings.Join(text, ""))
-		}
+		_, wrote := io.WriteString(c, strings.Join(text, "")) // takes the reset's error away if it came first
 		_, err = io.Copy(io.Discard, c)
+		err = errors.Join(wrote, err)
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
 		f.t.Errorf("the client sees %v, want a reset", err)
