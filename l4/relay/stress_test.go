@@ -371,7 +371,7 @@ func (a *actor) write() {
 	case resets:
 		a.reset()
 	case closes:
-		a.Conn.Close()
+		a.refused = a.Conn.Close() != nil || a.refused // TLS says goodbye
 	}
 }
 
