@@ -66,7 +66,7 @@ func (s *session) greet(ctx context.Context) error {
 	if !cfg.greets() {
 		return nil
 	}
-	ctx, cancel := context.WithDeadline(ctx, s.patience())
+	ctx, cancel := withDeadline(ctx, s.patience())
 	defer cancel()
 	defer s.heard()
 	if cfg.TLS != nil || cfg.proxied() {

@@ -45,6 +45,7 @@ type leave struct {
 	left   atomic.Bool
 	runner *runner
 	yield  func(step) bool
+	before []func() // what is to be called once it waits; owned by who runs the session
 }
 
 // waiting is the key of what mayWait calls.
@@ -53,8 +54,37 @@ type waiting struct{}
 // mayWait must be called before anything that may wait, with the context of the
 // session, if it is one, and first on the session's own goroutine.
 func mayWait(ctx context.Context) {
-	if l, ok := ctx.Value(waiting{}).(*leave); ok && !l.left.Swap(true) {
-		l.yield(stepWait)
+	l, ok := ctx.Value(waiting{}).(*leave)
+	if !ok || l.left.Swap(true) {
+		return
+	}
+	l.yield(stepWait)
+	for _, f := range l.before {
+		if f != nil {
+			f()
+		}
+	}
+	l.before = nil
+}
+
+// onWait calls f before the session of ctx waits for the first time, or at once where
+// that has been, or there is no session. Forget takes back what has not been called.
+// It is for who runs the session, as f is.
+func onWait(ctx context.Context, f func()) (forget func()) {
+	l, ok := ctx.Value(waiting{}).(*leave)
+	if !ok || l.left.Load() {
+		f()
+		return func() {}
+	}
+	at := len(l.before)
+	l.before = append(l.before, f)
+	return func() {
+		switch n := len(l.before); {
+		case at == n-1:
+			l.before = l.before[:at]
+		case at < n:
+			l.before[at] = nil
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ type session struct {
 // When all went well, run hands both connections to the relay and its goroutine
 // ends; the relay's end calls close.
 func (s *session) run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := withCancel(ctx)
 	defer cancel()
 	s.mu.Lock()
 	s.cancel = cancel
@@ -111,7 +111,7 @@ func (s *session) admit() error {
 
 // reach chooses the upstream and connects to it, while the client is watched.
 func (s *session) reach(ctx context.Context) (*upstreamConn, *Error) {
-	watch := s.watchDownstream()
+	watch := s.watchDownstream(ctx)
 	defer watch.stop()
 	want, err := s.routeTo(ctx)
 	if err != nil {

@@ -155,7 +155,7 @@ func (w *want) hopeless(e *Error) bool {
 
 // connectFor is connect for a session.
 func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upstreamConn, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
+	ctx, cancel := withTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
 	start, plan := time.Now(), plan{upstream: u, want: w}
 	if w.connect.Timeout != u.cfg.Connect.Timeout {
@@ -211,7 +211,7 @@ func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 // and of its success when the connection settles.
 func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *Error) {
 	parent := ctx
-	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
+	ctx, cancel := withTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer cancel()
 	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {

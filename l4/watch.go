@@ -1,14 +1,16 @@
 package l4
 
 import (
+	"context"
 	"net"
 	"time"
 
 	"ambassador/l4/relay"
 )
 
-// watchDelay is how long establishing may take before the client is watched: a
-// connection that is made faster than this costs no watcher.
+// watchDelay is how long establishing may wait before the client is watched: a
+// connection that is made faster than this costs no watcher, and one that never waits
+// no timer.
 const watchDelay = 20 * time.Millisecond
 
 // watch looks out for a client that resets while the session is being
@@ -17,18 +19,22 @@ const watchDelay = 20 * time.Millisecond
 // a FIN, so they are not watched.
 type watch struct {
 	session *session
-	timer   *time.Timer
+	forget  func()
+	timer   *time.Timer // nil: not before there is a wait
 	done    chan struct{}
 }
 
 // watchDownstream starts a watch. Its owner calls stop before anybody reads
 // from the client.
-func (s *session) watchDownstream() *watch {
+func (s *session) watchDownstream(ctx context.Context) *watch {
 	if _, unix := s.downstream.(*net.UnixConn); unix {
 		return nil
 	}
-	w := &watch{session: s, done: make(chan struct{})}
-	w.timer = time.AfterFunc(watchDelay, w.run) // stop waits for it
+	w := &watch{session: s}
+	w.forget = onWait(ctx, func() {
+		w.done = make(chan struct{})
+		w.timer = time.AfterFunc(watchDelay, w.run) // stop waits for it
+	})
 	return w
 }
 
@@ -49,7 +55,10 @@ func (w *watch) run() {
 
 // stop ends the watch and leaves the connection without a read deadline.
 func (w *watch) stop() {
-	if w == nil || w.timer.Stop() {
+	if w == nil {
+		return
+	}
+	if w.forget(); w.timer == nil || w.timer.Stop() {
 		return
 	}
 	w.session.downstream.SetReadDeadline(time.Unix(1, 0))

@@ -26,7 +26,8 @@ func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound 
 	return limitIO(ctx, d, conns...)
 }
 
-// limitIO is boundIO for who rests instead of waiting.
+// limitIO is boundIO for who rests instead of waiting: the end of ctx counts from
+// when there is a wait.
 func limitIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
 	set := func(t time.Time) {
 		for _, c := range conns {
@@ -34,13 +35,18 @@ func limitIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound 
 		}
 	}
 	set(time.Now().Add(d))
-	cut := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(cut)
-		set(past)
+	var cut chan struct{}
+	var stop func() bool
+	forget := onWait(ctx, func() {
+		cut = make(chan struct{})
+		stop = context.AfterFunc(ctx, func() {
+			defer close(cut)
+			set(past)
+		})
 	})
 	return func() {
-		if !stop() {
+		forget()
+		if stop != nil && !stop() {
 			<-cut
 		}
 		set(time.Time{})

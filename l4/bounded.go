@@ -1,0 +1,107 @@
+package l4
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// bounded is a context with an end of its own that costs a timer, and a place in its
+// parent, only once somebody waits for it. Most sessions never do: they ask Err on
+// their way, and are at the relay before anything takes time. Where its parent has
+// ended and its deadline has passed since it was last asked, it says the parent's
+// error. Safe for concurrent use.
+type bounded struct {
+	context.Context           // the parent
+	by              time.Time // zero: no deadline
+
+	mu    sync.Mutex
+	err   error              // guarded by mu; what Err has said, which it says again
+	armed context.Context    // guarded by mu; nil before Done
+	end   context.CancelFunc // guarded by mu; of armed
+}
+
+// withCancel is context.WithCancel.
+func withCancel(parent context.Context) (context.Context, context.CancelFunc) {
+	return withDeadline(parent, time.Time{})
+}
+
+// withTimeout is context.WithTimeout.
+func withTimeout(parent context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return withDeadline(parent, time.Now().Add(d))
+}
+
+// withDeadline is context.WithDeadline; the zero time is no deadline.
+func withDeadline(parent context.Context, by time.Time) (context.Context, context.CancelFunc) {
+	b := &bounded{Context: parent, by: by}
+	return b, b.cancel
+}
+
+// Deadline is the earlier one of the context's own and its parent's.
+func (b *bounded) Deadline() (time.Time, bool) {
+	at, ok := b.Context.Deadline()
+	if b.by.IsZero() || ok && at.Before(b.by) {
+		return at, ok
+	}
+	return b.by, true
+}
+
+// Done makes what the context stands for.
+func (b *bounded) Done() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.armed == nil {
+		if b.by.IsZero() {
+			b.armed, b.end = context.WithCancel(b.Context)
+		} else {
+			b.armed, b.end = context.WithDeadline(b.Context, b.by)
+		}
+		if b.err != nil {
+			b.end()
+		}
+	}
+	return b.armed.Done()
+}
+
+func (b *bounded) Err() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended()
+}
+
+// ended is Err. Mu is held.
+func (b *bounded) ended() error {
+	switch {
+	case b.err != nil:
+	case b.armed != nil:
+		b.err = b.armed.Err()
+	case b.Context.Err() != nil:
+		b.err = b.Context.Err()
+	case !b.by.IsZero() && !time.Now().Before(b.by):
+		b.err = context.DeadlineExceeded
+	}
+	return b.err
+}
+
+// Value is the parent's. A context that is derived from this one finds what Done
+// has made by it, and needs no goroutine.
+func (b *bounded) Value(key any) any {
+	b.mu.Lock()
+	from := b.Context
+	if b.armed != nil {
+		from = b.armed
+	}
+	b.mu.Unlock()
+	return from.Value(key)
+}
+
+func (b *bounded) cancel() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended() == nil {
+		b.err = context.Canceled
+	}
+	if b.end != nil {
+		b.end()
+	}
+}
