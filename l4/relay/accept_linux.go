@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,7 +28,7 @@ type acceptor struct {
 	mu    sync.Mutex
 	fd    int32          // guarded by mu; -1 once closed
 	f     func(net.Conn) // guarded by mu
-	loops []*loop        // guarded by mu; those that watch
+	loops []*loop        // guarded by mu; those that wait, the first of the engine's
 }
 
 // acceptBatch is how many connections one event may bring, before the loop's
@@ -79,9 +80,12 @@ func (a *acceptor) Serve(f func(net.Conn)) (n int, err error) {
 	return int(a.accepted.Load()), a.error(err)
 }
 
-// watch lets every loop wait for connections. One is woken for each.
+// watch lets the loops in use wait for connections. One is woken for each.
 func (a *acceptor) watch(f func(net.Conn)) error {
-	loops := a.engine.allLoops()
+	e := a.engine
+	made := e.allLoops() != nil
+	e.mu.Lock() // first, as everywhere
+	defer e.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.fd < 0 {
@@ -92,37 +96,62 @@ func (a *acceptor) watch(f func(net.Conn)) error {
 	default:
 	}
 	at := a.engine.table.at(a.fd)
-	if loops == nil || at == nil {
+	loops := e.loops.Load()
+	if !made || loops == nil || at == nil {
 		return ioError("epoll_create1", syscall.EMFILE)
 	}
 	a.f = f
 	at.Store(&a.watched)
-	for _, l := range *loops {
-		if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE); errno != 0 {
-			a.forget()
-			return ioError("epoll_ctl", errno)
-		}
-		a.loops = append(a.loops, l)
+	e.acceptors = append(e.acceptors, a)
+	if errno := a.spread((*loops)[:e.active.Load()]); errno != 0 {
+		a.forget()
+		return ioError("epoll_ctl", errno)
 	}
 	return nil
 }
 
+// acceptWith makes those loops the ones that wait, as far as there are descriptors
+// for it. The engine's mu is held.
+func (a *acceptor) acceptWith(loops []*loop) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fd >= 0 {
+		a.spread(loops)
+	}
+}
+
+// spread is acceptWith with the error, and mu held.
+func (a *acceptor) spread(loops []*loop) syscall.Errno {
+	for len(a.loops) > len(loops) {
+		last := len(a.loops) - 1
+		epollCtl(a.loops[last].epfd, unix.EPOLL_CTL_DEL, a.fd, 0)
+		a.loops = a.loops[:last]
+	}
+	for _, l := range loops[len(a.loops):] {
+		if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE); errno != 0 {
+			return errno
+		}
+		a.loops = append(a.loops, l)
+	}
+	return 0
+}
+
 func (a *acceptor) unwatch() {
+	a.engine.mu.Lock()
+	defer a.engine.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.forget()
 }
 
-// forget ends the loops' waiting. Mu is held.
+// forget ends the loops' waiting. Both mu are held.
 func (a *acceptor) forget() {
 	if a.fd < 0 {
 		return
 	}
-	for _, l := range a.loops {
-		epollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, 0)
-	}
-	a.loops = nil
+	a.spread(nil)
 	a.engine.table.at(a.fd).Store(nil)
+	a.engine.acceptors = slices.DeleteFunc(a.engine.acceptors, func(other *acceptor) bool { return other == a })
 }
 
 // ready accepts what is there, on a loop.
@@ -166,6 +195,8 @@ func (a *acceptor) error(err error) error {
 
 // Close stops listening; Serve returns net.ErrClosed.
 func (a *acceptor) Close() error {
+	a.engine.mu.Lock()
+	defer a.engine.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.fd < 0 {

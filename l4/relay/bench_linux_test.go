@@ -33,6 +33,7 @@ func BenchmarkFairness(b *testing.B) {
 func pingBeside(b *testing.B, k kind, bulk int, sameLoop bool) time.Duration {
 	e := New()
 	defer e.Close()
+	allInUse(e)
 	down, up, close := benchSession(b, e, kind{})
 	defer close()
 	go io.Copy(up, up) // close ends it

@@ -8,8 +8,8 @@
 // # How it works
 //
 // On Linux, where both ends are sockets, a session is a flow: it leaves Go's
-// poller and belongs to one of as many loops as there are processors, each a
-// goroutine and an epoll descriptor. A quiet session is two descriptors and some
+// poller and belongs to one of at most as many loops as there are processors, each
+// a goroutine and an epoll descriptor. A quiet session is two descriptors and some
 // 400 bytes: no goroutine, no buffer, no timer. An event is a hint; what there is
 // to do is found out by doing it, with calls that cannot block, under the flow's
 // lock and in the loop's memory.
@@ -23,8 +23,9 @@
 //	         gave: under 1 MiB), and its source is not read until it is gone
 //	limits   a heap of moments and one timer a loop; a session without limits is
 //	         looked at once, a second after its start
-//	place    a session stays with the loop that has accepted it, unless that one has
-//	         more of them than another has
+//	load     as many loops are in use as there is work for: one full loop costs less
+//	         than two half idle ones. A session stays with the loop that has
+//	         accepted it, until that one has much more to do than another (load)
 //	fairness one event moves at most 1 MiB of plain bytes or 256 KiB of TLS's; a flow
 //	         that moves much waits for those that do not (BenchmarkFairness)
 //

@@ -22,12 +22,15 @@ type Engine struct {
 	only     bool      // portable alone, for tests
 
 	table table
-	next  atomic.Uint32 // round robin over the loops
+	next  atomic.Uint32 // round robin over the loops in use
 	spare sync.Pool     // of *workspace, for who is no loop
+	load  load
 
-	mu    sync.Mutex
-	loops atomic.Pointer[[]*loop] // nil before the first session; set under mu
-	ended sync.WaitGroup          // the loops' goroutines
+	mu        sync.Mutex
+	loops     atomic.Pointer[[]*loop] // nil before the first session; set under mu
+	active    atomic.Int32            // how many of them are in use: the first; set under mu
+	acceptors []*acceptor             // guarded by mu; those that the loops in use accept from
+	ended     sync.WaitGroup          // the loops' goroutines
 }
 
 // New makes an engine. AMBASSADOR_TEST_RELAY=portable, for tests, makes one
@@ -73,28 +76,18 @@ func (e *Engine) loop() *loop {
 	if loops == nil {
 		return nil
 	}
-	return (*loops)[int(e.next.Add(1))%len(*loops)]
+	return (*loops)[e.next.Add(1)%uint32(e.active.Load())]
 }
 
-// homeOrLoop is the loop that has accepted a connection, unless that one has many
-// more flows than another.
+// homeOrLoop is the loop that has accepted a connection, or the next.
 func (e *Engine) homeOrLoop(c net.Conn) *loop {
 	s, ok := c.(*Socket)
 	loops := e.loops.Load()
 	if !ok || loops == nil || !slices.Contains(*loops, s.home) {
 		return e.loop()
 	}
-	home := s.home
-	for _, l := range *loops {
-		if l.live.Load()+homeAdvantage < home.live.Load() {
-			home = l
-		}
-	}
-	return home
+	return s.home
 }
-
-// homeAdvantage is how many more flows than another the loop may have.
-const homeAdvantage = 4
 
 // allLoops are the loops, which the first call makes; nil if that fails.
 func (e *Engine) allLoops() *[]*loop {
@@ -133,10 +126,11 @@ func (e *Engine) makeLoops() *[]*loop {
 		}
 		loops = append(loops, l)
 	}
+	e.active.Store(1)
+	e.loops.Store(&loops)
 	for _, l := range loops {
 		e.ended.Go(l.run) // Close waits for it
 	}
-	e.loops.Store(&loops)
 	return &loops
 }
 
@@ -182,7 +176,10 @@ type loop struct {
 	epfd   int32
 	wakeFD int32 // an eventfd, for stop
 	clock  clock
-	live   atomic.Int32 // flows
+
+	doing  doing
+	giveTo atomic.Pointer[loop]
+	give   atomic.Int32 // how many of its sessions it gives to giveTo
 
 	// Owned by run.
 	work     workspace
@@ -228,6 +225,9 @@ func (l *loop) run() {
 			panic("relay: internal error: epoll_wait: " + err.Error())
 		}
 		l.work.now = l.engine.now()
+		if l.work.now >= l.engine.load.next.Load() {
+			l.engine.look(l.work.now)
+		}
 		heavy := events[:0]
 		for _, ev := range events[:max(n, 0)] {
 			if ev.Fd == l.wakeFD {
@@ -241,6 +241,7 @@ func (l *loop) run() {
 			l.handle(w, ev)
 		}
 		l.takeTurns(heavy)
+		l.doing.busy.Add(l.engine.now() - l.work.now)
 	}
 }
 
@@ -279,8 +280,24 @@ func (l *loop) handle(w *watched, ev unix.EpollEvent) {
 	case w == nil:
 	case w.flow != nil:
 		w.flow.ready(&l.work, ev.Fd, ev.Events)
+		l.worked(w.flow)
 	default:
 		w.other.ready(l)
+	}
+}
+
+// worked notes which session it was, and gives it away if some have to go.
+func (l *loop) worked(f *flow) {
+	const golden = 0x9E3779B97F4A7C15 // spreads what differs little
+	bit := uint64(1) << (uint64(f.start) * golden >> 58)
+	if d := &l.doing; d.seen.Load()&bit == 0 {
+		d.seen.Or(bit)
+	}
+	if d := &l.doing; f.isHeavy() && d.heavy.Load()&bit == 0 {
+		d.heavy.Or(bit)
+	}
+	if l.give.Load() > 0 && f.move(l, l.giveTo.Load()) {
+		l.give.Add(-1)
 	}
 }
 

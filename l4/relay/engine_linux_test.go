@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -250,50 +252,212 @@ func TestKeepAliveInGosPoller(t *testing.T) {
 	}
 }
 
-// Sessions stay with the loop that has accepted them, since that wakes nobody, but
-// none gets many more than another.
-func TestSessionsStayWithTheirLoopUnlessItHasMany(t *testing.T) {
-	e := New()
+// accepting is a listener of the engine's that starts a session for each client.
+func accepting(t *testing.T, e *Engine) (addr string, from *acceptor, legs chan<- Leg, started <-chan *flow) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, err := e.Listen(ln, &net.KeepAliveConfig{})
+	l, err := e.Listen(ln, &net.KeepAliveConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	legs, started := make(chan Leg, 1), make(chan Session, 1)
-	go from.Serve(func(c net.Conn) { // ends with from
-		started <- e.Start(Config{Downstream: Plain(c, nil), Upstream: <-legs, Done: func(Result) {}})
+	offered, flows := make(chan Leg, 1), make(chan *flow, 1)
+	go l.Serve(func(c net.Conn) { // ends with l
+		flows <- e.Start(Config{Downstream: Plain(c, nil), Upstream: <-offered, Done: func(Result) {}}).(*flow)
 	})
-	var sessions []Session
 	t.Cleanup(func() {
-		from.Close()
-		for _, s := range sessions {
-			s.Stop(errors.New("the test is over"))
-		}
+		l.Close()
 		e.Close()
 	})
-	loops := map[*loop]int{}
-	for range 64 {
-		far, leg := newLeg(t, kind{})
-		defer far.raw.Close()
-		legs <- leg
-		c, err := net.Dial("tcp", from.Addr().String())
-		if err != nil {
-			t.Fatal(err)
+	return l.Addr().String(), l.(*acceptor), offered, flows
+}
+
+// Only the loops in use accept, and sessions stay with the one that has accepted
+// them, since that wakes nobody.
+func TestLoopsInUseAccept(t *testing.T) {
+	e := New()
+	allInUse(e)
+	addr, from, legs, started := accepting(t, e)
+	loops := *e.loops.Load()
+	waitFor(t, func() bool { return inUse(from) == len(loops) })
+	for _, n := range []int{1, len(loops), 1} {
+		e.use(n)
+		if got := inUse(from); got != n {
+			t.Fatalf("%d loops accept, want %d", got, n)
 		}
-		defer c.Close()
-		s := <-started
-		sessions = append(sessions, s)
-		loops[s.(*flow).loop]++
+		for range 16 {
+			far, leg := newLeg(t, kind{})
+			legs <- leg
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := <-started
+			if at := slices.Index(loops, f.loop); at < 0 || at >= n {
+				t.Errorf("a session is with loop %d, and %d are in use", at, n)
+			}
+			io.WriteString(c, "x")
+			wantRead(t, far, "x")
+			f.Stop(errors.New("the test is over"))
+			c.Close()
+			far.raw.Close()
+		}
 	}
-	most, least := 0, 64
-	for _, l := range *e.allLoops() {
-		most, least = max(most, loops[l]), min(least, loops[l])
+	from.Close()
+	e.use(len(loops)) // of which a closed listener is not told
+	if got := inUse(from); got != 0 || len(e.acceptors) != 0 {
+		t.Errorf("a closed listener is known to %d loops, and the engine knows %d", got, len(e.acceptors))
 	}
-	if most-least > 8 {
-		t.Errorf("sessions by loop: from %d to %d", least, most)
+}
+
+func inUse(a *acceptor) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.loops)
+}
+
+// A loop that is told to give sessions away does, with all that they hold.
+func TestLoopsGiveSessionsAway(t *testing.T) {
+	e := New()
+	allInUse(e)
+	loops := *e.loops.Load()
+	if len(loops) < 2 {
+		t.Skip("one processor has one loop")
+	}
+	e.use(1)
+	for _, k := range []kind{{}, {tls: tls.VersionTLS13}} {
+		idle, p := newPair(t, e, k, kind{}), newPair(t, e, k, kind{})
+		const full = 16 << 20
+		go func() { // the upstream reads nothing yet
+			p.down.Write(make([]byte, full))
+			p.down.closeWrite()
+		}()
+		waitFor(t, func() bool {
+			f := p.session.(*flow)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.sides[1].holding()
+		})
+		loops[0].giveTo.Store(loops[1])
+		loops[0].give.Store(1)
+		io.WriteString(p.up, "x") // an event
+		wantRead(t, p.down, "x")
+		waitFor(t, func() bool { return loops[0].give.Load() == 0 })
+		for who, want := range map[*pair]int32{p: loops[1].epfd, idle: loops[0].epfd} {
+			f := who.session.(*flow)
+			f.mu.Lock()
+			if f.epfd != want {
+				t.Errorf("session idle %v waits in epoll %d, want %d", who == idle, f.epfd, want)
+			}
+			f.mu.Unlock()
+		}
+		if n, err := io.Copy(io.Discard, p.up); n != full || err != nil {
+			t.Fatalf("%d of %d bytes, %v", n, full, err)
+		}
+		p.up.closeWrite()
+		if r := p.result(); r.End != EndClosed || r.Up != full || r.Down != 1 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	for _, tt := range []struct {
+		active  int
+		used    float64
+		busiest done
+		want    int
+	}{
+		{1, 0.7, done{0.95, 60, 0}, 1},
+		{1, 0.9, done{0.95, 60, 0}, 2},
+		{1, 0.9, done{0.5, 60, 0}, 1}, // what is busy is not the loop
+		{1, 0.65, done{0.95, 2, 2}, 2},
+		{1, 0.65, done{0.95, 2, 1}, 1}, // one alone could not be in two places
+		{1, 1.9, done{1, 60, 60}, 2},
+		{2, 1.5, done{1, 60, 0}, 2},
+		{2, 1.7, done{1, 60, 0}, 3},
+		{2, 0.7, done{0.5, 60, 0}, 1},
+		{2, 0.5, done{0.5, 8, 8}, 2},
+		{2, 0.3, done{0.5, 8, 8}, 1},
+		{4, 3.9, done{1, 60, 60}, 4}, // there are no more
+		{4, 0, done{}, 3},
+		{1, 0, done{}, 1},
+	} {
+		if got := wantedLoops(tt.active, 4, tt.used, tt.busiest); got != tt.want {
+			t.Errorf("%d loops, %.2f processors, %v: %d wanted, want %d", tt.active, tt.used, tt.busiest, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		most, least done
+		want        int
+	}{
+		{done{1, 8, 8}, done{}, 4},
+		{done{1, 64, 0}, done{0.5, 64, 0}, 16},
+		{done{1, 2, 2}, done{}, 1},
+		{done{1, 1, 1}, done{}, 0},
+		{done{0.6, 8, 8}, done{0.4, 8, 8}, 0},
+		{done{0.4, 2, 0}, done{}, 1},
+		{done{}, done{}, 0},
+	} {
+		if got := sessionsToGive(tt.most, tt.least); got != tt.want {
+			t.Errorf("%v and %v: %d to give, want %d", tt.most, tt.least, got, tt.want)
+		}
+	}
+}
+
+// TestLookCountsTheWork looks at an engine that has worked, and at one whose loops
+// have nothing to do.
+func TestLookCountsTheWork(t *testing.T) {
+	e := New()
+	allInUse(e)
+	loops := *e.loops.Load()
+	if len(loops) < 2 {
+		t.Skip("one processor has one loop")
+	}
+	t.Cleanup(e.Close)
+	at := e.now()
+	e.load.at = at
+	loops[1].doing.busy.Store(int64(lookEvery))
+	loops[1].doing.seen.Store(0b1111)
+	e.load.used = float64(len(loops)) // so that no fewer will do
+	e.look(at + int64(lookEvery))
+	if n, to := loops[1].give.Load(), loops[1].giveTo.Load(); n != 2 || to != loops[0] {
+		t.Errorf("it gives %d sessions to %p, want 2 to %p", n, to, loops[0])
+	}
+	if next := e.load.next.Load(); next != at+2*int64(lookEvery) {
+		t.Errorf("it looks again after %v", time.Duration(next-at))
+	}
+	e.load.used = 0
+	for i := range calmLooks {
+		if got := int(e.active.Load()); got != len(loops) {
+			t.Fatalf("%d loops in use after %d calm looks", got, i)
+		}
+		e.load.cpu = cpuTime() // as if it had used nothing
+		e.look(e.load.at + int64(time.Hour))
+	}
+	if got := int(e.active.Load()); got != len(loops)-1 {
+		t.Errorf("%d loops are in use after %d calm looks, want one less than %d", got, calmLooks, len(loops))
+	}
+}
+
+// allInUse makes an engine use all loops, whatever the load.
+func allInUse(e *Engine) {
+	e.load.next.Store(math.MaxInt64)
+	e.use(len(*e.allLoops()))
+}
+
+func init() {
+	moveAtRandom = func(s Session, r uint64) {
+		f, ok := s.(*flow)
+		if !ok {
+			return
+		}
+		if loops := f.loop.engine.loops.Load(); loops != nil {
+			n := uint64(len(*loops))
+			f.move((*loops)[r%n], (*loops)[r/n%n])
+		}
 	}
 }
 
@@ -301,6 +465,7 @@ func TestSessionsStayWithTheirLoopUnlessItHasMany(t *testing.T) {
 // and a small message waits for one of them at most.
 func TestHeavySessionsTakeTurns(t *testing.T) {
 	e := New()
+	e.load.next.Store(math.MaxInt64) // all stay where they are
 	const many = 6
 	var pairs []*pair
 	for range many {
@@ -308,7 +473,6 @@ func TestHeavySessionsTakeTurns(t *testing.T) {
 		go io.Copy(p.down, endless{}) // its connection ends it
 		go io.Copy(io.Discard, p.up)  // the same
 		pairs = append(pairs, p)
-		aroundLoops(e)
 	}
 	small := newPair(t, e, kind{}, kind{})
 	for round := range int64(10) {

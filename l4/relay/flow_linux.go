@@ -23,7 +23,7 @@ import (
 type flow struct {
 	// Static after start.
 	watched watched // as the table knows the flow
-	loop    *loop
+	loop    *loop   // whose clock and memory it has; another may wait for its sockets
 	limits  Limits
 	settled func()
 	done    func(Result)
@@ -37,7 +37,8 @@ type flow struct {
 	due       int64 // guarded by clock.mu
 
 	mu        sync.Mutex
-	sides     [2]side // guarded by mu, like all below
+	epfd      int32 // guarded by mu, like all below; the epoll that waits for its sockets
+	sides     [2]side
 	result    *Result // set when over
 	bulk      [2]bool // directions that are spliced
 	finished  [2]bool // directions whose FIN has been passed on
@@ -117,14 +118,13 @@ func (e *Engine) startFlow(c *Config) *flow {
 	if loop == nil {
 		return nil
 	}
-	f := &flow{loop: loop, limits: c.Limits, settled: c.Settled, done: c.Done, start: e.now()}
+	f := &flow{loop: loop, limits: c.Limits, settled: c.Settled, done: c.Done, start: e.now(), epfd: loop.epfd}
 	f.watched.flow = f
 	f.mu.Lock()
 	if !f.take(c) {
 		f.mu.Unlock()
 		return nil
 	}
-	loop.live.Add(1)
 	f.begin(c)
 	if !f.over {
 		loop.clock.set(f, f.start+int64(f.next()))
@@ -655,7 +655,6 @@ func (f *flow) decide(r Result) {
 // close closes both sockets, once the ending is decided, and makes the result
 // final.
 func (f *flow) close(reset bool) {
-	f.loop.live.Add(-1)
 	for i := range f.sides {
 		s := &f.sides[i]
 		f.loop.engine.table.at(s.fd).Store(nil)
@@ -817,9 +816,35 @@ func (f *flow) rearm() {
 			op = unix.EPOLL_CTL_ADD
 		}
 		s.mask, s.known = mask, known
-		if errno := epollCtl(f.loop.epfd, op, s.fd, mask); errno != 0 {
+		if errno := epollCtl(f.epfd, op, s.fd, mask); errno != 0 {
 			f.conclude(Result{End: EndInternal, Err: ioError("epoll_ctl", errno)})
 			return
 		}
 	}
+}
+
+// move lets another loop wait for the flow's sockets. It is false, and nothing has
+// changed, where from does not, or that fails. An event that from has already may
+// still be handled there.
+func (f *flow) move(from, to *loop) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over || f.epfd != from.epfd || from == to {
+		return false
+	}
+	for i := range f.sides {
+		if s := &f.sides[i]; s.known && epollCtl(to.epfd, unix.EPOLL_CTL_ADD, s.fd, s.mask) != 0 {
+			if i > 0 && f.sides[0].known {
+				epollCtl(to.epfd, unix.EPOLL_CTL_DEL, f.sides[0].fd, 0)
+			}
+			return false
+		}
+	}
+	for i := range f.sides {
+		if s := &f.sides[i]; s.known {
+			epollCtl(from.epfd, unix.EPOLL_CTL_DEL, s.fd, 0)
+		}
+	}
+	f.epfd = to.epfd
+	return true
 }

@@ -270,6 +270,7 @@ func TestAwait(t *testing.T) {
 func TestEngineTakesSocketsAsTheyAre(t *testing.T) {
 	e := New()
 	defer e.Close()
+	allInUse(e)
 	for i := range 4 { // in the same loop, and in two
 		client, near := newSockets(t, e)
 		next, server := newSockets(t, e)

@@ -56,6 +56,10 @@ type stress struct {
 	endings  [EndStopped + 1]atomic.Int64
 }
 
+// moveAtRandom lets an engine that can move a session from one place to another; nil:
+// none can.
+var moveAtRandom func(s Session, r uint64)
+
 // stressAtOnce is how many sessions there are at a time.
 const stressAtOnce = 24
 
@@ -385,6 +389,9 @@ func (a *actor) read() {
 			a.stress.t.Errorf("wrong bytes after %d, of a stream of %d", a.received, a.peer.stream.size)
 		}
 		a.received += int64(n)
+		if moveAtRandom != nil && r.IntN(8) == 0 {
+			moveAtRandom(a.session, r.Uint64())
+		}
 		if k := a.plan.killAfter; k > 0 && a.received >= k {
 			a.session.Stop(errKilled)
 		}
