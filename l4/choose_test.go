@@ -184,7 +184,8 @@ func TestDestinationsAreForgotten(t *testing.T) {
 			t.Fatal(failure)
 		}
 	}
-	if st := u.status(); st.Destinations != maxVisited || st.Breakers["open"] != maxVisited || len(st.Endpoints) != maxTold {
+	const all = maxVisited + maxFaded
+	if st := u.status(); all != 4096 || st.Destinations != all || st.Breakers["open"] != all || len(st.Endpoints) != maxTold {
 		t.Errorf("%d remembered, %v, %d listed", st.Destinations, st.Breakers, len(st.Endpoints))
 	}
 	if grown := heap() - before; grown > 10<<20 {

@@ -2,6 +2,7 @@ package l4
 
 import (
 	"context"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,10 +12,13 @@ import (
 	"ambassador/policy"
 )
 
-// maxVisited bounds what a dynamic upstream remembers: about 1 KiB each, and twice
-// that with what a crowd of them keeps from being given back. A breaker matters to
-// destinations that are asked for again and again, and those are among the newest.
-const maxVisited = 1024
+// maxVisited bounds the destinations of which a dynamic upstream remembers all:
+// about 1 KiB each, and twice that with what a crowd of them keeps from being given
+// back. Of up to maxFaded before them it remembers the breaker, in about 100 bytes.
+const (
+	maxVisited = 768
+	maxFaded   = 4096 - maxVisited
+)
 
 // maxKnownAddresses bounds the addresses that are remembered of one destination.
 const maxKnownAddresses = 8
@@ -27,7 +31,36 @@ type visited struct {
 	byName map[string]*site // guarded by mu; by "host:port"
 	// The ends of the sites' list, by when they were used last; nil without sites.
 	newest, oldest *site // guarded by mu
+
+	faded map[string]faded // guarded by mu; nil before the first
+	ring  []string         // guarded by mu; faded's keys, and some that were, in the order of fading
+	at    int              // guarded by mu; the place in ring of the next
 }
+
+// faded is what is left of a site that has made room for newer ones, where its
+// breaker has something to remember.
+type faded struct {
+	failures int32 // of the breaker, while it is closed and has not been open
+	place    int32 // in the ring
+	opened   *opened
+}
+
+// opened is what is left of a site whose breaker is open, or was.
+type opened struct {
+	breaker policy.BreakerMemory
+	cause   string // of the last failure
+	failed  time.Time
+}
+
+func (f faded) breaker() policy.BreakerMemory {
+	if f.opened != nil {
+		return f.opened.breaker
+	}
+	return policy.BreakerMemory{Failures: int(f.failures)}
+}
+
+// maxFadedCause bounds the words, in bytes.
+const maxFadedCause = 120
 
 // site is one destination with what is known of it: all its addresses, which are
 // the endpoint's members, share a breaker. Sessions may keep one that was forgotten.
@@ -57,13 +90,56 @@ func (u *Upstream) site(d *destination) *site {
 	if s == nil {
 		s = u.newSite(key, d)
 		v.byName[key] = s
+		if f, ok := v.faded[key]; ok {
+			u.recall(s, f)
+			delete(v.faded, key)
+		}
 	}
 	v.use(s)
 	if len(v.byName) > maxVisited {
+		v.fade(v.oldest)
 		delete(v.byName, v.oldest.endpoint.address)
 		v.unlink(v.oldest)
 	}
 	return s
+}
+
+// fade keeps what the breaker of a site knows, with mu held. The oldest that faded
+// makes room for it.
+func (v *visited) fade(s *site) {
+	memory, ok := s.breaker.Memory(time.Now())
+	if !ok {
+		return
+	}
+	f := faded{failures: int32(min(memory.Failures, math.MaxInt32)), place: int32(v.at)}
+	if memory.Opened > 0 || memory.Open {
+		cause, failed := s.lastFailure()
+		f.opened = &opened{memory, strings.Clone(cause[:min(len(cause), maxFadedCause)]), failed}
+	}
+	if v.faded == nil {
+		v.faded = map[string]faded{}
+	}
+	if v.at == len(v.ring) {
+		v.ring = append(v.ring, "")
+	}
+	if oldest := v.ring[v.at]; v.faded[oldest].place == int32(v.at) { // else it was recalled
+		delete(v.faded, oldest)
+	}
+	key := s.endpoint.address
+	v.faded[key], v.ring[v.at] = f, key
+	v.at = (v.at + 1) % maxFaded
+}
+
+// lastFailure is the last one of those that its addresses remember.
+func (s *site) lastFailure() (cause string, at time.Time) {
+	s.endpoint.mu.Lock()
+	defer s.endpoint.mu.Unlock()
+	for _, m := range s.endpoint.members {
+		if c, failed := m.lastFailure(); failed.After(at) {
+			cause, at = c, failed
+		}
+	}
+	return cause, at
 }
 
 func (u *Upstream) newSite(key string, d *destination) *site {
@@ -75,6 +151,20 @@ func (u *Upstream) newSite(key string, d *destination) *site {
 	s.endpoint.last.Endpoint = key
 	s.breaker.Init(u.cfg.Breaker)
 	return s
+}
+
+// recall makes a new site know what has faded, before anybody has it. Until an
+// address of it is met it has one of its own name, which is not dialled.
+func (u *Upstream) recall(s *site, f faded) {
+	s.breaker.Recall(f.breaker())
+	if f.opened == nil {
+		return
+	}
+	a := &s.own.address
+	u.initAddress(a, s.endpoint, "", netip.AddrPort{})
+	a.name, a.breaker, a.cause, a.failed = s.endpoint.address, s.breaker, f.opened.cause, f.opened.failed
+	s.own.member[0].address = a
+	s.endpoint.members = s.own.member[:]
 }
 
 // use makes a site the newest, with mu held.
@@ -118,6 +208,7 @@ func (u *Upstream) forgetSites() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	clear(v.byName)
+	v.faded, v.ring, v.at = nil, nil, 0
 	for v.oldest != nil { // a session that has one keeps no others
 		v.unlink(v.oldest)
 	}
@@ -148,8 +239,7 @@ func (s *site) members(u *Upstream, ips []netip.Addr) []member {
 		if i := slices.IndexFunc(e.members, func(old member) bool { return old.addr == addr }); i >= 0 {
 			m.address = e.members[i].address
 		} else {
-			m.address = u.newAddress(e, "", addr)
-			m.breaker = s.breaker
+			m.address = s.newAddress(u, addr)
 		}
 		out = append(out, m)
 	}
@@ -173,11 +263,20 @@ func (s *site) only(u *Upstream, addr netip.AddrPort) []member {
 		a.breaker, s.own.member[0].address = s.breaker, a
 		e.members = s.own.member[:]
 	default:
-		a := u.newAddress(e, "", addr)
-		a.breaker = s.breaker
-		e.members = []member{{address: a}}
+		e.members = []member{{address: s.newAddress(u, addr)}}
 	}
 	return e.members
+}
+
+// newAddress is one that has the site's breaker, and knows why that is open, where
+// the site was recalled. Endpoint.mu is held.
+func (s *site) newAddress(u *Upstream, addr netip.AddrPort) *address {
+	a := u.newAddress(s.endpoint, "", addr)
+	a.breaker = s.breaker
+	if known := s.endpoint.members; len(known) == 1 && !known[0].addr.IsValid() {
+		a.cause, a.failed = known[0].lastFailure()
+	}
+	return a
 }
 
 // target is where one session goes through a dynamic upstream. Not safe for

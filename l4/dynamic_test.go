@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -147,6 +148,66 @@ func TestVisitedForgetsTheOldest(t *testing.T) {
 	}
 	if six := u.site(&destination{addr: netip.MustParseAddr("2600::1"), port: 443}).endpoint; six.host != "2600::1" || six.address != "[2600::1]:443" {
 		t.Errorf("host %q of %s", six.host, six.address)
+	}
+}
+
+// A destination that many newer ones have pushed out is left alone still, if its
+// breaker was open, and says why; and of those that were, the oldest is forgotten.
+func TestBreakersOutliveTheirDestinations(t *testing.T) {
+	u := dynamic(t, UpstreamConfig{Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour}, Connect: ConnectConfig{Attempts: 1}},
+		func(context.Context, string, string) (net.Conn, error) {
+			return nil, sys("connect", syscall.ECONNREFUSED)
+		})
+	ask := func(i int) *Error {
+		d := &destination{host: fmt.Sprintf("h%d.test", i), port: 443, ips: addrs("192.0.2.1"), may: everything, ours: notOurs}
+		_, failure := u.connectFor(t.Context(), want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}, untold)
+		if failure == nil {
+			t.Fatal("connected")
+		}
+		return failure
+	}
+	const all = maxVisited + maxFaded
+	next := 0
+	fill := func(n int) {
+		for range n {
+			if e := ask(next); e.Reason != ReasonRefused {
+				t.Fatalf("%d: %v", next, e)
+			}
+			next++
+		}
+	}
+	fill(all)
+	for range 3 { // each return makes it one of the newest
+		oldest := next - all + 8
+		e := ask(oldest)
+		if e.Reason != ReasonBreakerOpen || e.RetryIn < 40*time.Minute {
+			t.Fatalf("%v, retry in %v", e, e.RetryIn)
+		}
+		for _, text := range []string{"is left alone", "connection refused"} {
+			if !strings.Contains(e.Error(), text) {
+				t.Errorf("%v; want %q", e, text)
+			}
+		}
+		fill(maxVisited + 1) // it fades again, at a place of its own
+		if e := ask(oldest); e.Reason != ReasonBreakerOpen {
+			t.Errorf("after it came back: %v", e)
+		}
+	}
+	forgotten := ask(1)
+	if forgotten.Reason != ReasonRefused {
+		t.Errorf("a destination of long ago is remembered: %v", forgotten)
+	}
+	unresolved := u.site(&destination{host: fmt.Sprintf("h%d.test", next-2000), port: 443})
+	p := &plan{upstream: u, want: want{to: &target{site: unresolved, destination: &destination{}}}}
+	if text := p.refuse(time.Now()).Error(); !strings.Contains(text, fmt.Sprintf("h%d.test:443 is left alone", next-2000)) || !strings.Contains(text, "connection refused") {
+		t.Errorf("before its name is looked up: %s", text)
+	}
+	if st := u.status(); st.Destinations > all || st.Destinations < all-8 {
+		t.Errorf("%d destinations, want about %d", st.Destinations, all)
+	}
+	u.forgetSites()
+	if st := u.status(); st.Destinations != 0 {
+		t.Errorf("%d destinations are left", st.Destinations)
 	}
 }
 

@@ -217,6 +217,16 @@ func (v *visited) tell(st *UpstreamStatus) {
 			st.Endpoints = append(st.Endpoints, site.endpoint.status())
 		}
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, f := range v.faded {
+		st.Destinations++
+		state := policy.Closed
+		if f.breaker().Open {
+			state = policy.Open
+		}
+		st.Breakers[state.String()]++
+	}
 }
 
 func (e *endpoint) status() EndpointStatus {

@@ -109,6 +109,37 @@ func (b *Breaker) Init(cfg BreakerConfig) {
 	b.cfg, b.generation = cfg, 1
 }
 
+// BreakerMemory is what a breaker has learned, for one that takes its place.
+type BreakerMemory struct {
+	Failures int       // in a row, while closed
+	Opened   int       // open times in a row without a success
+	Open     bool      // it lets nothing through
+	RetryAt  time.Time // until then; zero unless Open
+}
+
+// Memory is what the breaker has learned; ok is false if that is nothing. Trials
+// under way are not part of it: a breaker that is half-open is open, and due now.
+func (b *Breaker) Memory(now time.Time) (m BreakerMemory, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m = BreakerMemory{b.failures, b.opened, b.State() != Closed, b.retryAt}
+	if b.State() == HalfOpen {
+		m.RetryAt = now
+	}
+	return m, m != BreakerMemory{}
+}
+
+// Recall lets a breaker know what another has learned, which had the same
+// configuration. It comes right after Init.
+func (b *Breaker) Recall(m BreakerMemory) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if m.Open {
+		b.enter(Open)
+	}
+	b.retryAt, b.failures, b.opened = m.RetryAt, m.Failures, m.Opened
+}
+
 // State is the state now: Open stays Open when its time is over, until somebody
 // asks for the trial.
 func (b *Breaker) State() BreakerState { return BreakerState(b.state.Load()) }

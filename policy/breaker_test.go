@@ -135,7 +135,7 @@ func FuzzBreaker(f *testing.F) {
 		cfg := BreakerConfig{Failures: 2, Open: 4 * time.Second, MaxOpen: 30 * time.Second, Probes: 2}
 		m := &breakerModel{t: t, cfg: cfg, b: NewBreaker(cfg), now: epoch}
 		for len(events) >= 2 {
-			m.event(events[0]%7, int(events[1]))
+			m.event(events[0]%8, int(events[1]))
 			m.check()
 			events = events[2:]
 		}
@@ -178,6 +178,15 @@ func (m *breakerModel) event(kind byte, arg int) {
 		tr = m.b.Settle(Ticket{}, Failure, m.now, jitter)
 		if tr.Changed() {
 			m.t.Fatal("a zero ticket changed the breaker")
+		}
+	case 7: // another takes its place, to which tickets mean nothing
+		memory, ok := m.b.Memory(m.now)
+		m.b, m.tickets = NewBreaker(m.cfg), nil
+		if m.b.Recall(memory); ok != (was != Closed || memory.Failures+memory.Opened > 0) || memory.Open != (was != Closed) {
+			m.t.Fatalf("was %v, remembers %v, %+v", was, ok, memory)
+		}
+		if again, _ := m.b.Memory(m.now); again != memory {
+			m.t.Fatalf("knows %+v, want %+v", again, memory)
 		}
 	}
 	if tr.Changed() && (tr.From != was || tr.To != m.b.State()) {
