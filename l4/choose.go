@@ -128,6 +128,7 @@ func (s *session) choose(name string, d *destination) (w want, failure *Error) {
 			return w, &Error{Stage: StageRoute, Reason: ReasonNoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
 		}
 		w.to = &target{site: c.upstream.site(d), destination: d}
+		s.note(func(r *Record) { r.Destination = w.to.site.endpoint.address }) // the same text, kept once for all
 	}
 	return w, nil
 }

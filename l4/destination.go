@@ -17,6 +17,7 @@ type destination struct {
 	addr netip.Addr   // not valid for a name
 	port uint16       // 0: the client has not said where to
 	ips  []netip.Addr // of host, where the rules wanted to know, and kept by them
+	text string       // String's, once it was asked
 	// may says whether a rule opens a special address, and else what range it is in.
 	may func(netip.Addr) (special string, ok bool)
 	// ours says whether we listen there.
@@ -36,7 +37,10 @@ func (d *destination) String() string {
 	if d.port == 0 {
 		return ""
 	}
-	return net.JoinHostPort(d.name(), strconv.Itoa(int(d.port)))
+	if d.text == "" {
+		d.text = net.JoinHostPort(d.name(), strconv.Itoa(int(d.port)))
+	}
+	return d.text
 }
 
 // closedError is a destination that nobody is connected to, whatever the rules say.

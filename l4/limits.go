@@ -135,6 +135,9 @@ func (s *session) leave() {
 
 // clientIP is who the client is for limits; on unix sockets all are one.
 func clientIP(c net.Conn) netip.Addr {
+	if s, ok := c.(interface{ RemoteAddrPort() netip.AddrPort }); ok {
+		return s.RemoteAddrPort().Addr().Unmap()
+	}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		return a.AddrPort().Addr().Unmap()
 	}

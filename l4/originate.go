@@ -30,6 +30,7 @@ type upstreamConn struct {
 	forget    func()             // ends what ownDials keeps of it; nil: nothing
 	config    *tls.Config        // of tls, or of the handshake that failed
 	early     []byte             // was read already, from a spare connection
+	session   *session           // whose relay has it; nil before
 }
 
 func (c *upstreamConn) Read(b []byte) (int, error) {
@@ -179,6 +180,13 @@ func (c *upstreamConn) release() {
 
 // succeeded settles the attempt as a success.
 func (c *upstreamConn) succeeded() { c.settle(ReasonOK, nil) }
+
+// Settled is called by the relay, for which the connection stands for the session:
+// functions would be kept for each.
+func (c *upstreamConn) Settled() { c.succeeded() }
+
+// Done is called by the relay when both connections are closed.
+func (c *upstreamConn) Done(r relay.Result) { c.session.ended(c, r) }
 
 // hand writes packet and waits for the server to close, bounded by ctx.
 func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {

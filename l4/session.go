@@ -256,7 +256,7 @@ func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []b
 }
 
 // relay hands both connections over. From here the session holds no goroutine:
-// the relay calls settled and ended.
+// the relay tells conn, which calls ended.
 func (s *session) relay(conn *upstreamConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -268,12 +268,12 @@ func (s *session) relay(conn *upstreamConn) error {
 	s.rec.Establish = Seconds(time.Since(s.rec.Start))
 	t := s.route.cfg.Timeouts
 	s.goal = conn.candidate.at
+	conn.session = s
 	s.flow = s.server.engine.Start(relay.Config{
 		Downstream: s.leg(),
 		Upstream:   conn.leg(),
 		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
-		Settled:    conn.succeeded,
-		Done:       func(r relay.Result) { s.ended(conn, r) },
+		Owner:      conn,
 	})
 	// What only establishing needed is not kept for the days a session may live.
 	s.cancel, s.downstream, s.greeted, s.route = nil, nil, nil, s.route.established
@@ -281,7 +281,7 @@ func (s *session) relay(conn *upstreamConn) error {
 	return nil
 }
 
-// ended is called by the relay when both connections are closed.
+// ended is called once the relay has closed both connections.
 func (s *session) ended(conn *upstreamConn, r relay.Result) {
 	defer s.recoverPanic()
 	reason, err := relayReason(r, conn.told.Load() && !r.Settled)

@@ -31,7 +31,7 @@ func benchmarks(b *testing.B, f func(b *testing.B, e *Engine, up kind)) {
 // benchSession is a session that ends with close.
 func benchSession(b *testing.B, e *Engine, upKind kind) (down, up *end, close func()) {
 	done := make(chan Result, 1)
-	cfg := Config{Done: func(r Result) { done <- r }}
+	cfg := Config{Owner: &owner{done: func(r Result) { done <- r }}}
 	down, cfg.Downstream = newLeg(b, kind{})
 	up, cfg.Upstream = newLeg(b, upKind)
 	e.Start(cfg)
@@ -88,7 +88,7 @@ func BenchmarkSession(b *testing.B) {
 			up, far := newLeg(b, k)
 			done := make(chan Result, 1)
 			b.StartTimer()
-			e.Start(Config{Downstream: near, Upstream: far, Done: func(r Result) { done <- r }})
+			e.Start(Config{Downstream: near, Upstream: far, Owner: &owner{done: func(r Result) { done <- r }}})
 			down.Write([]byte("x"))
 			io.ReadFull(up, make([]byte, 1))
 			down.closeWrite()

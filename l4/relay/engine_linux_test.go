@@ -188,15 +188,14 @@ func TestDoneWaitsForSettled(t *testing.T) {
 			calling, ended := make(chan struct{}), make(chan struct{})
 			done := make(chan bool, 1)
 			p = newPair(t, engine(), kind{}, kind{}, func(c *Config) {
-				c.Settled = func() {
+				c.Owner = &owner{func() {
 					close(calling)
 					<-ended
 					for range 1000 { // in which Done would be called
 						runtime.Gosched()
 					}
 					settled.Store(true)
-				}
-				c.Done = func(Result) { done <- settled.Load() }
+				}, func(Result) { done <- settled.Load() }}
 			})
 			io.WriteString(p.up, "x")
 			<-calling
@@ -265,7 +264,7 @@ func accepting(t *testing.T, e *Engine) (addr string, from *acceptor, legs chan<
 	}
 	offered, flows := make(chan Leg, 1), make(chan *flow, 1)
 	go l.Serve(func(c net.Conn) { // ends with l
-		flows <- e.Start(Config{Downstream: Plain(c, nil), Upstream: <-offered, Done: func(Result) {}}).(*flow)
+		flows <- e.Start(Config{Downstream: Plain(c, nil), Upstream: <-offered, Owner: &owner{}}).(*flow)
 	})
 	t.Cleanup(func() {
 		l.Close()

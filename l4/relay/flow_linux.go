@@ -25,8 +25,7 @@ type flow struct {
 	watched watched // as the table knows the flow
 	loop    *loop   // whose clock and memory it has; another may wait for its sockets
 	limits  Limits
-	settled func()
-	done    func(Result)
+	owner   Owner
 	start   int64 // on the engine's clock, as all moments
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
@@ -37,11 +36,8 @@ type flow struct {
 	due       int64 // guarded by clock.mu
 
 	mu        sync.Mutex
-	epfd      int32 // guarded by mu, like all below; the epoll that waits for its sockets
-	sides     [2]side
+	sides     [2]side // guarded by mu, like all below
 	result    *Result // set when over
-	bulk      [2]bool // directions that are spliced
-	finished  [2]bool // directions whose FIN has been passed on
 	noSplice  bool    // the kernel cannot splice these sockets, or has no memory for it
 	settling  bool    // Settled was called, or is about to be
 	grown     bool    // it has lived for SettleAfter
@@ -51,6 +47,7 @@ type flow struct {
 	tellSettled, tellDone bool // what release still has to call
 	telling               bool // Settled is being called, so Done waits for that
 
+	epfd       int32 // the epoll that waits for its sockets
 	firstClose Side
 }
 
@@ -61,6 +58,8 @@ type side struct {
 	known  bool   // epoll watches the descriptor
 	hung   bool   // epoll has said that it hung up or failed, which it will not stop saying
 	eof    bool   // it has sent its FIN
+	passed bool   // which has been passed on
+	bulk   bool   // what it sends is spliced
 	broken error  // a write to it has failed
 	held   []byte // bytes for it that it has not taken yet
 	pipe   *pipe  // the same, spliced
@@ -118,7 +117,7 @@ func (e *Engine) startFlow(c *Config) *flow {
 	if loop == nil {
 		return nil
 	}
-	f := &flow{loop: loop, limits: c.Limits, settled: c.Settled, done: c.Done, start: e.now(), epfd: loop.epfd}
+	f := &flow{loop: loop, limits: c.Limits, owner: c.Owner, start: e.now(), epfd: loop.epfd}
 	f.watched.flow = f
 	f.mu.Lock()
 	if !f.take(c) {
@@ -129,7 +128,7 @@ func (e *Engine) startFlow(c *Config) *flow {
 	if !f.over {
 		loop.clock.set(f, f.start+int64(f.next()))
 	}
-	f.releaseWith(func() { go f.done(*f.result) }) // never from within Start
+	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within Start
 	return f
 }
 
@@ -296,7 +295,7 @@ func (f *flow) pump(w *workspace, d direction, ending bool) {
 		switch {
 		case f.sides[d].tls != nil:
 			n, more = f.pumpTLS(w, d)
-		case f.bulk[d]:
+		case f.sides[d].bulk:
 			n, more = f.splice(w, d)
 		default:
 			n, more = f.copy(w, d)
@@ -333,7 +332,7 @@ func (f *flow) copy(w *workspace, d direction) (n int, more bool) {
 	}
 	f.deliver(w, d, in[:n])
 	full := n == len(in)
-	f.bulk[d] = full && f.canSplice()
+	f.sides[d].bulk = full && f.canSplice()
 	return n, full
 }
 
@@ -365,21 +364,21 @@ func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 	src, dst := &f.sides[d], &f.sides[1-d]
 	p := w.pipe()
 	if p == nil {
-		f.bulk[d] = false
+		f.sides[d].bulk = false
 		return 1, true // by copying
 	}
 	n, errno := spliceFD(src.fd, p.w, pipeSize)
 	if errno == syscall.EINVAL || errno == syscall.ENOMEM {
-		f.noSplice, f.bulk[d] = true, false
+		f.noSplice, f.sides[d].bulk = true, false
 		w.put(p)
 		return 1, true
 	}
 	if !f.received(w, d, n, errno) {
-		f.bulk[d] = false
+		f.sides[d].bulk = false
 		w.put(p)
 		return 0, false
 	}
-	f.bulk[d] = n >= plainRead
+	f.sides[d].bulk = n >= plainRead
 	p.n, dst.pipe = n, p
 	f.heard(d)
 	f.drainPipe(w, d)
@@ -582,7 +581,7 @@ func (f *flow) fin(w *workspace, d direction) {
 // where there is TLS. The second FIN ends the session.
 func (f *flow) passFIN(w *workspace, d direction) {
 	src, dst := &f.sides[d], &f.sides[1-d]
-	if src.hung && !f.finished[1-d] && !src.saidGoodbye() {
+	if src.hung && !f.sides[1-d].passed && !src.saidGoodbye() {
 		if errno := pendingError(src.fd); errno != 0 { // a RST came with the FIN, and epoll need not tell again
 			f.failed(d.from(), ioError("read", errno))
 			return
@@ -597,8 +596,8 @@ func (f *flow) passFIN(w *workspace, d direction) {
 			return // flush comes back, or the session ends
 		}
 	}
-	f.finished[d] = true
-	if f.finished[1-d] {
+	f.sides[d].passed = true
+	if f.sides[1-d].passed {
 		f.conclude(Result{End: EndClosed})
 		return
 	}
@@ -676,15 +675,15 @@ func (f *flow) close(reset bool) {
 
 // release unlocks the flow and calls what is due.
 func (f *flow) release() {
-	f.releaseWith(func() { f.done(*f.result) })
+	f.releaseWith(func() { f.owner.Done(*f.result) })
 }
 
 func (f *flow) releaseWith(done func()) {
 	if f.tellSettled {
 		f.tellSettled, f.telling = false, true
 		f.mu.Unlock()
-		if f.settled != nil {
-			f.settled()
+		if f.owner != nil {
+			f.owner.Settled()
 		}
 		f.mu.Lock()
 		f.telling = false
@@ -692,7 +691,7 @@ func (f *flow) releaseWith(done func()) {
 	over := f.tellDone && !f.telling
 	f.tellDone = f.tellDone && !over
 	f.mu.Unlock()
-	if over && f.done != nil {
+	if over && f.owner != nil {
 		done()
 	}
 }
@@ -708,7 +707,7 @@ func (f *flow) contain() {
 func (f *flow) Stop(cause error) {
 	f.mu.Lock()
 	f.conclude(Result{End: EndStopped, Cause: cause})
-	f.releaseWith(func() { go f.done(*f.result) }) // never from within Stop
+	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within Stop
 }
 
 // FinishIfIdle ends an idle session with a FIN on both sides.
@@ -722,7 +721,7 @@ func (f *flow) FinishIfIdle(atLeast time.Duration, cause error) bool {
 		f.sayGoodbye()
 		f.close(false)
 	}
-	f.releaseWith(func() { go f.done(*f.result) }) // never from within FinishIfIdle
+	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within FinishIfIdle
 	return idle
 }
 

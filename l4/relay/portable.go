@@ -297,8 +297,8 @@ func (s *pumped) settle() {
 		return
 	}
 	defer s.finish()
-	if s.cfg.Settled != nil {
-		s.cfg.Settled()
+	if s.cfg.Owner != nil {
+		s.cfg.Owner.Settled()
 	}
 }
 
@@ -322,8 +322,8 @@ func (s *pumped) finish() {
 	r.Settled = s.settling
 	s.mu.Unlock()
 	r.Up, r.Down, r.Duration = s.Up(), s.Down(), time.Since(s.start)
-	if s.cfg.Done != nil {
-		s.cfg.Done(r)
+	if s.cfg.Owner != nil {
+		s.cfg.Owner.Done(r)
 	}
 }
 

@@ -42,12 +42,18 @@ func (l *Leg) stream() net.Conn {
 type Config struct {
 	Downstream, Upstream Leg
 	Limits
+	// Owner is told how the session goes. Nil: nobody is.
+	Owner Owner
+}
+
+// Owner is told how a session goes.
+type Owner interface {
 	// Settled is called at most once: at the first byte from upstream or after
 	// SettleAfter, and not if the session has ended before; Done waits until it
 	// has returned. It must not block.
-	Settled func()
+	Settled()
 	// Done is called once, after everything. It must not block for long.
-	Done func(Result)
+	Done(Result)
 }
 
 // Limits bound a session. Zero is none.

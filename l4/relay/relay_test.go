@@ -113,7 +113,7 @@ func newPair(t *testing.T, e *Engine, downKind, upKind kind, change ...func(*Con
 func newPairAfter(t *testing.T, e *Engine, downKind, upKind kind, before func(*pair, *Config)) *pair {
 	t.Helper()
 	p := &pair{t: t, done: make(chan Result, 2), settled: make(chan struct{}, 2), engine: e}
-	cfg := Config{Done: func(r Result) { p.done <- r }, Settled: func() { p.settled <- struct{}{} }}
+	cfg := Config{Owner: &owner{func() { p.settled <- struct{}{} }, func(r Result) { p.done <- r }}}
 	p.down, cfg.Downstream = newLeg(t, downKind)
 	p.up, cfg.Upstream = newLeg(t, upKind)
 	for _, e := range []*end{p.down, p.up} {
@@ -128,6 +128,24 @@ func newPairAfter(t *testing.T, e *Engine, downKind, upKind kind, before func(*p
 		e.Close()
 	})
 	return p
+}
+
+// owner is an Owner of functions; nil ones are not called.
+type owner struct {
+	settled func()
+	done    func(Result)
+}
+
+func (o *owner) Settled() {
+	if o.settled != nil {
+		o.settled()
+	}
+}
+
+func (o *owner) Done(r Result) {
+	if o.done != nil {
+		o.done(r)
+	}
 }
 
 func (p *pair) result() Result {

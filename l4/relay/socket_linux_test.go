@@ -284,7 +284,7 @@ func TestEngineTakesSocketsAsTheyAre(t *testing.T) {
 		}
 		fd, _ := near.bare()
 		done := make(chan Result, 1)
-		e.Start(Config{Downstream: Plain(near, nil), Upstream: Plain(next, nil), Done: func(r Result) { done <- r }})
+		e.Start(Config{Downstream: Plain(near, nil), Upstream: Plain(next, nil), Owner: &owner{done: func(r Result) { done <- r }}})
 		if near.holds(fd) || e.table.at(fd).Load().flow == nil {
 			t.Fatal("the engine has not taken the descriptor")
 		}

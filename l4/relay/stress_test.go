@@ -226,7 +226,7 @@ func (s *stress) session(seed uint64) {
 	a.end, cfg.Downstream = s.leg(r, true)
 	b.end, cfg.Upstream = s.leg(r, false)
 	done := make(chan Result, 2)
-	cfg.Done = func(r Result) { done <- r }
+	cfg.Owner = &owner{done: func(r Result) { done <- r }}
 	plan := newPlan(r)
 	a.plan, b.plan = plan, plan
 	a.script, b.script = plan.scripts[0], plan.scripts[1]
