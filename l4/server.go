@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -286,7 +287,13 @@ func (s *Server) begin(l *listener, conn net.Conn) {
 func clientName(conn net.Conn, l *listener) string {
 	switch c := conn.(type) {
 	case interface{ RemoteAddrPort() netip.AddrPort }:
-		return c.RemoteAddrPort().String()
+		// It lives as long as the session. In 16 bytes it would lie among what greetings
+		// leave, and keep pages of that from being given back.
+		var text strings.Builder
+		var room [48]byte
+		text.Grow(32)
+		text.Write(c.RemoteAddrPort().AppendTo(room[:0]))
+		return text.String()
 	case *net.TCPConn:
 		return c.RemoteAddr().String()
 	}
