@@ -417,7 +417,13 @@ func TestLookCountsTheWork(t *testing.T) {
 	}
 	t.Cleanup(e.Close)
 	at := e.now()
-	e.load.at = at
+	e.use(1)
+	e.load.at, e.load.used = at-int64(lookEvery), 1.5
+	loops[0].doing.busy.Store(int64(lookEvery))
+	if e.look(at); e.active.Load() != 2 {
+		t.Errorf("%d loops are in use after one was full", e.active.Load())
+	}
+	allInUse(e)
 	loops[1].doing.busy.Store(int64(lookEvery))
 	loops[1].doing.seen.Store(0b1111)
 	e.load.used = float64(len(loops)) // so that no fewer will do

@@ -10,8 +10,8 @@ import (
 )
 
 // load decides how many loops are in use. One that is busy does the work of two that
-// are half idle for a fifth less CPU: it is woken less often, and finds more to do
-// each time. So new sessions go to the first loops, of which there are more once
+// are half idle for about a tenth less CPU: it is woken less often, and finds more to
+// do each time. So new sessions go to the first loops, of which there are more once
 // those have too much to do, and fewer once they have had too little for a while. A
 // loop with more to do than another gives sessions away.
 type load struct {
