@@ -121,27 +121,29 @@ func (c candidate) release() {
 	}
 }
 
-// settle tells the address how an attempt went; an empty reason is neutral. The
-// error is nil where the reason is not a failure's.
-func (a *address) settle(t policy.Ticket, reason Reason, err error) {
-	outcome, now := outcomeOf(reason), time.Now()
-	jitter, why := 0.0, string(reason)
+// settle tells the address how an attempt went, and why in words. Counted: this
+// says something about the address; see policy.Breaker.
+func (a *address) settle(t policy.Ticket, outcome policy.Outcome, why string) (counted bool) {
+	now, jitter := time.Now(), 0.0
 	if outcome == policy.Failure {
-		jitter, why = rand.Float64(), err.Error()
+		jitter = rand.Float64()
+		a.failedWith(why, now)
 	}
-	if outcome != policy.Neutral {
-		a.note(outcome, why, now)
+	change, counted := a.breaker.Settle(t, outcome, now, jitter)
+	if counted {
+		a.mu.Lock()
+		a.heard = outcome
+		a.mu.Unlock()
 	}
-	a.turned(a.breaker.Settle(t, outcome, now, jitter), why)
+	a.turned(change, why)
+	return counted
 }
 
-func (a *address) note(o policy.Outcome, why string, now time.Time) {
+// failedWith keeps the cause of the last failure.
+func (a *address) failedWith(why string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.heard = o
-	if o == policy.Failure {
-		a.cause, a.failed = why, now
-	}
+	a.cause, a.failed = why, now
 }
 
 // lastFailure is what the last attempt that failed saw.
@@ -151,16 +153,27 @@ func (a *address) lastFailure() (cause string, at time.Time) {
 	return a.cause, a.failed
 }
 
-// outcomeOf is what a reason means to a breaker.
-func outcomeOf(r Reason) policy.Outcome {
-	switch r {
-	case ReasonOK:
+// outcomeOf is what the end of an attempt says about its address. Spoken: a byte of
+// the client, or one that depends on it, was sent before, so that the end may be the
+// client's doing. What a client says must never harm others.
+func outcomeOf(r Reason, err error, spoken bool) policy.Outcome {
+	if r == ReasonOK {
 		return policy.Success
+	}
+	if !isFailure(r) || isBusy(err) || spoken && !blamesCertificate(r, err) {
+		return policy.Neutral
+	}
+	return policy.Failure
+}
+
+// isFailure says whether a reason may speak against an address.
+func isFailure(r Reason) bool {
+	switch r {
 	case ReasonRefused, ReasonTimeout, ReasonUnreachable, ReasonStartTLSRefused,
 		ReasonUpstreamTLS, ReasonUpstreamTLSRejected, ReasonUpstreamEarlyClose:
-		return policy.Failure
+		return true
 	}
-	return policy.Neutral
+	return false
 }
 
 // turned logs a change of the breaker's state.

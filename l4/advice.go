@@ -39,7 +39,7 @@ var advice = []advised{
 	{ReasonBreakerOpen, "The upstream failed so often in a row that it is left alone for a while: mend what the cause says was seen last; `ambassador status` shows when the next trial is due, and the first success ends it (upstreams.NAME.breaker)."},
 	{ReasonDNS, "The upstream's name did not resolve: check its spelling in upstreams.NAME.endpoints (--to), and dns.servers or /etc/resolv.conf, with `getent hosts HOST`."},
 	{ReasonRefused, "Nobody listens at that address, or its queue is full: check that the service is up, and host and port in upstreams.NAME.endpoints (--to), with `nc -vz HOST PORT`."},
-	{ReasonTimeout, "The upstream did not answer in time: check with `nc -vz HOST PORT` that no firewall swallows it; if it is only slow, raise connect.attempt_timeout and connect.timeout of the upstream."},
+	{ReasonTimeout, "The upstream did not answer in time: check with `nc -vz HOST PORT` that no firewall swallows it; if it is only slow, raise connect.timeout of the upstream, and connect.attempt_timeout where it is set or there are several addresses."},
 	{ReasonUnreachable, "There is no way to that address from this host: check upstreams.NAME.endpoints (--to), the route with `ip route get ADDRESS`, network policies, and for unix: the path and its permissions."},
 	{ReasonStartTLSRefused, "The upstream does not go over to TLS in the protocol of starttls (--starttls): the cause says what it answered; enable TLS there (PostgreSQL: ssl = on), or set starttls to what it speaks."},
 	{ReasonUpstreamTLS, "We do not accept the server's TLS: check that tls.ca (--ca) is the CA that issued its certificate, and that tls.server_name (--server-name) or one of tls.principals is in it."},

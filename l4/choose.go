@@ -135,7 +135,9 @@ func (s *session) choose(name string, d *destination) (w want, failure *Error) {
 
 // accept tells the client, in the protocol of its request, that it is connected.
 func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) error {
-	defer limitIO(ctx, s.route.handshake(), s.downstream)()
+	ctx, cancel := withTimeout(ctx, s.route.handshake())
+	defer cancel()
+	defer limitIO(ctx, s.downstream)()
 	local, _ := conn.raw.LocalAddr().(*net.TCPAddr)
 	err := r.answer.accept(s.atHand(ctx), local.AddrPort())
 	if err == nil {
@@ -156,7 +158,9 @@ func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) er
 // decline tells the client, in the protocol of its request, why it is not
 // connected. It is best effort, and the record has it anyway.
 func (s *session) decline(ctx context.Context, r *request, failure *Error) {
-	defer boundIO(ctx, answerTimeout, s.downstream)()
+	ctx, cancel := withTimeout(ctx, answerTimeout)
+	defer cancel()
+	defer boundIO(ctx, s.downstream)()
 	if err := r.answer.refuse(s.stream(), failure); err == nil {
 		closeAfterReading(s.stream())
 	}

@@ -180,7 +180,9 @@ type EndpointConfig struct {
 type ConnectConfig struct {
 	// Timeout bounds everything from the first attempt to the end of TLS.
 	Timeout time.Duration
-	// AttemptTimeout bounds one attempt: dial, STARTTLS and TLS to one address.
+	// AttemptTimeout bounds one attempt: dial, STARTTLS and TLS to one address. If
+	// zero, DefaultAttemptTimeout while there is another address to try, else only
+	// Timeout does.
 	AttemptTimeout time.Duration
 	// Attempts is how often one session tries, each time another address first.
 	Attempts int

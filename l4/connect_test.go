@@ -261,25 +261,27 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 			conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
 			return conn, err, time.Since(start)
 		}
-		for range 2 { // three attempts and two
-			if _, err, _ := session(); err.Reason != ReasonRefused || err.Stage != StageDial {
-				t.Fatalf("while closed: %v (%s)", err, err.Reason)
-			}
+		if _, err, _ := session(); err.Reason != ReasonRefused || err.Stage != StageDial || len(f.log) != 3 {
+			t.Fatalf("while closed: %v (%s) after %v", err, err.Reason, f.log)
 		}
-		_, failure, took := session()
-		if failure.Reason != ReasonBreakerOpen || failure.Stage != StagePermit || took != 0 || failure.RetryIn <= 0 || failure.RetryIn > 5*time.Second ||
-			!strings.Contains(failure.Error(), "connection refused") || len(f.log) != 5 {
+		_, failure, took := session() // two attempts, and the trial, for which there is time
+		if failure.Reason != ReasonRefused || took < 4*time.Second || took > 6*time.Second || len(f.log) != 6 {
+			t.Fatalf("while it opens: %v (%s) in %v after %v", failure, failure.Reason, took, f.log)
+		}
+		_, failure, took = session()
+		if failure.Reason != ReasonBreakerOpen || failure.Stage != StagePermit || took != 0 || failure.RetryIn <= 5*time.Second || failure.RetryIn > 10*time.Second ||
+			!strings.Contains(failure.Error(), "connection refused") || len(f.log) != 6 {
 			t.Errorf("while open: %v (%s) after %v, retry in %v, %d dials", failure, failure.Reason, took, failure.RetryIn, len(f.log))
 		}
 		time.Sleep(failure.RetryIn)
-		if _, err, _ := session(); err.Reason != ReasonRefused || len(f.log) != 6 {
+		if _, err, took := session(); err.Reason != ReasonRefused || took != 0 || len(f.log) != 7 { // no other trial is due in time
 			t.Errorf("the trial: %v (%s), %d dials", err, err.Reason, len(f.log))
 		}
-		if _, err, _ := session(); err.Reason != ReasonBreakerOpen || err.RetryIn <= 5*time.Second {
+		if _, err, _ := session(); err.Reason != ReasonBreakerOpen || err.RetryIn <= 10*time.Second {
 			t.Errorf("after the trial: %v, retry in %v", err, err.RetryIn)
 		}
 		alive = true
-		time.Sleep(10 * time.Second)
+		time.Sleep(20 * time.Second)
 		conn, failure, _ := session()
 		if failure != nil {
 			t.Fatalf("the second trial: %v", failure)

@@ -45,12 +45,11 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 			r.running--
 			if d.err != nil && r.running > 0 {
 				e := u.failed(ctx, StageDial, d.candidate, d.err)
-				reason := e.Reason
-				if plan.impatient() {
-					reason = ""
-				}
-				u.giveUp(d.candidate, reason, e)
 				plan.failed(d.candidate, e)
+				if plan.impatient() {
+					e = nil
+				}
+				u.giveUp(d.candidate, e)
 				continue // the other is still on its way
 			}
 			conn.candidate, conn.raw = d.candidate, d.conn
@@ -96,7 +95,7 @@ func (r *race) discard() {
 		if d.conn != nil {
 			d.conn.Close()
 		}
-		r.upstream.giveUp(d.candidate, "", nil)
+		r.upstream.giveUp(d.candidate, nil)
 	}()
 }
 

@@ -45,7 +45,7 @@ func TestOpenBreakerLeavesNothingToDial(t *testing.T) {
 	s := u.site(d)
 	others := s.members(u, []netip.Addr{netip.MustParseAddr("10.0.0.7")})
 	c, _ := others[0].permit(time.Now(), 0)
-	u.giveUp(c, ReasonRefused, sys("connect", syscall.ECONNREFUSED))
+	u.giveUp(c, &Error{Reason: ReasonRefused, Err: sys("connect", syscall.ECONNREFUSED)})
 	p := &plan{upstream: u, want: want{to: &target{site: s, destination: d}}}
 	if err := p.to.find(t.Context(), u); err != nil || len(p.members()) != 0 || len(p.known()) != 1 {
 		t.Errorf("find: %v; %d to dial, %d known", err, len(p.members()), len(p.known()))

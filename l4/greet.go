@@ -108,7 +108,7 @@ func (s *session) secure(ctx context.Context) (err error) {
 // asksForTLS is what a client says before its hello, the beginning of which may
 // have been read with it.
 func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
-	defer boundIO(ctx, s.route.handshake(), s.downstream)()
+	defer boundIO(ctx, s.downstream)()
 	got, err := s.route.asked.Accept(s.downstream)
 	if err == nil && got.Cancel != nil && !s.route.cfg.TLS.Anonymous {
 		err = &starttls.GreetingError{Protocol: s.route.asked.Name,
@@ -196,7 +196,7 @@ func (s *session) ask(ctx context.Context) error {
 
 // readRequest reads a request, in at most timeouts.handshake.
 func (s *session) readRequest(ctx context.Context, read func(context.Context, net.Conn, credentials, bool) (request, error)) error {
-	defer limitIO(ctx, s.route.handshake(), s.downstream)()
+	defer limitIO(ctx, s.downstream)()
 	r, err := read(ctx, s.atHand(ctx), s.credentials(), s.route.cfg.Context)
 	if err != nil {
 		var e *Error
@@ -237,7 +237,7 @@ func (s *session) clientAddr() netip.Addr {
 // overhear reads the client's ClientHello, if it sends one within
 // timeouts.handshake. A client that does not goes on without a name.
 func (s *session) overhear(ctx context.Context) {
-	unbound := boundIO(ctx, s.route.handshake(), s.downstream)
+	unbound := boundIO(ctx, s.downstream)
 	hello, raw, _ := readClientHello(s.stream())
 	unbound()
 	s.keepEarly(raw)

@@ -11,6 +11,7 @@ import (
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/policy"
 )
 
 // upstreamConn is a connection to one address of an upstream, from the dial to
@@ -26,6 +27,7 @@ type upstreamConn struct {
 	transport *relay.Transport   // below tls
 	dialogue  *starttls.Dialogue // what remains of starttls; nil without
 	told      atomic.Bool        // the upstream has heard how the attempt went
+	spoken    bool               // a byte was sent that depends on the client
 	released  atomic.Bool        // its place is free again
 	forget    func()             // ends what ownDials keeps of it; nil: nothing
 	config    *tls.Config        // of tls, or of the handshake that failed
@@ -71,7 +73,7 @@ func (c *upstreamConn) handedOver() {
 // startTLS asks the server, in its protocol, to go on in TLS.
 func (c *upstreamConn) startTLS(ctx context.Context) error {
 	start := time.Now()
-	unbound := boundIO(ctx, DefaultAttemptTimeout, c.raw)
+	unbound := boundIO(ctx, c.raw)
 	d, err := c.upstream.protocol.Upgrade(c.raw)
 	if err != nil {
 		return err
@@ -119,16 +121,14 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 // protect is originate for a connection that needed its client first. No other
 // address can take its place, so its failure is the attempt's.
 func (c *upstreamConn) protect(ctx context.Context) *Error {
-	bound, cancel := context.WithTimeout(ctx, orDefault(c.upstream.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
+	bound, cancel := context.WithTimeout(ctx, c.upstream.soleTimeout())
 	defer cancel()
 	err := c.originate(bound)
 	if err == nil {
 		return nil
 	}
 	e := c.upstream.failed(bound, StageTLS, c.candidate, err)
-	if ctx.Err() != context.Canceled { // else nobody waits any more: neutral
-		c.settle(e.Reason, e)
-	}
+	c.settleUnless(ctx.Err() == context.Canceled, e) // nobody waits any more
 	return e
 }
 
@@ -142,7 +142,9 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 	if err != nil {
 		err = &notReadyError{err}
 	} else {
-		unbound := boundIO(ctx, orDefault(c.upstream.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout), c.raw)
+		bound, cancel := withTimeout(ctx, c.upstream.soleTimeout())
+		defer cancel()
+		unbound := boundIO(bound, c.raw)
 		err = c.dialogue.Alone(c.raw, cfg.ServerName)
 		unbound()
 	}
@@ -159,12 +161,24 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 // server, after a second, or at an end that the client began. An empty reason
 // is neutral: the ending was ours or the client's.
 func (c *upstreamConn) settle(reason Reason, err error) {
-	if !c.told.Swap(true) {
-		if reason == ReasonUpstreamTLS || reason == ReasonUpstreamTLSRejected {
-			c.candidate.at.refusedWith.Store(c.config)
-		}
-		c.upstream.settled(c.candidate, reason, err)
+	if c.told.Swap(true) {
+		return
 	}
+	outcome := outcomeOf(reason, err, c.spoken)
+	if outcome == policy.Failure && (reason == ReasonUpstreamTLS || reason == ReasonUpstreamTLSRejected) {
+		c.candidate.at.refusedWith.Store(c.config)
+	}
+	c.upstream.settled(c.candidate, reason, err, outcome)
+}
+
+// settleUnless settles the attempt with the failure, or as one of which nothing is
+// known.
+func (c *upstreamConn) settleUnless(unknown bool, e *Error) {
+	if unknown {
+		c.settle("", nil)
+		return
+	}
+	c.settle(e.Reason, e)
 }
 
 // release frees the connection's place among those of its address, once it is
@@ -188,9 +202,11 @@ func (c *upstreamConn) Settled() { c.succeeded() }
 // Done is called by the relay when both connections are closed.
 func (c *upstreamConn) Done(r relay.Result) { c.session.ended(c, r) }
 
-// hand writes packet and waits for the server to close, bounded by ctx.
+// hand writes packet, which is a client's, and waits for the server to close, bounded
+// by ctx, which has a deadline.
 func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
-	unbound := boundIO(ctx, DefaultConnectTimeout, c)
+	c.spoken = true
+	unbound := boundIO(ctx, c)
 	defer unbound()
 	if _, err := c.Write(packet); err != nil {
 		return err
@@ -205,12 +221,11 @@ func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
 }
 
 // dialogueError says whose fault the end of a dialogue was, and settles the
-// attempt if it was the server's.
-func (c *upstreamConn) dialogueError(err error) *Error {
+// attempt if it was the server's, unless nobody waited for that any more.
+func (c *upstreamConn) dialogueError(ctx context.Context, err error) *Error {
 	e := c.error(StageDialogue, dialogueReason(err), err)
-	switch e.Reason {
-	case ReasonStartTLSRefused, ReasonUpstreamEarlyClose, ReasonUpstreamTLSRejected, ReasonUpstreamTLS, ReasonTimeout:
-		c.settle(e.Reason, e)
+	if isFailure(e.Reason) {
+		c.settleUnless(ctx.Err() == context.Canceled, e)
 	}
 	return e
 }

@@ -2,10 +2,12 @@ package l4
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -349,6 +351,57 @@ func isReset(err error) bool {
 }
 
 func isHangUp(err error) bool { return isEOF(err) || isReset(err) }
+
+// isBusy says whether the server has answered in its protocol that it is at its
+// limit: it is well, and another may be served in a moment.
+func isBusy(err error) bool {
+	var refused *starttls.RefusedError
+	return errors.As(err, &refused) && refused.Busy
+}
+
+// blamesCertificate says whether a failure of TLS is about one of the two
+// certificates, which no byte of a client can bring about: we reject the server's, or
+// an alert of the server is about ours.
+func blamesCertificate(r Reason, err error) bool {
+	switch r {
+	case ReasonUpstreamTLSRejected:
+		return isCertificateAlert(alertNumber(err))
+	case ReasonUpstreamTLS:
+		var header tls.RecordHeaderError
+		return !isHangUp(err) && !errors.As(err, &header)
+	}
+	return false
+}
+
+// isCertificateAlert says whether an alert is about the certificate of the side that
+// receives it (RFC 8446, 6.2).
+func isCertificateAlert(n uint8) bool {
+	switch n {
+	case 42, // bad_certificate
+		43,  // unsupported_certificate
+		44,  // certificate_revoked
+		45,  // certificate_expired
+		46,  // certificate_unknown
+		48,  // unknown_ca
+		49,  // access_denied
+		116: // certificate_required
+		return true
+	}
+	return false
+}
+
+// alertNumber is the number of the alert that the peer sent; 0, which is
+// close_notify's, if it sent none. crypto/tls has a number of a type of its own there.
+func alertNumber(err error) uint8 {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return 0
+	}
+	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
+		return uint8(v.Uint())
+	}
+	return 0
+}
 
 // isAlert says whether the peer sent a TLS alert: crypto/tls wraps it in an
 // OpError of that Op, and exports no type of its own.

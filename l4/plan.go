@@ -199,6 +199,72 @@ func (p *plan) again() bool {
 	})
 }
 
+// trialLook is how long a session waits at most before it looks again whether a trial
+// is due: of several addresses it is told of one.
+const trialLook = 500 * time.Millisecond
+
+// awaitTrial waits until the next trial of an open breaker may be due, or has gone
+// well or badly, and begins a new round. False: no breaker is open, ctx has ended, or
+// no trial is due before its deadline. A prober may make one sooner.
+func (p *plan) awaitTrial(ctx context.Context) bool {
+	now := time.Now()
+	next := p.nextTrial(now)
+	if next == nil {
+		return false
+	}
+	changed, wait := next.breaker.Changed(), next.retryIn(now)
+	if by, ok := ctx.Deadline(); ok && !next.asked.Load() && now.Add(wait).After(by) {
+		return false
+	}
+	p.tried = nil
+	if wait <= 0 { // others make the trial
+		wait = trialLook
+	}
+	mayWait(ctx)
+	t := time.NewTimer(min(wait, trialLook))
+	defer t.Stop()
+	select {
+	case <-changed:
+	case <-t.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// nextTrial is the address whose breaker has its next trial first, of those that are
+// worth trying again; nil: no breaker is open.
+func (p *plan) nextTrial(now time.Time) (next *address) {
+	for _, m := range p.known() {
+		if m.breaker.State() == policy.Closed || slices.Contains(p.lasting, m.address) {
+			continue
+		}
+		if next == nil || m.retryIn(now) < next.retryIn(now) {
+			next = m.address
+		}
+	}
+	return next
+}
+
+// isLast says whether no other address is left to try after c in this round. One of
+// the other family of c's endpoint is tried beside it.
+func (p *plan) isLast(c candidate) bool {
+	if p.only != nil {
+		return true
+	}
+	now, siblings := time.Now(), 0
+	for _, m := range p.members() {
+		switch {
+		case m.address == c.at || p.skips(m.address) || !m.usable(now) || m.full(p.upstream.cfg.MaxConnections):
+		case c.at.unix == "" && m.beside(c) && siblings == 0:
+			siblings++
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // hasSibling says whether sibling could find one. Without, a dial needs no race.
 func (p *plan) hasSibling(c candidate) bool {
 	return p.only == nil && c.at.unix == "" && slices.ContainsFunc(p.members(), func(m member) bool {

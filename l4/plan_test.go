@@ -52,7 +52,7 @@ func take(t *testing.T, p *plan) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.at.settle(c.ticket, ReasonOK, nil)
+		c.at.settle(c.ticket, policy.Success, "")
 		c.release()
 		got = append(got, c.String())
 	}
@@ -110,7 +110,7 @@ func fail(t *testing.T, a *address) {
 	if !ok {
 		t.Fatalf("%s: not permitted", a.name)
 	}
-	a.settle(c.ticket, ReasonRefused, errors.New("nobody there"))
+	a.settle(c.ticket, policy.Failure, "nobody there")
 	c.release()
 }
 

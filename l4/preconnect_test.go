@@ -216,7 +216,7 @@ func TestSparesOfAServerThatRefusesUs(t *testing.T) {
 	})
 	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}) // no certificate of ours
 	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 4, MaxAge: time.Hour}
-	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 5, Open: time.Minute}
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 3, Open: time.Minute}
 	f := serve(t, Options{}, cfg)
 	f.awaitAddress(func(a AddressStatus) bool { return a.Breaker == "open" && a.Spares == 0 })
 	if n := tries.Load(); n > 12 {

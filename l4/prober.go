@@ -154,7 +154,7 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	err := p.walk(ctx)
 	outcome, cause, jitter := policy.Success, "a health probe passed", 0.0
 	if err != nil {
-		outcome, cause, jitter = outcomeOf(err.Reason), err.Error(), rand.Float64()
+		outcome, cause, jitter = outcomeOf(err.Reason, err, false), err.Error(), rand.Float64()
 		u.notReached(err)
 	}
 	a.turned(a.breaker.Probed(watched, outcome, time.Now(), jitter), cause)
@@ -180,9 +180,9 @@ func (p *prober) walk(ctx context.Context) *Error {
 	if err := conn.protectAlone(ctx); err != nil {
 		return err
 	}
-	defer boundIO(ctx, u.cfg.Health.timeout(), conn)()
+	defer boundIO(ctx, conn)()
 	if logIn != nil {
-		return logIn(conn)
+		return logIn(ctx, conn)
 	}
 	h := &u.cfg.Health
 	if h.Send != "" {
@@ -204,7 +204,7 @@ func (p *prober) walk(ctx context.Context) *Error {
 }
 
 // login is how a probe logs in and quits; nil if it does not. The error is ours.
-func (p *prober) login() (func(*upstreamConn) *Error, *Error) {
+func (p *prober) login() (func(context.Context, *upstreamConn) *Error, *Error) {
 	u := p.upstream
 	if u.cfg.Health.LogIn == nil {
 		return nil, nil
@@ -218,9 +218,9 @@ func (p *prober) login() (func(*upstreamConn) *Error, *Error) {
 		return nil, &Error{Stage: StagePermit, Reason: ReasonNoIdentity, Upstream: u.cfg.Name, Err: err}
 	}
 	p.unready = ""
-	return func(conn *upstreamConn) *Error {
+	return func(ctx context.Context, conn *upstreamConn) *Error {
 		if err := conn.dialogue.LogIn(conn, user, password); err != nil {
-			return conn.dialogueError(err)
+			return conn.dialogueError(ctx, err)
 		}
 		p.greetings = 0
 		conn.succeeded()

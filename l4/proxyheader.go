@@ -185,7 +185,7 @@ func (s *session) proxied(ctx context.Context) error {
 	if !s.fromProxy() {
 		return fail(ReasonDenied, fmt.Errorf("only the proxies in proxy_protocol.from of the listener may connect, and %s is none of them", s.snapshot().Client))
 	}
-	unbound := boundIO(ctx, s.route.handshake(), s.downstream)
+	unbound := boundIO(ctx, s.downstream)
 	h, err := readProxyHeader(s.downstream)
 	if err != nil {
 		return fail(proxyReason(err), err)
@@ -286,7 +286,7 @@ func (c *upstreamConn) announce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer boundIO(ctx, DefaultAttemptTimeout, c.raw)()
+	defer boundIO(ctx, c.raw)()
 	if _, err := c.raw.Write(header); err != nil {
 		return err
 	}

@@ -170,6 +170,13 @@ func speak(c net.Conn, lines ...string) error {
 	return nil
 }
 
+// within is a context that ends after d.
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // A client that stops saying anything, however far it came, is waited for as long
 // as the caller's bound, and no goroutine is left (a bubble would not end with one).
 func testSilence(t *testing.T, read reader, dialogues ...[]string) {
@@ -178,7 +185,7 @@ func testSilence(t *testing.T, read reader, dialogues ...[]string) {
 			start := time.Now()
 			client, conn := net.Pipe()
 			go speak(client, lines...) // ends with the bubble's pipe
-			defer boundIO(t.Context(), 10*time.Second, conn)()
+			defer boundIO(within(t, 10*time.Second), conn)()
 			_, err := read(t.Context(), conn, batch, false)
 			var e *Error
 			if !errors.As(err, &e) || e.Reason != ReasonHandshakeTimeout || time.Since(start) != 10*time.Second {
@@ -193,7 +200,7 @@ func testSilence(t *testing.T, read reader, dialogues ...[]string) {
 				speak(client, lines...)
 				cancel()
 			}()
-			defer boundIO(ctx, time.Hour, conn)()
+			defer boundIO(ctx, conn)()
 			start := time.Now()
 			if _, err := read(ctx, conn, batch, false); err == nil || time.Since(start) != 0 {
 				t.Errorf("%q: cancelled, %v after %v", lines, err, time.Since(start))

@@ -166,7 +166,9 @@ const answerTimeout = time.Second
 // answerFailure says in the client's protocol what went wrong: psql prints it. It
 // is best effort, and the record has it anyway.
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *Error) {
-	defer boundIO(ctx, answerTimeout, s.downstream)()
+	ctx, cancel := withTimeout(ctx, answerTimeout)
+	defer cancel()
+	defer boundIO(ctx, s.downstream)()
 	if err := protocol.Refuse(s.stream(), fmt.Errorf("%w (%s)", failure, failure.Reason)); err == nil {
 		closeAfterReading(s.stream())
 	}
@@ -212,14 +214,17 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 // talk is one part of the dialogue, in at most timeouts.handshake.
 func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
 	s.at(StageDialogue)
-	unbound := boundIO(ctx, s.route.handshake(), s.downstream, conn)
+	bound, cancel := withTimeout(ctx, s.route.handshake())
+	defer cancel()
+	unbound := boundIO(bound, s.downstream, conn)
 	out, err := part(s.stream(), conn)
 	s.note(func(r *Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
+	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // whose first message TLS depends on
 	if err == nil {
 		return out, nil
 	}
-	end := conn.dialogueError(err)
+	end := conn.dialogueError(ctx, err)
 	var side *starttls.SideError
 	if !errors.As(err, &side) || side.Side == starttls.Upstream { // else the client has left, or says nothing
 		s.refuse(ctx, conn.dialogue, err)
@@ -237,7 +242,9 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 	if len(text) == 0 {
 		return
 	}
-	defer boundIO(ctx, answerTimeout, s.downstream)()
+	ctx, cancel := withTimeout(ctx, answerTimeout)
+	defer cancel()
+	defer boundIO(ctx, s.downstream)()
 	if _, err := s.stream().Write(text); err == nil {
 		closeAfterReading(s.stream())
 	}
@@ -289,6 +296,7 @@ func (s *session) ended(conn *upstreamConn, r relay.Result) {
 	if reason == ReasonUpstreamTLSRejected {
 		end.Stage = StageTLS // in TLS 1.3 the refusal only arrives here
 	}
+	conn.spoken = conn.spoken || r.Up > 0
 	conn.settle(settleReason(reason, r), end)
 	conn.release()
 	s.account(r)

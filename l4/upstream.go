@@ -170,32 +170,42 @@ func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upst
 		}
 	}
 	var last *Error
-	for n := range orDefault(w.connect.Attempts, DefaultAttempts) {
-		conn, err := u.attempt(ctx, &plan, n+1, tell)
-		if err != nil && errors.Is(err, errTriedAll) {
-			if !plan.again() || u.pauseBefore(ctx, plan.rounds) != nil {
-				break
-			}
-			conn, err = u.attempt(ctx, &plan, n+1, tell)
-		}
-		if err == nil {
+	for made, most := 0, orDefault(w.connect.Attempts, DefaultAttempts); made < most; {
+		conn, err := u.attempt(ctx, &plan, made+1, tell)
+		switch {
+		case err == nil:
 			u.timed(PhaseTotal, start)
 			return conn, nil
-		}
-		if last != nil && err.Stage == StagePermit {
-			break // what was seen says more than that there is nothing left
-		}
-		if last = err; err.Stage == StagePermit || err.ours() || w.hopeless(err) || ctx.Err() != nil {
-			break
-		}
-		if err.Reason == ReasonDNS {
+		case last == nil || err.Stage != StagePermit:
+			made, last = made+1, err
+			if err.Stage == StagePermit || err.ours() || w.hopeless(err) || ctx.Err() != nil {
+				return nil, last
+			}
+			if err.Reason != ReasonDNS {
+				continue
+			}
 			plan.rounds++
 			if u.pauseBefore(ctx, plan.rounds) != nil {
-				break
+				return nil, last
 			}
+		case !u.awaitTurn(ctx, &plan, err):
+			return nil, last // what was seen says more than that nothing can be tried now
 		}
 	}
 	return nil, last
+}
+
+// awaitTurn waits until a session that has failed before may try again, though err
+// says that nothing can be tried now: for the pause before the next round, and for
+// the trial of a breaker that has opened meanwhile. False: neither comes.
+func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *Error) bool {
+	switch {
+	case errors.Is(err, errTriedAll) && plan.again():
+		return u.pauseBefore(ctx, plan.rounds) == nil
+	case errors.Is(err, errTriedAll), err.Reason == ReasonBreakerOpen:
+		return plan.awaitTrial(ctx)
+	}
+	return false
 }
 
 // pauseBefore waits before repetition n (1 is the first), or for the end of ctx,
@@ -206,21 +216,19 @@ func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 }
 
 // attempt makes one connection to one address: permit → dial → proxy → starttls → tls,
-// bounded by connect.attempt_timeout. Where TLS needs the client's first message
+// bounded by connect.attempt_timeout, and only by ctx where that is not configured
+// and no other address is left to try: to try the same again would only lose what a
+// slow one has done by then. Where TLS needs the client's first message
 // it ends before that, and the session begins TLS. The upstream hears of its failure here,
 // and of its success when the connection settles.
 func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *Error) {
 	parent := ctx
 	ctx, cancel := withTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
-	defer cancel()
+	defer func() { cancel() }()
 	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
-		if parent.Err() == context.Canceled || plan.impatient() { // nobody waits any more: neutral
-			conn.settle("", nil)
-		} else {
-			conn.settle(e.Reason, e)
-		}
+		conn.settleUnless(parent.Err() == context.Canceled || plan.impatient(), e) // nobody waits any more
 		plan.failed(conn.candidate, e)
 		conn.closeRaw()
 		return nil, e
@@ -240,6 +248,10 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	tell(StageDial, c, n)
 	if err != nil {
 		return fail(StageDial, err)
+	}
+	if u.cfg.Connect.AttemptTimeout == 0 && plan.isLast(c) {
+		cancel()
+		ctx, cancel = withTimeout(parent, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
 	}
 	if err = u.dialTo(ctx, plan, conn); err != nil {
 		return fail(StageDial, err)
@@ -277,12 +289,18 @@ func (u *Upstream) permit() error {
 	return nil
 }
 
+// soleTimeout bounds a part of an attempt whose place no other address can take.
+func (u *Upstream) soleTimeout() time.Duration {
+	return cmp.Or(u.cfg.Connect.AttemptTimeout, u.cfg.Connect.Timeout, DefaultConnectTimeout)
+}
+
 // awaitPermit is permit, but that it waits for an identity that is on its way.
 func (u *Upstream) awaitPermit(ctx context.Context) error {
 	err := u.permit()
 	if err == nil || u.cfg.AwaitIdentity == nil {
 		return err
 	}
+	mayWait(ctx)
 	if err := u.cfg.AwaitIdentity(ctx); err != nil {
 		return &notReadyError{err}
 	}
@@ -307,12 +325,15 @@ func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err err
 }
 
 // settled is told once of each attempt how it went; ReasonOK is success, and an
-// empty reason is neutral.
-func (u *Upstream) settled(c candidate, reason Reason, err error) {
+// empty reason is that of an attempt that nobody waits for. The error is nil for both.
+func (u *Upstream) settled(c candidate, reason Reason, err error, outcome policy.Outcome) {
 	if c.at != nil && !c.probe {
-		c.at.settle(c.ticket, reason, err)
-		if o := outcomeOf(reason); o == policy.Failure || o == policy.Success && !u.cfg.Health.asks() {
-			c.at.proved.Store(o == policy.Success)
+		why := string(reason)
+		if err != nil {
+			why = err.Error()
+		}
+		if c.at.settle(c.ticket, outcome, why) && (outcome == policy.Failure || !u.cfg.Health.asks()) {
+			c.at.proved.Store(outcome == policy.Success)
 		}
 	}
 	if reason == "" {
@@ -340,9 +361,14 @@ func (u *Upstream) reachedAt(c candidate) {
 	}
 }
 
-// giveUp ends an attempt that has no connection of its own to close.
-func (u *Upstream) giveUp(c candidate, reason Reason, err error) {
-	u.settled(c, reason, err)
+// giveUp ends an attempt that has no connection of its own to close; a nil error is
+// neutral.
+func (u *Upstream) giveUp(c candidate, e *Error) {
+	if e == nil {
+		u.settled(c, "", nil, policy.Neutral)
+	} else {
+		u.settled(c, e.Reason, e, outcomeOf(e.Reason, e, false))
+	}
 	c.release()
 }
 

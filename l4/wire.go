@@ -18,23 +18,24 @@ type deadliner interface{ SetDeadline(time.Time) error }
 // past is a deadline that ends what waits.
 var past = time.Unix(1, 0)
 
-// boundIO bounds all reading and writing on the connections by d and by ctx.
-// The function it returns takes the bound away again; where the connections are
-// closed anyway it need not be called, only ctx cancelled.
-func boundIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
+// boundIO bounds all reading and writing on the connections by ctx, which has a
+// deadline. The function it returns takes the bound away again; where the
+// connections are closed anyway it need not be called, only ctx cancelled.
+func boundIO(ctx context.Context, conns ...deadliner) (unbound func()) {
 	mayWait(ctx)
-	return limitIO(ctx, d, conns...)
+	return limitIO(ctx, conns...)
 }
 
-// limitIO is boundIO for who rests instead of waiting: the end of ctx counts from
-// when there is a wait.
-func limitIO(ctx context.Context, d time.Duration, conns ...deadliner) (unbound func()) {
+// limitIO is boundIO for a session that may stay on its loop: ctx's cancellation
+// counts from the first wait.
+func limitIO(ctx context.Context, conns ...deadliner) (unbound func()) {
 	set := func(t time.Time) {
 		for _, c := range conns {
 			c.SetDeadline(t)
 		}
 	}
-	set(time.Now().Add(d))
+	by, _ := ctx.Deadline()
+	set(by)
 	var cut chan struct{}
 	var stop func() bool
 	forget := onWait(ctx, func() {

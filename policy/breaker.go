@@ -65,10 +65,11 @@ func (c *BreakerConfig) openFor(n int, jitter float64) time.Duration {
 	return Backoff{Base: c.Open, Max: limit}.Pause(n, jitter*2*openJitter)
 }
 
-// Ticket is the permission for one attempt. Whoever got it settles it, once. The
-// zero Ticket says nothing to any breaker.
+// Ticket is the permission for one attempt, which settles it once. The zero Ticket
+// says nothing to any breaker.
 type Ticket struct {
 	generation uint64
+	round      uint32 // of the breaker when the attempt began
 	trial      bool
 }
 
@@ -80,15 +81,23 @@ func (t Transition) Changed() bool { return t.From != t.To }
 
 // Breaker keeps attempts from a destination that fails: closed until Failures in
 // a row, then open, then half-open for trials, of which the first success closes
-// it and the first failure opens it again, for longer. The zero Breaker never
-// opens; make one that does with NewBreaker. It is safe for concurrent use and
-// allocates nothing.
+// it and the first failure opens it again, for longer.
+//
+// Failures are in a row only if each began after the one before it was settled:
+// attempts that run at the same time meet the same event, and a burst of them is one
+// failure. A failure that began before the last success says nothing either, and a
+// success always counts, however long its attempt took.
+//
+// The zero Breaker never opens; make one that does with NewBreaker. It is safe for
+// concurrent use and allocates nothing, except for Changed.
 type Breaker struct {
 	cfg   BreakerConfig // static after construction
 	state atomic.Uint32 // a BreakerState; written with mu held
 
 	mu         sync.Mutex
-	generation uint64    // guarded by mu; of tickets, rises with every change of state
+	changed    chan struct{} // guarded by mu; closed at the next change of state; nil: nobody waits
+	generation uint64        // guarded by mu; of tickets, rises with every change of state
+	round      uint32        // guarded by mu; rises with every success and counted failure
 	failures   int       // guarded by mu; in a row, while closed
 	opened     int       // guarded by mu; open times in a row without a success
 	trials     int       // guarded by mu; under way, while half-open
@@ -174,42 +183,74 @@ func (b *Breaker) Permit(now time.Time) (Ticket, Transition, bool) {
 		return Ticket{}, Transition{from, from}, false
 	}
 	if from == Closed {
-		return Ticket{generation: b.generation}, Transition{}, true
+		return Ticket{generation: b.generation, round: b.round}, Transition{}, true
 	}
 	if from == Open {
 		b.enter(HalfOpen)
 	}
 	b.trials++
-	return Ticket{b.generation, true}, Transition{from, HalfOpen}, true
+	return Ticket{b.generation, b.round, true}, Transition{from, HalfOpen}, true
 }
 
-// Settle takes the outcome of a ticket's attempt. An attempt that was begun before
-// the last change of state says nothing about the time since: it is neutral.
-// Jitter is a number in [0, 1).
-func (b *Breaker) Settle(t Ticket, o Outcome, now time.Time, jitter float64) Transition {
+// Settle takes the outcome of a ticket's attempt. Counted says whether the outcome
+// says something about the destination: a Neutral one does not, nor a failure that
+// began before the last success, the last counted failure or the last change of
+// state. A success always does: where the breaker has opened since the attempt
+// began, it is as good as a probe that passed. Jitter is a number in [0, 1).
+func (b *Breaker) Settle(t Ticket, o Outcome, now time.Time, jitter float64) (change Transition, counted bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	from := b.State()
-	if t.generation != b.generation {
-		return Transition{from, from}
-	}
-	if t.trial {
+	current := t.generation == b.generation
+	if current && t.trial {
 		b.trials--
 	}
 	switch {
-	case o == Success && from == HalfOpen:
-		b.close()
+	case o == Neutral || t == Ticket{}:
+		return Transition{from, from}, o != Neutral
+	case o == Success && current:
+		b.succeeded()
 	case o == Success:
-		b.failures, b.opened = 0, 0
-	case o == Failure && from == HalfOpen:
-		b.open(now, jitter)
-	case o == Failure:
-		b.failures++
-		if b.cfg.Failures > 0 && b.failures >= b.cfg.Failures {
-			b.open(now, jitter)
-		}
+		b.passed()
+	case !current || t.round != b.round && !t.trial:
+		return Transition{from, from}, false
+	default:
+		b.failed(now, jitter)
 	}
-	return Transition{from, b.State()}
+	b.round++
+	return Transition{from, b.State()}, true
+}
+
+// succeeded is the success of an attempt that the present state permitted. Mu is held.
+func (b *Breaker) succeeded() {
+	if b.State() == HalfOpen {
+		b.close()
+		return
+	}
+	b.failures, b.opened = 0, 0
+}
+
+// failed is the failure of such an attempt. Mu is held.
+func (b *Breaker) failed(now time.Time, jitter float64) {
+	if b.State() == HalfOpen {
+		b.open(now, jitter)
+		return
+	}
+	b.failures++
+	if b.cfg.Failures > 0 && b.failures >= b.cfg.Failures {
+		b.open(now, jitter)
+	}
+}
+
+// passed is a success that no trial of the present state had: a probe's, or that of
+// an attempt from before the breaker opened. Mu is held.
+func (b *Breaker) passed() {
+	switch {
+	case b.State() == Open:
+		b.enter(HalfOpen)
+	case b.State() == HalfOpen && b.trials == 0:
+		b.close()
+	}
 }
 
 // Watch gives a ticket for a health probe, which is always permitted; Probed
@@ -230,10 +271,8 @@ func (b *Breaker) Probed(t Ticket, o Outcome, now time.Time, jitter float64) Tra
 	from := b.State()
 	switch {
 	case t.generation != b.generation || o == Neutral:
-	case o == Success && from == Open:
-		b.enter(HalfOpen)
-	case o == Success && from == HalfOpen && b.trials == 0:
-		b.close()
+	case o == Success:
+		b.passed()
 	case o == Failure && from == Open && !now.Before(b.retryAt), o == Failure && from == HalfOpen:
 		b.open(now, jitter)
 	}
@@ -248,6 +287,16 @@ func (b *Breaker) RetryAt() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.retryAt
+}
+
+// Changed is closed at the next change of state.
+func (b *Breaker) Changed() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.changed == nil {
+		b.changed = make(chan struct{})
+	}
+	return b.changed
 }
 
 func (b *Breaker) open(now time.Time, jitter float64) {
@@ -265,4 +314,8 @@ func (b *Breaker) enter(s BreakerState) {
 	b.state.Store(uint32(s))
 	b.generation++
 	b.failures, b.trials, b.retryAt = 0, 0, time.Time{}
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
 }

@@ -73,7 +73,11 @@ func TestBreaker(t *testing.T) {
 		{"the first failed trial opens it for twice as long", append(slices.Clone(tripped), step{5, "fail", Open}, step{14.9, "refused", Open}, step{15, "permit", HalfOpen})},
 		{"and no longer than max_open", append(slices.Clone(tripped), step{5, "fail", Open}, step{15, "fail", Open}, step{26.9, "refused", Open}, step{27, "fail", Open}, step{39, "permit", HalfOpen})},
 		{"success resets the open time", append(slices.Clone(tripped), step{5, "fail", Open}, step{15, "ok", Closed}, step{16, "fail", Closed}, step{16, "fail", Closed}, step{16, "fail", Open}, step{21, "permit", HalfOpen})},
-		{"what began before the trip is neutral", []step{{0, "permit", Closed}, {0, "permit", Closed}, {0, "fail", Closed}, {0, "fail", Closed}, {0, "fail", Open}, {1, "settle 0 ok", Open}, {5, "permit", HalfOpen}, {5, "settle 1 fail", HalfOpen}}},
+		{"a failure that began before the trip is neutral", []step{{0, "permit", Closed}, {0, "fail", Closed}, {0, "fail", Closed}, {0, "fail", Open}, {5, "permit", HalfOpen}, {5, "settle 0 fail", HalfOpen}}},
+		{"a success that began before the trip half-opens at once", []step{{0, "permit", Closed}, {0, "permit", Closed}, {0, "fail", Closed}, {0, "fail", Closed}, {0, "fail", Open}, {1, "settle 0 ok", HalfOpen}, {1, "settle 1 ok", Closed}}},
+		{"failures that ran at the same time are one", []step{{0, "permit", Closed}, {0, "permit", Closed}, {0, "permit", Closed}, {0, "permit", Closed}, {3, "settle 0 fail", Closed}, {3, "settle 1 fail", Closed}, {3, "settle 2 fail", Closed}, {3, "settle 3 fail", Closed}, {3, "fail", Closed}, {3, "fail", Open}}},
+		{"one that began before the last success is none", []step{{0, "permit", Closed}, {1, "ok", Closed}, {2, "fail", Closed}, {2, "fail", Closed}, {3, "settle 0 fail", Closed}, {3, "fail", Open}}},
+		{"waves of failures at the same time open it, wave by wave", []step{{0, "permit", Closed}, {0, "permit", Closed}, {3, "settle 0 fail", Closed}, {3, "permit", Closed}, {3, "settle 1 fail", Closed}, {6, "settle 2 fail", Closed}, {6, "permit", Closed}, {9, "settle 3 fail", Open}}},
 		{"a passed probe half-opens at once", append(slices.Clone(tripped), step{1, "pass", HalfOpen}, step{1, "ok", Closed})},
 		{"a second one closes if no trial came", append(slices.Clone(tripped), step{1, "pass", HalfOpen}, step{2, "pass", Closed})},
 		{"but not over a trial's head", append(slices.Clone(tripped), step{1, "pass", HalfOpen}, step{2, "permit", HalfOpen}, step{2, "pass", HalfOpen}, step{3, "settle 3 fail", Open})},
@@ -93,11 +97,51 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
+// Settle says which outcomes say something, for others who judge by them.
+func TestBreakerSaysWhatCounts(t *testing.T) {
+	b := NewBreaker(BreakerConfig{Failures: 9})
+	old, _, _ := b.Permit(epoch)
+	older, _, _ := b.Permit(epoch)
+	settle := func(name string, ticket Ticket, o Outcome, want bool) {
+		t.Helper()
+		if _, counted := b.Settle(ticket, o, epoch, 0); counted != want {
+			t.Errorf("%s: counted %v, want %v", name, counted, want)
+		}
+	}
+	settle("neutral", old, Neutral, false)
+	settle("failure", old, Failure, true)
+	settle("failure beside it", older, Failure, false)
+	settle("success beside it", older, Success, true)
+	settle("zero ticket", Ticket{}, Failure, true)
+}
+
+func TestBreakerTellsWaiters(t *testing.T) {
+	b := NewBreaker(BreakerConfig{Failures: 1, Open: time.Second})
+	changed := b.Changed()
+	ticket, _, _ := b.Permit(epoch)
+	select {
+	case <-changed:
+		t.Fatal("told before a change")
+	default:
+	}
+	b.Settle(ticket, Failure, epoch, 0)
+	select {
+	case <-changed:
+	default:
+		t.Fatal("not told of the opening")
+	}
+	select {
+	case <-b.Changed():
+		t.Fatal("told of the next change before it")
+	default:
+	}
+}
+
 func TestBreakerThatNeverOpens(t *testing.T) {
 	for _, b := range []*Breaker{{}, NewBreaker(BreakerConfig{})} {
 		for range 1000 {
 			ticket, _, ok := b.Permit(epoch)
-			if tr := b.Settle(ticket, Failure, epoch, 0); !ok || tr.Changed() {
+			if tr, _ := b.Settle(ticket, Failure, epoch, 0); !ok || tr.Changed() {
 				t.Fatalf("permitted %v, %v", ok, tr)
 			}
 		}
@@ -110,7 +154,7 @@ func TestBreakerTellsItsTransitions(t *testing.T) {
 	if tr.Changed() {
 		t.Errorf("permit while closed: %v", tr)
 	}
-	if tr = b.Settle(ticket, Failure, epoch, 0); tr != (Transition{Closed, Open}) {
+	if tr, _ = b.Settle(ticket, Failure, epoch, 0); tr != (Transition{Closed, Open}) {
 		t.Errorf("trip: %v", tr)
 	}
 	if got := b.RetryAt(); !got.Equal(epoch.Add(time.Second)) {
@@ -120,7 +164,7 @@ func TestBreakerTellsItsTransitions(t *testing.T) {
 	if tr != (Transition{Open, HalfOpen}) {
 		t.Errorf("first trial: %v", tr)
 	}
-	if tr = b.Settle(ticket, Success, epoch, 0); tr != (Transition{HalfOpen, Closed}) || !b.RetryAt().IsZero() {
+	if tr, _ = b.Settle(ticket, Success, epoch, 0); tr != (Transition{HalfOpen, Closed}) || !b.RetryAt().IsZero() {
 		t.Errorf("success: %v, retry at %v", tr, b.RetryAt())
 	}
 }
@@ -158,7 +202,7 @@ func (m *breakerModel) event(kind byte, arg int) {
 	case 0, 1, 2: // settle something as neutral, success, failure
 		if len(m.tickets) > 0 {
 			i := arg % len(m.tickets)
-			tr = m.b.Settle(m.tickets[i], Outcome(kind), m.now, jitter)
+			tr, _ = m.b.Settle(m.tickets[i], Outcome(kind), m.now, jitter)
 			m.tickets = slices.Delete(m.tickets, i, i+1)
 		}
 	case 3:
@@ -175,7 +219,7 @@ func (m *breakerModel) event(kind byte, arg int) {
 	case 5:
 		tr = m.b.Probed(m.b.Watch(), Outcome(arg%3), m.now, jitter)
 	case 6:
-		tr = m.b.Settle(Ticket{}, Failure, m.now, jitter)
+		tr, _ = m.b.Settle(Ticket{}, Failure, m.now, jitter)
 		if tr.Changed() {
 			m.t.Fatal("a zero ticket changed the breaker")
 		}

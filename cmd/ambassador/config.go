@@ -244,7 +244,7 @@ func (u *UpstreamSection) fields() []field {
 		enumField("proxy_protocol", "The PROXY header that connections begin with, before starttls and tls; v2 tells of the client's TLS, too. Default none.", &u.ProxyProtocol, "none", "v1", "v2"),
 		sectionField("connect", "Bounds of establishing a connection.", []field{
 			durationField("timeout", "All attempts together. Default 10s.", &u.Connect.Timeout, time.Millisecond),
-			durationField("attempt_timeout", "One attempt: dial, STARTTLS and TLS to one address. Default 3s.", &u.Connect.AttemptTimeout, time.Millisecond),
+			durationField("attempt_timeout", "One attempt: dial, STARTTLS and TLS to one address. Default 3s while there is another address to try, else what is left of timeout.", &u.Connect.AttemptTimeout, time.Millisecond),
 			intField("attempts", "How often one session tries, each time another address first. Default 3.", &u.Connect.Attempts, 1, 100),
 			durationField("backoff", "The pause before an address is tried again; it grows and has jitter. Default 100ms.", &u.Connect.Backoff, time.Millisecond)}),
 		markField(&u.Mark),

@@ -10,6 +10,7 @@ type RefusedError struct {
 	What     string // what happened, in words: "the server answered ..."
 	Advice   string // the mend; empty if there is none to name
 	Reply    []byte // the server's own refusal, whole and fit for a client; mostly nil
+	Busy     bool   // the server is at its limit and says so: it is well
 }
 
 // Error is what happened and its mend.

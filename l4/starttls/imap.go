@@ -47,6 +47,7 @@ func imapGreeting(up *leg) ([]byte, error) {
 		return imapStrike(line)
 	case hasPrefixFold(line, "* BYE"):
 		return nil, &RefusedError{Protocol: imapName, Got: got(line),
+			Busy: hasPrefixFold(line, "* BYE [UNAVAILABLE]") || hasPrefixFold(line, "* BYE [LIMIT]"), // RFC 5530, 3
 			What: fmt.Sprintf("the server refused the connection: %.200q", bytes.TrimSpace(line))}
 	case hasPrefixFold(line, "* PREAUTH"):
 		return nil, &RefusedError{Protocol: imapName, Got: got(line),

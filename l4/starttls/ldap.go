@@ -39,8 +39,12 @@ var ldapAnswers = map[byte]byte{
 	0x77: ldapExtended,
 }
 
-// ldapUnavailable is the result code of a server that cannot serve now.
-const ldapUnavailable = 52
+// Result codes (RFC 4511, 4.1.9): of a server that cannot serve now, and of one that
+// has too much to do.
+const (
+	ldapBusy        = 51
+	ldapUnavailable = 52
+)
 
 func ldap() Protocol {
 	return Protocol{Name: ldapName, Upgrade: ldapUpgrade, Refuse: ldapRefuse, Quit: ldapUnbind}
@@ -121,7 +125,7 @@ func ldapJudge(body []byte) error {
 	if len(id) == 1 && id[0] == 1 && code[0] == 0 {
 		return nil
 	}
-	return &RefusedError{Protocol: ldapName, Got: got(body),
+	return &RefusedError{Protocol: ldapName, Got: got(body), Busy: code[0] == ldapBusy,
 		What:   fmt.Sprintf("the server refused StartTLS: result %d %.200q", code[0], text),
 		Advice: "let it have a certificate (slapd: TLSCertificateFile, TLSCertificateKeyFile), or use its TLS port (636) without starttls"}
 }

@@ -92,10 +92,23 @@ func mysqlReadGreeting(up *leg) ([]byte, error) {
 		return nil, err
 	}
 	if packet[4] == mysqlERR {
-		return nil, &RefusedError{Protocol: mysqlName, Got: got(packet), Reply: packet,
+		return nil, &RefusedError{Protocol: mysqlName, Got: got(packet), Reply: packet, Busy: mysqlBusy(packet),
 			What: "the server refused the connection: " + mysqlErrorText(packet)}
 	}
 	return packet, nil
+}
+
+// mysqlBusy says whether an ERR packet is about a limit that other clients have
+// reached: ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED.
+func mysqlBusy(packet []byte) bool {
+	if len(packet) < 7 {
+		return false
+	}
+	switch binary.LittleEndian.Uint16(packet[5:]) {
+	case 1040, 1203, 1226:
+		return true
+	}
+	return false
 }
 
 // mysqlErrorText is what an ERR packet says, with its number.

@@ -69,7 +69,7 @@ func mysqlAnswer(packet []byte, password string) (reply []byte, done bool, err e
 	case len(body) > 0 && body[0] == mysqlOK:
 		return nil, true, nil
 	case len(body) > 0 && body[0] == mysqlERR:
-		return nil, false, &RefusedError{Protocol: mysqlName, Got: got(packet), What: "the server refused the login of health.user: " + mysqlErrorText(packet)}
+		return nil, false, &RefusedError{Protocol: mysqlName, Got: got(packet), Busy: mysqlBusy(packet), What: "the server refused the login of health.user: " + mysqlErrorText(packet)}
 	case bytes.Equal(body, []byte{mysqlMoreData, 3}):
 		return nil, false, nil
 	case string(body) == mysqlFull:

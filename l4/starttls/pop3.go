@@ -21,6 +21,7 @@ func pop3Upgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	if hasPrefixFold(greeting, "-ERR") {
 		refused := pop3Refused("the connection", greeting, "")
 		refused.Reply = greeting
+		refused.Busy = hasPrefixFold(greeting, "-ERR [SYS/TEMP]") // RFC 3206, 4
 		return nil, refused
 	}
 	if !hasPrefixFold(greeting, "+OK") {

@@ -49,6 +49,7 @@ func smtpBanner(up *leg) (*smtpReply, error) {
 		return banner, nil
 	}
 	refused := smtpRefused("the connection", banner, "")
+	refused.Busy = banner.is("4") // transient: RFC 5321, 4.2.1
 	if banner.is("421") {
 		refused.Reply = banner.text
 	}

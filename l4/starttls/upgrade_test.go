@@ -206,3 +206,33 @@ func TestParts(t *testing.T) {
 		}
 	}
 }
+
+// TestBusy: a server that is at its limit is not one that refuses us.
+func TestBusy(t *testing.T) {
+	for _, tt := range []struct {
+		protocol, server string
+		want             bool
+	}{
+		{"smtp", "421 4.7.0 too many connections\r\n", true},
+		{"smtp", "450 4.7.1 try later\r\n", true},
+		{"smtp", "554 go away\r\n", false},
+		{"imap", "* BYE [UNAVAILABLE] too many\r\n", true},
+		{"imap", "* BYE [LIMIT] too many\r\n", true},
+		{"imap", "* BYE no\r\n", false},
+		{"pop3", "-ERR [SYS/TEMP] busy\r\n", true},
+		{"pop3", "-ERR [SYS/PERM] no\r\n", false},
+		{"ldap", "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x33\x04\x00\x04\x00", true},
+		{"ldap", "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x34\x04\x00\x04\x00", false},
+		{"mysql", "\x07\x00\x00\x00\xff\x10\x04full", true},  // 1040
+		{"mysql", "\x07\x00\x00\x00\xff\xb3\x04full", true},  // 1203
+		{"mysql", "\x07\x00\x00\x00\xff\xca\x04full", true},  // 1226
+		{"mysql", "\x07\x00\x00\x00\xff\x69\x04host", false}, // 1129, locked out
+		{"mysql", "\x01\x00\x00\x00\xff", false},
+	} {
+		_, err := mustLookup(t, tt.protocol).Upgrade(newWire(tt.server))
+		var refused *RefusedError
+		if !errors.As(err, &refused) || refused.Busy != tt.want {
+			t.Errorf("%s %q: %v; busy %v, want %v", tt.protocol, tt.server, err, refused != nil && refused.Busy, tt.want)
+		}
+	}
+}

@@ -1,0 +1,345 @@
+package l4
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ambassador/l4/starttls"
+	"ambassador/policy"
+)
+
+// nonsense is the first byte of clients whose server closes because of what they say.
+const nonsense = 'x'
+
+// closesOnNonsense echoes, unless the client begins with nonsense.
+func closesOnNonsense(c io.ReadWriter) {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(c, first); err == nil && first[0] != nonsense {
+		c.Write(first)
+		io.Copy(c, c)
+	}
+}
+
+// pgStartupOf is a client's first message, with a user of one letter.
+func pgStartupOf(user byte) string {
+	return "\x00\x00\x00\x10\x00\x03\x00\x00user\x00" + string(user) + "\x00\x00"
+}
+
+// What a client says must harm nobody else: a server that closes because of it is
+// well. Without a breaker it is the same for health.
+func TestWhatAClientSaysOpensNoBreaker(t *testing.T) {
+	plainTLS := func(t *testing.T) Config {
+		cert, pool := selfSigned(t)
+		return tlsUpstream(backend(t, func(c *net.TCPConn) {
+			closesOnNonsense(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}}))
+		}),
+			&tls.Config{ServerName: "localhost", RootCAs: pool})
+	}
+	postgres := func(t *testing.T) Config {
+		return starttlsUpstream(t, "postgres", func(cfg *tls.Config) string {
+			return starttlsBackend(t, "", 8, "S", cfg, func(s *tls.Conn) {
+				startup := make([]byte, len(pgStartupOf('a')))
+				if _, err := io.ReadFull(s, startup); err == nil && !strings.Contains(string(startup), "x\x00\x00") {
+					io.WriteString(s, "R\x00\x00\x00\x08\x00\x00\x00\x00")
+					io.Copy(s, s)
+				}
+			})
+		})
+	}
+	mysql := func(t *testing.T) Config {
+		return starttlsUpstream(t, "mysql", func(cfg *tls.Config) string {
+			return backend(t, func(c *net.TCPConn) {
+				io.WriteString(c, mysqlHello)
+				request := make([]byte, 36)
+				if _, err := io.ReadFull(c, request); err != nil || request[12] == nonsense { // the character set
+					return
+				}
+				if s := tls.Server(c, cfg); s.Handshake() == nil {
+					mysqlEcho(s)
+				}
+			})
+		})
+	}
+	struck := strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1)
+	for _, tt := range []struct {
+		name      string
+		cfg       func(*testing.T) Config
+		bad, good func(t *testing.T, f *fixture)
+	}{
+		{"a server that closes", func(t *testing.T) Config {
+			return oneUpstream(backend(t, func(c *net.TCPConn) { closesOnNonsense(c) }))
+		}, says1(string(nonsense)), pings},
+		{"a server that resets", func(t *testing.T) Config {
+			return oneUpstream(backend(t, func(c *net.TCPConn) { closesOnNonsense(c); c.SetLinger(0) }))
+		}, says1(string(nonsense)), pings},
+		{"a server with TLS", plainTLS, says1(string(nonsense)), pings},
+		{"a postgres server", postgres, says1(pgStartupOf(nonsense)), func(t *testing.T, f *fixture) {
+			c := f.client(0)
+			io.WriteString(c, pgStartupOf('a'))
+			hear(t, c, "R\x00\x00\x00\x08\x00\x00\x00\x00")
+		}},
+		{"a mysql server that ends within TLS", mysql, says1(strings.Replace(mysqlReply, "\x01\x21", "\x01"+string(nonsense), 1)), func(t *testing.T, f *fixture) {
+			c := f.client(0)
+			hear(t, c, struck)
+			io.WriteString(c, mysqlReply)
+			hear(t, c, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00")
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := tt.cfg(t)
+			cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour}
+			f := serve(t, Options{}, cfg)
+			for range 6 {
+				tt.bad(t, f)
+				if r := f.record(); r.Stage == StagePermit {
+					t.Fatalf("refused: %+v", r)
+				}
+				if heard, cause := f.upstreams[0].members()[0].takeHeard(); heard == policy.Failure {
+					t.Fatalf("health hears of a failure: %s", cause)
+				}
+			}
+			tt.good(t, f)
+			if a := f.upstreams[0].members()[0]; a.breaker.State() != policy.Closed {
+				t.Errorf("the breaker is %v", a.breaker.State())
+			}
+		})
+	}
+	t.Run("a destination", func(t *testing.T) {
+		cfg := egress(policy.Rule{Hosts: []string{"localhost"}, Upstream: "out"})
+		cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour}
+		f := serve(t, Options{}, cfg)
+		_, port, _ := net.SplitHostPort(backend(t, func(c *net.TCPConn) { closesOnNonsense(c) }))
+		for range 6 {
+			c, reply := f.socks("localhost:" + port)
+			if reply != 0 {
+				t.Fatalf("reply %d", reply)
+			}
+			c.Write([]byte{nonsense})
+			io.Copy(io.Discard, c)
+			c.Close()
+		}
+		c, reply := f.socks("localhost:" + port)
+		if reply != 0 {
+			t.Fatalf("an honest client gets reply %d", reply)
+		}
+		ping(t, c)
+	})
+}
+
+// says1 is a client that says text and waits for its end.
+func says1(text string) func(*testing.T, *fixture) {
+	return func(t *testing.T, f *fixture) {
+		c := f.client(0)
+		io.WriteString(c, text)
+		io.Copy(io.Discard, c)
+		c.Close()
+	}
+}
+
+func pings(t *testing.T, f *fixture) { ping(t, f.client(0)) }
+
+// A server that is at its limit and says so is well, and its words reach the client
+// however often.
+func TestAFullServerOpensNoBreaker(t *testing.T) {
+	full := func(code string) string { return "\x17\x00\x00\x00\xff" + code + "Too many connections" }
+	for protocol, reply := range map[string]string{"mysql": full("\x10\x04"), "smtp": "421 4.7.0 too many connections\r\n"} {
+		t.Run(protocol, func(t *testing.T) {
+			addr := backend(t, func(c *net.TCPConn) { io.WriteString(c, reply) })
+			cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost"})
+			cfg.Upstreams[0].StartTLS = protocol
+			cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour}
+			f := serve(t, Options{}, cfg)
+			for range 6 {
+				if text, err := io.ReadAll(f.client(0)); err != nil || string(text) != reply {
+					t.Fatalf("the client is told %q, %v", text, err)
+				}
+			}
+			if r := f.record(); r.Reason != ReasonStartTLSRefused {
+				t.Errorf("record: %+v", r)
+			}
+			if heard, _ := f.upstreams[0].members()[0].takeHeard(); heard != policy.Neutral {
+				t.Errorf("health hears %v", heard)
+			}
+		})
+	}
+}
+
+// alertFrom is an alert of the peer's, as crypto/tls gives it.
+func alertFrom(t *testing.T, number uint8) error {
+	client, server := net.Pipe()
+	defer client.Close()
+	go io.Copy(io.Discard, server)                     // ends with the pipe
+	go server.Write([]byte{21, 3, 3, 0, 2, 2, number}) // ends with the pipe
+	err := tls.Client(client, &tls.Config{InsecureSkipVerify: true}).Handshake()
+	if alertNumber(err) != number {
+		t.Fatalf("alert %d is %v, number %d", number, err, alertNumber(err))
+	}
+	return err
+}
+
+func TestOutcomeOf(t *testing.T) {
+	busy := &starttls.RefusedError{Protocol: "mysql", Busy: true}
+	theirs := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
+	for _, tt := range []struct {
+		reason       Reason
+		err          error
+		want, spoken policy.Outcome // before and after a byte of the client
+	}{
+		{ReasonOK, nil, policy.Success, policy.Success},
+		{"", nil, policy.Neutral, policy.Neutral},
+		{ReasonDownstreamReset, nil, policy.Neutral, policy.Neutral},
+		{ReasonNoIdentity, nil, policy.Neutral, policy.Neutral},
+		{ReasonDNS, nil, policy.Neutral, policy.Neutral},
+		{ReasonRefused, sys("connect", syscall.ECONNREFUSED), policy.Failure, policy.Neutral},
+		{ReasonTimeout, context.DeadlineExceeded, policy.Failure, policy.Neutral},
+		{ReasonUpstreamEarlyClose, nil, policy.Failure, policy.Neutral},
+		{ReasonUpstreamEarlyClose, sys("read", syscall.ECONNRESET), policy.Failure, policy.Neutral},
+		{ReasonStartTLSRefused, &starttls.RefusedError{}, policy.Failure, policy.Neutral},
+		{ReasonStartTLSRefused, &Error{Err: busy}, policy.Neutral, policy.Neutral},
+		{ReasonUpstreamTLS, theirs, policy.Failure, policy.Failure},
+		{ReasonUpstreamTLS, io.EOF, policy.Failure, policy.Neutral},
+		{ReasonUpstreamTLS, tls.RecordHeaderError{}, policy.Failure, policy.Neutral},
+		{ReasonUpstreamTLSRejected, alertFrom(t, 42), policy.Failure, policy.Failure},
+		{ReasonUpstreamTLSRejected, alertFrom(t, 48), policy.Failure, policy.Failure},
+		{ReasonUpstreamTLSRejected, alertFrom(t, 116), policy.Failure, policy.Failure},
+		{ReasonUpstreamTLSRejected, alertFrom(t, 80), policy.Failure, policy.Neutral}, // internal_error
+		{ReasonUpstreamTLSRejected, alertFrom(t, 40), policy.Failure, policy.Neutral}, // handshake_failure
+	} {
+		if got, after := outcomeOf(tt.reason, tt.err, false), outcomeOf(tt.reason, tt.err, true); got != tt.want || after != tt.spoken {
+			t.Errorf("%s, %v: %v, and %v after the client has spoken; want %v, %v", tt.reason, tt.err, got, after, tt.want, tt.spoken)
+		}
+	}
+}
+
+// stalling is an upstream of one address that answers nobody until a moment.
+type stalling struct{ until time.Time }
+
+func (s *stalling) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if err := pause(ctx, time.Until(s.until)); err != nil {
+		return nil, err
+	}
+	return accepts(ctx)
+}
+
+// burst lets n sessions connect at once, and says how each went.
+func burst(t *testing.T, u *Upstream, n int) (failed []error) {
+	t.Helper()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+			if err != nil {
+				mu.Lock()
+				failed = append(failed, err)
+				mu.Unlock()
+				return
+			}
+			conn.succeeded()
+			conn.closeRaw()
+		})
+	}
+	all.Wait()
+	return failed
+}
+
+// A server that stalls for as long as its clients wait loses none of them, and takes
+// new ones at once: to be tried by many at the same time is to fail once.
+func TestAStallIsNotManyFailures(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		endpoints []string
+		stall     time.Duration
+		connect   ConnectConfig
+	}{
+		{"a sole address", []string{"127.0.0.1:1"}, 4 * time.Second, ConnectConfig{}},
+		{"a sole address, nearly for the whole timeout", []string{"127.0.0.1:1"}, 9 * time.Second, ConnectConfig{}},
+		{"a sole address with a short attempt_timeout", []string{"127.0.0.1:1"}, 4 * time.Second, ConnectConfig{AttemptTimeout: 2 * time.Second}},
+		{"one address of each family", []string{"127.0.0.1:1", "[::1]:1"}, 4 * time.Second, ConnectConfig{}},
+		{"two addresses", []string{"127.0.0.1:1", "127.0.0.2:1"}, 4 * time.Second, ConnectConfig{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stalling{until: time.Now().Add(tt.stall)}
+				u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(tt.endpoints...), Connect: tt.connect,
+					Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second}}, Options{Dial: s.dial})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if failed := burst(t, u, 50); len(failed) > 0 {
+					t.Errorf("%d of 50 failed, the first: %v", len(failed), failed[0])
+				}
+				start := time.Now()
+				if failed := burst(t, u, 10); len(failed) > 0 || time.Since(start) > 0 {
+					t.Errorf("after the stall %d of 10 failed, in %v", len(failed), time.Since(start))
+				}
+			})
+		})
+	}
+}
+
+// A session that has met failures waits for the trial of the breaker that has opened
+// meanwhile, and goes on once that went well. A new session is refused at once.
+func TestSessionsWaitForTheTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, alive := time.Now(), 6*time.Second
+		answer := func(ctx context.Context) (net.Conn, error) {
+			if time.Since(begun) < alive {
+				return after(100*time.Millisecond, refuses)(ctx)
+			}
+			return accepts(ctx)
+		}
+		f := &fakeNet{began: begun, answer: answers{"127.0.0.1:1": answer}}
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"),
+			Breaker: policy.BreakerConfig{Failures: 2, Open: 7 * time.Second, MaxOpen: time.Minute}}, Options{Dial: f.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan []error)
+		go func() { done <- burst(t, u, 20) }()
+		time.Sleep(time.Second)
+		if a := u.members()[0]; a.breaker.State() != policy.Open {
+			t.Fatalf("the breaker is %v after %v", a.breaker.State(), f.log)
+		}
+		start := time.Now()
+		_, failure := u.connect(t.Context(), func(Stage, candidate, int) {})
+		if failure == nil || failure.Reason != ReasonBreakerOpen || time.Since(start) > 0 {
+			t.Errorf("a new session: %v after %v, want a refusal at once", failure, time.Since(start))
+		}
+		if failed := <-done; len(failed) > 0 {
+			t.Errorf("%d of 20 failed, the first: %v", len(failed), failed[0])
+		}
+		if took := time.Since(begun); took > 8*time.Second {
+			t.Errorf("served after %v, the trial was due after 7 s", took)
+		}
+	})
+}
+
+// A failure that nobody waited for says nothing: neither of a session that was
+// stopped, nor of one within a dialogue.
+func TestStoppedDialogueIsNeutral(t *testing.T) {
+	u := testUpstream(t, "127.0.0.1:1")
+	c, ok := u.members()[0].permit(time.Now(), 0)
+	if !ok {
+		t.Fatal("not permitted")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	conn := &upstreamConn{upstream: u, candidate: c}
+	timeout := &starttls.SideError{Side: starttls.Upstream, Op: "read", Err: context.DeadlineExceeded}
+	if e := conn.dialogueError(ctx, timeout); e.Reason != ReasonTimeout {
+		t.Errorf("%v", e)
+	}
+	if heard, _ := c.at.takeHeard(); heard != policy.Neutral || !conn.told.Load() {
+		t.Errorf("heard %v, told %v", heard, conn.told.Load())
+	}
+}
