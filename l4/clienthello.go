@@ -31,10 +31,9 @@ const (
 	// helloRead is what is read at first: most hellos have 200 to 600 bytes, and
 	// those with a post-quantum key 1,700 to 1,900.
 	helloRead = 2 << 10
-	// maxHello bounds the handshake message, and maxHelloRaw what was read for it:
-	// a client may cut it into small records, but not into bytes.
-	maxHello    = 64 << 10
-	maxHelloRaw = maxHello + 16<<10
+	// maxHelloRaw bounds what is read for a ClientHello of maxHello: a client may cut
+	// it into small records, but not into bytes.
+	maxHelloRaw = maxHello + 8<<10
 
 	recordHeader    = 5 // type, version, length
 	recordHandshake = 22

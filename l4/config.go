@@ -19,6 +19,10 @@ type Config struct {
 	// of the descriptor limit: a session needs two descriptors, and the rest is
 	// for listeners, the admin API, files and name look-ups.
 	MaxSessions int
+	// MaxMemory bounds the bytes that are held for sessions which are not relayed
+	// yet, and for sides of relayed ones that do not take what was sent to them. If
+	// zero, DefaultMemory.
+	MaxMemory int64
 }
 
 // ListenerConfig is one place where downstreams connect.

@@ -4,7 +4,7 @@
 // A Server is given a Config by Apply, again on every reload. Each accepted
 // connection is a session; (*session).run is its life, in order, and session.go
 // tells it without another file. Beside it: listener.go binds and accepts,
-// greet.go is what comes before a dial (greeters.go bounds it; silence.go is where
+// greet.go is what comes before a dial (memory.go bounds it; silence.go is where
 // clients are waited for that have to speak; request.go, socks5.go, httpconnect.go,
 // clienthello.go and original_linux.go are where clients say where to, users.go and
 // context.go what they may), choose.go asks the rules (destination.go judges

@@ -220,31 +220,32 @@ func TestTLSListensAnywhere(t *testing.T) {
 	}
 }
 
-// Of too many that have not done their handshake the oldest goes, so that who
-// comes in earnest is served whatever crowd stands there.
+// Of too many that have not done their handshake the oldest ends, so that an honest
+// client is served whatever crowd is there, though it holds more than one of the crowd.
 func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg.MaxMemory = 7 * waitCost / 2
 	f := serve(t, Options{}, cfg)
-	f.greeters.most = 2
 	oldest := f.client(0)
 	io.WriteString(oldest, "\x16") // who says nothing at all is parked
-	f.until("the first session in greet", func() bool { return f.greeting() == 1 })
+	f.until("the first session in greet", func() bool { return f.waiting() == 1 })
 	io.WriteString(f.client(0), "\x16")
-	f.until("two sessions in greet", func() bool { return f.greeting() == 2 })
+	f.until("two sessions in greet", func() bool { return f.waiting() == 2 })
 	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
 	wantReset(t, oldest)
-	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "handshakes" || r.Stage != StageGreet {
+	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "limits.memory" || r.Stage != StageGreet {
 		t.Errorf("record: %+v", r)
 	}
-	if n := f.greeting(); n != 1 {
-		t.Errorf("%d sessions in greet, want the one that said no more", n)
+	if n := f.waiting(); n != 1 {
+		t.Errorf("%d sessions hold memory before the relay, want the one that said no more", n)
 	}
 }
 
-func (f *fixture) greeting() int {
-	f.greeters.mu.Lock()
-	defer f.greeters.mu.Unlock()
-	return f.greeters.all.Len()
+// waiting is how many sessions hold memory and are not relayed.
+func (f *fixture) waiting() int {
+	f.memory.mu.Lock()
+	defer f.memory.mu.Unlock()
+	return len(f.memory.waiting)
 }
 
 // Who waits for its client takes nobody's turn; who has a hello to answer waits
@@ -254,21 +255,21 @@ func TestHandshakesTakeTurns(t *testing.T) {
 	cfg.Listeners[0].Timeouts.Handshake = time.Second
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
-	for range 4 * cap(f.greeters.turns) {
+	for range 4 * cap(f.turns) {
 		f.client(0)
 	}
 	ping(t, tls.Client(f.client(0), client))
-	for range cap(f.greeters.turns) {
-		f.greeters.turns <- struct{}{}
+	for range cap(f.turns) {
+		f.turns <- struct{}{}
 	}
 	if err := tls.Client(f.client(0), client).Handshake(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("while others have their turn: %v", err)
 	}
-	for range cap(f.greeters.turns) {
-		<-f.greeters.turns
+	for range cap(f.turns) {
+		<-f.turns
 	}
 	ping(t, tls.Client(f.client(0), client))
-	if n := len(f.greeters.turns); n != 0 {
+	if n := len(f.turns); n != 0 {
 		t.Errorf("%d turns are not given back", n)
 	}
 }

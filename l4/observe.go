@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"ambassador/l4/relay"
 	"ambassador/policy"
 )
 
@@ -165,6 +166,15 @@ type Traffic struct {
 	Active             int
 	Up, Down           int64
 }
+
+// Stalls is how long single events have kept other sessions waiting; see relay.Stalls.
+type Stalls = relay.Stalls
+
+// StallBounds are the upper bounds of Stalls.Counts.
+var StallBounds = relay.StallBounds
+
+// Stalls is how long the events of the engine's loops have taken since the start.
+func (s *Server) Stalls() Stalls { return s.engine.Stalls() }
 
 // recentRecords is how many ended sessions are kept for `why`: at about 600
 // bytes each they cost 2.5 MB.

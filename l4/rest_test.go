@@ -119,14 +119,14 @@ func TestAClientThatRestsKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// Of too many that rest the oldest goes, as of those in a TLS handshake; who says
-// nothing is not one of them.
+// Of too many that rest the oldest ends, as of those in a TLS handshake. A client that
+// has said nothing is not one of them.
 func TestCrowdOfClientsThatRestIsBounded(t *testing.T) {
 	parks(t)
 	cfg := restingEgress()
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
+	cfg.MaxMemory = 5 * restCost / 2
 	f := serve(t, Options{}, cfg)
-	f.greeters.most = 2
 	for range 5 {
 		f.client(0)
 	}
@@ -139,7 +139,7 @@ func TestCrowdOfClientsThatRestIsBounded(t *testing.T) {
 		f.until("the client to rest", func() bool { return f.resting() == min(n+1, 2) })
 	}
 	wantReset(t, clients[0])
-	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "handshakes" || r.Client != clients[0].LocalAddr().String() {
+	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "limits.memory" || r.Client != clients[0].LocalAddr().String() {
 		t.Errorf("record %+v", r)
 	}
 	if n := f.active(); n != 7 {

@@ -42,10 +42,12 @@ const (
 
 // leave lets a session wait, once: from then on it has a goroutine of its own.
 type leave struct {
-	left   atomic.Bool
-	runner *runner
-	yield  func(step) bool
-	before []func() // what is to be called once it waits; owned by who runs the session
+	left    atomic.Bool
+	runner  *runner
+	session *session
+	rested  bool // it has been at rest; owned by who runs the session, as what follows
+	yield   func(step) bool
+	before  []func() // what is to be called once it waits; owned by who runs the session
 }
 
 // waiting is the key of what mayWait calls.
@@ -58,6 +60,7 @@ func mayWait(ctx context.Context) {
 	if !ok || l.left.Swap(true) {
 		return
 	}
+	l.session.hold(waitCost)
 	l.yield(stepWait)
 	for _, f := range l.before {
 		if f != nil {
@@ -94,7 +97,7 @@ func newRunner(ctx context.Context) *runner {
 		for again := true; again; again = yield(stepOver) {
 			s := r.session
 			r.session = nil
-			s.run(context.WithValue(ctx, waiting{}, &leave{runner: r, yield: yield}))
+			s.run(context.WithValue(ctx, waiting{}, &leave{runner: r, session: s, yield: yield}))
 		}
 	})
 	return r

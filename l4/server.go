@@ -41,17 +41,18 @@ type Options struct {
 // Server accepts connections, makes sessions of them, and knows them all.
 type Server struct {
 	// Static after construction.
-	opts     Options
-	log      *slog.Logger
-	ctx      context.Context // parent of all work; cancelled when Shutdown is over
-	cancel   context.CancelFunc
-	engine   *relay.Engine
-	prefix   string // of session ids
-	runners  runners
-	greeters *greeters
-	recent   recent
-	seq      atomic.Uint64  // of the last session
-	loops    sync.WaitGroup // accept loops and upstreams
+	opts    Options
+	log     *slog.Logger
+	ctx     context.Context // parent of all work; cancelled when Shutdown is over
+	cancel  context.CancelFunc
+	engine  *relay.Engine
+	prefix  string // of session ids
+	runners runners
+	turns   chan struct{} // see handshakeConn
+	memory  memory
+	recent  recent
+	seq     atomic.Uint64  // of the last session
+	loops   sync.WaitGroup // accept loops and upstreams
 
 	applying sync.Mutex // held by Apply and while listeners are being closed
 
@@ -93,8 +94,9 @@ func New(ctx context.Context, o Options) *Server {
 			return given(ctx, network, address)
 		}
 	}
-	s := &Server{opts: o, log: o.Log, engine: engine, greeters: newGreeters(), prefix: rand.Text()[:4] + "-",
+	s := &Server{opts: o, log: o.Log, engine: engine, turns: newTurns(), prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
+	s.memory.waiting, s.memory.Over, engine.Budget = map[*session]bool{}, s.relieve, &s.memory.Budget
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, s.end)
 	return s
@@ -220,6 +222,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	if s.limit == 0 {
 		s.limit = defaultMaxSessions()
 	}
+	s.memory.SetLimit(orDefault(cfg.MaxMemory, DefaultMemory))
 	redirected := func(c ListenerConfig) bool { return c.Request == RequestOriginal }
 	s.opts.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {

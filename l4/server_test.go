@@ -36,6 +36,7 @@ func serve(t *testing.T, o Options, cfg Config) *fixture {
 	f := &fixture{t: t, records: make(chan *Record, 1000), cancel: cancel}
 	o.Observer.Ended = func(r *Record) { f.records <- r }
 	f.Server = New(ctx, o)
+	watchLoops(t, f.Server)
 	t.Cleanup(func() {
 		cancel()
 		f.Shutdown(ctx, Drain{})

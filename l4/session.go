@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ambassador/l4/relay"
@@ -36,6 +37,8 @@ type session struct {
 	concluded bool // guarded by mu; the ending is known, and the client is being told
 	accounted bool // guarded by mu; rec has flow's bytes
 	parked    bool // guarded by mu; its client is waited for without a goroutine
+
+	held atomic.Int64 // bytes that memory counts for it before the relay
 
 	mu      sync.Mutex
 	rec     Record             // guarded by mu; what others may see of the session while it lives, but for ID
@@ -217,7 +220,7 @@ func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Pa
 	bound, cancel := withTimeout(ctx, s.route.handshake())
 	defer cancel()
 	unbound := boundIO(bound, s.downstream, conn)
-	out, err := part(s.stream(), conn)
+	out, err := part(&metered{s.stream(), s}, &metered{conn, s})
 	s.note(func(r *Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
 	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // whose first message TLS depends on
@@ -284,6 +287,7 @@ func (s *session) relay(conn *upstreamConn) error {
 	})
 	// What only establishing needed is not kept for the days a session may live.
 	s.cancel, s.downstream, s.greeted, s.route = nil, nil, nil, s.route.established
+	s.letGo()
 	conn.handedOver()
 	return nil
 }
@@ -346,6 +350,7 @@ func (s *session) close(end *Error) {
 		s.closeDownstream(end.Reason)
 	}
 	s.leave()
+	s.letGo()
 	s.server.forget(s, &rec)
 }
 

@@ -86,7 +86,14 @@ func (s *session) goOn(r *runner) {
 func (s *session) rest(ctx context.Context) bool {
 	l, ok := ctx.Value(waiting{}).(*leave)
 	socket, is := s.downstream.(awaiter)
-	if !ok || !is || l.left.Load() || !s.await(socket, l.runner) {
+	if !ok || !is || l.left.Load() {
+		return false
+	}
+	if !l.rested {
+		l.rested = true
+		s.hold(restCost)
+	}
+	if !s.await(socket, l.runner) {
 		return false
 	}
 	l.yield(stepRest)
@@ -125,11 +132,13 @@ type patient struct {
 	net.Conn
 	session *session
 	ctx     context.Context
+	took    int // bytes that were read
 }
 
 func (c *patient) Read(b []byte) (int, error) {
 	for {
 		if n, err, ok := c.ReadNow(b); ok {
+			c.count(n)
 			return n, err
 		}
 		if !time.Now().Before(c.session.patience()) {
@@ -137,8 +146,23 @@ func (c *patient) Read(b []byte) (int, error) {
 		}
 		if !c.session.rest(c.ctx) {
 			mayWait(c.ctx)
-			return c.Conn.Read(b)
+			n, err := c.Conn.Read(b)
+			c.count(n)
+			return n, err
 		}
+	}
+}
+
+// freeRead is how much of a request is not counted as held: as much as usual ones
+// have, which are over before they could hold anything.
+const freeRead = 2 << 10
+
+// count counts what was read as held by the session.
+func (c *patient) count(n int) {
+	before := max(c.took, freeRead)
+	c.took += n
+	if c.took > before {
+		c.session.hold(int64(c.took-before) * readCost)
 	}
 }
 

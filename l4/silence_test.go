@@ -59,7 +59,7 @@ func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	if n := runtime.NumGoroutine() - before; n > 10 {
 		t.Errorf("%d goroutines for %d silent clients", n, many)
 	}
-	if n := f.greeting(); n != 0 {
+	if n := f.waiting(); n != 0 {
 		t.Errorf("%d silent clients count as in a handshake", n)
 	}
 

@@ -60,7 +60,10 @@ type LogSection struct{ Level, Format string }
 type DrainSection struct{ Delay, Timeout time.Duration }
 
 // LimitsSection is limits.
-type LimitsSection struct{ Connections int }
+type LimitsSection struct {
+	Connections int
+	Memory      int64 // bytes
+}
 
 // DNSSection is dns.
 type DNSSection struct{ Servers []string }
@@ -146,7 +149,8 @@ func (f *File) fields() []field {
 			durationField("delay", "How long connections are still accepted, while /readyz already says 503. Default 0s.", &f.Drain.Delay, 0),
 			durationField("timeout", "How long sessions then have: idle ones are ended in its course, busy ones may finish, the rest is reset. Default 25s.", &f.Drain.Timeout, 0)}),
 		sectionField("limits", "Limits of the whole process.", []field{
-			intField("connections", "The most sessions at a time. Default 0: 45 % of the descriptor limit.", &f.Limits.Connections, 0, 1<<30)}),
+			intField("connections", "The most sessions at a time. Default 0: 45 % of the descriptor limit.", &f.Limits.Connections, 0, 1<<30),
+			sizeField("memory", "The most bytes held for sessions that are not connected to an upstream yet, and for slow readers; beyond it the largest or oldest of them end. Default 64MiB.", &f.Limits.Memory, 1<<20, 1<<40)}),
 		sectionField("dns", "How names are looked up.", []field{
 			listField("servers", "Servers that are asked, HOST or HOST:PORT, IP addresses. Default: the system's. /etc/hosts and search domains count either way.", &f.DNS.Servers, checkDNSServer)}),
 		namedField("identities", "Certificates that we show, by a name of your choice.", func(name string) []field {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -348,6 +349,58 @@ func durationField(key, doc string, to *time.Duration, least time.Duration) fiel
 			d.fail(n, path, "%q is no duration; write one like 500ms, 10s or 1h30m", s)
 		case v < least:
 			d.fail(n, path, "%s is too short; the least is %s", s, least)
+		default:
+			*to = v
+		}
+	}}
+}
+
+// sizes are the units of a size.
+var sizes = []struct {
+	unit  string
+	bytes int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}}
+
+// parseSize reads a number of bytes: "512KiB", "64MiB", "1048576".
+func parseSize(s string) (int64, error) {
+	number, unit := s, int64(1)
+	for _, u := range sizes {
+		if n, ok := strings.CutSuffix(s, u.unit); ok {
+			number, unit = n, u.bytes
+			break
+		}
+	}
+	v, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+	if err != nil || v < 0 || v > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is no size; write one like 512KiB, 64MiB or 1GiB", s)
+	}
+	return v * unit, nil
+}
+
+// formatSize is what parseSize reads, in the largest unit that is exact.
+func formatSize(v int64) string {
+	for _, u := range []int{2, 1, 0} {
+		if v >= sizes[u].bytes && v%sizes[u].bytes == 0 {
+			return strconv.FormatInt(v/sizes[u].bytes, 10) + sizes[u].unit
+		}
+	}
+	return strconv.FormatInt(v, 10)
+}
+
+// sizeField is a number of bytes.
+func sizeField(key, doc string, to *int64, least, most int64) field {
+	schema := map[string]any{"type": []string{"string", "integer"}, "pattern": `^([0-9]+ ?(B|KiB|MiB|GiB)?|.*\$\{.*)$`}
+	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+		s, ok := d.scalar(n, path, "a size")
+		if !ok {
+			return
+		}
+		v, err := parseSize(s)
+		switch {
+		case err != nil:
+			d.fail(n, path, "%s", err)
+		case v < least || v > most:
+			d.fail(n, path, "%s is not from %s to %s", s, formatSize(least), formatSize(most))
 		default:
 			*to = v
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	rtm "runtime/metrics"
 	"sync/atomic"
@@ -17,10 +18,15 @@ type memory struct {
 }
 
 const (
-	// gcPercent is how much a heap may grow, in percent, before it is collected;
-	// GOGC in the environment says otherwise. It takes a tenth off the cost of a
-	// handshake.
-	gcPercent = 400
+	// maxPercent is how much a small heap may grow, in percent, before it is
+	// collected; GOGC in the environment says otherwise. It takes a tenth off the cost
+	// of a handshake.
+	maxPercent = 400
+	// headroom is how much garbage, in bytes, a larger heap may have: in a container of
+	// 128 MiB four times of what is live would be too much. From 64 MiB on it is
+	// minPercent of what is live.
+	headroom   = 32 << 20
+	minPercent = 50
 	// quietAfter is how long nothing must have begun or ended before memory is
 	// given back.
 	quietAfter = 2 * time.Second
@@ -38,10 +44,42 @@ func (m *memory) happened() {
 // run tidies up after each busy time, until ctx ends.
 func (m *memory) run(ctx context.Context) {
 	if _, set := os.LookupEnv("GOGC"); !set {
-		old := debug.SetGCPercent(gcPercent)
+		old := debug.SetGCPercent(maxPercent)
 		defer debug.SetGCPercent(old)
+		p := &pacer{percent: maxPercent}
+		p.arm()
+		defer p.stopped.Store(true)
 	}
 	m.watch(ctx, tidy)
+}
+
+// pacer sets after each collection how much the heap may grow until the next.
+type pacer struct {
+	percent int // owned by the finalizer, which runs once a collection
+	stopped atomic.Bool
+}
+
+// arm has adjust called after the next collection.
+func (p *pacer) arm() {
+	runtime.SetFinalizer(&struct{ at *pacer }{p}, func(*struct{ at *pacer }) { p.adjust() })
+}
+
+func (p *pacer) adjust() {
+	if p.stopped.Load() {
+		return
+	}
+	s := []rtm.Sample{{Name: "/gc/heap/live:bytes"}}
+	rtm.Read(s)
+	if want := percentFor(s[0].Value.Uint64()); want > p.percent+p.percent/8 || want < p.percent-p.percent/8 {
+		p.percent = want
+		debug.SetGCPercent(want)
+	}
+	p.arm()
+}
+
+// percentFor is how much a heap may grow of which so many bytes are live.
+func percentFor(live uint64) int {
+	return int(min(max(headroom*100/max(live, 1), minPercent), maxPercent))
 }
 
 // watch calls tidy once after each busy time, until ctx ends.

@@ -115,7 +115,8 @@ func (m *metrics) observer() l4.Observer {
 // attach adds the series that are read from the server and from the identities
 // when they are asked for. It is called once. identities may be nil.
 func (m *metrics) attach(server *l4.Server, identities func() []certs.Status) {
-	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, upstreams: server.Upstreams, identities: identities})
+	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, upstreams: server.Upstreams, identities: identities},
+		&engineCollector{server})
 }
 
 // applied says that cfg is in use now: series of its listeners, rules and upstreams

@@ -38,7 +38,7 @@ func (f *File) rootFiles() (out []*IdentitySection) {
 // serverConfig translates the configuration for l4. ids gives the source of an
 // identity, roots that of a file of tls.ca, users those of a users_file.
 func (f *File) serverConfig(ids, roots identitySet, users usersSet) (cfg l4.Config, err error) {
-	cfg.MaxSessions = f.Limits.Connections
+	cfg.MaxSessions, cfg.MaxMemory = f.Limits.Connections, f.Limits.Memory
 	for _, u := range f.Upstreams {
 		up, err := f.upstreamConfig(u, ids, roots)
 		if err != nil {

@@ -16,6 +16,10 @@ import (
 // Engine runs sessions: with epoll where both ends are sockets, and else with
 // the portable implementation. It holds nothing before the first session.
 type Engine struct {
+	// Budget counts what sessions hold. Nil: nothing is counted. Static before the
+	// first session.
+	Budget *Budget
+
 	// Static after New.
 	portable portable
 	epoch    time.Time // all moments of the engine are nanoseconds after it
@@ -48,7 +52,33 @@ func (e *Engine) Start(c Config) Session {
 			return f
 		}
 	}
-	return e.portable.start(c)
+	return e.portable.start(c, e.Budget)
+}
+
+// Stalls is how long events have taken since the first session.
+func (e *Engine) Stalls() (all Stalls) {
+	if loops := e.loops.Load(); loops != nil {
+		for _, l := range *loops {
+			l.stalls.addTo(&all)
+		}
+	}
+	return all
+}
+
+// Working is how long the event that has taken longest by now has taken, of those that
+// are not over; 0: there is none.
+func (e *Engine) Working() (longest time.Duration) {
+	loops := e.loops.Load()
+	if loops == nil {
+		return 0
+	}
+	now := e.now()
+	for _, l := range *loops {
+		if began := l.stalls.began.Load(); began != 0 {
+			longest = max(longest, time.Duration(now-began))
+		}
+	}
+	return longest
 }
 
 // Close frees what the engine holds, once its sessions have ended. It waits for
@@ -178,12 +208,15 @@ type loop struct {
 	clock  clock
 
 	doing  doing
+	stalls stalls
 	giveTo atomic.Pointer[loop]
 	give   atomic.Int32 // how many of its sessions it gives to giveTo
 
 	// Owned by run.
 	work     workspace
 	lastTurn int32 // the descriptor of the heavy flow that had it
+	last     int64 // when the last event was over, on the engine's clock
+	quick    int   // events since it waited that took no more than StallBounds[0]
 }
 
 func newLoop(e *Engine) (*loop, syscall.Errno) {
@@ -228,6 +261,7 @@ func (l *loop) run() {
 		if l.work.now >= l.engine.load.next.Load() {
 			l.engine.look(l.work.now)
 		}
+		l.last = l.work.now
 		heavy := events[:0]
 		for _, ev := range events[:max(n, 0)] {
 			if ev.Fd == l.wakeFD {
@@ -241,7 +275,11 @@ func (l *loop) run() {
 			l.handle(w, ev)
 		}
 		l.takeTurns(heavy)
-		l.doing.busy.Add(l.engine.now() - l.work.now)
+		l.stalls.began.Store(0)
+		l.stalls.counts[0].Add(uint64(l.quick))
+		l.stalls.sum.Add(l.last - l.work.now)
+		l.quick = 0
+		l.doing.busy.Add(l.last - l.work.now)
 	}
 }
 
@@ -262,7 +300,7 @@ func (l *loop) takeTurns(events []unix.EpollEvent) {
 		ev := events[next]
 		l.lastTurn = ev.Fd
 		l.handle(l.engine.table.at(ev.Fd).Load(), ev)
-		if time.Duration(l.engine.now()-l.work.now) >= turnTime {
+		if time.Duration(l.last-l.work.now) >= turnTime {
 			return
 		}
 		last := len(events) - 1
@@ -274,8 +312,21 @@ func (l *loop) takeTurns(events []unix.EpollEvent) {
 // turn is a descriptor's place behind the one that had the last turn.
 func (l *loop) turn(fd int32) uint32 { return uint32(fd - l.lastTurn - 1) }
 
-// handle passes an event on; w is nil if nobody waits for it any more.
+// handle passes an event on, and measures it; w is nil if nobody waits for it any
+// more.
 func (l *loop) handle(w *watched, ev unix.EpollEvent) {
+	l.stalls.began.Store(l.last)
+	l.pass(w, ev)
+	now := l.engine.now()
+	if took := time.Duration(now - l.last); took > StallBounds[0] {
+		l.stalls.note(took)
+	} else {
+		l.quick++
+	}
+	l.last = now
+}
+
+func (l *loop) pass(w *watched, ev unix.EpollEvent) {
 	switch {
 	case w == nil:
 	case w.flow != nil:

@@ -282,10 +282,7 @@ func TestLoopsInUseAccept(t *testing.T) {
 	loops := *e.loops.Load()
 	waitFor(t, func() bool { return inUse(from) == len(loops) })
 	for _, n := range []int{1, len(loops), 1} {
-		e.use(n)
-		if got := inUse(from); got != n {
-			t.Fatalf("%d loops accept, want %d", got, n)
-		}
+		waitFor(t, func() bool { e.use(n); return inUse(from) == n }) // use does nothing while the engine changes
 		for range 16 {
 			far, leg := newLeg(t, kind{})
 			legs <- leg

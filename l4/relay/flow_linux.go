@@ -31,6 +31,7 @@ type flow struct {
 	moved [2]atomic.Int64 // bytes delivered, by direction
 	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
 	heavy atomic.Uint32   // bits of the directions whose last event has moved much
+	held  atomic.Int64    // bytes that the sides hold, as the budget has them
 
 	heapIndex int32 // guarded by clock.mu; 0: the clock does not know the flow
 	due       int64 // guarded by clock.mu
@@ -95,6 +96,25 @@ func (f *flow) Up() int64 { return f.moved[up].Load() }
 
 // Down is the number of bytes delivered to the downstream so far.
 func (f *flow) Down() int64 { return f.moved[down].Load() }
+
+// Held is how many bytes the session holds.
+func (f *flow) Held() int64 { return f.held.Load() }
+
+// account makes the budget's count of the session what it holds now.
+func (f *flow) account() {
+	var n int64
+	for i := range f.sides {
+		s := &f.sides[i]
+		n += int64(cap(s.held))
+		if s.pipe != nil {
+			n += int64(s.pipe.n)
+		}
+	}
+	if was := f.held.Load(); n != was {
+		f.held.Store(n)
+		f.loop.engine.Budget.Add(n - was)
+	}
+}
 
 // Quiet is how long no byte has moved, and who sent the last.
 func (f *flow) Quiet() (time.Duration, Side) {
@@ -326,6 +346,9 @@ func (f *flow) copy(w *workspace, d direction) (n int, more bool) {
 		w.large()
 		in = w.in
 	}
+	if f.loop.engine.Budget.tight() {
+		in = in[:tightRead]
+	}
 	n, errno := recv(f.sides[d].fd, in)
 	if !f.received(w, d, n, errno) {
 		return 0, false
@@ -367,7 +390,11 @@ func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 		f.sides[d].bulk = false
 		return 1, true // by copying
 	}
-	n, errno := spliceFD(src.fd, p.w, pipeSize)
+	most := pipeSize
+	if f.loop.engine.Budget.tight() {
+		most = 2 * plainRead
+	}
+	n, errno := spliceFD(src.fd, p.w, most)
 	if errno == syscall.EINVAL || errno == syscall.ENOMEM {
 		f.noSplice, f.sides[d].bulk = true, false
 		w.put(p)
@@ -408,8 +435,11 @@ func (f *flow) drainPipe(w *workspace, d direction) {
 // pumpTLS reads once from a TLS side and delivers what its records hold.
 func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	w.large()
-	t := f.sides[d].tls
-	n, errno := recv(f.sides[d].fd, w.in)
+	t, in := f.sides[d].tls, w.in
+	if f.loop.engine.Budget.tight() {
+		in = in[:tightRead]
+	}
+	n, errno := recv(f.sides[d].fd, in)
 	switch {
 	case errno == syscall.EAGAIN && !t.unread:
 		return 0, false
@@ -420,8 +450,8 @@ func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	case n == 0:
 		t.feed.end = io.EOF
 	}
-	f.decrypted(w, d, w.in[:n])
-	return n, n == len(w.in)
+	f.decrypted(w, d, in[:n])
+	return n, n == len(in)
 }
 
 // decrypted lets a side's tls.Conn have what was received, and delivers what it
@@ -529,7 +559,8 @@ func (f *flow) flush(w *workspace, d direction) {
 			n = 0
 			f.writeFailed(w, d, ioError("write", errno))
 		}
-		if dst.held = dst.held[min(n, len(dst.held)):]; len(dst.held) == 0 {
+		// Moved to the front, so that its capacity stays what it costs.
+		if dst.held = dst.held[:copy(dst.held, dst.held[min(n, len(dst.held)):])]; len(dst.held) == 0 {
 			dst.held = nil
 		}
 		if dst.tls != nil { // records are longer than what is in them: once all are gone, all is counted
@@ -667,6 +698,7 @@ func (f *flow) close(reset bool) {
 		}
 		*s = side{fd: -1, eof: s.eof}
 	}
+	f.account()
 	r := f.result
 	r.Settled = f.settling
 	r.Up, r.Down, r.Duration = f.Up(), f.Down(), time.Duration(f.loop.engine.now()-f.start)
@@ -793,6 +825,7 @@ func (f *flow) rearm() {
 	if f.over {
 		return
 	}
+	f.account()
 	for i := range f.sides {
 		d, s := direction(i), &f.sides[i]
 		var mask uint32

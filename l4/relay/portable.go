@@ -42,8 +42,8 @@ func (e *portable) buffer() *[]byte {
 	return &b
 }
 
-func (e *portable) start(c Config) Session {
-	s := &pumped{engine: e, cfg: c, legs: [2]Leg{c.Downstream, c.Upstream}, start: time.Now(), pumps: 2}
+func (e *portable) start(c Config, budget *Budget) Session {
+	s := &pumped{engine: e, budget: budget, cfg: c, legs: [2]Leg{c.Downstream, c.Upstream}, start: time.Now(), pumps: 2}
 	for i := range s.legs {
 		l := &s.legs[i]
 		l.raw = pollable(l.raw)
@@ -63,6 +63,7 @@ func (e *portable) start(c Config) Session {
 type pumped struct {
 	// Static after start.
 	engine *portable
+	budget *Budget
 	legs   [2]Leg
 	cfg    Config
 	start  time.Time
@@ -97,6 +98,27 @@ func (s *pumped) HalfClosed() bool {
 }
 
 func (s *pumped) halfClosed() bool { return s.ended[up] != s.ended[down] }
+
+// hold says that bytes of a direction were read and are not written yet.
+func (s *pumped) hold(d direction) {
+	s.held[d].Store(true)
+	s.budget.Add(bufferSize)
+}
+
+func (s *pumped) letGo(d direction) {
+	s.held[d].Store(false)
+	s.budget.Add(-bufferSize)
+}
+
+// Held is about how many bytes the session holds.
+func (s *pumped) Held() (n int64) {
+	for i := range s.held {
+		if s.held[i].Load() {
+			n += bufferSize
+		}
+	}
+	return n
+}
 
 // Quiet is how long no byte has moved, and who sent the last.
 func (s *pumped) Quiet() (time.Duration, Side) {
@@ -180,9 +202,9 @@ func (s *pumped) deliver(d direction, b []byte) bool {
 	if d == down {
 		s.settle()
 	}
-	s.held[d].Store(true)
+	s.hold(d)
 	n, err := s.legs[1-d].stream().Write(b)
-	s.held[d].Store(false)
+	s.letGo(d)
 	s.count(d, int64(n))
 	if err != nil {
 		s.writeFailed(d, err)

@@ -130,9 +130,9 @@ func (p *pump) splice() (ok bool, err error) {
 	for {
 		p.src.raw.SetReadDeadline(time.Now().Add(spliceWait))
 		chunk := &io.LimitedReader{R: p.src.raw, N: spliceChunk}
-		p.session.held[p.direction].Store(true) // for spliceWait at the most, if it is the source that is waited for
+		p.session.hold(p.direction) // for spliceWait at the most, if it is the source that is waited for
 		n, err := p.dst.raw.(*net.TCPConn).ReadFrom(chunk)
-		p.session.held[p.direction].Store(false)
+		p.session.letGo(p.direction)
 		p.session.count(p.direction, n)
 		p.session.engine.spliced.Add(n)
 		switch {

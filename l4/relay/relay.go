@@ -157,6 +157,8 @@ type Session interface {
 	// Quiet is how long no byte has moved, since the start if none ever has, and
 	// which side sent the last one.
 	Quiet() (time.Duration, Side)
+	// Held is how many bytes the session holds now for a side that does not take them.
+	Held() int64
 	// HalfClosed says whether one side has ended and the other has not.
 	HalfClosed() bool
 	// Stop ends the session with a RST on both sides. The first cause counts;

@@ -119,6 +119,9 @@ func newPairAfter(t *testing.T, e *Engine, downKind, upKind kind, before func(*p
 	for _, e := range []*end{p.down, p.up} {
 		e.SetDeadline(time.Now().Add(bound))
 	}
+	if e.Budget == nil {
+		e.Budget = &Budget{}
+	}
 	before(p, &cfg)
 	p.session = e.Start(cfg)
 	t.Cleanup(func() {
@@ -570,7 +573,7 @@ func TestFinishIfIdleLeavesHeldBytes(t *testing.T) {
 			p.up.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 			n, err := p.up.Write(block)
 			sent += n
-			if err != nil {
+			if err != nil && p.session.Held() > 0 {
 				break
 			}
 		}
@@ -729,4 +732,49 @@ func TestSettled(t *testing.T) {
 			t.Errorf("result %+v", r)
 		}
 	})
+}
+
+// What sessions hold is counted, and given back at their end.
+func TestHeldBytesAreCounted(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		go func() { // ends with the connection
+			for block := make([]byte, 1<<20); ; {
+				if _, err := p.up.Write(block); err != nil {
+					return
+				}
+			}
+		}()
+		waitFor(t, func() bool { return p.session.Held() > 0 && p.engine.Budget.Used() > 0 })
+		if held, used := p.session.Held(), p.engine.Budget.Used(); held > 2*heldBound || used > 2*heldBound {
+			t.Errorf("%d bytes are held, %d counted", held, used)
+		}
+		p.session.Stop(errors.New("enough"))
+		p.result()
+		waitFor(t, func() bool { return p.engine.Budget.Used() == 0 })
+	})
+}
+
+// heldBound is about what a session holds at most.
+const heldBound = 2 << 20
+
+func TestBudget(t *testing.T) {
+	over := 0
+	b := &Budget{Over: func() { over++ }}
+	b.Add(1 << 40)
+	b.Add(-1 << 40)
+	b.SetLimit(100)
+	for _, tt := range []struct {
+		add         int64
+		tight, over bool
+	}{{50, false, false}, {1, true, false}, {49, true, false}, {1, true, true}, {0, true, false}, {-60, false, false}, {70, true, true}, {-111, false, false}} {
+		before := over
+		if b.Add(tt.add); b.tight() != tt.tight || (over > before) != tt.over {
+			t.Errorf("after %+d, of %d: tight %v, over %v; want %+v", tt.add, b.Used(), b.tight(), over > before, tt)
+		}
+	}
+	var none *Budget
+	none.Add(1)
+	if none.tight() || over != 2 || b.Used() != 0 {
+		t.Errorf("told %d times, %d left", over, b.Used())
+	}
 }

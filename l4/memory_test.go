@@ -1,0 +1,175 @@
+package l4
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestLargest(t *testing.T) {
+	sessions := map[string]*session{}
+	hold := func(name string, bytes int64, age time.Duration) holder {
+		s := &session{}
+		sessions[name] = s
+		return holder{s, bytes, age}
+	}
+	const k = 1 << 10
+	all := func() []holder {
+		return []holder{hold("young", 20*k, time.Second), hold("honest", 60*k, 2*time.Second), hold("old", 16*k, time.Hour),
+			hold("large", 300*k, time.Second), hold("larger", 301*k, time.Millisecond)}
+	}
+	for _, tt := range []struct {
+		bytes int64
+		want  string
+	}{
+		{0, ""},
+		{1, "larger"},
+		{301 * k, "larger"},
+		{301*k + 1, "larger large"},
+		{602 * k, "larger large old"},
+		{630 * k, "larger large old honest"}, // of what is usual, age decides
+		{9999 * k, "larger large old honest young"},
+	} {
+		var got []string
+		for _, h := range largest(all(), tt.bytes) {
+			for name, s := range sessions {
+				if s == h.session {
+					got = append(got, name)
+				}
+			}
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%d bytes: %v, want %s", tt.bytes, got, tt.want)
+		}
+	}
+}
+
+// A client's handshake is bounded before it is parsed.
+func TestHandshakesAreBounded(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	f := serve(t, Options{}, cfg)
+	const record = 16 << 10
+	hello := "\x16\x03\x01\x40\x00\x01\x00\xff\xff" + strings.Repeat("x", record-4) + "\x16\x03\x01\x40\x00" + strings.Repeat("x", record)
+	c := f.client(0)
+	io.WriteString(c, hello+hello)
+	io.Copy(io.Discard, c)
+	if r := f.record(); r.Reason != ReasonDownstreamTLS || !strings.Contains(r.Cause, "ClientHello of more than 32768 bytes") {
+		t.Errorf("a hello of 64 KiB: %+v", r)
+	}
+	long := cert
+	for len(long.Certificate) < 500 { // of some 400 bytes each
+		long.Certificate = append(long.Certificate, cert.Certificate[0])
+	}
+	conn := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{long}})
+	conn.Handshake()
+	io.Copy(io.Discard, conn)
+	if r := f.record(); r.Reason != ReasonDownstreamTLS || !strings.Contains(r.Cause, "more than 135168 bytes") {
+		t.Errorf("a list of %d certificates: %+v", len(long.Certificate), r)
+	}
+	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
+}
+
+// pour writes for as long as its client takes it.
+func pour(c *net.TCPConn) {
+	for b := make([]byte, 64<<10); ; {
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// Clients that do not read hold no more than the bound, together. Those that moved no
+// byte for the longest time end; others go on.
+func TestSlowReadersAreBounded(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tls %v", secure), func(t *testing.T) {
+			addr := backend(t, func(c *net.TCPConn) {
+				first := make([]byte, 1)
+				if _, err := io.ReadFull(c, first); err == nil && first[0] == 'f' {
+					pour(c)
+				}
+				c.Write(first)
+				echo(c)
+			})
+			cfg := oneUpstream(addr)
+			dial := func(f *fixture) net.Conn { return f.client(0) }
+			if secure {
+				var cert tls.Certificate
+				cfg, cert, _ = tlsListener(t, addr)
+				dial = func(f *fixture) net.Conn {
+					return tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
+				}
+			}
+			cfg.MaxMemory = 1 << 19
+			f := serve(t, Options{}, cfg)
+			honest := dial(f)
+			ping(t, honest)
+			for range 40 {
+				c := dial(f)
+				io.WriteString(c, "f")
+			}
+			r := f.record()
+			if r.Reason != ReasonLimit || r.Limit != "limits.memory" || r.Stage != StageRelay {
+				t.Errorf("record: %+v", r)
+			}
+			f.until("the bound to hold", func() bool { return f.HeldBytes() <= cfg.MaxMemory })
+			ping(t, honest)
+			ping(t, dial(f))
+			f.stopAll(errKilled)
+			f.until("all to be given back", func() bool { return f.active() == 0 && f.HeldBytes() == 0 })
+		})
+	}
+}
+
+// A crowd of handshakes ends no relayed session, though that holds more than each of
+// them.
+func TestCrowdOfHandshakesEndsNoSlowReader(t *testing.T) {
+	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "plain", Address: "127.0.0.1:0", Upstream: "flood"})
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "flood", Endpoints: endpointsOf(backend(t, pour))})
+	cfg.MaxMemory = 4 << 20
+	f := serve(t, Options{}, cfg)
+	f.client(1)
+	f.until("a slow reader to hold something", func() bool { return f.HeldBytes() > 0 })
+	for range 400 {
+		io.WriteString(f.client(0), "\x16")
+	}
+	for range 100 {
+		if r := f.record(); r.Listener != "in" || r.Reason != ReasonLimit {
+			t.Fatalf("record: %+v", r)
+		}
+	}
+	if !slices.ContainsFunc(f.live(), func(s *session) bool { return s.route.limiter == &f.listeners[1].limiter }) {
+		t.Error("the slow reader has ended")
+	}
+}
+
+// A client that says much before it says where to is bounded as well.
+func TestRequestsCountAsHeld(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"connect": {Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Request: RequestConnect, Upstream: "up"}}},
+		"sni":     {Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", SNI: true, Upstream: "up"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Upstreams = oneUpstream(backend(t, echo)).Upstreams
+			cfg.Upstreams[0].Dynamic, cfg.Upstreams[0].Endpoints = name == "connect", nil
+			if name == "sni" {
+				cfg.Upstreams = oneUpstream(backend(t, echo)).Upstreams
+			}
+			f := serve(t, Options{}, cfg)
+			text := "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nX: " + strings.Repeat("x", 12<<10)
+			if name == "sni" {
+				text = "\x16\x03\x01\x40\x00\x01\x00\x7f\xff" + strings.Repeat("x", 12<<10)
+			}
+			io.WriteString(f.client(0), text)
+			f.until("the request to be held", func() bool { return f.HeldBytes() > 20<<10 })
+			f.stopAll(errKilled)
+			f.until("it to be given back", func() bool { return f.HeldBytes() == 0 })
+		})
+	}
+}

@@ -1,0 +1,88 @@
+package l4
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// mayStall is how long an event may hold a loop up in a test.
+	mayStall = 100 * time.Millisecond
+	// stallLook is how often a test looks.
+	stallLook = 10 * time.Millisecond
+)
+
+// watchLoops fails the test when an event waits on a loop for more than mayStall: all
+// sessions of that loop wait with it. An event that only waits for a processor is the
+// machine's doing.
+func watchLoops(t *testing.T, s *Server) {
+	done, over := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the test
+		defer close(over)
+		tick := time.NewTicker(stallLook)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-done:
+				return
+			}
+			if took := s.engine.Working(); took > mayStall {
+				if stacks := allStacks(); !anyOnALoopRuns(stacks) {
+					t.Errorf("an event has held a loop up for %v:\n%s", took, stacks)
+					return
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() { close(done); <-over })
+}
+
+func allStacks() string {
+	b := make([]byte, 4<<20)
+	return string(b[:runtime.Stack(b, true)])
+}
+
+// anyOnALoopRuns says whether a goroutine that may be working for a loop is running,
+// or would if it had a processor.
+func anyOnALoopRuns(stacks string) bool {
+	for _, g := range strings.Split(stacks, "\n\n") {
+		first, _, _ := strings.Cut(g, "\n")
+		if (strings.Contains(first, "[runn") || strings.Contains(first, "[preempted")) &&
+			(strings.Contains(g, "relay.(*loop).run") || strings.Contains(g, "l4.newRunner")) {
+			return true
+		}
+	}
+	return false
+}
+
+// A session that waits for an identity holds no other up.
+func TestAnIdentityThatDoesNotComeHoldsNobodyUp(t *testing.T) {
+	asked, come := make(chan struct{}, 9), make(chan struct{})
+	defer close(come)
+	cfg := oneUpstream(backend(t, echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "silent", Address: "127.0.0.1:0", Upstream: "silent"})
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "silent", Endpoints: endpointsOf("127.0.0.1:1"),
+		IdentityReady: func() error { return errors.New("not enrolled yet") },
+		AwaitIdentity: func(ctx context.Context) error {
+			asked <- struct{}{}
+			select {
+			case <-ctx.Done():
+			case <-come:
+			}
+			return errors.New("the CA does not answer")
+		}})
+	f := serve(t, Options{}, cfg)
+	c := f.client(0)
+	ping(t, c)
+	for range 4 {
+		f.client(1)
+		<-asked
+		ping(t, c)
+	}
+	ping(t, f.client(0))
+}
