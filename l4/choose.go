@@ -61,6 +61,9 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 		found[i] = found[i].Unmap()
 	}
 	decision, _ = s.route.rules.Decide(&q, found, true)
+	if len(decision.Addrs) < len(found) {
+		d.scope = s.route.cfg.Name + "/" + decision.Rule
+	}
 	return decision, nil
 }
 

@@ -28,10 +28,16 @@ func egress(rules ...policy.Rule) Config {
 	}
 }
 
-// socks asks the listener for "host:port" and returns the reply.
+// socks asks the first listener for "host:port" and returns the reply.
 func (f *fixture) socks(to string) (net.Conn, byte) {
 	f.t.Helper()
-	c := f.client(0)
+	return f.socksAt(0, to)
+}
+
+// socksAt is socks for the listener of that index.
+func (f *fixture) socksAt(i int, to string) (net.Conn, byte) {
+	f.t.Helper()
+	c := f.client(i)
 	host, port, _ := net.SplitHostPort(to)
 	n, _ := strconv.Atoi(port)
 	ask := append([]byte{5, 1, 0, 5, 1, 0, 3, byte(len(host))}, host...)
@@ -367,4 +373,33 @@ func TestSessionsKeepNoOldRules(t *testing.T) {
 	if l := &f.listeners[0].limiter; l.live != 0 || len(l.clients) != 0 {
 		t.Errorf("%d live, of %d clients", l.live, len(l.clients))
 	}
+}
+
+// What a rule keeps of a name's addresses says nothing of those that another keeps:
+// clients of one rule cannot close the door for those of another.
+func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
+	zone := &zone{hosts: map[string][]string{"db.test": {"127.0.0.1", "127.0.0.8"}}}
+	_, port, _ := net.SplitHostPort(backend(t, echo))
+	rules := func(prefix string) *policy.Rules {
+		return policy.NewRules([]policy.Rule{{IPs: []netip.Prefix{netip.MustParsePrefix(prefix)}, Upstream: "out"}})
+	}
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.8/32")}, Upstream: "out"}) // nobody is there
+	cfg.Listeners = append(cfg.Listeners, cfg.Listeners[0])
+	cfg.Listeners[1].Name, cfg.Listeners[1].Rules = "other", rules("127.0.0.1/32")
+	for i := range cfg.Listeners {
+		cfg.Listeners[i].DNSServers = []string{serveZone(t, zone)}
+	}
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour}
+	f := serve(t, Options{}, cfg)
+	for i := range 4 {
+		f.socks("db.test:" + port)
+		if r := f.record(); i == 3 && r.Reason != ReasonBreakerOpen {
+			t.Fatalf("record: %+v", r)
+		}
+	}
+	c, code := f.socksAt(1, "db.test:"+port)
+	if code != 0 {
+		t.Fatalf("reply %d by the rule whose address is well: %+v", code, f.record())
+	}
+	ping(t, c)
 }

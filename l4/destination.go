@@ -18,6 +18,9 @@ type destination struct {
 	port uint16       // 0: the client has not said where to
 	ips  []netip.Addr // of host, where the rules wanted to know, and kept by them
 	text string       // String's, once it was asked
+	// scope is the rule that has kept only some of the name's addresses; empty: all are
+	// kept. What is known of those says nothing of the others, which another rule keeps.
+	scope string
 	// may says whether a rule opens a special address, and else what range it is in.
 	may func(netip.Addr) (special string, ok bool)
 	// ours says whether we listen there.

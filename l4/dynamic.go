@@ -28,7 +28,7 @@ const maxKnownAddresses = 8
 // without end. It is safe for concurrent use.
 type visited struct {
 	mu     sync.Mutex
-	byName map[string]*site // guarded by mu; by "host:port"
+	byName map[string]*site // guarded by mu; by "host:port", and scope
 	// The ends of the sites' list, by when they were used last; nil without sites.
 	newest, oldest *site // guarded by mu
 
@@ -65,9 +65,10 @@ const maxFadedCause = 120
 // site is one destination with what is known of it: all its addresses, which are
 // the endpoint's members, share a breaker. Sessions may keep one that was forgotten.
 type site struct {
-	// Static after construction; both are parts of own.
+	// Static after construction; the pointers are to parts of own.
 	endpoint *endpoint
 	breaker  *policy.Breaker
+	key      string // of visited.byName
 
 	newer, older *site // guarded by visited.mu
 
@@ -83,12 +84,17 @@ type site struct {
 
 // site is that of a destination.
 func (u *Upstream) site(d *destination) *site {
-	key, v := d.String(), u.visited
+	name, v := d.String(), u.visited
+	key := name
+	if d.scope != "" {
+		key = name + " " + d.scope
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := v.byName[key]
 	if s == nil {
-		s = u.newSite(key, d)
+		s = u.newSite(name, d)
+		s.key = key
 		v.byName[key] = s
 		if f, ok := v.faded[key]; ok {
 			u.recall(s, f)
@@ -98,7 +104,7 @@ func (u *Upstream) site(d *destination) *site {
 	v.use(s)
 	if len(v.byName) > maxVisited {
 		v.fade(v.oldest)
-		delete(v.byName, v.oldest.endpoint.address)
+		delete(v.byName, v.oldest.key)
 		v.unlink(v.oldest)
 	}
 	return s
@@ -125,8 +131,7 @@ func (v *visited) fade(s *site) {
 	if oldest := v.ring[v.at]; v.faded[oldest].place == int32(v.at) { // else it was recalled
 		delete(v.faded, oldest)
 	}
-	key := s.endpoint.address
-	v.faded[key], v.ring[v.at] = f, key
+	v.faded[s.key], v.ring[v.at] = f, s.key
 	v.at = (v.at + 1) % maxFaded
 }
 
@@ -142,13 +147,13 @@ func (s *site) lastFailure() (cause string, at time.Time) {
 	return cause, at
 }
 
-func (u *Upstream) newSite(key string, d *destination) *site {
+func (u *Upstream) newSite(name string, d *destination) *site {
 	host := d.name()
-	from := strings.Index(key, host) // behind a bracket perhaps
+	from := strings.Index(name, host) // behind a bracket perhaps
 	s := &site{}
 	s.endpoint, s.breaker = &s.own.endpoint, &s.own.breaker
-	s.endpoint.address, s.endpoint.host, s.endpoint.port = key, key[from:from+len(host)], d.port
-	s.endpoint.last.Endpoint = key
+	s.endpoint.address, s.endpoint.host, s.endpoint.port = name, name[from:from+len(host)], d.port
+	s.endpoint.last.Endpoint = name
 	s.breaker.Init(u.cfg.Breaker)
 	return s
 }
