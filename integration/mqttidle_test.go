@@ -25,6 +25,12 @@ func newMQTT(t testing.TB, addr, id string, keepalive byte) *mqtt {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return greetMQTT(t, c, id, keepalive)
+}
+
+// greetMQTT is newMQTT on a connection that exists.
+func greetMQTT(t testing.TB, c net.Conn, id string, keepalive byte) *mqtt {
+	t.Helper()
 	t.Cleanup(func() { c.Close() })
 	m := &mqtt{t, c}
 	m.ask(fmt.Sprintf("\x10%c\x00\x04MQTT\x04\x02\x00%c\x00%c%s", 12+len(id), keepalive, len(id), id), "\x20\x02\x00\x00")

@@ -49,10 +49,15 @@ func serveAt(addr string, cfg *tls.Config, handler func(*server, duplex)) (*serv
 	if err != nil {
 		return nil, err
 	}
+	return serveOn(ln, cfg, handler), nil
+}
+
+// serveOn is serve on a listener that exists, which the server closes.
+func serveOn(ln net.Listener, cfg *tls.Config, handler func(*server, duplex)) *server {
 	s := &server{addr: ln.Addr().String(), handler: handler, done: make(chan struct{}),
 		conns: map[net.Conn]bool{}, news: make(chan struct{}), ln: ln}
 	s.wg.Go(func() { s.accept(cfg) }) // close waits for it
-	return s, nil
+	return s
 }
 
 func (s *server) accept(cfg *tls.Config) {
@@ -295,23 +300,36 @@ type full struct {
 	conns []net.Conn
 }
 
+// listenShort listens on a free loopback port with a queue of that length.
+func listenShort(backlog int) (fd int, addr string, err error) {
+	syscall.ForkLock.RLock() // no program that a test starts inherits the socket
+	fd, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return 0, "", err
+	}
+	var name syscall.Sockaddr
+	err = errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, backlog))
+	if err == nil {
+		name, err = syscall.Getsockname(fd)
+	}
+	if err != nil {
+		syscall.Close(fd)
+		return 0, "", err
+	}
+	return fd, "127.0.0.1:" + strconv.Itoa(name.(*syscall.SockaddrInet4).Port), nil
+}
+
 // newFull fills a queue of the smallest length until a connection hangs.
 func newFull() (*full, error) {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	fd, addr, err := listenShort(0)
 	if err != nil {
 		return nil, err
 	}
-	f := &full{fd: fd}
-	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
-		f.close()
-		return nil, err
-	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		f.close()
-		return nil, err
-	}
-	f.addr = "127.0.0.1:" + strconv.Itoa(name.(*syscall.SockaddrInet4).Port)
+	f := &full{addr: addr, fd: fd}
 	for range 16 {
 		c, err := net.DialTimeout("tcp", f.addr, 500*time.Millisecond)
 		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
