@@ -30,6 +30,7 @@ type address struct {
 	down   atomic.Bool  // health says Unhealthy; written with mu held
 	asked  atomic.Bool  // a prober makes the trials of an open breaker
 	proved atomic.Bool  // what was seen last was good
+	served atomic.Bool  // a session went well since the prober looked
 
 	// refusedWith is the configuration with which TLS failed last; nil: it did not.
 	refusedWith atomic.Pointer[tls.Config]
@@ -153,14 +154,15 @@ func (a *address) lastFailure() (cause string, at time.Time) {
 	return a.cause, a.failed
 }
 
-// outcomeOf is what the end of an attempt says about its address. Spoken: a byte of
+// outcomeOf is what the end of an attempt says about its address. A server that says
+// that it is full has answered. Spoken: a byte of
 // the client, or one that depends on it, was sent before, so that the end may be the
 // client's doing. What a client says must never harm others.
 func outcomeOf(r Reason, err error, spoken bool) policy.Outcome {
-	if r == ReasonOK {
+	switch {
+	case r == ReasonOK, isFailure(r) && isBusy(err):
 		return policy.Success
-	}
-	if !isFailure(r) || isBusy(err) || spoken && !blamesCertificate(r, err) {
+	case !isFailure(r) || spoken && !blamesCertificate(r, err):
 		return policy.Neutral
 	}
 	return policy.Failure

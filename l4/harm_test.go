@@ -166,7 +166,7 @@ func TestAFullServerOpensNoBreaker(t *testing.T) {
 			if r := f.record(); r.Reason != ReasonStartTLSRefused {
 				t.Errorf("record: %+v", r)
 			}
-			if heard, _ := f.upstreams[0].members()[0].takeHeard(); heard != policy.Neutral {
+			if heard, _ := f.upstreams[0].members()[0].takeHeard(); heard != policy.Success {
 				t.Errorf("health hears %v", heard)
 			}
 		})
@@ -204,7 +204,7 @@ func TestOutcomeOf(t *testing.T) {
 		{ReasonUpstreamEarlyClose, nil, policy.Failure, policy.Neutral},
 		{ReasonUpstreamEarlyClose, sys("read", syscall.ECONNRESET), policy.Failure, policy.Neutral},
 		{ReasonStartTLSRefused, &starttls.RefusedError{}, policy.Failure, policy.Neutral},
-		{ReasonStartTLSRefused, &Error{Err: busy}, policy.Neutral, policy.Neutral},
+		{ReasonStartTLSRefused, &Error{Err: busy}, policy.Success, policy.Success},
 		{ReasonUpstreamTLS, theirs, policy.Failure, policy.Failure},
 		{ReasonUpstreamTLS, io.EOF, policy.Failure, policy.Neutral},
 		{ReasonUpstreamTLS, tls.RecordHeaderError{}, policy.Failure, policy.Neutral},

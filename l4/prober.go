@@ -58,11 +58,15 @@ func (p *prober) run(ctx context.Context) {
 // asked more often: who waits for readiness waits for it.
 func (p *prober) wait() time.Duration {
 	d := p.upstream.cfg.Health.Interval
-	if p.upstream.cfg.Required && p.upstream.reached.Load() == nil {
+	if !p.upstream.reachedOnce() {
 		d = min(d, reachInterval)
 	}
 	return p.upstream.rhythm.wait(time.Now(), d, rand.Float64())
 }
+
+// reachedOnce says whether nobody waits for the upstream to be reached for the first
+// time.
+func (u *Upstream) reachedOnce() bool { return !u.cfg.Required || u.reached.Load() != nil }
 
 // rhythm lets the probers of a process take their steps in small groups: to wake an
 // idle process, and the monitor of Go's scheduler with it, costs as much as half of
@@ -101,7 +105,7 @@ func (r *rhythm) wait(now time.Time, interval time.Duration, jitter float64) tim
 func (p *prober) step(ctx context.Context) {
 	h, a, now := p.upstream.cfg.Health, p.address, time.Now()
 	heard, cause := a.takeHeard()
-	if heard == policy.Success {
+	if a.served.Swap(false) { // a server that was full has not seen a good client
 		p.greetings = 0
 	}
 	if heard != policy.Neutral {
@@ -115,7 +119,7 @@ func (p *prober) step(ctx context.Context) {
 	passive := heard != policy.Neutral && a.verdict() != policy.Unhealthy && closed && !h.talks()
 	switch {
 	case passive:
-	case p.mysql && calm: // to be asked costs it a failed client, and it is well
+	case p.mysql && calm && p.upstream.reachedOnce(): // to be asked costs it a failed client, and it is well
 		heard = policy.Success
 	case p.greetings >= maxGreetings:
 		p.giveUp(now)

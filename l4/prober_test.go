@@ -475,7 +475,7 @@ func TestTrialsThroughSTARTTLSAreCounted(t *testing.T) {
 		{"well", mysqlHello, pool, testHealth, policy.Healthy, 1, 1},
 		{"distrusted", mysqlHello, other, testHealth, policy.Unknown, maxGreetings, maxGreetings},
 		{"without TLS", noTLS, pool, testHealth, policy.Unknown, maxGreetings, maxGreetings},
-		{"full, which it does not count", full, pool, testHealth, policy.Unknown, 60, 4000},
+		{"full, which it does not count", full, pool, testHealth, policy.Healthy, 60, 4000},
 		{"well, without health", mysqlHello, pool, HealthConfig{}, policy.Unknown, 1, 1},
 		{"distrusted, without health", mysqlHello, other, HealthConfig{}, policy.Unknown, maxGreetings, maxGreetings},
 	} {

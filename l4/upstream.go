@@ -341,6 +341,9 @@ func (u *Upstream) settled(c candidate, reason Reason, err error, outcome policy
 	}
 	if reason == ReasonOK {
 		u.reachedAt(c)
+		if c.at != nil && !c.probe {
+			c.at.served.Store(true)
+		}
 	}
 	if c.endpoint != nil {
 		c.endpoint.note(c, reason, err)

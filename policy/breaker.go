@@ -98,10 +98,10 @@ type Breaker struct {
 	changed    chan struct{} // guarded by mu; closed at the next change of state; nil: nobody waits
 	generation uint64        // guarded by mu; of tickets, rises with every change of state
 	round      uint32        // guarded by mu; rises with every success and counted failure
-	failures   int       // guarded by mu; in a row, while closed
-	opened     int       // guarded by mu; open times in a row without a success
-	trials     int       // guarded by mu; under way, while half-open
-	retryAt    time.Time // guarded by mu; when the next trial is due, while open
+	failures   int           // guarded by mu; in a row, while closed
+	opened     int           // guarded by mu; open times in a row without a success
+	trials     int           // guarded by mu; under way, while half-open
+	retryAt    time.Time     // guarded by mu; when the next trial is due, while open
 }
 
 // NewBreaker makes a closed breaker.
