@@ -2,7 +2,6 @@ package l4
 
 import (
 	"container/list"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -25,13 +24,13 @@ const (
 // is ready.
 type failures struct {
 	mu      sync.Mutex
-	clients map[netip.Prefix]*list.Element // guarded by mu
-	order   list.List                      // guarded by mu; of *failing, who failed the longest ago first
+	clients map[Source]*list.Element // guarded by mu
+	order   list.List                // guarded by mu; of *failing, who failed the longest ago first
 }
 
 // failing is one client.
 type failing struct {
-	client netip.Prefix
+	client Source
 	count  int
 	last   time.Time
 }
@@ -39,17 +38,17 @@ type failing struct {
 // add counts a failure, and says how long its answer has to wait. Only the answer
 // to a wrong password does: who shares an address with somebody that fails all the
 // time, as programs of one host do, comes in without delay.
-func (f *failures) add(addr netip.Addr, now time.Time) (wait time.Duration) {
+func (f *failures) add(client Source, now time.Time) (wait time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := f.of(whole(addr), now)
+	c := f.of(client, now)
 	c.count++
 	c.last = now
 	return delayOf(c.count)
 }
 
 // of finds a client, or makes it. It becomes the last in order. Mu is held.
-func (f *failures) of(client netip.Prefix, now time.Time) *failing {
+func (f *failures) of(client Source, now time.Time) *failing {
 	for e := f.order.Front(); e != nil && now.Sub(e.Value.(*failing).last) >= forgetAfter; e = f.order.Front() {
 		f.drop(e)
 	}
@@ -58,7 +57,7 @@ func (f *failures) of(client netip.Prefix, now time.Time) *failing {
 		return e.Value.(*failing)
 	}
 	if f.clients == nil {
-		f.clients = map[netip.Prefix]*list.Element{}
+		f.clients = map[Source]*list.Element{}
 	}
 	if len(f.clients) >= maxFailing {
 		f.drop(f.order.Front())
@@ -86,19 +85,4 @@ func delayOf(n int) time.Duration {
 		}
 	}
 	return d
-}
-
-// whole is what one client has: an IPv4 address, or the /64 that a host of IPv6 can
-// take any address of. The zero value for an address that is not valid.
-func whole(a netip.Addr) netip.Prefix {
-	a = a.Unmap()
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }

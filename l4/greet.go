@@ -217,7 +217,7 @@ func (s *session) credentials() credentials {
 	if users == nil {
 		return nil
 	}
-	client := s.clientAddr()
+	client := s.source()
 	return func(ctx context.Context, user, password string) (bool, error) {
 		return users.Check(ctx, client, user, password)
 	}

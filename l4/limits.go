@@ -2,8 +2,6 @@ package l4
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -12,7 +10,7 @@ import (
 
 // ListenerLimits bound the sessions of one listener. Zero is none.
 type ListenerLimits struct {
-	// Connections is the most at a time, PerClient the most from one IP address.
+	// Connections is the most at a time, PerClient the most from one Source.
 	Connections, PerClient int
 	// PerSecond is the most that begin in a second; as many may begin at once.
 	PerSecond int
@@ -22,9 +20,9 @@ type ListenerLimits struct {
 // limits.
 type limiter struct {
 	mu      sync.Mutex
-	live    int                // guarded by mu
-	clients map[netip.Addr]int // guarded by mu; how many each client has, zeros left out
-	rate    policy.Rate        // guarded by mu
+	live    int            // guarded by mu
+	clients map[Source]int // guarded by mu; how many each client has, zeros left out
+	rate    policy.Rate    // guarded by mu
 }
 
 // met is a limit that a session would exceed.
@@ -35,7 +33,7 @@ type met struct {
 
 // enter counts a session in, or says which limit it would exceed. Who was counted
 // in leaves.
-func (l *limiter) enter(limits ListenerLimits, client netip.Addr, now time.Time) *met {
+func (l *limiter) enter(limits ListenerLimits, client Source, now time.Time) *met {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rate.PerSecond = limits.PerSecond
@@ -48,7 +46,7 @@ func (l *limiter) enter(limits ListenerLimits, client netip.Addr, now time.Time)
 		return &met{"limits.per_client", limits.PerClient}
 	}
 	if l.clients == nil {
-		l.clients = map[netip.Addr]int{}
+		l.clients = map[Source]int{}
 	}
 	l.live++
 	l.clients[client]++
@@ -56,7 +54,7 @@ func (l *limiter) enter(limits ListenerLimits, client netip.Addr, now time.Time)
 }
 
 // become counts a session as that of another client, or says that it has too many.
-func (l *limiter) become(limits ListenerLimits, from, to netip.Addr) *met {
+func (l *limiter) become(limits ListenerLimits, from, to Source) *met {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if limits.PerClient > 0 && l.clients[to] >= limits.PerClient {
@@ -68,14 +66,14 @@ func (l *limiter) become(limits ListenerLimits, from, to netip.Addr) *met {
 }
 
 // discount counts a session of a client less. Mu is held.
-func (l *limiter) discount(client netip.Addr) {
+func (l *limiter) discount(client Source) {
 	if l.clients[client]--; l.clients[client] <= 0 {
 		delete(l.clients, client)
 	}
 }
 
 // leave counts a session out.
-func (l *limiter) leave(client netip.Addr) {
+func (l *limiter) leave(client Source) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
@@ -88,7 +86,7 @@ func (s *session) enter() error {
 	if limits == (ListenerLimits{}) {
 		return nil
 	}
-	client := clientIP(s.downstream)
+	client := sourceOf(s.downstream)
 	if s.route.cfg.proxied() {
 		limits.PerClient = 0 // that is the proxy; see become
 	}
@@ -109,7 +107,7 @@ func (s *session) exceeds(stage Stage, met *met) error {
 }
 
 // become counts the session as the client's whom a PROXY header has named.
-func (s *session) become(client netip.Addr) error {
+func (s *session) become(client Source) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.entered == nil {
@@ -131,15 +129,4 @@ func (s *session) leave() {
 	if client != nil {
 		limiter.leave(*client)
 	}
-}
-
-// clientIP is who the client is for limits; on unix sockets all are one.
-func clientIP(c net.Conn) netip.Addr {
-	if s, ok := c.(interface{ RemoteAddrPort() netip.AddrPort }); ok {
-		return s.RemoteAddrPort().Addr().Unmap()
-	}
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
 }

@@ -4,18 +4,17 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"syscall"
 	"testing"
 	"time"
 )
 
 func TestLimiter(t *testing.T) {
-	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	a, b := sourceAt("10.0.0.1"), sourceAt("10.0.0.2")
 	var l limiter
 	now := time.Unix(1e9, 0)
 	limits := ListenerLimits{Connections: 3, PerClient: 2}
-	enter := func(client netip.Addr, want string) {
+	enter := func(client Source, want string) {
 		t.Helper()
 		got := ""
 		if met := l.enter(limits, client, now); met != nil {

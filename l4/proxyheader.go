@@ -196,7 +196,7 @@ func (s *session) proxied(ctx context.Context) error {
 		return nil
 	}
 	s.note(func(r *Record) { r.Client = h.source.String() })
-	return s.become(h.source.Addr())
+	return s.become(SourceOf(h.source.Addr()))
 }
 
 // origin is whom a connection to an upstream is made for, for its PROXY header.

@@ -350,6 +350,29 @@ func TestProxiesThatAreNotExpected(t *testing.T) {
 	}
 }
 
+// per_client counts an IPv6 client by its /64, since a host can use every address of
+// it, and an IPv4-mapped address as IPv4.
+func TestLimitPerClientOfIPv6(t *testing.T) {
+	cfg := behind(t, backend(t, echo))
+	cfg.Listeners[0].Limits.PerClient = 1
+	f := serve(t, Options{}, cfg)
+	from := func(ip string) *net.TCPConn {
+		c := f.client(0)
+		io.WriteString(c, "PROXY TCP6 "+ip+" 2001:db8:9::9 51200 5432\r\n")
+		return c
+	}
+	ping(t, from("2001:db8::1"))
+	ping(t, from("2001:db8:0:1::1"))
+	ping(t, from("::ffff:1.2.3.4"))
+	ping(t, from("::ffff:1.2.3.5"))
+	for _, ip := range []string{"2001:db8::2", "2001:db8::ffff:ffff:ffff:ffff", "::ffff:1.2.3.4"} {
+		wantReset(t, from(ip))
+		if r := f.record(); r.Reason != ReasonLimit || r.Limit != "listeners.in.limits.per_client" {
+			t.Errorf("%s: record %+v", ip, r)
+		}
+	}
+}
+
 // per_client counts those whom the proxy names, and not the proxy.
 func TestLimitPerClientBehindAProxy(t *testing.T) {
 	cfg := behind(t, backend(t, echo))

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
@@ -205,10 +204,9 @@ func (u *Users) Set(list *UserList) {
 }
 
 // Check says whether the password is the user's. It may wait: for its turn to
-// compute, and with a wrong one for longer each time that its client, an IP
-// address, sends one; an address that is not valid, as that of a unix socket's, is
-// one client. The error is that of ctx.
-func (u *Users) Check(ctx context.Context, client netip.Addr, user, password string) (ok bool, err error) {
+// compute, and with a wrong one for longer each time that its client sends one. The
+// error is that of ctx.
+func (u *Users) Check(ctx context.Context, client Source, user, password string) (ok bool, err error) {
 	line, known := u.list.Load().lookUp(u, user)
 	if line == nil {
 		return false, u.fail(ctx, client) // there is nobody whom the time could betray
@@ -326,7 +324,7 @@ func (u *Users) lead(ctx context.Context, c *comparison, mark passwordMark, queu
 }
 
 // fail waits for as long as the client's failures ask for.
-func (u *Users) fail(ctx context.Context, client netip.Addr) error {
+func (u *Users) fail(ctx context.Context, client Source) error {
 	mayWait(ctx)
 	wait := u.failures.add(client, time.Now())
 	if wait == 0 {

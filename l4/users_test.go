@@ -102,7 +102,10 @@ func FuzzParseUsers(f *testing.F) {
 	})
 }
 
-var nobody netip.Addr
+var nobody Source
+
+// sourceAt is the source of an address.
+func sourceAt(addr string) Source { return SourceOf(netip.MustParseAddr(addr)) }
 
 func TestCheckUsers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the failures wait
@@ -254,14 +257,14 @@ func TestWaitForATurnIsBounded(t *testing.T) {
 func TestFailuresAreSlowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
-		took := func(client netip.Addr, user, password string) time.Duration {
+		took := func(client Source, user, password string) time.Duration {
 			start := time.Now()
 			if _, err := u.Check(t.Context(), client, user, password); err != nil {
 				t.Fatal(err)
 			}
 			return time.Since(start)
 		}
-		one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+		one, two := sourceAt("10.0.0.1"), sourceAt("10.0.0.2")
 		for i, want := range []time.Duration{0, 0, 0, 250, 500, 1000, 2000, 4000, 4000} {
 			user := []string{"a", "unknown"}[i%2]
 			if got := took(one, user, "wrong"); got != want*time.Millisecond {
@@ -289,41 +292,27 @@ func TestFailuresAreSlowed(t *testing.T) {
 func TestFailingClientsAreBounded(t *testing.T) {
 	var f failures
 	now := time.Unix(1, 0)
-	first := netip.MustParseAddr("10.0.0.0")
+	addr := netip.MustParseAddr("10.0.0.0")
+	first := SourceOf(addr)
 	for range freeFailures + 1 {
 		f.add(first, now)
 	}
-	addr := first
 	for range maxFailing - 1 {
 		addr = addr.Next()
-		f.add(addr, now)
+		f.add(SourceOf(addr), now)
 	}
 	if got := f.add(first, now); got != 2*firstDelay {
 		t.Errorf("with as many as there may be the first waits %v", got)
 	}
 	for range maxFailing {
 		addr = addr.Next()
-		f.add(addr, now)
+		f.add(SourceOf(addr), now)
 	}
 	if n := len(f.clients); n != maxFailing || f.order.Len() != n {
 		t.Errorf("%d clients, %d in order", n, f.order.Len())
 	}
 	if got := f.add(first, now); got != 0 {
 		t.Errorf("the first, which has made room, waits %v", got)
-	}
-}
-
-// Which addresses are one client.
-func TestWholeClients(t *testing.T) {
-	for _, tt := range []struct{ addr, want string }{
-		{"10.0.0.1", "10.0.0.1/32"}, {"::ffff:10.0.0.1", "10.0.0.1/32"}, {"2001:db8::1", "2001:db8::/64"}, {"fe80::1%lo", "fe80::/64"},
-	} {
-		if got := whole(netip.MustParseAddr(tt.addr)); got.String() != tt.want {
-			t.Errorf("%s: %s, want %s", tt.addr, got, tt.want)
-		}
-	}
-	if got := whole(netip.Addr{}); got != (netip.Prefix{}) {
-		t.Errorf("no address: %v", got)
 	}
 }
 

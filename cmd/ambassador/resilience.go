@@ -230,7 +230,7 @@ func (h HTTPSection) ask(ctx context.Context, host netip.Addr) error {
 func (l *ListenerSection) limitsField() field {
 	return sectionField("limits", "Limits of its sessions; one beyond them is refused at once, with the reason limit. 0 is none.", []field{
 		intField("connections", "The most at a time. Default 0.", &l.Limits.Connections, 0, 1<<30),
-		intField("per_client", "The most at a time from one IP address. Default 0.", &l.Limits.PerClient, 0, 1<<30),
+		intField("per_client", "The most at a time from one client: an IPv4 address, or a /64 of IPv6. Default 0.", &l.Limits.PerClient, 0, 1<<30),
 		intField("connections_per_second", "The most that begin in a second; as many may begin at once. Default 0.", &l.Limits.PerSecond, 0, 1<<30)})
 }
 

@@ -28,7 +28,7 @@ func htpasswd(t *testing.T, user, password string) string {
 // checks says whether a password is a user's.
 func checks(t *testing.T, u *l4.Users, user, password string) bool {
 	t.Helper()
-	ok, err := u.Check(t.Context(), netip.MustParseAddr("192.0.2.1"), user, password)
+	ok, err := u.Check(t.Context(), l4.SourceOf(netip.MustParseAddr("192.0.2.1")), user, password)
 	if err != nil {
 		t.Fatal(err)
 	}
