@@ -24,7 +24,7 @@ var advice = []advised{
 	{ReasonDrained, "The ambassador was being drained and the session was idle: connect again, to its successor."},
 	{ReasonShutdown, "The ambassador ended while the session was busy: if sessions need longer, raise drain.timeout, and the supervisor's patience (TimeoutStopSec=, terminationGracePeriodSeconds) above it."},
 	{ReasonKilled, "Somebody ended it with POST /v1/sessions/ID/kill: if that was nobody of yours, see who can reach the admin socket (admin.listen, admin.token_file)."},
-	{ReasonLimit, "Raise the limit that the cause names (limits.connections by default follows from the descriptor limit: ulimit -n, LimitNOFILE=), or find with `ambassador sessions` who holds so many."},
+	{ReasonLimit, "Raise the limit that the cause names (limits.connections by default follows from the descriptor limit: ulimit -n, LimitNOFILE=), or find with `ambassador sessions` who holds so many (logins: which client sends wrong passwords)."},
 	{ReasonLocalExhausted, "This host ran out of descriptors, memory or local ports: raise ulimit -n (LimitNOFILE=), widen net.ipv4.ip_local_port_range, or lower limits.connections; where the cause names SO_MARK, grant CAP_NET_ADMIN."},
 	{ReasonDenied, "The client may not come in, or not go there: if it should, mend what the cause names (tls.principals or proxy_protocol.from of the listener, listeners.NAME.rules, --allow); else find who sent it here."},
 	{ReasonNoRoute, "No rule of the listener matched what the client asked for: add one to listeners.NAME.rules (--allow); `ambassador check --explain 'dest=HOST:PORT'` says of each rule why it does not match."},

@@ -7,69 +7,69 @@ import (
 )
 
 const (
-	// freeFailures may be mistyped before anybody is slowed down.
+	// freeFailures may be mistyped before any answer is delayed.
 	freeFailures = 3
 	// firstDelay is that of the first failure that is not free; it doubles up to
 	// maxDelay.
 	firstDelay = 250 * time.Millisecond
 	maxDelay   = 4 * time.Second
-	// forgetAfter is how long a client without a failure is remembered.
+	// forgetAfter is how long a source without a failure is remembered.
 	forgetAfter = 5 * time.Minute
-	// maxFailing bounds the clients that are remembered, at some 200 bytes each. A
-	// newer one takes the place of that which failed the longest ago.
+	// maxFailing bounds the sources that are remembered, at some 200 bytes each. A
+	// new one takes the place of the one whose last failure is the oldest.
 	maxFailing = 4096
 )
 
-// failures are the clients that have sent wrong passwords of late. The zero value
+// failures are the sources that have sent wrong passwords of late. The zero value
 // is ready.
 type failures struct {
 	mu      sync.Mutex
-	clients map[Source]*list.Element // guarded by mu
-	order   list.List                // guarded by mu; of *failing, who failed the longest ago first
+	sources map[Source]*list.Element // guarded by mu
+	order   list.List                // guarded by mu; of *failing, the one with the oldest failure first
 }
 
-// failing is one client.
+// failing is one source.
 type failing struct {
-	client Source
+	source Source
 	count  int
 	last   time.Time
 }
 
 // add counts a failure, and says how long its answer has to wait. Only the answer
-// to a wrong password does: who shares an address with somebody that fails all the
-// time, as programs of one host do, comes in without delay.
-func (f *failures) add(client Source, now time.Time) (wait time.Duration) {
+// to a wrong password waits: a program that shares an address with one that fails
+// all the time, as programs of one host do, is not delayed by this.
+func (f *failures) add(from Source, now time.Time) (wait time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := f.of(client, now)
-	c.count++
-	c.last = now
-	return delayOf(c.count)
+	s := f.of(from, now)
+	s.count++
+	s.last = now
+	return delayOf(s.count)
 }
 
-// of finds a client, or makes it. It becomes the last in order. Mu is held.
-func (f *failures) of(client Source, now time.Time) *failing {
+// of finds a source, or makes it. It becomes the last in order. Mu is held.
+func (f *failures) of(from Source, now time.Time) *failing {
 	for e := f.order.Front(); e != nil && now.Sub(e.Value.(*failing).last) >= forgetAfter; e = f.order.Front() {
 		f.drop(e)
 	}
-	if e := f.clients[client]; e != nil {
+	if e := f.sources[from]; e != nil {
 		f.order.MoveToBack(e)
 		return e.Value.(*failing)
 	}
-	if f.clients == nil {
-		f.clients = map[Source]*list.Element{}
+	if f.sources == nil {
+		f.sources = map[Source]*list.Element{}
 	}
-	if len(f.clients) >= maxFailing {
+	if len(f.sources) >= maxFailing {
 		f.drop(f.order.Front())
 	}
-	c := &failing{client: client}
-	f.clients[client] = f.order.PushBack(c)
-	return c
+	s := &failing{source: from}
+	f.sources[from] = f.order.PushBack(s)
+	return s
 }
 
-// drop forgets a client. Mu is held.
+// drop forgets a source. Mu is held.
 func (f *failures) drop(e *list.Element) {
-	delete(f.clients, e.Value.(*failing).client)
+	delete(f.sources, e.Value.(*failing).source)
 	f.order.Remove(e)
 }
 

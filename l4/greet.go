@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
@@ -192,13 +193,17 @@ func (s *session) ask(ctx context.Context) error {
 	return s.takeHints(ctx)
 }
 
+// toldReasons are those of requests that readRequest cannot read whose client was
+// told why.
+var toldReasons = []Reason{ReasonBadGreeting, ReasonAuthFailed, ReasonLimit, ReasonInternal}
+
 // readRequest reads a request, in at most timeouts.handshake.
 func (s *session) readRequest(ctx context.Context, read func(context.Context, net.Conn, credentials, bool) (request, error)) error {
 	defer limitIO(ctx, s.downstream)()
 	r, err := read(ctx, s.atHand(ctx), s.credentials(), s.route.cfg.Context)
 	if err != nil {
 		var e *Error
-		if errors.As(err, &e) && (e.Reason == ReasonBadGreeting || e.Reason == ReasonAuthFailed || e.Reason == ReasonInternal) {
+		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
 			mayWait(ctx)
 			s.conclude()
 			closeAfterReading(s.stream()) // it was told why

@@ -78,6 +78,7 @@ func TestBadConnectRequests(t *testing.T) {
 		{name: "another scheme", says: connectWith("Proxy-Authorization: Bearer x\r\n"), auth: batch, hears: denied, reason: ReasonAuthFailed, cause: "Proxy-Authorization: Basic"},
 		{name: "a wrong password", says: connectWith("Proxy-Authorization: Basic YmF0Y2g6cHcy\r\n"), auth: batch, hears: denied, reason: ReasonAuthFailed, cause: `"batch" is no user`},
 		{name: "users that cannot be asked", says: connectWith(connectUser), auth: broken, hears: "HTTP/1.1 500 Internal Server Error\r\nProxy-Status: ambassador; error=proxy_internal_error;", reason: ReasonInternal, cause: "no users"},
+		{name: "too many logins", says: connectWith(connectUser), auth: crowded, hears: "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ambassador; error=connection_limit_reached;", reason: ReasonLimit, cause: "no turn within 5s"},
 		{name: "users that are asked for too long", says: connectWith(connectUser), auth: late, hears: "HTTP/1.1 408 Request Timeout\r\n", reason: ReasonHandshakeTimeout, cause: "in time"},
 	})
 }

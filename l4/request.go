@@ -41,6 +41,8 @@ type credentials func(ctx context.Context, user, password string) (ok bool, err 
 func (auth credentials) check(ctx context.Context, user, password string) *Error {
 	ok, err := auth(ctx, user, password)
 	switch {
+	case errors.Is(err, errLoginWait):
+		return &Error{Stage: StageGreet, Reason: ReasonLimit, Limit: limitLogins, Err: fmt.Errorf("the password of %.64q could not be checked: %w", user, err)}
 	case err != nil && isTimeout(err):
 		return requestError(ReasonHandshakeTimeout, fmt.Errorf("the password of %.64q could not be checked in time: %w", user, err))
 	case err != nil:

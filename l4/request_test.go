@@ -72,6 +72,8 @@ func broken(context.Context, string, string) (bool, error) { return false, error
 
 func late(context.Context, string, string) (bool, error) { return false, context.DeadlineExceeded }
 
+func crowded(context.Context, string, string) (bool, error) { return false, errLoginWait }
+
 // goodRequest is a client that is understood, by what it says in either protocol.
 type goodRequest struct {
 	name    string
@@ -141,6 +143,9 @@ func testBad(t *testing.T, read reader, tests []badRequest) {
 			}
 			if err.Reason != tt.reason || !strings.Contains(err.Error(), tt.cause) || len(err.Error()) > 1000 && tt.reason != ReasonInternal {
 				t.Errorf("%s %s: %s, %v; want %s, %s", tt.name, cut, err.Reason, err, tt.reason, tt.cause)
+			}
+			if (err.Limit == limitLogins) != (err.Reason == ReasonLimit) {
+				t.Errorf("%s %s: %s, limit %q", tt.name, cut, err.Reason, err.Limit)
 			}
 			if hears != tt.hears && (!strings.HasPrefix(tt.hears, "HTTP/") || !strings.HasPrefix(hears, tt.hears)) {
 				t.Errorf("%s %s: the client hears %q, want %q", tt.name, cut, hears, tt.hears)

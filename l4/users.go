@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,16 +23,16 @@ import (
 
 // UserList is an htpasswd file as it was read. It is not changed.
 type UserList struct {
-	users map[string]*bcryptLine
-	lines []*bcryptLine // of users, in the file's order
+	users   map[string]*bcryptLine
+	unknown *bcryptLine // in the place of those that are not in users; its cost is the highest of the file
 }
 
 // bcryptLine is one user's. The memory of a verified password is void with it: a
 // line of another hash gives other marks.
 type bcryptLine struct {
 	hash     []byte
+	cost     int
 	verified atomic.Pointer[passwordMark] // of the last good password; nil: none yet
-	turn     chan struct{}                // a place for the one bcrypt of the user that may wait for its turn among all
 }
 
 // UserError is a line of an htpasswd file that cannot be used.
@@ -42,7 +41,7 @@ type UserError struct {
 	Detail string
 }
 
-// Error is "line 3: what is wrong, and the mend". It has no part of a hash.
+// Error is "line 3: what is wrong, and the fix". It has no part of a hash.
 func (e *UserError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Detail) }
 
 const (
@@ -56,7 +55,7 @@ const (
 // all hashes of bcrypt; comments (#) and empty lines. The error joins a *UserError
 // for each bad line.
 func ParseUsers(text []byte) (*UserList, error) {
-	list := &UserList{users: map[string]*bcryptLine{}}
+	list := &UserList{users: map[string]*bcryptLine{}, unknown: &bcryptLine{}}
 	var bad []error
 	n := 0
 	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) {
@@ -72,6 +71,7 @@ func ParseUsers(text []byte) (*UserList, error) {
 	if len(bad) > 0 {
 		return nil, errors.Join(bad...)
 	}
+	list.unknown.hash = standIn(list.unknown.cost)
 	return list, nil
 }
 
@@ -93,9 +93,16 @@ func (l *UserList) add(line []byte) error {
 	if l.users[user] != nil {
 		return fmt.Errorf("%q is there twice; remove one of the lines", user)
 	}
-	u := &bcryptLine{hash: bytes.Clone(hash), turn: make(chan struct{}, 1)}
-	l.users[user], l.lines = u, append(l.lines, u)
+	u := &bcryptLine{hash: bytes.Clone(hash)}
+	u.cost, _ = bcrypt.Cost(hash) // of a hash that was checked
+	l.users[user] = u
+	l.unknown.cost = max(l.unknown.cost, u.cost)
 	return nil
+}
+
+// standIn is a hash of a cost that is nobody's: its digest was not made from a password.
+func standIn(cost int) []byte {
+	return fmt.Appendf(nil, "$2y$%02d$%s", cost, "abcdefghijklmnopqrstuuabcdefghijklmnopqrstuvwxyzABCDE")
 }
 
 func checkUserName(name string) error {
@@ -113,11 +120,11 @@ func checkUserName(name string) error {
 // checkBcrypt says what is wrong with a hash, and never shows it: it may be a
 // password.
 func checkBcrypt(user string, hash []byte) error {
-	mend := fmt.Sprintf("make the line with `htpasswd -nbB %s`, which asks for bcrypt", user)
+	fix := fmt.Sprintf("make the line with `htpasswd -nbB %s`, which asks for bcrypt", user)
 	var scheme string
 	switch {
 	case bytes.HasPrefix(hash, []byte("$2a$")), bytes.HasPrefix(hash, []byte("$2b$")), bytes.HasPrefix(hash, []byte("$2y$")):
-		return checkBcryptBody(hash, mend)
+		return checkBcryptBody(hash, fix)
 	case bytes.HasPrefix(hash, []byte("$2x$")):
 		scheme = "of the broken bcrypt ($2x$)"
 	case bytes.HasPrefix(hash, []byte("$apr1$")), bytes.HasPrefix(hash, []byte("$1$")):
@@ -129,67 +136,78 @@ func checkBcrypt(user string, hash []byte) error {
 	default:
 		scheme = "not of a scheme that we know"
 	}
-	return fmt.Errorf("the hash of %q is %s, and only bcrypt is taken; %s", user, scheme, mend)
+	return fmt.Errorf("the hash of %q is %s, and only bcrypt is taken; %s", user, scheme, fix)
 }
 
 // checkBcryptBody finds here what would else be found at the first login.
-func checkBcryptBody(hash []byte, mend string) error {
+func checkBcryptBody(hash []byte, fix string) error {
 	cost, err := bcrypt.Cost(hash)
 	damaged := slices.ContainsFunc(hash[min(len("$2y$10$"), len(hash)):], func(c byte) bool {
 		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '/')
 	})
 	switch {
 	case err != nil || len(hash) != bcryptLength || damaged:
-		return fmt.Errorf("the hash is damaged: bcrypt's has %d characters and a cost of 04 to %d; %s", bcryptLength, maxBcryptCost, mend)
+		return fmt.Errorf("the hash is damaged: bcrypt's has %d characters and a cost of 04 to %d; %s", bcryptLength, maxBcryptCost, fix)
 	case cost > maxBcryptCost:
-		return fmt.Errorf("the hash has a cost of %d, which takes many seconds; the most is %d; %s -C 10", cost, maxBcryptCost, mend)
+		return fmt.Errorf("the hash has a cost of %d, which takes many seconds; the most is %d; %s -C 10", cost, maxBcryptCost, fix)
 	}
 	return nil
 }
 
-// Users are who may come in by name and password. They are safe for concurrent
-// use.
+// Users check names and passwords. They are safe for concurrent use.
 //
-// Who tries names learns nothing from the time that an answer takes: an unknown
-// name costs what a known one does. A password that was right once is known again
-// for about a microsecond; a wrong one costs a bcrypt each time, of which as many
-// are computed at once as there are processors, and its answer comes the later
-// the more of them an address has sent. That slows who waits for answers; what
-// bounds guesses from many connections at once is the number of those bcrypts.
+// A client cannot tell an unknown name from a known one: each check does the work of
+// the highest cost in the file, waits in the same queue, and the answer to a wrong
+// password waits for the same delay. A password that was right once is recognized in
+// less than a microsecond, without a bcrypt, until its line changes or the process
+// ends.
+//
+// What guesses cost is bounded for each Source, not for the user whose password is
+// guessed: comparisons decides whose bcrypt is next, failures decides how long the
+// answer to a wrong password waits. So a source that sends guesses delays no login
+// from another source, unless there are more such sources than turns in maxLoginWait.
+//
+// All clients of a host that connect to 127.0.0.1 are one source. There a login waits
+// for the turn of each newer name, and no name gets more than its turn. No login
+// waits longer than maxLoginWait: then it is refused, and may succeed when it is
+// tried again. So while a source sends more guesses at a name than can be computed,
+// the first login of that name from that source may be refused.
 type Users struct {
 	// Static after construction.
-	marks sync.Pool     // of *marker
-	turns chan struct{} // a place for each bcrypt that may be computed now
-	// strangers is the turn of all whom the file does not know. Who guesses one
-	// user's password, however often, does not stand before the others.
-	strangers chan struct{}
+	marks       sync.Pool // of *marker
+	matches     func(hash, password []byte) bool
+	comparisons *comparisons
 
 	list     atomic.Pointer[UserList]
 	failures failures
-
-	mu          sync.Mutex
-	comparisons map[passwordMark]*comparison // guarded by mu; the bcrypts under way
 }
+
+// maxLoginWait bounds how long a login waits for its bcrypt to begin. It is half of
+// what timeouts.handshake allows by default.
+const maxLoginWait = 5 * time.Second
+
+// limitLogins is the limit that a login exceeds with errLoginWait, as records have it.
+const limitLogins = "logins"
+
+// errLoginWait says that a password could not be checked within maxLoginWait. The
+// same login may succeed later.
+var errLoginWait = fmt.Errorf("no turn within %v: too many logins are being checked", maxLoginWait)
 
 // passwordMark is a keyed hash of a name, its line, and a password.
 type passwordMark [sha256.Size]byte
-
-// comparison is one bcrypt that all wait for who ask the same.
-type comparison struct {
-	done chan struct{}
-	// Set before done is closed.
-	ok    bool
-	given bool // there is an answer; else who led has left, and another one must
-}
 
 // NewUsers makes users of a list, which Set replaces.
 func NewUsers(list *UserList) *Users {
 	key := make([]byte, sha256.Size)
 	rand.Read(key) //nolint:errcheck // it never fails
-	u := &Users{comparisons: map[passwordMark]*comparison{}, strangers: make(chan struct{}, 1), turns: make(chan struct{}, max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU())))}
+	u := &Users{comparisons: newComparisons(), matches: bcryptMatches}
 	u.marks.New = func() any { return &marker{mac: hmac.New(sha256.New, key)} }
 	u.list.Store(list)
 	return u
+}
+
+func bcryptMatches(hash, password []byte) bool {
+	return bcrypt.CompareHashAndPassword(hash, password) == nil
 }
 
 // Set makes list the current one. What was remembered of a user whose line is the
@@ -203,49 +221,50 @@ func (u *Users) Set(list *UserList) {
 	u.list.Store(list)
 }
 
-// Check says whether the password is the user's. It may wait: for its turn to
-// compute, and with a wrong one for longer each time that its client sends one. The
-// error is that of ctx.
-func (u *Users) Check(ctx context.Context, client Source, user, password string) (ok bool, err error) {
-	line, known := u.list.Load().lookUp(u, user)
+// Check says whether the password is the user's. Unless it is remembered, the caller
+// waits: for a turn to compute, and with a wrong password for the delay of the
+// source. The error is errLoginWait, or that of ctx.
+func (u *Users) Check(ctx context.Context, from Source, user, password string) (ok bool, err error) {
+	list := u.list.Load()
+	line := list.users[user]
+	known := line != nil && strings.IndexByte(password, 0) < 0 // bcrypt takes NUL for the end, after which the password begins again
 	if line == nil {
-		return false, u.fail(ctx, client) // there is nobody whom the time could betray
-	}
-	if strings.IndexByte(password, 0) >= 0 {
-		known = false // bcrypt takes NUL for the end, after which the password begins again
+		line = list.unknown
 	}
 	mark := u.mark(user, line.hash, password)
-	if m := line.verified.Load(); known && m != nil && hmac.Equal(m[:], mark[:]) {
+	if known && line.remembers(mark) {
 		return true, nil
 	}
 	mayWait(ctx)
-	queue := line.turn
-	if !known {
-		queue = u.strangers
-	}
-	matches, err := u.verify(ctx, mark, queue, line.hash, password)
+	ok, err = u.verify(ctx, comparisonKey{from, mark}, user, func() bool {
+		return known && line.remembers(mark) || u.compute(list, line, password)
+	})
 	switch {
 	case err != nil:
 		return false, err
-	case !known || !matches:
-		return false, u.fail(ctx, client)
+	case !known || !ok:
+		return false, u.fail(ctx, from)
 	}
-	line.verified.Store(&mark)
+	verified := mark // in memory of its own only here
+	line.verified.Store(&verified)
 	return true, nil
 }
 
-// lookUp is the user's line. Who is unknown pays for another one's, always the
-// same, so that all costs of the file occur among the unknown too. Nil: there are
-// no lines.
-func (l *UserList) lookUp(u *Users, name string) (line *bcryptLine, known bool) {
-	if len(l.lines) == 0 {
-		return nil, false
+// remembers says whether the password of a mark was right before.
+func (l *bcryptLine) remembers(mark passwordMark) bool {
+	m := l.verified.Load()
+	return m != nil && hmac.Equal(m[:], mark[:])
+}
+
+// compute compares a password with a line's hash. A cost of c is 2^c rounds; the
+// comparisons after the first add what is missing to the rounds of the highest cost,
+// so that a cheap line does not tell a known name.
+func (u *Users) compute(list *UserList, line *bcryptLine, password string) bool {
+	ok := u.matches(line.hash, []byte(password))
+	for cost := line.cost; cost < list.unknown.cost; cost++ {
+		u.matches(standIn(cost), []byte(password))
 	}
-	if line = l.users[name]; line != nil {
-		return line, true
-	}
-	pick := u.mark(name, nil, "")
-	return l.lines[binary.BigEndian.Uint64(pick[:])%uint64(len(l.lines))], false
+	return ok
 }
 
 // marker makes marks, with a key of this process and memory of its own.
@@ -272,61 +291,43 @@ func (u *Users) mark(user string, line []byte, password string) passwordMark {
 	return m.sum
 }
 
-// verify computes a bcrypt, or waits for who computes the same.
-func (u *Users) verify(ctx context.Context, mark passwordMark, queue chan struct{}, hash []byte, password string) (bool, error) {
+// verify computes a comparison when it is its turn, or waits for the answer of an
+// equal one.
+func (u *Users) verify(ctx context.Context, key comparisonKey, user string, compute func() bool) (bool, error) {
+	patience := time.NewTimer(maxLoginWait)
+	defer patience.Stop()
+	await := func(happens <-chan struct{}) error {
+		select {
+		case <-happens:
+			return nil
+		case <-patience.C:
+			return errLoginWait
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	for {
-		c, leads := u.join(mark)
-		if leads {
-			return u.lead(ctx, c, mark, queue, hash, password)
-		}
-		select {
-		case <-c.done:
-			if c.given {
-				return c.ok, nil
+		c, owner := u.comparisons.join(key, user)
+		if owner {
+			defer u.comparisons.end(c)
+			if err := await(c.turn); err != nil {
+				return false, err
 			}
-		case <-ctx.Done():
-			return false, ctx.Err()
+			c.ok, c.given = compute(), true
+			return c.ok, nil
+		}
+		if err := await(c.done); err != nil {
+			return false, err
+		}
+		if c.given {
+			return c.ok, nil
 		}
 	}
 }
 
-// join finds the bcrypt of a mark, or makes it, which the caller then leads.
-func (u *Users) join(mark passwordMark) (c *comparison, leads bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if c := u.comparisons[mark]; c != nil {
-		return c, false
-	}
-	c = &comparison{done: make(chan struct{})}
-	u.comparisons[mark] = c
-	return c, true
-}
-
-// lead computes a bcrypt when it is its turn: among those of queue, and then among all.
-func (u *Users) lead(ctx context.Context, c *comparison, mark passwordMark, queue chan struct{}, hash []byte, password string) (bool, error) {
-	defer func() {
-		u.mu.Lock()
-		delete(u.comparisons, mark)
-		u.mu.Unlock()
-		close(c.done)
-	}()
-	for _, turns := range []chan struct{}{queue, u.turns} {
-		select {
-		case turns <- struct{}{}:
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
-		defer func() { <-turns }()
-	}
-	c.ok = bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil
-	c.given = true
-	return c.ok, nil
-}
-
-// fail waits for as long as the client's failures ask for.
-func (u *Users) fail(ctx context.Context, client Source) error {
-	mayWait(ctx)
-	wait := u.failures.add(client, time.Now())
+// fail waits for as long as the failures of a source ask for.
+func (u *Users) fail(ctx context.Context, from Source) error {
+	wait := u.failures.add(from, time.Now())
 	if wait == 0 {
 		return ctx.Err()
 	}

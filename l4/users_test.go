@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -91,13 +92,15 @@ func FuzzParseUsers(f *testing.F) {
 		if err != nil {
 			return
 		}
+		highest := 0
 		for name, line := range list.users {
-			if cost, err := bcrypt.Cost(line.hash); name == "" || err != nil || cost > maxBcryptCost {
+			if cost, err := bcrypt.Cost(line.hash); name == "" || err != nil || cost != line.cost || cost > maxBcryptCost {
 				t.Errorf("%q: cost %d, %v", name, cost, err)
 			}
+			highest = max(highest, line.cost)
 		}
-		if len(list.lines) != list.Len() {
-			t.Errorf("%d lines of %d users", len(list.lines), list.Len())
+		if list.unknown.cost != highest {
+			t.Errorf("the cost of unknown names is %d, want %d", list.unknown.cost, highest)
 		}
 	})
 }
@@ -135,30 +138,59 @@ func TestNoUsersAtAll(t *testing.T) {
 	}
 }
 
-// The cost of an unknown name is that of a known one, and always the same.
-func TestUnknownUsersCostWhatKnownOnesDo(t *testing.T) {
-	u := NewUsers(usersOf(t, htpasswdLine(t, "a", "x", 4)+htpasswdLine(t, "b", "x", 6)))
-	list := u.list.Load()
-	costs := map[int]int{}
-	for i := range 200 {
-		name := fmt.Sprint("unknown", i)
-		line, known := list.lookUp(u, name)
-		again, _ := list.lookUp(u, name)
-		if known || line == nil || line != again {
-			t.Fatalf("%s: %v, %v", name, line == again, known)
+// A stand-in is a hash that bcrypt computes to its end.
+func TestStandIns(t *testing.T) {
+	for cost := 4; cost <= maxBcryptCost; cost++ {
+		if got, err := bcrypt.Cost(standIn(cost)); got != cost || err != nil || len(standIn(cost)) != bcryptLength {
+			t.Errorf("%s: cost %d, %v", standIn(cost), got, err)
 		}
-		cost, _ := bcrypt.Cost(line.hash)
-		costs[cost]++
 	}
-	if costs[4] < 50 || costs[6] < 50 {
-		t.Errorf("costs of unknown names: %v, want the file's", costs)
+	if err := bcrypt.CompareHashAndPassword(standIn(4), []byte("secret")); err != bcrypt.ErrMismatchedHashAndPassword {
+		t.Error(err)
 	}
 }
 
-// turnless makes every bcrypt wait for ever.
-func turnless(u *Users) {
-	for range cap(u.turns) {
-		u.turns <- struct{}{}
+// Every first check does the work of the highest cost, whatever the name is.
+func TestAllNamesCostTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the failures wait
+		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "secret", 7)))
+		var rounds int
+		u.matches = func(hash, password []byte) bool {
+			cost, err := bcrypt.Cost(hash)
+			if err != nil {
+				t.Error(err)
+			}
+			rounds += 1 << cost
+			return bcryptMatches(hash, password)
+		}
+		for _, tt := range []struct {
+			user, password string
+			ok             bool
+		}{
+			{"a", "guess", false}, {"b", "guess", false}, {"unknown", "guess", false}, {"", "", false}, {"a", "secret\x00", false},
+			{"unknown", "secret", false}, {"a", "secret", true}, {"b", "secret", true},
+		} {
+			rounds = 0
+			ok, err := u.Check(t.Context(), nobody, tt.user, tt.password)
+			if ok != tt.ok || err != nil || rounds != 1<<7 {
+				t.Errorf("%q %q: %v, %v after %d rounds, want %d", tt.user, tt.password, ok, err, rounds, 1<<7)
+			}
+		}
+	})
+}
+
+// turnless lets no comparison begin, until the function that it returns is called,
+// each time for one.
+func turnless(u *Users) (allow func()) {
+	q := u.comparisons
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running, q.share = q.most, q.most
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.running--
+		q.begin()
 	}
 }
 
@@ -208,7 +240,7 @@ func TestVerifiedPasswordsAreRemembered(t *testing.T) {
 func TestSamePasswordsShareABcrypt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
-		turnless(u)
+		allow := turnless(u)
 		ctx, leave := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		group.Go(func() {
@@ -227,29 +259,47 @@ func TestSamePasswordsShareABcrypt(t *testing.T) {
 		synctest.Wait()
 		leave()
 		synctest.Wait()
-		if n := len(u.comparisons); n != 1 {
-			t.Errorf("%d bcrypts under way, want one", n)
+		q := u.comparisons
+		if n := len(q.all); n != 1 {
+			t.Errorf("%d comparisons, want one", n)
 		}
-		<-u.turns
+		allow()
 		group.Wait()
-		if n, held := len(u.comparisons), len(u.turns); n != 0 || held != cap(u.turns)-1 {
-			t.Errorf("%d bcrypts and %d turns are left", n, held)
+		if n, held := len(q.all), q.running; n != 0 || held != q.most-1 {
+			t.Errorf("%d comparisons and %d turns are left", n, held)
 		}
 	})
 }
 
-// Who waits for its turn waits no longer than its context.
+// A login waits for its turn no longer than its context, and than maxLoginWait.
 func TestWaitForATurnIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
-		turnless(u)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		start := time.Now()
-		if ok, err := u.Check(ctx, nobody, "a", "secret"); ok || err != context.DeadlineExceeded || time.Since(start) != time.Minute {
-			t.Errorf("%v, %v after %v", ok, err, time.Since(start))
-		}
-	})
+	for _, tt := range []struct {
+		timeout, want time.Duration
+		err           error
+	}{
+		{time.Second, time.Second, context.DeadlineExceeded},
+		{time.Minute, maxLoginWait, errLoginWait},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
+			turnless(u)
+			ctx, cancel := context.WithTimeout(t.Context(), tt.timeout)
+			defer cancel()
+			var group sync.WaitGroup
+			for range 2 { // the first would compute, the second waits for it
+				group.Go(func() {
+					start := time.Now()
+					if ok, err := u.Check(ctx, nobody, "a", "secret"); ok || err != tt.err || time.Since(start) != tt.want {
+						t.Errorf("%v, %v after %v; want %v after %v", ok, err, time.Since(start), tt.err, tt.want)
+					}
+				})
+			}
+			group.Wait()
+			if n := len(u.comparisons.all) + len(u.comparisons.claims); n != 0 {
+				t.Errorf("%d are left", n)
+			}
+		})
+	}
 }
 
 // Wrong passwords are answered the later the more there were from an address; right
@@ -308,7 +358,7 @@ func TestFailingClientsAreBounded(t *testing.T) {
 		addr = addr.Next()
 		f.add(SourceOf(addr), now)
 	}
-	if n := len(f.clients); n != maxFailing || f.order.Len() != n {
+	if n := len(f.sources); n != maxFailing || f.order.Len() != n {
 		t.Errorf("%d clients, %d in order", n, f.order.Len())
 	}
 	if got := f.add(first, now); got != 0 {
@@ -327,34 +377,208 @@ func BenchmarkRememberedPassword(b *testing.B) {
 	}
 }
 
-// Who guesses passwords, of one user or of nobody, stands before nobody else.
-func TestGuessesHoldUpNobodyElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "secret", 4)))
-		turnless(u)
-		ctx, leave := context.WithCancel(t.Context())
-		var guesses, login sync.WaitGroup
-		const many = 50
-		for i := range many {
-			guesses.Go(func() { u.Check(ctx, nobody, "a", fmt.Sprint("guess", i)) })
-			guesses.Go(func() { u.Check(ctx, nobody, fmt.Sprint("nobody", i), "guess") })
-		}
-		synctest.Wait()
-		login.Go(func() {
-			if ok, err := u.Check(ctx, nobody, "b", "secret"); !ok || err != nil {
-				t.Errorf("%v, %v", ok, err)
-			}
+// bcryptTime is how long a comparison of cost 10 takes in a bubble.
+const bcryptTime = 61 * time.Millisecond
+
+// slowUsers are users in a bubble: "cheap" of cost 10, and "costly" and "other" of
+// cost 12, all with the password "secret". Two comparisons are computed at once, one
+// for each source.
+func slowUsers(t *testing.T) *Users {
+	hash := func(cost int) string { return fmt.Sprintf("$2y$%02d$%s\n", cost, goodHash[len("$2y$04$"):]) }
+	u := NewUsers(usersOf(t, "cheap:"+hash(10)+"costly:"+hash(12)+"other:"+hash(12)))
+	u.comparisons.most, u.comparisons.share = 2, 1
+	u.matches = func(hash, password []byte) bool {
+		cost, _ := bcrypt.Cost(hash)
+		time.Sleep(bcryptTime << cost >> 10)
+		return string(password) == "secret" && string(hash) != string(standIn(cost))
+	}
+	return u
+}
+
+// login is what became of a login.
+type login struct {
+	ok   bool
+	err  error
+	took time.Duration
+}
+
+func (u *Users) timed(ctx context.Context, from Source, user, password string) login {
+	start := time.Now()
+	ok, err := u.Check(ctx, from, user, password)
+	return login{ok, err, time.Since(start)}
+}
+
+// flood sends guesses, each at once, in a fixed order: to names, from sources, in turn.
+func flood(ctx context.Context, u *Users, n int, names, sources []string) (logins *[]login, wait func()) {
+	logins = new([]login)
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() {
+			l := u.timed(ctx, sourceAt(sources[i%len(sources)]), names[i%len(names)], fmt.Sprint("guess", i))
+			mu.Lock()
+			defer mu.Unlock()
+			*logins = append(*logins, l)
 		})
 		synctest.Wait()
-		<-u.turns // one after the other
-		login.Wait()
-		u.mu.Lock()
-		left := len(u.comparisons)
-		u.mu.Unlock()
-		if left < 2*many-10 {
-			t.Errorf("%d of %d guesses came before", 2*many-left, 2*many)
+	}
+	return logins, group.Wait
+}
+
+// addresses are n sources.
+func addresses(n int) (out []string) {
+	for i := range n {
+		out = append(out, fmt.Sprintf("10.1.%d.%d", i>>8, i&255))
+	}
+	return out
+}
+
+// The answer to a guess takes the same time for every name, known or not, of any
+// cost, whatever else is under way, and whether that is about known names or not.
+func TestKnownAndUnknownNamesAreTheSame(t *testing.T) {
+	const own, probed, filler = "10.0.0.1", 0, 1
+	others := addresses(30)
+	for _, load := range []struct {
+		name    string
+		n       int
+		names   []int // probed or filler, in turn
+		sources []string
+	}{
+		{"no load", 0, nil, nil},
+		{"guesses at the same name from elsewhere", 600, []int{probed}, others[:1]},
+		{"guesses at another name from elsewhere", 600, []int{filler}, others[:1]},
+		{"guesses at both from many sources", 600, []int{probed, filler, filler}, others},
+		{"guesses at another name from the same source", 600, []int{filler}, []string{own}},
+		{"guesses at the same name from the same source", 600, []int{probed}, []string{own}},
+		{"guesses at both from the same source", 600, []int{probed, filler}, []string{own}},
+	} {
+		probe := func(names ...string) (out []login) {
+			synctest.Test(t, func(t *testing.T) {
+				u := slowUsers(t)
+				u.comparisons.most = 1 // two would end at the same time, in any order
+				ctx, leave := context.WithCancel(t.Context())
+				var guessed []string
+				for _, i := range load.names {
+					guessed = append(guessed, names[i])
+				}
+				_, wait := flood(ctx, u, load.n, guessed, load.sources)
+				for i := range 8 {
+					out = append(out, u.timed(t.Context(), sourceAt(own), names[probed], fmt.Sprint("probe", i)))
+				}
+				leave()
+				wait()
+			})
+			return out
+		}
+		want := probe("unknown", "somebody")
+		for _, names := range [][]string{{"cheap", "somebody"}, {"costly", "somebody"}, {"cheap", "other"}, {"costly", "other"}, {"unknown", "other"}} {
+			if got := probe(names...); !slices.Equal(got, want) {
+				t.Errorf("%s: guesses at %s beside %s take\n%v, at unknown beside somebody\n%v", load.name, names[probed], names[filler], got, want)
+			}
+		}
+	}
+}
+
+// Guesses at a user's password delay a login of that user from another source by no
+// more than what is being computed.
+func TestGuessesDelayNoOtherSource(t *testing.T) {
+	for _, sources := range []int{1, 30, 600} {
+		synctest.Test(t, func(t *testing.T) {
+			u := slowUsers(t)
+			_, wait := flood(t.Context(), u, 600, []string{"costly"}, addresses(sources))
+			// Of cost 12, so that what is under way takes as long as the login's own.
+			if l := u.timed(t.Context(), sourceAt("10.0.0.1"), "costly", "secret"); !l.ok || l.took > 2*4*bcryptTime {
+				t.Errorf("%d sources: %+v", sources, l)
+			}
+			wait()
+		})
+	}
+}
+
+// All clients of a host share a source with one that sends guesses.
+func TestGuessesFromTheSameSource(t *testing.T) {
+	const own = "127.0.0.1"
+	for _, names := range [][]string{{"costly"}, {"costly", "unknown"}} {
+		synctest.Test(t, func(t *testing.T) {
+			u := slowUsers(t)
+			from := sourceAt(own)
+			if l := u.timed(t.Context(), from, "cheap", "secret"); !l.ok {
+				t.Fatalf("before: %+v", l)
+			}
+			guesses, wait := flood(t.Context(), u, 600, names, []string{own})
+			if l := u.timed(t.Context(), from, "cheap", "secret"); !l.ok || l.took != 0 {
+				t.Errorf("a remembered password: %+v", l)
+			}
+			for _, name := range []string{"other", "costly"} { // the second is the one that is guessed
+				if l := u.timed(t.Context(), from, name, "secret"); !l.ok || l.took > 2*4*bcryptTime {
+					t.Errorf("the first login of %s: %+v", name, l)
+				}
+			}
+			wait()
+			late := 0
+			for _, l := range *guesses {
+				if l.ok || l.took > maxLoginWait+4*bcryptTime+maxDelay {
+					t.Errorf("a guess: %+v", l)
+				}
+				if l.err == errLoginWait {
+					late++
+				}
+			}
+			if late < 500 {
+				t.Errorf("%d of 600 guesses were refused without a bcrypt, want most", late)
+			}
+		})
+	}
+}
+
+// While guesses arrive faster than they can be computed, from the same source, a
+// login with another name has its turn in time.
+func TestSteadyGuessesFromTheSameSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := slowUsers(t)
+		from := sourceAt("127.0.0.1")
+		ctx, leave := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		group.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				group.Go(func() { u.Check(ctx, from, "costly", fmt.Sprint("guess", i)) })
+				pause(ctx, 10*time.Millisecond)
+			}
+		})
+		pause(t.Context(), 10*time.Second)
+		for _, name := range []string{"other", "cheap"} {
+			if l := u.timed(t.Context(), from, name, "secret"); !l.ok || l.took > 2*4*bcryptTime {
+				t.Errorf("%s: %+v", name, l)
+			}
 		}
 		leave()
-		guesses.Wait()
+		group.Wait()
+	})
+}
+
+// A source computes one comparison at a time of two, whatever it sends.
+func TestGuessesOfOneSourceLeaveAProcessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := slowUsers(t)
+		var now, most int
+		var mu sync.Mutex
+		matches := u.matches
+		u.matches = func(hash, password []byte) bool {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			defer func() {
+				mu.Lock()
+				defer mu.Unlock()
+				now--
+			}()
+			return matches(hash, password)
+		}
+		_, wait := flood(t.Context(), u, 50, []string{"cheap", "unknown"}, addresses(1))
+		wait()
+		if most != 1 {
+			t.Errorf("%d at once, want 1", most)
+		}
 	})
 }
