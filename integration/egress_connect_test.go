@@ -126,13 +126,14 @@ func TestCONNECTByHand(t *testing.T) {
 		t.Errorf("status %d, then %q, %v", resp.StatusCode, got, err)
 	}
 	for _, head := range []string{
-		"CONNECT nowhere HTTP/1.1\r\n\r\n", "CONNECT a:0 HTTP/1.1\r\n\r\n", "CONNECT a:65536 HTTP/1.1\r\n\r\n", "CONNECT 127.1:80 HTTP/1.1\r\n\r\n",
-		"CONNECT a:80 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "GIBBERISH\r\n\r\n", "CONNECT a:80 HTTP/1.1\r\nX: " + strings.Repeat("y", 20<<10) + "\r\n\r\n",
+		"CONNECT nowhere HTTP/1.1\r\nHost: a\r\n\r\n", "CONNECT a:0 HTTP/1.1\r\nHost: a\r\n\r\n", "CONNECT a:65536 HTTP/1.1\r\nHost: a\r\n\r\n", "CONNECT 127.1:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+		"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "GIBBERISH\r\n\r\n", "CONNECT a:80 HTTP/1.1\r\nX: " + strings.Repeat("y", 20<<10) + "\r\n\r\n",
+		"CONNECT " + echo.addr + " HTTP/1.1\r\n\r\n", "CONNECT " + echo.addr + " HTTP/1.1\r\nHost : a\r\n\r\n",
 	} {
 		resp, _ := ask("open", head)
 		if status := resp.Header.Get("Proxy-Status"); resp.StatusCode != 400 || !strings.HasPrefix(status, "ambassador; error=http_request_error; ") {
 			t.Errorf("%.40q: status %d, Proxy-Status %s", head, resp.StatusCode, status)
 		}
 	}
-	a.metric("ambassador_sessions_total{listener=open,stage=greet,reason=bad_greeting}", 7)
+	a.metric("ambassador_sessions_total{listener=open,stage=greet,reason=bad_greeting}", 9)
 }

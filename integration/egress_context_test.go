@@ -56,7 +56,7 @@ listeners:
 		},
 		"connect": func(to, context string) (net.Conn, string) {
 			c := a.connect("connect")
-			fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nAmbassador-Context: %s\r\n\r\n", to, strings.ReplaceAll(context, ",", ", "))
+			fmt.Fprintf(c, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\nAmbassador-Context: %[2]s\r\n\r\n", to, strings.ReplaceAll(context, ",", ", "))
 			in := bufio.NewReader(c)
 			resp, err := http.ReadResponse(in, &http.Request{Method: http.MethodConnect})
 			if err != nil {

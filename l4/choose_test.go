@@ -265,7 +265,7 @@ func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 	cfg.Listeners[0].Request, cfg.Listeners[0].Context = RequestConnect, true
 	cfg.Listeners[0].DNSServers = []string{silent.LocalAddr().String()}
 	f := serve(t, Options{}, cfg)
-	fmt.Fprintf(f.client(0), "CONNECT db.test:1 HTTP/1.1\r\nAmbassador-Context: timeout=100ms\r\n\r\n")
+	fmt.Fprintf(f.client(0), "CONNECT db.test:1 HTTP/1.0\r\nAmbassador-Context: timeout=100ms\r\n\r\n")
 	if r := f.record(); r.Reason != ReasonDNS || r.Stage != StageRoute || time.Duration(r.Duration) > lookupTimeout/2 {
 		t.Errorf("record %+v", r)
 	}
@@ -299,7 +299,7 @@ func TestEarlyBytesInEveryCombination(t *testing.T) {
 			ask, reply := "\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01"+string([]byte{byte(to.Port() >> 8), byte(to.Port())}), 12
 			if connect {
 				cfg.Listeners[0].Request = RequestConnect
-				ask, reply = "CONNECT "+to.String()+" HTTP/1.1\r\n\r\n", len("HTTP/1.1 200 OK\r\n\r\n")
+				ask, reply = "CONNECT "+to.String()+" HTTP/1.0\r\n\r\n", len("HTTP/1.0 200 OK\r\n\r\n")
 			}
 			var theirs tls.Certificate
 			if inTLS {

@@ -3,6 +3,7 @@ package l4
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/textproto"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +30,9 @@ const contextHeader = "Ambassador-Context"
 // readConnect reads the head of a CONNECT request (RFC 9110, section 9.3.6). The
 // caller bounds the connection, which stays its own: nothing is closed and no
 // deadline set. A client that is refused was told so, unless it does not speak HTTP.
+//
+// The target says where to go. A Host that says something else is ignored, as Envoy
+// does; HAProxy refuses it, but Java's clients leave out the port there.
 func readConnect(ctx context.Context, conn net.Conn, auth credentials, contextAllowed bool) (request, error) {
 	c := &asking{Conn: conn}
 	limited := &io.LimitedReader{R: c, N: maxConnectHead}
@@ -41,8 +44,11 @@ func readConnect(ctx context.Context, conn net.Conn, auth credentials, contextAl
 	if err := notHTTP(first[0]); err != nil {
 		return request{}, requestError(ReasonBadGreeting, err)
 	}
+	head, err := readHTTPHead(in)
 	answer := connectAnswer{minor: 1}
-	head, err := http.ReadRequest(in)
+	if head.major == 1 {
+		answer.minor = min(head.minor, 1)
+	}
 	if err != nil {
 		e := c.badHead(err, limited.N)
 		if c.err == nil {
@@ -50,12 +56,9 @@ func readConnect(ctx context.Context, conn net.Conn, auth credentials, contextAl
 		}
 		return request{}, e
 	}
-	if head.ProtoMajor == 1 {
-		answer.minor = min(head.ProtoMinor, 1)
-	}
-	r, e := parseConnect(head, contextAllowed)
+	r, e := parseConnect(&head, contextAllowed)
 	if e == nil && auth != nil {
-		r.user, e = proxyUser(ctx, head, auth)
+		r.user, e = proxyUser(ctx, &head, auth)
 	}
 	if e != nil {
 		answer.refuse(conn, e)
@@ -77,19 +80,16 @@ func notHTTP(first byte) error {
 	return nil
 }
 
-// badHead is why there is no head; left is how much of it might still have come. A
-// header is not quoted: there may be a password in it.
+// badHead is why there is no head; left is how much of it might still have come.
 func (a *asking) badHead(err error, left int64) *Error {
-	var header textproto.ProtocolError
+	var malformed *headError
 	switch {
-	case a.err != nil:
+	case a.err != nil && !errors.As(err, &malformed):
 		return a.lost("CONNECT")
-	case left <= 0:
-		return requestError(ReasonBadGreeting, fmt.Errorf("CONNECT request: a head of more than %d bytes", maxConnectHead))
-	case errors.As(err, &header):
-		return requestError(ReasonBadGreeting, errors.New("CONNECT request: a header is malformed"))
+	case left <= 0 && malformed == nil:
+		err = fmt.Errorf("a head of more than %d bytes", maxConnectHead)
 	}
-	return requestError(ReasonBadGreeting, fmt.Errorf("CONNECT request: %.200s", err.Error()))
+	return requestError(ReasonBadGreeting, fmt.Errorf("CONNECT request: %w", err))
 }
 
 // methodError is a request for something else than CONNECT.
@@ -100,27 +100,30 @@ func (e *methodError) Error() string {
 }
 
 // parseConnect is what a head asks for, before it is known who asks.
-func parseConnect(head *http.Request, contextAllowed bool) (request, *Error) {
+func parseConnect(head *httpHead, contextAllowed bool) (request, *Error) {
 	bad := func(err error) (request, *Error) { return request{}, requestError(ReasonBadGreeting, err) }
-	said := head.Header[contextHeader]
+	said := head.values(contextHeader)
 	switch {
-	case head.ProtoMajor != 1:
-		return bad(fmt.Errorf("the client speaks %s, and the listener HTTP/1.1", head.Proto))
-	case head.Method != http.MethodConnect:
-		return bad(&methodError{head.Method})
-	case head.ContentLength != 0:
-		return bad(errors.New("CONNECT request: it has a body (Content-Length, Transfer-Encoding), which has no meaning there"))
+	case head.major != 1:
+		return bad(fmt.Errorf("the client speaks %s, and the listener HTTP/1.1", head.version))
+	case head.method != http.MethodConnect:
+		return bad(&methodError{head.method})
 	case len(said) > 0 && !contextAllowed:
 		return bad(errors.New("CONNECT request: it has " + contextHeader + ", and the listener no context: true"))
+	case len(head.values(authHeader)) > 1:
+		return bad(errors.New("CONNECT request: it has " + authHeader + " more than once"))
+	}
+	if err := cmp.Or(head.checkHost(), head.checkNoBody()); err != nil {
+		return bad(fmt.Errorf("CONNECT request: %w", err))
 	}
 	r := request{context: strings.Join(said, ",")}
-	host, port, err := net.SplitHostPort(head.RequestURI)
+	host, port, err := net.SplitHostPort(head.target)
 	if err != nil {
-		return bad(fmt.Errorf("CONNECT request: %.100q is not HOST:PORT", head.RequestURI))
+		return bad(fmt.Errorf("CONNECT request: %.100q is not HOST:PORT", head.target))
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return bad(fmt.Errorf("CONNECT request: %.100q has no number of 1 to 65535 for a port", head.RequestURI))
+		return bad(fmt.Errorf("CONNECT request: %.100q has no number of 1 to 65535 for a port", head.target))
 	}
 	if err := r.goTo(host, uint16(n)); err != nil {
 		return bad(fmt.Errorf("CONNECT request: %w", err))
@@ -128,9 +131,12 @@ func parseConnect(head *http.Request, contextAllowed bool) (request, *Error) {
 	return r, nil
 }
 
+// authHeader is where a client says who it is.
+const authHeader = "Proxy-Authorization"
+
 // proxyUser is who the client has proved to be.
-func proxyUser(ctx context.Context, head *http.Request, auth credentials) (string, *Error) {
-	user, password, ok := (&http.Request{Header: http.Header{"Authorization": head.Header["Proxy-Authorization"]}}).BasicAuth()
+func proxyUser(ctx context.Context, head *httpHead, auth credentials) (string, *Error) {
+	user, password, ok := (&http.Request{Header: http.Header{"Authorization": head.values(authHeader)}}).BasicAuth()
 	if !ok {
 		return "", requestError(ReasonAuthFailed, errors.New("the client gives no user name and password (Proxy-Authorization: Basic), and the listener has users_file"))
 	}
