@@ -54,6 +54,8 @@ func TestCONNECT(t *testing.T) {
 			return answer{addrs: []string{"127.0.0.1"}}
 		case "elsewhere.test":
 			return answer{addrs: []string{"198.41.0.4"}}
+		case "inner.test":
+			return answer{addrs: []string{"10.1.2.3"}}
 		}
 		return answer{unknown: true}
 	})
@@ -73,6 +75,7 @@ func TestCONNECT(t *testing.T) {
 		{"denied", "http://denied.test/", "403", `error=http_request_denied; details="denied: .*not on the list`, login},
 		{"no rule", "http://elsewhere.test/", "403", `error=http_request_denied; details="no_route: `, login},
 		{"special", "http://169.254.169.254:9/", "403", `error=destination_ip_prohibited; details="special_address: `, login},
+		{"special by name", "http://inner.test:9/", "403", `error=destination_ip_prohibited; details="special_address: [^"]*inner.test:9 leads to special addresses only`, login},
 		{"loop", proxy, "403", `error=proxy_loop_detected; details="loop: `, login},
 		{"no login", url, "407", `error=http_request_denied; details="auth_failed: `, nil},
 		{"wrong password", url, "407", `error=http_request_denied; details="auth_failed: `, []string{"--proxy-user", "batch:wrong"}},
@@ -88,7 +91,11 @@ func TestCONNECT(t *testing.T) {
 		if err == nil || !re.MatchString(stderr) {
 			t.Errorf("%s: curl says %v, want %s in\n%s", c.name, err, re, stderr)
 		}
+		if strings.Contains(stderr, "10.1.2.3") {
+			t.Errorf("%s: curl learns the address of a name that it may not reach:\n%s", c.name, stderr)
+		}
 	}
+	a.await(`"destination":"inner.test:9".*"reason":"special_address","cause":"inner.test:9: 10.1.2.3 is private`)
 	// Without --proxytunnel curl asks the proxy to fetch, which is not its business.
 	text, stderr, err := try(proxied(url, "-v", "-x", proxy, "--proxy-user", "batch:secret"))
 	if err != nil || !strings.Contains(stderr, "< HTTP/1.1 405 Method Not Allowed\r\n") || !strings.Contains(stderr, "< Allow: CONNECT\r\n") || !strings.Contains(text, "--proxytunnel") {

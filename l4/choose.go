@@ -164,7 +164,7 @@ func (s *session) decline(ctx context.Context, r *request, failure *Error) {
 	ctx, cancel := withTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()
-	if err := r.answer.refuse(s.stream(), failure); err == nil {
+	if err := r.answer.refuse(s.stream(), s.forClient(failure)); err == nil {
 		closeAfterReading(s.stream())
 	}
 }

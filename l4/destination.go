@@ -50,6 +50,7 @@ func (d *destination) String() string {
 type closedError struct {
 	reason Reason // ReasonSpecialAddress or ReasonLoop
 	text   string
+	public string // text without addresses, for the client; empty: text has none
 }
 
 func (e *closedError) Error() string { return e.text }
@@ -90,7 +91,11 @@ func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	if n := len(refused); n > most {
 		refused = append(refused[:most], fmt.Sprintf("and %d more", n-most))
 	}
-	return nil, &closedError{reason, fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", "))}
+	public := "leads to special addresses only (loopback, private and the like), and no rule opens those"
+	if reason == ReasonLoop {
+		public = "leads back to the ambassador"
+	}
+	return nil, &closedError{reason, fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", ")), fmt.Sprintf("%s %s", d, public)}
 }
 
 // mustLookUp says that nobody has looked the name up for this session yet.

@@ -171,7 +171,7 @@ func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol
 	ctx, cancel := withTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()
-	if err := protocol.Refuse(s.stream(), fmt.Errorf("%w (%s)", failure, failure.Reason)); err == nil {
+	if err := protocol.Refuse(s.stream(), fmt.Errorf("%w (%s)", s.forClient(failure), failure.Reason)); err == nil {
 		closeAfterReading(s.stream())
 	}
 }

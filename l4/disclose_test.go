@@ -1,0 +1,136 @@
+package l4
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ambassador/policy"
+)
+
+// ask sends a CONNECT request to a listener, and gives the whole answer.
+func (f *fixture) ask(listener int, to string) string {
+	f.t.Helper()
+	c := f.client(listener)
+	defer c.Close()
+	fmt.Fprintf(c, "CONNECT %s HTTP/1.0\r\n\r\n", to)
+	text, err := io.ReadAll(c)
+	if err != nil {
+		f.t.Errorf("%s: %v", to, err)
+	}
+	return string(text)
+}
+
+// A client that is refused does not learn what addresses a name has, nor where we
+// ask for it. The record has them.
+func TestRefusalsDiscloseNoAddress(t *testing.T) {
+	const hidden = "10.1.2.3"
+	z := &zone{hosts: map[string][]string{
+		"inner.out.test": {hidden}, "denied.test": {"10.2.0.1"}, "outer.test": {"10.3.0.1"}, "self.test": {"127.0.0.1"},
+	}}
+	dns := serveZone(t, z)
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent.Close() // nobody answers there
+	cfg := egress(
+		policy.Rule{Hosts: []string{"*.out.test"}, Upstream: "out"},
+		policy.Rule{Hosts: []string{"lost.test"}, Upstream: "lost"},
+		policy.Rule{Deny: "not there", IPs: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}},
+		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+	cfg.Listeners[0].Request, cfg.Listeners[0].DNSServers = RequestConnect, []string{dns}
+	cfg.Upstreams[0].DNSServers = []string{dns}
+	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "lost", Dynamic: true, DNSServers: []string{silent.LocalAddr().String()},
+		Connect: ConnectConfig{Attempts: 1}})
+	f := serve(t, Options{}, cfg)
+	own := f.Listening()[0].Addr
+	for _, tt := range []struct {
+		to, cause, told string
+		reason          Reason
+	}{
+		{"inner.out.test:80", hidden + " is private", "inner.out.test:80 leads to special addresses only", ReasonSpecialAddress},
+		{"self.test:" + own[len("127.0.0.1:"):], "127.0.0.1 is ourselves", "leads back to the ambassador", ReasonLoop},
+		{"denied.test:80", "not there", "not there", ReasonDenied},
+		{"outer.test:80", "none of the rules", "none of the rules", ReasonNoRoute},
+		{"unknown.out.test:80", "lookup unknown.out.test on ", "lookup unknown.out.test: no such host", ReasonDNS},
+		{"lost.test:80", silent.LocalAddr().String(), "lookup lost.test: the name server failed", ReasonDNS},
+	} {
+		hears := f.ask(0, tt.to)
+		if !strings.Contains(hears, string(tt.reason)+": ") || strings.Count(hears, tt.told) != 2 || strings.Contains(hears, "10.") || strings.Contains(hears, "127.") {
+			t.Errorf("%s: hears %q, want %s twice, and no address", tt.to, hears, tt.told)
+		}
+		if r := f.record(); r.Reason != tt.reason || !strings.Contains(r.Cause, tt.cause) {
+			t.Errorf("%s: record %s, %s; want %s, %s", tt.to, r.Reason, r.Cause, tt.reason, tt.cause)
+		}
+	}
+}
+
+// Of a destination whose breaker was opened through another listener, which may
+// allow more, a client learns no address either.
+func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
+	z := &zone{hosts: map[string][]string{"inner.test": {"127.0.0.1"}}}
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	to := fmt.Sprintf("inner.test:%d", dead.Addr().(*net.TCPAddr).Port)
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
+	dns := []string{serveZone(t, z)}
+	other := ListenerConfig{Name: "other", Address: "127.0.0.1:0", Rules: policy.NewRules([]policy.Rule{{Hosts: []string{"inner.test"}, Upstream: "out"}})}
+	cfg.Listeners = append(cfg.Listeners, other)
+	for i := range cfg.Listeners {
+		cfg.Listeners[i].Request, cfg.Listeners[i].DNSServers = RequestConnect, dns
+	}
+	cfg.Upstreams[0].DNSServers = dns
+	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: time.Minute}
+	f := serve(t, Options{}, cfg)
+	if hears := f.ask(0, to); !strings.Contains(hears, "refused: ") {
+		t.Fatalf("the one that may go there hears %q", hears)
+	}
+	f.record()
+	hears := f.ask(1, to)
+	if !strings.Contains(hears, "breaker_open: ") || !strings.Contains(hears, "next attempt in ") || !strings.Contains(hears, "Retry-After: ") || strings.Contains(hears, "127.") {
+		t.Errorf("the other hears %q", hears)
+	}
+	if r := f.record(); r.Reason != ReasonBreakerOpen || !strings.Contains(r.Cause, "127.0.0.1:") {
+		t.Errorf("record %s, %s", r.Reason, r.Cause)
+	}
+}
+
+// What is left as it is: it is the client's own business, or the configuration's.
+func TestFailuresThatClientsRead(t *testing.T) {
+	open := &refusal{reason: ReasonBreakerOpen, text: "10.0.0.7:443 failed", retryIn: 1500 * time.Millisecond}
+	for _, tt := range []struct {
+		name    string
+		dynamic bool
+		err     error
+		want    string
+	}{
+		{"a destination that may be reached", true, sys("connect", syscall.ECONNREFUSED), "dial out: connect: connect: connection refused"},
+		{"the words of a rule", true, errors.New("rule r: not on the list"), "dial out: rule r: not on the list"},
+		{"a breaker of a configured upstream", false, open, "dial out: 10.0.0.7:443 failed"},
+		{"a breaker of a destination", true, open, "dial out: the circuit breaker is open; next attempt in 1.5s"},
+		{"a limit of a destination", true, &refusal{reason: ReasonLimit, limit: "upstreams.out.limits.connections", text: "10.0.0.7:443"}, "dial out: upstreams.out.limits.connections is reached"},
+		{"no address of a destination", true, &refusal{reason: ReasonNoEndpoint, text: "10.0.0.7:443"}, "dial out: no address can be used"},
+		{"a look-up of a configured upstream", false, fmt.Errorf("a: %w", &net.DNSError{Err: "read udp 10.0.0.1:1->10.0.0.2:53", Name: "db", Server: "10.0.0.2:53", IsTimeout: true}), "dial out: lookup db: no answer in time"},
+		{"our own connection", false, errOwnDial, "dial out: " + errOwnDial.text},
+	} {
+		s := &session{upstream: &Upstream{}}
+		if tt.dynamic {
+			s.upstream.visited = &visited{}
+		}
+		e := &Error{Stage: StageDial, Reason: ReasonRefused, Upstream: "out", RetryIn: time.Second, Err: tt.err}
+		got := s.forClient(e)
+		if got.Error() != tt.want || got.Reason != e.Reason || got.RetryIn != e.RetryIn || e.Err != tt.err {
+			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)
+		}
+	}
+}
