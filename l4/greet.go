@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 
 	"ambassador/l4/relay"
@@ -129,7 +128,7 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 // terminate does the handshake of a TLS listener. Begun is what was read of the
 // client's hello.
 func (s *session) terminate(ctx context.Context, begun []byte) error {
-	conn := &handshakeConn{Conn: &earlyConn{s.downstream, begun}, ctx: ctx, turns: s.server.turns, hold: s.hold, heard: s.route.asked != nil}
+	conn := &handshakeConn{Conn: &earlyConn{s.downstream, begun}, ctx: ctx, turns: s.server.turns, from: s.source(), hold: s.hold, heard: s.route.asked != nil}
 	defer conn.yield()
 	transport := relay.NewTransport(conn)
 	var how Termination
@@ -364,21 +363,18 @@ func (c *earlyConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// newTurns has a place for each handshake that may compute at a time: as many as
-// there are processors. Thousands of handshakes would otherwise stand before every
-// relay that has something to move; so each waits for its turn, in the order in which
-// they came, and holds none while it waits for its client. (800 clients that send a
-// hello and do no work of their own: a ping through another listener takes 1.5 ms, and
-// 12 ms in the 99th percentile; without turns 17 to 104, and 300 to 490.)
-func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
-
 // handshakeConn is a client's connection during its handshake, which computes only
-// when it is its turn: see newTurns. What the client has sent is bounded, and counted
+// when it is its turn: at most as many do as there are processors. Thousands of
+// handshakes would otherwise stand before every relay that has something to move; so
+// each waits for its turn, and holds none while it waits for its client. (800 clients
+// that send a hello and do no work of their own: a ping through another listener takes
+// 1.5 ms, and 12 ms in the 99th percentile; without turns 17 to 104, and 300 to 490.) What the client has sent is bounded, and counted
 // as held. It is used by one goroutine, but for Close.
 type handshakeConn struct {
 	net.Conn
 	ctx   context.Context
-	turns chan struct{}
+	turns *turns
+	from  Source
 	hold  func(int64)    // counts bytes for the session
 	took  int            // bytes that the client has sent
 	room  int            // bytes of the buffer that crypto/tls reads into
@@ -470,19 +466,15 @@ func (c *handshakeConn) turn() error {
 	if c.held {
 		return nil
 	}
-	select {
-	case c.turns <- struct{}{}:
-		c.held = true
-		return nil
-	case <-c.ctx.Done():
-		return c.ctx.Err()
-	}
+	err := c.turns.take(c.ctx, c.from)
+	c.held = err == nil
+	return err
 }
 
 // yield lets the next have its turn.
 func (c *handshakeConn) yield() {
 	if c.held {
-		<-c.turns
+		c.turns.giveBack()
 		c.held = false
 	}
 }

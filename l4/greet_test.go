@@ -255,21 +255,21 @@ func TestHandshakesTakeTurns(t *testing.T) {
 	cfg.Listeners[0].Timeouts.Handshake = time.Second
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
-	for range 4 * cap(f.turns) {
+	for range 4 * f.turns.most {
 		f.client(0)
 	}
 	ping(t, tls.Client(f.client(0), client))
-	for range cap(f.turns) {
-		f.turns <- struct{}{}
+	for range f.turns.most {
+		f.turns.take(t.Context(), testSource(1))
 	}
 	if err := tls.Client(f.client(0), client).Handshake(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("while others have their turn: %v", err)
 	}
-	for range cap(f.turns) {
-		<-f.turns
+	for range f.turns.most {
+		f.turns.giveBack()
 	}
 	ping(t, tls.Client(f.client(0), client))
-	if n := len(f.turns); n != 0 {
+	if n := f.turns.inUse(); n != 0 {
 		t.Errorf("%d turns are not given back", n)
 	}
 }

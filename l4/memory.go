@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,9 @@ const DefaultMemory = 64 << 20
 // when it was measured, and for relayed ones what a slow side has not taken. Beyond
 // the bound the largest sessions end. Of those that hold no more than is usual, the
 // oldest end: an honest client is connected within a second. Of relayed ones that is
-// the one that has moved no byte for the longest time. Each of the two kinds has half
-// of the bound for itself, so that neither ends the other's.
+// the one that has moved no byte for the longest time. Both are of the source that
+// holds most, so that a crowd ends its own. Each of the two kinds has half of the bound
+// for itself, so that neither ends the other's.
 type memory struct {
 	relay.Budget
 	relieving atomic.Bool // a goroutine ends sessions
@@ -91,6 +93,7 @@ func (s *Server) relieve() {
 // holder is a session with what it holds, and for how long.
 type holder struct {
 	*session
+	from  Source
 	bytes int64
 	age   time.Duration
 }
@@ -115,7 +118,7 @@ func (s *Server) waitingHolders() (all []holder, sum, over int64) {
 			going += n
 			continue
 		}
-		all, sum = append(all, holder{sess, n, now.Sub(sess.rec.Start)}), sum+n
+		all, sum = append(all, holder{sess, sess.sourceByName(), n, now.Sub(sess.rec.Start)}), sum+n
 	}
 	return all, sum, m.Used() - going - m.Limit()
 }
@@ -128,7 +131,7 @@ func (s *Server) relayedHolders() (all []holder, sum int64) {
 		if flow := sess.relayed(); flow != nil {
 			if n := flow.Held(); n > 0 {
 				quiet, _ := flow.Quiet()
-				all, sum = append(all, holder{sess, n, quiet}), sum+n
+				all, sum = append(all, holder{sess, sess.sourceByName(), n, quiet}), sum+n
 			}
 		}
 	}
@@ -157,18 +160,46 @@ func (s *Server) endLargest() (any bool) {
 	return any
 }
 
-// largest are the first of those that hold most, or of those that hold what is usual
-// for the longest time, which hold so many bytes together. It changes the order of all.
-func largest(all []holder, bytes int64) []holder {
+// largest are sessions that hold so many bytes together: again and again of the source
+// that holds most, the one that holds most, or, of those that hold what is usual, for
+// the longest time. It changes the order of all.
+func largest(all []holder, bytes int64) (victims []holder) {
 	slices.SortFunc(all, func(a, b holder) int {
 		return cmp.Or(cmp.Compare(max(b.bytes, usualHold), max(a.bytes, usualHold)), cmp.Compare(b.age, a.age))
 	})
-	n := 0
-	for n < len(all) && bytes > 0 {
-		bytes -= all[n].bytes
-		n++
+	type share struct {
+		bytes int64
+		all   []holder
 	}
-	return all[:n]
+	shares := map[Source]*share{}
+	for _, h := range all {
+		s := shares[h.from]
+		if s == nil {
+			s = &share{}
+			shares[h.from] = s
+		}
+		s.bytes, s.all = s.bytes+h.bytes, append(s.all, h)
+	}
+	for bytes > 0 && len(victims) < len(all) {
+		var most *share
+		for _, s := range shares {
+			if len(s.all) > 0 && (most == nil || s.bytes > most.bytes) {
+				most = s
+			}
+		}
+		h := most.all[0]
+		most.bytes, most.all = most.bytes-h.bytes, most.all[1:]
+		bytes, victims = bytes-h.bytes, append(victims, h)
+	}
+	return victims
+}
+
+// sourceByName is the source of the client that the record names.
+func (s *session) sourceByName() Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, _ := netip.ParseAddrPort(s.rec.Client)
+	return SourceOf(at.Addr())
 }
 
 // giveUpForMemory ends the session.

@@ -16,12 +16,16 @@ func TestLargest(t *testing.T) {
 	hold := func(name string, bytes int64, age time.Duration) holder {
 		s := &session{}
 		sessions[name] = s
-		return holder{s, bytes, age}
+		from := testSource(1)
+		if strings.HasPrefix(name, "other") {
+			from = testSource(2)
+		}
+		return holder{s, from, bytes, age}
 	}
 	const k = 1 << 10
 	all := func() []holder {
 		return []holder{hold("young", 20*k, time.Second), hold("honest", 60*k, 2*time.Second), hold("old", 16*k, time.Hour),
-			hold("large", 300*k, time.Second), hold("larger", 301*k, time.Millisecond)}
+			hold("large", 300*k, time.Second), hold("larger", 301*k, time.Millisecond), hold("other", 99*k, time.Hour)}
 	}
 	for _, tt := range []struct {
 		bytes int64
@@ -31,9 +35,10 @@ func TestLargest(t *testing.T) {
 		{1, "larger"},
 		{301 * k, "larger"},
 		{301*k + 1, "larger large"},
-		{602 * k, "larger large old"},
-		{630 * k, "larger large old honest"}, // of what is usual, age decides
-		{9999 * k, "larger large old honest young"},
+		{701 * k, "larger large other old"},
+		{720 * k, "larger large other old honest"}, // of what is usual, age decides
+		{650 * k, "larger large other"},            // of the source that holds most
+		{9999 * k, "larger large other old honest young"},
 	} {
 		var got []string
 		for _, h := range largest(all(), tt.bytes) {

@@ -1,0 +1,98 @@
+package l4
+
+import (
+	"context"
+	"slices"
+	"sync"
+)
+
+// turns let only so many do something at a time. Sources take turns, and within a
+// source the first that asks goes first: a crowd of one source delays only itself. It
+// is safe for concurrent use.
+type turns struct {
+	most int // static after construction
+
+	mu      sync.Mutex
+	running int                        // guarded by mu
+	waiting map[Source][]chan struct{} // guarded by mu; those that wait, by source; closed for a turn
+	order   []Source                   // guarded by mu; the sources that wait, the next one first
+}
+
+func newTurns(most int) *turns { return &turns{most: most, waiting: map[Source][]chan struct{}{}} }
+
+// take waits for a turn, which the caller gives back; or for the end of ctx, whose
+// error it returns.
+func (t *turns) take(ctx context.Context, from Source) error {
+	mine := t.ask(from)
+	if mine == nil {
+		return nil
+	}
+	select {
+	case <-mine:
+		return nil
+	case <-ctx.Done():
+		t.withdraw(from, mine)
+		return ctx.Err()
+	}
+}
+
+// ask takes a turn at once, or waits in line for the channel to be closed.
+func (t *turns) ask(from Source) chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running < t.most {
+		t.running++
+		return nil
+	}
+	mine := make(chan struct{})
+	if len(t.waiting[from]) == 0 {
+		t.order = append(t.order, from)
+	}
+	t.waiting[from] = append(t.waiting[from], mine)
+	return mine
+}
+
+// giveBack ends a turn, and lets the next one have it.
+func (t *turns) giveBack() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.order) == 0 {
+		t.running--
+		return
+	}
+	from := t.order[0]
+	t.order = slices.Delete(t.order, 0, 1)
+	line := t.waiting[from]
+	close(line[0])
+	if t.waiting[from] = line[1:]; len(line) > 1 {
+		t.order = append(t.order, from)
+	} else {
+		delete(t.waiting, from)
+	}
+}
+
+// withdraw leaves the line, or gives a turn back that came at the same moment.
+func (t *turns) withdraw(from Source, mine chan struct{}) {
+	t.mu.Lock()
+	line := t.waiting[from]
+	i := slices.Index(line, mine)
+	if i >= 0 {
+		if line = slices.Delete(line, i, i+1); len(line) > 0 {
+			t.waiting[from] = line
+		} else {
+			delete(t.waiting, from)
+			t.order = slices.DeleteFunc(t.order, func(s Source) bool { return s == from })
+		}
+	}
+	t.mu.Unlock()
+	if i < 0 {
+		t.giveBack()
+	}
+}
+
+// inUse is how many have their turn.
+func (t *turns) inUse() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.running
+}
