@@ -16,13 +16,16 @@ type Config struct {
 	Listeners []ListenerConfig
 	Upstreams []UpstreamConfig
 	// MaxSessions bounds the sessions of the whole process. If zero, it is 45 %
-	// of the descriptor limit: a session needs two descriptors, and the rest is
-	// for listeners, the admin API, files and name look-ups.
+	// of the descriptor limit, or less where the rest would not do for everything
+	// else: a session needs two descriptors.
 	MaxSessions int
 	// MaxMemory bounds the bytes that are held for sessions which are not relayed
 	// yet, and for sides of relayed ones that do not take what was sent to them. If
 	// zero, DefaultMemory.
 	MaxMemory int64
+	// ReservedDescriptors is how many descriptors the rest of the process may have
+	// open at a time: HTTP servers, files, issuers.
+	ReservedDescriptors int
 }
 
 // ListenerConfig is one place where downstreams connect.

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"ambassador/l4/relay"
@@ -128,6 +127,7 @@ func (s *Server) Apply(cfg Config) error {
 	if err != nil {
 		return err
 	}
+	s.warnOfDescriptors(&cfg)
 	old := s.publish(cfg, listeners, upstreams)
 	for _, u := range fresh {
 		ctx, cancel := context.WithCancel(s.ctx)
@@ -219,11 +219,8 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	defer s.mu.Unlock()
 	old = generation{s.listeners, s.upstreams}
 	s.cfg, s.listeners, s.upstreams = cfg, listeners, upstreams
-	s.limit = cfg.MaxSessions
-	if s.limit == 0 {
-		s.limit = defaultMaxSessions()
-	}
 	s.memory.SetLimit(orDefault(cfg.MaxMemory, DefaultMemory))
+	s.limit = cfg.maxSessions(DescriptorLimit())
 	redirected := func(c ListenerConfig) bool { return c.Request == RequestOriginal }
 	s.opts.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {
@@ -259,16 +256,6 @@ func (s *Server) countAt(sess *session, t *traffic) {
 	sess.traffic.active--
 	sess.traffic = t
 	t.active++
-}
-
-// defaultMaxSessions is 45 % of the descriptors the process may have, which Go
-// has raised to the hard limit at its start.
-func defaultMaxSessions() int {
-	var r syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur > 1<<30 {
-		return 1 << 28
-	}
-	return int(r.Cur * 45 / 100)
 }
 
 // begin makes a session of an accepted connection and runs it. It does not wait.

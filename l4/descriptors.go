@@ -1,0 +1,66 @@
+package l4
+
+import (
+	"math"
+	"runtime"
+	"syscall"
+)
+
+// DescriptorLimit is how many descriptors the process may have open. Go has raised
+// the soft limit to the hard one at the start. math.MaxInt32 stands for no limit.
+func DescriptorLimit() int {
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	return int(r.Cur)
+}
+
+// What the server has open beside sessions.
+const (
+	ownDescriptors      = 24 // standard streams, Go's poller, the log, and files that are read in passing
+	loopDescriptors     = 2  // an epoll and an eventfd for each processor
+	listenerDescriptors = 2  // one inherited from systemd keeps the original
+	literalDescriptors  = 1  // the probe of an address
+	nameDescriptors     = 6  // probes of its addresses, and a lookup that asks for A and AAAA
+)
+
+// reserved is how many descriptors sessions leave to everything else, so that they
+// find theirs whatever the rest of the process does. It does not count the second
+// dial of a session that races two address families, nor the lookups of sessions
+// through dynamic upstreams: both are short.
+func (c *Config) reserved() int {
+	n := ownDescriptors + loopDescriptors*runtime.GOMAXPROCS(0) + listenerDescriptors*len(c.Listeners) + c.ReservedDescriptors
+	for _, u := range c.Upstreams {
+		for _, e := range u.Endpoints {
+			if _, _, literal := parseLiteral(e.Address); literal {
+				n += literalDescriptors
+			} else {
+				n += nameDescriptors
+			}
+		}
+	}
+	return n
+}
+
+// affordable is how many sessions have both their descriptors within the limit.
+func (c *Config) affordable(limit int) int { return max((limit-c.reserved())/2, 1) }
+
+// maxSessions is MaxSessions, or its default: 45 % of the descriptor limit, and no
+// more than is affordable.
+func (c *Config) maxSessions(limit int) int {
+	if c.MaxSessions != 0 {
+		return c.MaxSessions
+	}
+	return min(int(int64(limit)*45/100), c.affordable(limit))
+}
+
+// warnOfDescriptors says that a limit is more than the process can keep.
+func (s *Server) warnOfDescriptors(cfg *Config) {
+	limit := DescriptorLimit()
+	if most := cfg.affordable(limit); cfg.MaxSessions > most {
+		s.log.Warn("limits.connections is more than the descriptors allow: sessions may end with local_exhausted",
+			"limits.connections", cfg.MaxSessions, "descriptors", limit, "affordable", most,
+			"hint", "raise the descriptor limit (ulimit -n, LimitNOFILE=), or lower limits.connections")
+	}
+}
