@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -26,11 +25,12 @@ type UnixSocket struct {
 	closed bool         // guarded by mu
 }
 
-// ListenUnix binds a socket at path. It makes it under a name beside path, gives
-// it mode and owner, and only then renames it to path: nobody can connect before
-// it is guarded, and a socket that is replaced is replaced at once. It takes the
-// place only of a socket on which nobody answers. The error names the path and
-// the mend. It waits for at most a second, and as long as ctx.
+// ListenUnix binds a socket at path. It makes it in a private folder beside path,
+// gives it mode and owner there, and only then renames it to path: nobody can
+// connect before it is guarded, nobody can put another file into its place, and a
+// socket that is replaced is replaced at once. It takes the place only of a socket
+// on which nobody answers. The error names the path and the fix. It waits for at
+// most a second, and as long as ctx.
 func ListenUnix(ctx context.Context, path string, cfg SocketConfig) (*UnixSocket, error) {
 	s, err := listenUnix(ctx, path, cfg)
 	if err != nil {
@@ -43,42 +43,54 @@ func listenUnix(ctx context.Context, path string, cfg SocketConfig) (*UnixSocket
 	if err := claimSocket(ctx, path); err != nil {
 		return nil, err
 	}
-	draft := filepath.Join(filepath.Dir(path), "."+strconv.Itoa(os.Getpid())+"~"+filepath.Base(path))
-	if len(draft) >= len(syscall.RawSockaddrUnix{}.Path) {
-		return nil, errors.New("the path is too long for a socket, and the system allows about 100 bytes; choose a shorter folder")
-	}
-	os.Remove(draft) // of a process of this id that died here
-	lc := net.ListenConfig{Control: bornGuarded}
-	ln, err := lc.Listen(ctx, "unix", draft)
+	folder, err := newPrivateFolder(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &UnixSocket{UnixListener: ln.(*net.UnixListener), path: path, guard: cfg}
-	s.SetUnlinkOnClose(false)
-	if err := s.place(draft, cfg); err != nil {
+	defer folder.remove()
+	s, err := folder.bind(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.place(folder, cfg); err != nil {
 		s.UnixListener.Close()
-		os.Remove(draft)
 		return nil, err
 	}
 	return s, nil
 }
 
-// bornGuarded lets the file begin with mode 0600 whatever the umask is: Linux
-// makes it with the mode of the socket. Other systems refuse, and there the umask
-// guards the draft.
-func bornGuarded(_, _ string, c syscall.RawConn) error {
-	return c.Control(func(fd uintptr) { syscall.Fchmod(int(fd), 0o600) })
+// bind makes a socket in the folder, for place.
+func (f *privateFolder) bind(ctx context.Context, path string) (*UnixSocket, error) {
+	draft := filepath.Join(f.path(), f.file)
+	if max(len(draft), len(path)) >= len(syscall.RawSockaddrUnix{}.Path) {
+		return nil, errors.New("the path is too long for a socket, and the system allows about 100 bytes; choose a shorter folder")
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "unix", draft)
+	if err != nil {
+		return nil, err
+	}
+	s := &UnixSocket{UnixListener: ln.(*net.UnixListener), path: path}
+	s.SetUnlinkOnClose(false)
+	return s, nil
 }
 
-// place guards the draft and gives it its name.
-func (s *UnixSocket) place(draft string, cfg SocketConfig) (err error) {
-	if s.file, err = os.Lstat(draft); err != nil {
+// place guards the socket in the folder and gives it its name.
+func (s *UnixSocket) place(f *privateFolder, cfg SocketConfig) (err error) {
+	if s.file, err = f.own.Lstat(f.file); err != nil {
+		return fmt.Errorf("the socket was made elsewhere, because another process replaced its folder: %w", err)
+	}
+	if err := f.guard(s.file, SocketConfig{}, cfg); err != nil {
 		return err
 	}
-	if err := guardFile(draft, s.file, SocketConfig{}, cfg); err != nil {
+	s.guard = cfg
+	if err := f.parent.Rename(f.inside(), f.file); err != nil {
 		return err
 	}
-	return os.Rename(draft, s.path)
+	if !s.ours() {
+		return errors.New("another process replaced the socket; choose a folder where only this user can write")
+	}
+	return nil
 }
 
 // claimSocket makes sure that path can be taken: nothing is there, or a socket
@@ -147,30 +159,32 @@ func (s *UnixSocket) reguard(cfg SocketConfig) (undo func(), err error) {
 	if cfg.equal(old) {
 		return func() {}, nil
 	}
-	if !s.ours() {
-		return nil, fmt.Errorf("unix:%s: the socket's file is gone, or another's; its mode and owner cannot be changed: restart", s.path)
-	}
-	if err := guardFile(s.path, s.file, old, cfg); err != nil {
-		guardFile(s.path, s.file, cfg, old) //nolint:errcheck // the first error says what is wrong
+	if err := s.change(old, cfg); err != nil {
 		return nil, fmt.Errorf("unix:%s: %w", s.path, err)
 	}
 	s.guard = cfg
 	return func() { s.reguard(old) }, nil //nolint:errcheck // what was allowed before is allowed
 }
 
-// guardFile changes the mode and owner of a socket's file. In between it lets in
-// nobody who is not let in by both.
-func guardFile(path string, made fs.FileInfo, from, to SocketConfig) error {
-	if err := os.Chmod(path, from.mode()&to.mode()); err != nil {
+// change guards the file through a second name in a private folder: between a look
+// at the file and a change by its path another process could replace it.
+func (s *UnixSocket) change(from, to SocketConfig) error {
+	f, err := newPrivateFolder(s.path)
+	if err != nil {
 		return err
 	}
-	uid, gid := to.owner(made)
-	if fromUID, fromGID := from.owner(made); uid != fromUID || gid != fromGID {
-		if err := os.Lchown(path, uid, gid); err != nil {
-			return err
-		}
+	defer f.remove()
+	if err := f.parent.Link(f.file, f.inside()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return os.Chmod(path, to.mode())
+	if now, err := f.own.Lstat(f.file); err != nil || !os.SameFile(s.file, now) {
+		return errors.New("the socket's file is gone, or another's; its mode and owner cannot be changed: restart")
+	}
+	if err := f.guard(s.file, from, to); err != nil {
+		f.guard(s.file, to, from) //nolint:errcheck // the first error says what is wrong
+		return err
+	}
+	return nil
 }
 
 func (c SocketConfig) mode() fs.FileMode { return orDefault(c.Mode, 0o600) }

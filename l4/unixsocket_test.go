@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,21 +98,170 @@ func TestReloadDoesNotGuardTheFileOfAnother(t *testing.T) {
 	}
 }
 
-// The file is guarded from its first moment, whatever the umask allows.
-func TestUnixSocketIsBornGuarded(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux lets a socket choose its file's mode")
+// A socket that is being made has the mode and owner that are asked for, whatever
+// the umask is, and nobody but us can reach it before.
+func TestUnixSocketIsMadeInPrivate(t *testing.T) {
+	for _, umask := range []int{0, 0o022, 0o077} {
+		path := filepath.Join(t.TempDir(), "s")
+		old := syscall.Umask(umask)
+		folder, err := newPrivateFolder(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := folder.bind(t.Context(), path)
+		syscall.Umask(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.UnixListener.Close()
+		if got := statSocket(t, folder.path()); got.mode != 0o700 {
+			t.Errorf("umask %o: it is made in a folder of mode %o", umask, got.mode)
+		}
+		cfg, want := SocketConfig{Mode: 0o666}, socketFile{0o666, os.Getuid(), os.Getgid(), 0}
+		if os.Getuid() == 0 {
+			want.uid, want.gid = 12345, 54321
+			cfg.UID, cfg.GID = &want.uid, &want.gid
+		}
+		if err := s.place(folder, cfg); err != nil {
+			t.Fatal(err)
+		}
+		folder.remove()
+		got := statSocket(t, path)
+		if want.inode = got.inode; got != want {
+			t.Errorf("umask %o: socket %+v, want %+v", umask, got, want)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+			t.Errorf("umask %o: beside the socket there is %v", umask, left)
+		}
 	}
-	dir := t.TempDir()
-	defer syscall.Umask(syscall.Umask(0))
-	lc := net.ListenConfig{Control: bornGuarded}
-	ln, err := lc.Listen(t.Context(), "unix", filepath.Join(dir, "draft"))
+}
+
+// planted replaces the folder in which a socket is made by another user's, with a
+// link to victim in the socket's place.
+func (f *privateFolder) planted(t *testing.T, victim string) {
+	t.Helper()
+	err := os.Rename(f.path(), f.path()+".taken")
+	if err == nil {
+		err = os.Mkdir(f.path(), 0o777)
+	}
+	if err == nil {
+		err = os.Symlink(victim, filepath.Join(f.path(), f.file))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	if got := statSocket(t, filepath.Join(dir, "draft")); got.mode != 0o600 {
-		t.Errorf("it is made with mode %o", got.mode)
+}
+
+// A user who may write where the socket is made plants a link to a file that is
+// not his: its mode and owner stay as they are.
+func TestMakingAUnixSocketFollowsNoLink(t *testing.T) {
+	victim := filepath.Join(t.TempDir(), "shadow")
+	if err := os.WriteFile(victim, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := statSocket(t, victim)
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 {
+		uid, gid = 12345, 54321
+	}
+	cfg := SocketConfig{Mode: 0o666, UID: &uid, GID: &gid}
+	for _, when := range []string{"before the bind", "before the mode"} {
+		path := filepath.Join(t.TempDir(), "s")
+		folder, err := newPrivateFolder(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if when == "before the bind" {
+			folder.planted(t, victim)
+		}
+		s, err := folder.bind(t.Context(), path)
+		if err == nil {
+			if when == "before the mode" {
+				folder.planted(t, victim)
+			}
+			err = s.place(folder, cfg)
+			s.UnixListener.Close()
+		}
+		folder.remove()
+		if err == nil {
+			t.Errorf("a link %s: the socket is taken for ours", when)
+		}
+		if got := statSocket(t, victim); got != before {
+			t.Errorf("a link %s: the file behind it was %+v, and is %+v", when, before, got)
+		}
+	}
+}
+
+// The same where a reload changes the mode of a socket that is in use.
+func TestReloadFollowsNoLinkInTheSocketsPlace(t *testing.T) {
+	dir := t.TempDir()
+	victim, path := filepath.Join(dir, "shadow"), filepath.Join(dir, "s")
+	if err := os.WriteFile(victim, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := statSocket(t, victim)
+	for _, plant := range []func(victim, path string) error{os.Symlink, os.Link} {
+		s, err := ListenUnix(t.Context(), path, SocketConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(path)
+		if err := plant(victim, path); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.change(SocketConfig{}, SocketConfig{Mode: 0o666}); err == nil {
+			t.Error("another's file was taken for the socket")
+		}
+		if got := statSocket(t, victim); got != before {
+			t.Errorf("the file that was planted was %+v, and is %+v", before, got)
+		}
+		s.Close()
+		os.Remove(path)
+	}
+}
+
+// A folder that is not the one that was made is refused, and what is in it stays.
+func TestAReplacedFolderIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	path, other := filepath.Join(dir, "s"), filepath.Join(dir, "other")
+	for what, replace := range map[string]func() error{
+		"not empty":       func() error { return os.WriteFile(filepath.Join(other, "s"), nil, 0o600) },
+		"open to others":  func() error { return os.Chmod(other, 0o770) },
+		"another owner's": func() error { return os.Chown(other, 12345, -1) },
+	} {
+		if what == "another owner's" && os.Getuid() != 0 {
+			continue
+		}
+		os.RemoveAll(other)
+		if err := os.Mkdir(other, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		f, err := newPrivateFolder(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = replace()
+		if err == nil {
+			os.Remove(f.path())
+			err = os.Symlink("other", f.path()) // with which own is opened
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.own.Close()
+		if f.own, err = f.parent.OpenRoot(f.name); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.check(); err == nil {
+			t.Errorf("a folder that is %s is taken for ours", what)
+		}
+		f.close()
+		if _, err := os.Lstat(filepath.Join(other, "s")); what == "not empty" && err != nil {
+			t.Errorf("what is in the other folder: %v", err)
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 1 {
+			t.Errorf("%s: %v is left", what, left)
+		}
 	}
 }
 
