@@ -150,7 +150,7 @@ func (p *process) end() error {
 }
 
 // disgrace is what a crash or a race looks like in a log.
-var disgrace = regexp.MustCompile(`(?m)^panic: .*|^fatal error: .*|WARNING: DATA RACE|panic in a session|"reason":"internal"`)
+var disgrace = regexp.MustCompile(`(?m)^panic: .*|^fatal error: .*|WARNING: DATA RACE|"msg":"panic"|msg=panic |"reason":"internal"`)
 
 // listening waits for the line "listening NAME ADDR", which is on stdout, or on
 // stderr where stdout belongs to a command.

@@ -80,8 +80,11 @@ type dialed struct {
 func (r *race) begin(ctx context.Context, c candidate) {
 	r.running++
 	go func() { // dialTo or discard takes the result
-		conn, err := r.upstream.dialOne(ctx, c)
-		r.results <- dialed{c, conn, err}
+		d := dialed{candidate: c}
+		if err := r.upstream.panics().catch(PartUpstream, func() { d.conn, d.err = r.upstream.dialOne(ctx, c) }); err != nil {
+			d.err = err
+		}
+		r.results <- d
 	}()
 }
 

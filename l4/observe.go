@@ -157,6 +157,8 @@ type Observer struct {
 	Preconnect func(upstream string, result PreconnectResult)
 	// AcceptPaused: accepting pauses because descriptors or memory ran out.
 	AcceptPaused func(listener string)
+	// Panicked: a part, one of Parts, has survived a panic.
+	Panicked func(part string)
 }
 
 // Traffic is what one listener and upstream have moved, live sessions included.

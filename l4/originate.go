@@ -266,6 +266,18 @@ func (c *upstreamConn) closePolitely() {
 	c.raw.Close()
 }
 
+// closeOnPanic is deferred while nobody else would close the connection: a panic
+// leaves neither a descriptor nor a breaker's ticket behind.
+func (c *upstreamConn) closeOnPanic() {
+	if v := recover(); v != nil {
+		if c != nil {
+			c.settle("", nil)
+			c.closeRaw()
+		}
+		panic(v) // the stack is that of the first one still
+	}
+}
+
 func (c *upstreamConn) closeRaw() {
 	defer c.release()
 	if c.raw != nil {

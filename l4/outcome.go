@@ -162,6 +162,7 @@ func stopReason(cause error) Reason {
 // by text.
 func classify(stage Stage, err error) Reason {
 	var (
+		panicked *panicError
 		notReady *notReadyError
 		dns      *net.DNSError
 		refused  *starttls.RefusedError
@@ -170,6 +171,8 @@ func classify(stage Stage, err error) Reason {
 		closed   *closedError
 	)
 	switch {
+	case errors.As(err, &panicked):
+		return ReasonInternal
 	case errors.As(err, &notReady):
 		return ReasonNoIdentity
 	case errors.As(err, &unmarked):
@@ -216,7 +219,10 @@ func dialReason(err error) Reason {
 
 // earlyReason names the end of an established upstream before its first byte.
 func earlyReason(err error) Reason {
+	var panicked *panicError
 	switch {
+	case errors.As(err, &panicked):
+		return ReasonInternal
 	case isAlert(err):
 		return ReasonUpstreamTLSRejected
 	case isTimeout(err):

@@ -133,7 +133,11 @@ func (s *spares) missing(now time.Time) (n int) {
 // add makes one spare.
 func (s *spares) add(ctx context.Context) {
 	u := s.upstream
-	conn, err := u.attempt(ctx, &plan{upstream: u}, 1, untold)
+	var conn *upstreamConn
+	var err *Error
+	if panicked := u.panics().catch(PartPreconnect, func() { conn, err = u.attempt(ctx, &plan{upstream: u}, 1, untold) }); panicked != nil {
+		err = &Error{Reason: ReasonInternal, Err: panicked}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.wake()
@@ -157,6 +161,18 @@ func (s *spares) add(ctx context.Context) {
 func (s *spares) watch(one *spare) {
 	defer s.wake()
 	defer close(one.gone)
+	if err := s.upstream.panics().catch(PartPreconnect, one.read); err != nil {
+		one.err = err
+	}
+	if starttls.IsMySQLGreeting(one.early) {
+		s.mu.Lock()
+		s.mysql = true
+		s.mu.Unlock()
+	}
+}
+
+// read reads until the spare ends, is taken, or has said too much.
+func (one *spare) read() {
 	buf := make([]byte, 2048)
 	for one.err == nil && len(one.early) < spareEarlyMax {
 		var n int
@@ -164,11 +180,6 @@ func (s *spares) watch(one *spare) {
 		if one.early = append(one.early, buf[:n]...); n > 0 {
 			one.conn.succeeded()
 		}
-	}
-	if starttls.IsMySQLGreeting(one.early) {
-		s.mu.Lock()
-		s.mysql = true
-		s.mu.Unlock()
 	}
 }
 
@@ -221,9 +232,15 @@ func (s *spares) count() int { return int(s.total.Load()) }
 // sweep drops what may not be used any more, and settles what has lived long
 // enough to count as a success.
 func (s *spares) sweep(now time.Time) {
-	best := s.upstream.bestPriority(now)
+	for _, one := range s.outdated(now, s.upstream.bestPriority(now)) {
+		one.drop()
+	}
+}
+
+// outdated takes out the spares that may not be used any more.
+func (s *spares) outdated(now time.Time, best int) (dropped []*spare) {
 	s.mu.Lock()
-	var dropped []*spare
+	defer s.mu.Unlock()
 	kept, young := s.ready[:0:0], false
 	for _, one := range s.ready {
 		if one.ended() || !s.current(one, now, best) {
@@ -243,10 +260,7 @@ func (s *spares) sweep(now time.Time) {
 	if s.ready = kept; young {
 		s.failedOnce(now) // as the next would
 	}
-	s.mu.Unlock()
-	for _, one := range dropped {
-		one.drop()
-	}
+	return dropped
 }
 
 // succeeded notes that a spare was of use.

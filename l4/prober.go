@@ -49,7 +49,9 @@ func (p *prober) run(ctx context.Context) {
 	defer p.address.asked.Store(false)
 	defer p.upstream.rhythm.enter()()
 	for ctx.Err() == nil {
-		p.step(ctx)
+		if p.upstream.panics().catch(PartProber, func() { p.step(ctx) }) != nil {
+			p.address.asked.Store(false) // until a probe begins well, sessions make the trials
+		}
 		pause(ctx, p.wait())
 	}
 }

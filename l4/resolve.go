@@ -107,11 +107,9 @@ func (u *Upstream) resolve(ctx context.Context, e *endpoint) error {
 func (u *Upstream) fly(ctx context.Context, e *endpoint, f *flight) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	start := time.Now()
-	found, err := u.find(ctx, e)
-	if err == nil {
-		u.timed(PhaseDNS, start)
-		u.learned(e, found)
+	var err error
+	if panicked := u.panics().catch(PartResolver, func() { err = u.renew(ctx, e) }); panicked != nil {
+		err = panicked
 	}
 	e.mu.Lock()
 	before := e.lookup
@@ -129,6 +127,17 @@ func (u *Upstream) fly(ctx context.Context, e *endpoint, f *flight) {
 	case before != "" && now == "":
 		u.log.Info("name resolves again", "upstream", u.cfg.Name, "endpoint", e.address)
 	}
+}
+
+// renew looks the endpoint up and takes over what it finds.
+func (u *Upstream) renew(ctx context.Context, e *endpoint) error {
+	start := time.Now()
+	found, err := u.find(ctx, e)
+	if err == nil {
+		u.timed(PhaseDNS, start)
+		u.learned(e, found)
+	}
+	return err
 }
 
 // place is where an address stands that a look-up found.
@@ -180,8 +189,18 @@ func (u *Upstream) findHost(ctx context.Context, host string, like place, port u
 // learned makes found the endpoint's addresses. Those that it had keep what is
 // known of them; those that are gone take no new sessions.
 func (u *Upstream) learned(e *endpoint, found []place) {
+	old, members := u.merge(e, found)
+	if before, now := namesOf(old), namesOf(members); before != now && before != "" {
+		u.log.Info("addresses changed", "upstream", u.cfg.Name, "endpoint", e.address, "from", before, "to", now)
+	}
+	u.gather()
+}
+
+// merge is the part of learned that holds the endpoint.
+func (u *Upstream) merge(e *endpoint, found []place) (old, members []member) {
 	e.mu.Lock()
-	old, members := e.members, make([]member, 0, len(found))
+	defer e.mu.Unlock()
+	old, members = e.members, make([]member, 0, len(found))
 	for _, p := range found {
 		same := func(m member) bool { return m.addr == p.addr }
 		if slices.ContainsFunc(members, same) {
@@ -196,11 +215,7 @@ func (u *Upstream) learned(e *endpoint, found []place) {
 		members = append(members, m)
 	}
 	e.members = members
-	e.mu.Unlock()
-	if before, now := namesOf(old), namesOf(members); before != now && before != "" {
-		u.log.Info("addresses changed", "upstream", u.cfg.Name, "endpoint", e.address, "from", before, "to", now)
-	}
-	u.gather()
+	return old, members
 }
 
 // namesOf is the addresses in an order of their own, as one text.
@@ -290,11 +305,12 @@ func (u *Upstream) refresh(ctx context.Context, e *endpoint) {
 // resolver looks names up, /etc/hosts and search domains included.
 type resolver struct {
 	servers []*net.Resolver // each asks one server; the system's resolver stands alone
+	panics  panics
 }
 
 // newResolver asks the given servers ("10.0.0.2:53"), or the system's.
-func newResolver(servers []string) *resolver {
-	r := &resolver{}
+func newResolver(servers []string, p panics) *resolver {
+	r := &resolver{panics: p}
 	for _, server := range servers {
 		d := net.Dialer{}
 		r.servers = append(r.servers, &net.Resolver{PreferGo: true,
@@ -314,7 +330,7 @@ const nextServerAfter = time.Second
 // lookup lists the addresses of a host, the system's preference first. The error
 // is, or wraps, a *net.DNSError.
 func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	return ask(ctx, r.servers, host, func(ctx context.Context, server *net.Resolver) ([]netip.Addr, error) {
+	return ask(ctx, r, host, func(ctx context.Context, server *net.Resolver) ([]netip.Addr, error) {
 		return server.LookupNetIP(ctx, "ip", host)
 	})
 }
@@ -322,12 +338,12 @@ func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error
 // LookUp asks for the addresses of a name, as sessions do: the servers
 // ("10.0.0.2:53"), or the system's if there are none; /etc/hosts either way.
 func LookUp(ctx context.Context, servers []string, host string) ([]netip.Addr, error) {
-	return newResolver(servers).lookup(ctx, host)
+	return newResolver(servers, panics{}).lookup(ctx, host)
 }
 
 // services lists the targets of an SRV name ("_postgresql._tcp.db.internal").
 func (r *resolver) services(ctx context.Context, name string) ([]*net.SRV, error) {
-	return ask(ctx, r.servers, name, func(ctx context.Context, server *net.Resolver) ([]*net.SRV, error) {
+	return ask(ctx, r, name, func(ctx context.Context, server *net.Resolver) ([]*net.SRV, error) {
 		_, targets, err := server.LookupSRV(ctx, "", "", name)
 		if len(targets) > 0 {
 			err = nil // some targets had names that are none
@@ -342,18 +358,22 @@ type answer[T any] struct {
 }
 
 // ask asks one server after the other: the next when one fails or is silent for
-// nextServerAfter. A name that does not exist is an answer.
-func ask[T any](ctx context.Context, servers []*net.Resolver, name string, one func(context.Context, *net.Resolver) ([]T, error)) ([]T, error) {
+// nextServerAfter. A name that does not exist is an answer. A panic is a server's
+// failure, but in goroutines of net's own resolver it ends the process.
+func ask[T any](ctx context.Context, r *resolver, name string, one func(context.Context, *net.Resolver) ([]T, error)) ([]T, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the look-ups that lost
-	answers := make(chan answer[T], len(servers))
+	servers, answers := r.servers, make(chan answer[T], len(r.servers))
 	asked, open := 0, 0
 	next := func() {
 		server := servers[asked]
 		asked, open = asked+1, open+1
 		go func() { // answers has room for all
-			found, err := one(ctx, server)
-			answers <- answer[T]{found, err}
+			var a answer[T]
+			if err := r.panics.catch(PartResolver, func() { a.found, a.err = one(ctx, server) }); err != nil {
+				a.err = err
+			}
+			answers <- a
 		}()
 	}
 	next()

@@ -225,7 +225,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	s.opts.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {
 		asked, _ := askedIn(c) // bind has looked at the error
-		r := &route{cfg: c, choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers)}
+		r := &route{cfg: c, choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers, s.panics())}
 		r.established = &route{limiter: r.limiter}
 		for _, name := range c.upstreams() {
 			u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == name })]

@@ -71,6 +71,7 @@ func (s *session) run(ctx context.Context) {
 	s.mu.Unlock()
 	defer s.recoverPanic()
 	if err := s.establish(ctx); err != nil {
+		s.server.panics().tellOf(PartSession, err)
 		s.close(s.ending(err))
 	}
 }
@@ -90,6 +91,7 @@ func (s *session) establish(ctx context.Context) error {
 		return err
 	}
 	conn, failure := s.reach(ctx)
+	defer conn.closeOnPanic()
 	if err := s.answer(ctx, conn, failure); err != nil {
 		return err
 	}
@@ -295,6 +297,9 @@ func (s *session) relay(conn *upstreamConn) error {
 func (s *session) ended(conn *upstreamConn, r relay.Result) {
 	defer s.recoverPanic()
 	reason, err := relayReason(r, conn.told.Load() && !r.Settled)
+	if r.End == relay.EndInternal {
+		s.server.panics().tellOf(PartRelay, r.Err, "id", s.id())
+	}
 	end := conn.error(StageRelay, reason, err)
 	if reason == ReasonUpstreamTLSRejected {
 		end.Stage = StageTLS // in TLS 1.3 the refusal only arrives here
@@ -419,8 +424,8 @@ func (s *session) stop(cause error) {
 // recoverPanic keeps a broken session from taking the others with it.
 func (s *session) recoverPanic() {
 	if v := recover(); v != nil {
-		s.server.log.Error("panic in a session", "id", s.id(), "panic", v, "stack", string(debug.Stack()))
-		s.close(&Error{Stage: s.snapshot().Stage, Reason: ReasonInternal, Err: fmt.Errorf("panic: %v", v)})
+		err := s.server.panics().tell(PartSession, v, debug.Stack(), "id", s.id())
+		s.close(&Error{Stage: s.snapshot().Stage, Reason: ReasonInternal, Err: err})
 	}
 }
 

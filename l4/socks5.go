@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/armon/go-socks5"
+
+	"ambassador/l4/relay"
 )
 
 // SOCKS5 is RFC 1928, its user names and passwords RFC 1929. The library reads the
@@ -79,7 +81,7 @@ func newSOCKSServer(r *socksReader, method socks5.Authenticator) *socks5.Server 
 func readSOCKS5(ctx context.Context, conn net.Conn, auth credentials, contextAllowed bool) (r request, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			r, err = request{}, requestError(ReasonInternal, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+			r, err = request{}, requestError(ReasonInternal, &relay.PanicError{Value: v, Stack: debug.Stack()})
 		}
 	}()
 	c := &socksClient{asking: asking{Conn: conn}, ctx: ctx, auth: auth, contextAllowed: contextAllowed}

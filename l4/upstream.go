@@ -54,7 +54,7 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", cfg.Name, err)
 	}
-	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers)}
+	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers, panics{o.Log, o.Observer.Panicked})}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)
@@ -115,14 +115,14 @@ func (u *Upstream) run(ctx context.Context) {
 	}
 	for _, e := range u.endpoints {
 		if !e.literal {
-			work.Go(func() { u.refresh(ctx, e) })
+			work.Go(func() { u.panics().keep(ctx, PartResolver, func() { u.refresh(ctx, e) }) })
 		}
 	}
 	if u.cfg.Required && u.cfg.Health.Interval == 0 {
-		work.Go(func() { u.reach(ctx) })
+		work.Go(func() { u.panics().keep(ctx, PartUpstream, func() { u.reach(ctx) }) })
 	}
 	if u.spares != nil {
-		work.Go(func() { u.spares.run(ctx) })
+		work.Go(func() { u.panics().keep(ctx, PartPreconnect, func() { u.spares.run(ctx) }) })
 	}
 	<-ctx.Done()
 }
@@ -226,6 +226,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	ctx, cancel := withTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer func() { cancel() }()
 	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
+	defer conn.closeOnPanic()
 	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
 		conn.settleUnless(parent.Err() == context.Canceled || plan.impatient(), e) // nobody waits any more
@@ -406,17 +407,24 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 	defer cancel()
 	plans := u.others(first)
 	results := make(chan error, len(plans)+1)
-	go func() { results <- first.hand(ctx, packet) }() // collected below
+	collect := func(deliver func() error) { // below
+		var err error
+		if panicked := u.panics().catch(PartUpstream, func() { err = deliver() }); panicked != nil {
+			err = panicked
+		}
+		results <- err
+	}
+	go collect(func() error { return first.hand(ctx, packet) })
 	for _, p := range plans {
-		go func() { // collected below
+		go collect(func() error {
 			conn, err := u.attempt(ctx, p, 1, untold)
 			if err != nil {
-				results <- err
-				return
+				return err
 			}
 			defer conn.closePolitely()
-			results <- conn.hand(ctx, packet)
-		}()
+			defer conn.closeOnPanic()
+			return conn.hand(ctx, packet)
+		})
 	}
 	n, failed := 0, error(nil)
 	for range cap(results) {
@@ -452,13 +460,7 @@ func (u *Upstream) reach(ctx context.Context) {
 			counted++
 		}
 		if err == nil {
-			if err = conn.protectAlone(ctx); err == nil {
-				_, err = conn.hear(hearTimeout)
-			}
-			if err == nil {
-				conn.succeeded()
-			}
-			conn.closePolitely()
+			err = conn.tryAlone(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			u.notReached(err)
@@ -468,6 +470,20 @@ func (u *Upstream) reach(ctx context.Context) {
 			u.log.Warn("upstream not reached yet", "upstream", u.cfg.Name, "cause", enoughGreetings)
 		}
 	}
+}
+
+// tryAlone is the rest of a trial that no session makes, to the end of the connection.
+func (c *upstreamConn) tryAlone(ctx context.Context) *Error {
+	defer c.closePolitely()
+	defer c.closeOnPanic()
+	err := c.protectAlone(ctx)
+	if err == nil {
+		_, err = c.hear(hearTimeout)
+	}
+	if err == nil {
+		c.succeeded()
+	}
+	return err
 }
 
 func (u *Upstream) timed(p Phase, start time.Time) {

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
 	"runtime/debug"
@@ -731,7 +730,7 @@ func (f *flow) releaseWith(done func()) {
 // contain turns a bug into the end of one session.
 func (f *flow) contain() {
 	if v := recover(); v != nil {
-		f.conclude(Result{End: EndInternal, Err: fmt.Errorf("panic: %v\n%s", v, debug.Stack())})
+		f.conclude(Result{End: EndInternal, Err: &PanicError{v, debug.Stack()}})
 	}
 }
 

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"runtime/debug"
@@ -183,7 +182,7 @@ func (s *pumped) pump(d direction) {
 	defer s.finish()
 	defer func() {
 		if v := recover(); v != nil {
-			s.end(Result{End: EndInternal, Err: fmt.Errorf("panic: %v\n%s", v, debug.Stack())})
+			s.end(Result{End: EndInternal, Err: &PanicError{v, debug.Stack()}})
 		}
 	}()
 	src, dst := &s.legs[d], &s.legs[1-d]
