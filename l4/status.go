@@ -114,23 +114,39 @@ func (s *Server) killSessionsOf(a *address) {
 
 // Traffic lists what each listener has moved for each upstream.
 func (s *Server) Traffic() []Traffic {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	live := map[*traffic][2]int64{}
-	for _, sess := range s.sessions {
-		up, down := sess.bytes()
-		t := live[sess.traffic]
-		live[sess.traffic] = [2]int64{t[0] + up, t[1] + down}
-	}
-	var out []Traffic
-	for key, t := range s.traffic {
-		out = append(out, Traffic{Listener: key.listener, Upstream: key.upstream, Active: t.active,
-			Up: t.up + live[t][0], Down: t.down + live[t][1]})
+	out, index, live := s.totals()
+	for _, l := range live { // without the server's lock: accepting would wait for it
+		up, down := l.session.bytes() // of one that has ended meanwhile, what it had moved then
+		t := &out[index[l.traffic]]
+		t.Up += up
+		t.Down += down
 	}
 	slices.SortFunc(out, func(a, b Traffic) int {
 		return strings.Compare(a.Listener+" "+a.Upstream, b.Listener+" "+b.Upstream)
 	})
 	return out
+}
+
+// counted is a live session and where it is counted.
+type counted struct {
+	session *session
+	traffic *traffic
+}
+
+// totals are what ended sessions have moved, the place of each in that, and the
+// sessions that are live at the same moment.
+func (s *Server) totals() (out []Traffic, index map[*traffic]int, live []counted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	index, live = map[*traffic]int{}, make([]counted, 0, len(s.sessions))
+	for key, t := range s.traffic {
+		index[t] = len(out)
+		out = append(out, Traffic{Listener: key.listener, Upstream: key.upstream, Active: t.active, Up: t.up, Down: t.down})
+	}
+	for _, sess := range s.sessions {
+		live = append(live, counted{sess, sess.traffic})
+	}
+	return out, index, live
 }
 
 // UpstreamStatus is what is known of an upstream.
@@ -264,14 +280,24 @@ func (s *Server) Ready() Readiness {
 	if r.Draining {
 		r.Waiting = append(r.Waiting, "draining")
 	}
-	for _, u := range s.Upstreams() {
-		if u.Required {
-			r.Waiting = append(r.Waiting, u.waiting()...)
-		}
+	for _, u := range s.required() {
+		r.Waiting = append(r.Waiting, u.status().waiting()...)
 	}
 	r.Waiting = append(r.Waiting, s.listenersWaiting()...)
 	r.Ready = len(r.Waiting) == 0
 	return r
+}
+
+// required are the upstreams that count for readiness.
+func (s *Server) required() (out []*Upstream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.upstreams {
+		if u.cfg.Required {
+			out = append(out, u)
+		}
+	}
+	return out
 }
 
 // listenersWaiting says in words which listeners have no identity for their clients.
