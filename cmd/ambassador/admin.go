@@ -74,14 +74,14 @@ type adminOptions struct {
 
 // newAdminHandler serves the whole admin API.
 func newAdminHandler(d adminDeps, o adminOptions) http.Handler {
-	a := &admin{adminDeps: d, guard: o}
+	a := &admin{adminDeps: d, guard: o, turns: newTurns(0)}
 	return a.handler(append(a.probes(), a.api()...))
 }
 
 // newMetricsOnlyHandler serves /livez, /readyz and /metrics: nothing that
 // changes anything, so that it may be on any address, under any name.
 func newMetricsOnlyHandler(d adminDeps) http.Handler {
-	a := &admin{adminDeps: d}
+	a := &admin{adminDeps: d, turns: newTurns(0)}
 	return a.handler(a.probes())
 }
 
@@ -93,16 +93,24 @@ const (
 	// reading as well as writing, because net/http cancels the context of a
 	// request that is still being served when ReadTimeout has passed.
 	adminTimeout = 60 * time.Second
+	// metricsTimeout is the same where nothing can be reloaded.
+	metricsTimeout = turnTimeout + sendTimeout + 5*time.Second
+	// webIdleTimeout keeps the connection of a scraper that comes once a minute.
+	webIdleTimeout = 75 * time.Second
+	// maxWebBody bounds the body of a request: no path has a use for one.
+	maxWebBody = 4 << 10
 )
 
-// newHTTPServer is a server with a bound on every wait.
-func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+// newHTTPServer is a server with a bound on every wait and on the size of requests.
+// Its connections are gate's.
+func newHTTPServer(h http.Handler, gate *connGate, timeout time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
+		Handler:           http.MaxBytesHandler(h, maxWebBody),
+		ConnState:         gate.state,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       adminTimeout,
-		WriteTimeout:      adminTimeout,
-		IdleTimeout:       2 * time.Minute,
+		ReadTimeout:       timeout,
+		WriteTimeout:      timeout,
+		IdleTimeout:       webIdleTimeout,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -111,6 +119,7 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 type admin struct {
 	adminDeps
 	guard adminOptions
+	turns *turns
 }
 
 // adminRoute is one path of the API, with the only method it has.
@@ -165,6 +174,9 @@ func (a *admin) handler(routes []adminRoute) http.Handler {
 				err.Paths = paths
 				return err
 			}
+			if r.costs(req) {
+				return a.turns.serve(w, req, func(w http.ResponseWriter) error { return r.serve(w, req) })
+			}
 			return r.serve(w, req)
 		}))
 	}
@@ -217,6 +229,18 @@ func (r *adminRoute) check(req *http.Request) *apiError {
 		}
 	}
 	return nil
+}
+
+// costs says whether the answer takes long enough to wait for a turn. What probes
+// ask does not: nothing may hold those up.
+func (r *adminRoute) costs(req *http.Request) bool {
+	return r.method == http.MethodGet && !isProbe(req)
+}
+
+// isProbe says whether the request is that of a supervisor or a balancer, which asks
+// often and knows nothing.
+func isProbe(r *http.Request) bool {
+	return (r.URL.Path == "/livez" || r.URL.Path == "/readyz") && r.URL.RawQuery == ""
 }
 
 func (r *adminRoute) knownQuery() string {

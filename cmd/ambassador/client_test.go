@@ -24,11 +24,17 @@ import (
 // serveOn serves h on ln until the test ends.
 func serveOn(t *testing.T, ln net.Listener, addr string, h http.Handler) string {
 	t.Helper()
-	s := newHTTPServer(h, slog.New(slog.DiscardHandler))
-	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(ln) }() // the cleanup waits for it
-	t.Cleanup(func() { s.Close(); <-done })
+	serveGated(t, ln, newTestGate(32), h)
 	return addr
+}
+
+// serveGated serves as endpoints do, until the test ends.
+func serveGated(t *testing.T, ln net.Listener, gate *connGate, h http.Handler) {
+	t.Helper()
+	s := newHTTPServer(h, gate, adminTimeout, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(gate.listen(ln)) }() // the cleanup waits for it
+	t.Cleanup(func() { s.Close(); <-done })
 }
 
 // runningAdmin is an ambassador with a default admin socket, and an app of its user.

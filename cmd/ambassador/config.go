@@ -149,7 +149,7 @@ func (f *File) fields() []field {
 			durationField("delay", "How long connections are still accepted, while /readyz already says 503. Default 0s.", &f.Drain.Delay, 0),
 			durationField("timeout", "How long sessions then have: idle ones are ended in its course, busy ones may finish, the rest is reset. Default 25s.", &f.Drain.Timeout, 0)}),
 		sectionField("limits", "Limits of the whole process.", []field{
-			intField("connections", "The most sessions at a time. Default 0: 45 % of the descriptor limit.", &f.Limits.Connections, 0, 1<<30),
+			intField("connections", "The most sessions at a time. Default 0: 45 % of the descriptor limit, or less where listeners, probes, files, admin and metrics need more of it.", &f.Limits.Connections, 0, 1<<30),
 			sizeField("memory", "The most bytes held for sessions that are not connected to an upstream yet, and for slow readers; beyond it the largest or oldest of them end. Default 64MiB.", &f.Limits.Memory, 1<<20, 1<<40)}),
 		sectionField("dns", "How names are looked up.", []field{
 			listField("servers", "Servers that are asked, HOST or HOST:PORT, IP addresses. Default: the system's. /etc/hosts and search domains count either way.", &f.DNS.Servers, checkDNSServer)}),

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,11 +18,13 @@ import (
 // endpoints are the HTTP sockets of a process: the admin API, and the metrics
 // where they have one of their own. Its methods are called one at a time.
 type endpoints struct {
-	app     *app
-	log     *slog.Logger
-	deps    adminDeps
-	running []*endpoint
-	serving sync.WaitGroup // the servers, and those on their way out
+	app         *app
+	log         *slog.Logger
+	deps        adminDeps
+	connections int // at a time, of each
+	panics      func(part string, value any, stack []byte)
+	running     []*endpoint
+	serving     sync.WaitGroup // the servers, and those on their way out
 }
 
 // endpoint is one socket. A reload that keeps the address keeps the socket and
@@ -32,13 +35,28 @@ type endpoint struct {
 	at       string // as configured
 	addr     string // as bound
 	listener net.Listener
+	gate     *connGate
+	pace     *turns
 	server   *http.Server
+	panics   func(part string, value any, stack []byte)
 
 	handler atomic.Pointer[http.Handler]
 }
 
-// ServeHTTP answers by the configuration in use.
+// ServeHTTP answers by the configuration in use, not too many requests a second. A
+// panic ends the request alone.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler {
+			e.panics(partAdmin, v, debug.Stack())
+			panic(http.ErrAbortHandler) // net/http closes the connection, and says no more
+		} else if v != nil {
+			panic(v)
+		}
+	}()
+	if e.pace.pass(r.Context()) != nil {
+		panic(http.ErrAbortHandler) // the client has gone, or its connection made room for another
+	}
 	(*e.handler.Load()).ServeHTTP(w, r)
 }
 
@@ -95,7 +113,7 @@ func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, f *File)
 		if err != nil {
 			return err
 		}
-		e = m.bound(set, "admin", at.Address, addr, ln)
+		e = m.bound(set, "admin", at.Address, addr, ln, adminTimeout)
 	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
 	}
@@ -119,7 +137,7 @@ func (m *endpoints) prepareMetrics(ctx context.Context, set *endpointSet, f *Fil
 		if err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
-		e = m.bound(set, "metrics", at, ln.Addr().String(), ln)
+		e = m.bound(set, "metrics", at, ln.Addr().String(), ln, metricsTimeout)
 	}
 	set.add(e, newMetricsOnlyHandler(m.deps))
 	return nil
@@ -134,9 +152,10 @@ func (m *endpoints) find(name, at string) *endpoint {
 	return m.running[i]
 }
 
-func (m *endpoints) bound(set *endpointSet, name, at, addr string, ln net.Listener) *endpoint {
-	e := &endpoint{name: name, at: at, addr: addr, listener: ln}
-	e.server = newHTTPServer(e, m.log)
+func (m *endpoints) bound(set *endpointSet, name, at, addr string, ln net.Listener, timeout time.Duration) *endpoint {
+	e := &endpoint{name: name, at: at, addr: addr, listener: ln, panics: m.panics, pace: newTurns(requestGap),
+		gate: &connGate{what: name, max: m.connections, log: m.log}}
+	e.server = newHTTPServer(e, e.gate, timeout, m.log)
 	set.fresh = append(set.fresh, e)
 	return e
 }
@@ -159,7 +178,7 @@ func (m *endpoints) commit(set *endpointSet) {
 }
 
 func (m *endpoints) serve(e *endpoint) {
-	if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err := e.server.Serve(e.gate.listen(e.listener)); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		m.log.Error("not served any more", "what", e.name, "listen", e.addr, "cause", err.Error())
 	}
 }

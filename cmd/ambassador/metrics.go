@@ -30,6 +30,7 @@ type metrics struct {
 	pauses    *prometheus.CounterVec
 	spares    *prometheus.CounterVec
 	rules     *prometheus.CounterVec
+	panics    *prometheus.CounterVec
 
 	serving atomic.Pointer[servingNames] // nil before the first applied
 }
@@ -56,13 +57,17 @@ func newMetrics(version string) *metrics {
 		reloads:   newCounter("ambassador_reloads_total", "Reloads of the configuration.", "result"),
 		spares:    newCounter("ambassador_preconnect_total", "Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.", "upstream", "result"),
 		rules:     newCounter("ambassador_rules_total", "Sessions that a rule of the listener has decided: allow, deny, or would_deny, which is allowed and reported; none, without a rule, is that none matched.", "listener", "rule", "verdict"),
+		panics:    newCounter("ambassador_panics_total", "Panics that the process has survived, by the part that they were in. Each is a bug; the log has its stack.", "part"),
 		pauses:    newCounter("ambassador_accept_pauses_total", "Pauses in accepting because descriptors or memory ran out.", "listener"),
 	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambassador_build_info", Help: "The version that runs; always 1."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	m.reloads.WithLabelValues("ok")
 	m.reloads.WithLabelValues("error")
-	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares, m.rules,
+	for _, part := range append(l4.Parts(), partIssuer, partAdmin, partReload) {
+		m.panics.WithLabelValues(part)
+	}
+	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares, m.rules, m.panics,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -109,6 +114,7 @@ func (m *metrics) observer() l4.Observer {
 			m.rules.WithLabelValues(listener, rule, string(verdict)).Inc()
 		},
 		AcceptPaused: func(listener string) { m.pauses.WithLabelValues(listener).Inc() },
+		Panicked:     m.panicked,
 	}
 }
 
@@ -203,12 +209,13 @@ func (m *metrics) reloaded(ok bool) {
 	m.reloads.WithLabelValues(result).Inc()
 }
 
-// maxScrapes bounds the scrapes at the same time; more are told 503.
-const maxScrapes = 4
+// panicked counts a panic of one of l4.Parts or of the parts of this package.
+func (m *metrics) panicked(part string) { m.panics.WithLabelValues(part).Inc() }
 
-// handler serves the metrics in the format that the scraper asks for.
+// handler serves the metrics in the format that the scraper asks for. The caller
+// bounds how many scrapes there are at a time.
 func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 // stateCollector reads what others count anyway.

@@ -27,6 +27,7 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 	o := m.observer()
 	o.Opened("postgres")
 	o.AcceptPaused("postgres")
+	o.Panicked(l4.PartProber)
 	o.Preconnect("orders_db", l4.PreconnectHit)
 	o.Attempt("orders_db", l4.ReasonRefused)
 	o.Ruled("smtp", "#2", policy.Deny)
@@ -157,6 +158,9 @@ ambassador_identity_renewals_total counter
   Certificates loaded or renewed; error is one that could not be used.
   identity: orders
   result: error ok
+ambassador_panics_total counter
+  Panics that the process has survived, by the part that they were in. Each is a bug; the log has its stack.
+  part: admin issuer preconnect prober relay reload resolver session upstream
 ambassador_preconnect_total counter
   Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.
   result: hit miss stale
@@ -202,6 +206,8 @@ func TestMetricsValues(t *testing.T) {
 		`ambassador_sessions_opened_total{listener="smtp"} 0`,
 		`ambassador_accept_pauses_total{listener="postgres"} 1`,
 		`ambassador_accept_pauses_total{listener="smtp"} 0`,
+		`ambassador_panics_total{part="prober"} 1`,
+		`ambassador_panics_total{part="issuer"} 0`,
 		`ambassador_attempts_total{reason="ok",upstream="orders_db"} 0`,
 		`ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`,
 		`ambassador_bytes_total{direction="up",listener="postgres",upstream="orders_db"} 12`,

@@ -23,7 +23,7 @@ func (p *process) reloadLoop() {
 	for {
 		select {
 		case <-p.reloads:
-			p.reload() // it has logged its error
+			p.reload() //nolint:errcheck // it has logged its error
 		case <-p.ctx.Done():
 			return
 		}
@@ -43,7 +43,7 @@ func (p *process) reload() error {
 		return nil
 	}
 	p.manager.reloading()
-	err := p.reloadFile()
+	err := p.survive(partReload, p.reloadFile)
 	p.manager.ready(p.server.Ready())
 	p.metrics.reloaded(err == nil)
 	if err != nil {

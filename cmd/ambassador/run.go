@@ -254,7 +254,7 @@ func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
 	p.users = &usersFiles{ctx: p.ctx, log: p.log.Logger}
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
 	p.metrics.attach(p.server, p.ids.statuses)
-	p.web = &endpoints{app: a, log: p.log.Logger, deps: p.adminDeps()}
+	p.web = &endpoints{app: a, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
 	return p
 }
 
@@ -326,6 +326,7 @@ func (p *process) apply(f *File) error {
 	if err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
+	cfg.ReservedDescriptors = f.reservedDescriptors(p.web.connections)
 	web, err := p.web.prepare(p.ctx, f)
 	if err != nil {
 		return err

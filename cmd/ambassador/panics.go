@@ -1,0 +1,31 @@
+package main
+
+import (
+	"fmt"
+	"runtime/debug"
+)
+
+// The parts of this package and of the issuers that go on after a panic, beside
+// those of l4: labels of ambassador_panics_total.
+const (
+	partIssuer = "issuer"
+	partAdmin  = "admin"
+	partReload = "reload"
+)
+
+// panicked logs and counts a panic that was caught.
+func (p *process) panicked(part string, value any, stack []byte) {
+	p.log.Error("panic", "part", part, "panic", fmt.Sprint(value), "stack", string(stack))
+	p.metrics.panicked(part)
+}
+
+// survive is body, whose panic becomes an error.
+func (p *process) survive(part string, body func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.panicked(part, v, debug.Stack())
+			err = fmt.Errorf("panic: %v; this is a bug: please report it with the stack in the log", v)
+		}
+	}()
+	return body()
+}
