@@ -1,12 +1,15 @@
 package integration
 
 import (
+	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -69,7 +72,8 @@ func scrapeWithoutReading(addr string, stop <-chan struct{}) {
 // getFrom asks for a page from a local address, over a connection of its own.
 func getFrom(from, url string) error {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-	c := http.Client{Timeout: patience, Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
+	c := http.Client{Timeout: patience, Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // what is asked is whether it answers
 	resp, err := c.Get(url)
 	if err != nil {
 		return err
@@ -143,4 +147,49 @@ listeners:
 		}
 	}
 	a.await("too many connections")
+}
+
+// TestFloodOfTheCA proves that clients which say nothing keep nobody from the CA.
+func TestFloodOfTheCA(t *testing.T) {
+	t.Parallel()
+	a := startWithDescriptors(t, 64, "ca", "--listen", "127.0.0.1:0")
+	addr := a.addr("ca")
+	for i := range 200 {
+		c, err := dialTCP(addr)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer c.Close()
+	}
+	if err := getFrom("127.0.0.1", "https://"+addr+"/roots.pem"); err != nil {
+		t.Error(err)
+	}
+	if n := openDescriptors(t, a); n > 40 {
+		t.Errorf("%d descriptors are open", n)
+	}
+}
+
+// TestFloodOfTheDemo proves the same of the demo's service.
+func TestFloodOfTheDemo(t *testing.T) {
+	t.Parallel()
+	a := startWithDescriptors(t, 128, "demo")
+	m, err := a.stdout.awaitAfter(0, regexp.MustCompile(`A service at (\S+) echoes`), patience, a.exited)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		c, err := dialTCP(m[1])
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer c.Close()
+	}
+	if n := openDescriptors(t, a); n > 100 {
+		t.Errorf("%d descriptors are open", n)
+	}
+	c := a.connect("forward")
+	fmt.Fprintln(c, "hi")
+	if got, err := bufio.NewReader(c).ReadString('\n'); got != "hello demo-client: hi\n" {
+		t.Errorf("the answer is %q, %v", got, err)
+	}
 }

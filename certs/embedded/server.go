@@ -36,6 +36,8 @@ type ServerOptions struct {
 	Password []byte
 	// PlainKeys stores the intermediate's key without encryption.
 	PlainKeys bool
+	// ConnState is told of the state of each connection (*tls.Conn). If nil, nobody is.
+	ConnState func(net.Conn, http.ConnState)
 }
 
 // ProvisionerName is that of the one provisioner of a Server, of type JWK.
@@ -44,6 +46,7 @@ const ProvisionerName = "ambassador"
 // Server is an authority that speaks step-ca's protocol. Its owner calls Close.
 type Server struct {
 	*CA
+	connState func(net.Conn, http.ConnState) // static after construction
 
 	mu   sync.Mutex
 	cert *tls.Certificate // guarded by mu; its own, in use
@@ -74,7 +77,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{CA: ca}, nil
+	return &Server{CA: ca, connState: o.ConnState}, nil
 }
 
 // provisionerKey is what the CA keeps of a provisioner.
@@ -101,14 +104,21 @@ func (c *CA) Fingerprint() string {
 const (
 	// requestTimeout bounds a request: signing takes milliseconds.
 	requestTimeout = 30 * time.Second
+	// headerTimeout bounds the beginning of a request, and the TLS handshake.
+	headerTimeout = 10 * time.Second
+	// idleTimeout bounds the pause between two requests: clients come once a day.
+	idleTimeout = 30 * time.Second
 	// closeTimeout bounds the wait for requests when Serve ends.
 	closeTimeout = 2 * time.Second
+	// maxStreams bounds the requests of one connection at a time.
+	maxStreams = 8
 	// maxRequest bounds a request: one for a certificate has a few KiB.
 	maxRequest = 1 << 20
 )
 
 // Serve answers clients until ctx ends, and closes ln. The error is nil then. The
-// log has what was issued, and why what was asked was refused.
+// log has what was issued, and why what was asked was refused. Every wait for a
+// client is bounded; ln bounds how many there are at a time.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, log *slog.Logger) error {
 	pool := s.Roots()
 	pool.AddCert(s.pki.intermediate)
@@ -116,7 +126,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, log *slog.Logger) e
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(logged(routes(), log), maxRequest),
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: 2 * time.Minute,
+		ConnState:         s.connState,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: 64 << 10, // a token with a chain in it
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		TLSConfig:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool},

@@ -15,6 +15,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/embedded"
+	"ambassador/l4"
 )
 
 // caFlags are the flags of `ca`.
@@ -61,8 +62,10 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 		return &exitError{Code: 2, Err: err}
 	}
 	defer files.close()
-	names := caNames(flags)
-	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password, PlainKeys: flags.passwordFile == ""})
+	names, log := caNames(flags), newLogging(a.stderr).Logger
+	gate := &connGate{what: "ca", max: caConnections(l4.DescriptorLimit()), log: log}
+	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password,
+		PlainKeys: flags.passwordFile == "", ConnState: gate.state})
 	if err != nil {
 		return err
 	}
@@ -82,7 +85,7 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, ln, newLogging(a.stderr).Logger) }() // received below
+	go func() { served <- server.Serve(ctx, gate.listen(ln), log) }() // received below
 	select {
 	case err := <-served:
 		return err

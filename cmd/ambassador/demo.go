@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -26,6 +27,8 @@ const (
 	// demoTimeout bounds the round trips of `demo --once`, and what a client of
 	// the service may take to begin.
 	demoTimeout = 10 * time.Second
+	// demoIdle is how long a client of the service may be silent.
+	demoIdle = 10 * time.Minute
 	// demoLife is how long the demo's certificates are valid.
 	demoLife = 24 * time.Hour
 )
@@ -110,8 +113,13 @@ func (d *demo) prepare() (err error) {
 	}
 	d.tls = &tls.Config{Certificates: []tls.Certificate{*server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: d.ca.Roots()}
 	var lc net.ListenConfig
-	d.service, err = lc.Listen(d.ctx, "tcp", "127.0.0.1:0")
-	return err
+	ln, err := lc.Listen(d.ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	gate := &connGate{what: "demo service", max: demoConnections(l4.DescriptorLimit()), log: slog.New(slog.DiscardHandler)}
+	d.service = gate.listen(ln)
+	return nil
 }
 
 func (d *demo) close() {
@@ -157,7 +165,7 @@ func (d *demo) echo(conn *tls.Conn) {
 		name = chain[0].Subject.CommonName
 	}
 	lines := bufio.NewScanner(conn) // a line of more than 64 KiB ends the connection
-	for lines.Scan() {
+	for conn.SetDeadline(time.Now().Add(demoIdle)) == nil && lines.Scan() {
 		if _, err := fmt.Fprintf(conn, "hello %s: %s\n", name, lines.Text()); err != nil {
 			return
 		}
@@ -180,7 +188,7 @@ func (d *demo) configuration(listen string) (*File, error) {
 func (d *demo) run(ctx context.Context, a *app, f *File) error {
 	signals, stop := endSignals()
 	defer stop()
-	p, err := a.start(ctx, f, serveOptions{signals: signals})
+	p, err := a.start(ctx, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
 	if err != nil {
 		return err
 	}

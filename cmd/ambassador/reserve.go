@@ -4,6 +4,13 @@ package main
 // time, each, where so many descriptors may be open. Scrapers and people need few.
 func webConnections(descriptors int) int { return min(max(descriptors/32, 4), 32) }
 
+// caConnections is the same for `ca`, which has all descriptors to itself.
+func caConnections(descriptors int) int { return min(max(descriptors/4, 4), 256) }
+
+// demoConnections is the same for the service of `demo`, whose clients are sessions
+// with two descriptors of their own.
+func demoConnections(descriptors int) int { return min(max(descriptors/16, 4), 1024) }
+
 const (
 	// webDescriptors are those of an HTTP server beside its connections: the
 	// listener, and a connection that another one is making room for.

@@ -154,6 +154,8 @@ type serveOptions struct {
 	command []string
 	// seen is told of every session that has ended. Nil: nobody is.
 	seen func(*l4.Record)
+	// descriptors is how many the rest of the process may need.
+	descriptors int
 	// signals replaces the process's signals, in tests.
 	signals chan os.Signal
 }
@@ -326,7 +328,7 @@ func (p *process) apply(f *File) error {
 	if err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
-	cfg.ReservedDescriptors = f.reservedDescriptors(p.web.connections)
+	cfg.ReservedDescriptors = f.reservedDescriptors(p.web.connections) + p.opts.descriptors
 	web, err := p.web.prepare(p.ctx, f)
 	if err != nil {
 		return err
