@@ -70,6 +70,10 @@ type adminOptions struct {
 	// Token is the content of admin.token_file. Empty: over TCP nothing may be
 	// changed.
 	Token string
+	// TokenForAll: over TCP reading needs the token, too. It is not asked of /livez
+	// and /readyz without parameters: probes have no token, and learn no more than
+	// whether traffic may come and what is waited for.
+	TokenForAll bool
 }
 
 // newAdminHandler serves the whole admin API.
@@ -264,7 +268,8 @@ func (o adminOptions) check(r *http.Request) *apiError {
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		return &apiError{Status: http.StatusForbidden, Text: err.Error(), Mend: "send the request from a program, not from a page of another origin"}
 	}
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if reads && (!o.TokenForAll || isProbe(r)) {
 		return nil
 	}
 	return o.checkToken(r.Header.Get("Authorization"))

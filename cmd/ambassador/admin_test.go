@@ -293,6 +293,29 @@ func TestTCPGuardToken(t *testing.T) {
 	}
 }
 
+// With token_for: all only probes need no token.
+func TestTCPGuardTokenForAll(t *testing.T) {
+	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Token: "secret", TokenForAll: true})
+	for target, open := range map[string]bool{
+		"/livez": true, "/readyz": true, "/readyz?verbose": false, "/readyz?upstream=mail": false, "/metrics": false, "/v1/status": false,
+		"/v1/sessions": false, "/v1/sessions/recent": false, "/v1/upstreams": false, "/v1/identities": false, "/v1/config": false, "/": false, "/none": false,
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			status, _ := askHandler(h, method, "http://127.0.0.1"+target)
+			if (status != 401) != open {
+				t.Errorf("%s %s without a token: %d", method, target, status)
+			}
+			status, _ = askHandler(h, method, "http://127.0.0.1"+target, func(r *http.Request) { r.Header.Set("Authorization", "Bearer secret") })
+			if status == 401 || status == 403 {
+				t.Errorf("%s %s with the token: %d", method, target, status)
+			}
+		}
+	}
+	if status, _ := askHandler(newAdminHandler(newFakeServer().deps(), adminOptions{TokenForAll: true}), "GET", "/v1/status"); status != 200 {
+		t.Errorf("on a unix socket: %d", status)
+	}
+}
+
 func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
 	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Token: "secret"})
 	for _, tt := range []struct {

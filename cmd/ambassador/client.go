@@ -28,7 +28,7 @@ type adminFlags struct {
 
 func (f *adminFlags) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&f.admin, "admin", "", "the admin API: unix:/path, /path, HOST:PORT or http://HOST:PORT (default: the only live default socket)")
-	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of admin.token_file, for changes over TCP")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of admin.token_file, for changes over TCP, and for everything with token_for: all")
 	flags.BoolVar(&f.json, "json", false, "print JSON")
 }
 

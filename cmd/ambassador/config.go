@@ -47,8 +47,15 @@ type AdminSection struct {
 	Off               bool
 	Hosts             []string
 	TokenFile         string
+	TokenFor          string
 	UnsafeAdminListen bool
 }
+
+// The values of admin.token_for.
+const (
+	tokenForChanges = "changes"
+	tokenForAll     = "all"
+)
 
 // MetricsSection is metrics.
 type MetricsSection struct{ Listen string }
@@ -191,6 +198,7 @@ func (a *AdminSection) fields() []field {
 		listen,
 		listField("hosts", "Names that requests over TCP may use for us, besides IP addresses and localhost.", &a.Hosts, nil),
 		textField("token_file", "File with the token that every change over TCP needs.", &a.TokenFile, nil),
+		enumField("token_for", "What needs the token over TCP: changes, or all, which leaves out only /livez and /readyz without parameters. Default changes.", &a.TokenFor, tokenForChanges, tokenForAll),
 		boolField("unsafe_admin_listen", "Allows TCP beyond loopback.", &a.UnsafeAdminListen),
 	}
 }
@@ -455,6 +463,9 @@ func (f *File) validate(d *decoder) {
 	checkSocketPath(d, f.Admin.Listen, "admin.listen", maxListenPath)
 	if f.Admin.Listen != "" && !strings.HasPrefix(f.Admin.Listen, "unix:") && !f.Admin.UnsafeAdminListen && !isLoopback(f.Admin.Listen) {
 		d.failAt("admin.listen", "%s can be reached by others; use 127.0.0.1 or a unix socket, or set unsafe_admin_listen: true", f.Admin.Listen)
+	}
+	if f.Admin.TokenFor == tokenForAll && f.Admin.TokenFile == "" {
+		d.failAt("admin.token_for", "there is no token that all could need; give token_file, or remove token_for")
 	}
 	for _, id := range f.Identities {
 		id.validate(d, "identities."+id.Name)

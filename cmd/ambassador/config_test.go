@@ -136,6 +136,7 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"unix endpoint and tls", strings.Replace(good, "h:1", "unix:/s", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
 		{"identity without files", good + "identities: {me: {}}", "identities.me: no source of certificates"},
 		{"identity without key", good + "identities: {me: {files: {cert: a}}}", "identities.me.files: no key"},
+		{"a token for all, and none", good + "admin: {token_for: all}", "admin.token_for: there is no token that all could need; give token_file"},
 		{"open admin", good + "admin: {listen: \"0.0.0.0:1\"}", "unsafe_admin_listen: true"},
 		{"dns", good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
 		{"variable", good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},

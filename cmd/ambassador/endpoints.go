@@ -117,7 +117,7 @@ func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, f *File)
 	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
 	}
-	set.add(e, newAdminHandler(m.deps, adminOptions{TCP: e.listener.Addr().Network() != "unix", Hosts: f.Admin.Hosts, Token: token}))
+	set.add(e, newAdminHandler(m.deps, adminOptions{TCP: e.listener.Addr().Network() != "unix", Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == tokenForAll}))
 	return nil
 }
 

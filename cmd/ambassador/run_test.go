@@ -379,3 +379,37 @@ func TestAwaitReady(t *testing.T) {
 		}
 	})
 }
+
+// token_for says what the token is needed for, and a reload changes it.
+func TestTokenForAll(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	writeFile(t, token, "0123456789abcdef\n")
+	config := func(tokenFor string) string {
+		return oneListener("127.0.0.1:1", `admin: {listen: "127.0.0.1:0", token_file: `+token+", token_for: "+tokenFor+"}")
+	}
+	s := serveFile(t, config("all"))
+	open := func(command string) error {
+		return runClient(t.Context(), appWith(), command, "--admin", s.addr("admin"))
+	}
+	with := func(command string) error {
+		return runClient(t.Context(), appWith(), command, "--admin", s.addr("admin"), "--token-file", token)
+	}
+	if err := open("status"); err == nil || !strings.Contains(err.Error(), "--token-file") {
+		t.Errorf("without the token: %v", err)
+	}
+	if err := open("wait"); err != nil {
+		t.Errorf("probes need the token: %v", err)
+	}
+	for _, command := range []string{"status", "wait", "reload"} {
+		if err := with(command); err != nil {
+			t.Errorf("%s with the token: %v", command, err)
+		}
+	}
+	writeFile(t, s.config, config("changes"))
+	if err := with("reload"); err != nil {
+		t.Fatal(err)
+	}
+	if err := open("status"); err != nil {
+		t.Errorf("after the reload: %v", err)
+	}
+}
