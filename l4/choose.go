@@ -38,7 +38,7 @@ func (s *session) routeTo(ctx context.Context) (want, *Error) {
 	case policy.NoRule:
 		return want{}, &Error{Stage: StageRoute, Reason: ReasonNoRoute, Err: fmt.Errorf("none of the rules of listener %s matches", r.cfg.Name)}
 	}
-	d.ips, d.may, d.ours = decision.Addrs, decision.May, s.server.isOurs
+	d.ips, d.may, d.ours, d.lookUp = decision.Addrs, decision.May, s.server.isOurs, s.lookUp
 	return s.choose(decision.Upstream, d)
 }
 
@@ -53,7 +53,7 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 	mayWait(ctx)
 	ctx, cancel := context.WithTimeout(ctx, s.lookUpTimeout())
 	defer cancel()
-	found, err := s.route.resolver.lookup(ctx, d.host)
+	found, err := s.lookUp(ctx, s.route.resolver, d.host)
 	if err != nil {
 		return policy.Decision{}, err
 	}
@@ -65,6 +65,17 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 		d.scope = s.route.cfg.Name + "/" + decision.Rule
 	}
 	return decision, nil
+}
+
+// lookUp asks a resolver for a name that a client wants to go to, when it is the turn
+// of the client's source: a client that asks for thousands of names that nobody answers
+// takes neither the descriptors nor the answers of others.
+func (s *session) lookUp(ctx context.Context, r *resolver, host string) ([]netip.Addr, error) {
+	if err := s.server.lookups.take(ctx, s.source()); err != nil {
+		return nil, &net.DNSError{Err: "no turn within the time: too many lookups wait for an answer", Name: host, IsTimeout: true, UnwrapErr: err}
+	}
+	defer s.server.lookups.giveBack()
+	return r.lookup(ctx, host)
 }
 
 // lookUpTimeout bounds a look-up before the upstream is known: as long as a session

@@ -403,3 +403,33 @@ func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
 	}
 	ping(t, c)
 }
+
+// Names that nobody answers take no more lookups than there are, and another client's
+// name has its turn.
+func TestSlowLookupsOfOneClientKeepNobodyOut(t *testing.T) {
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0") // a name server that says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	cfg := egress(policy.Rule{Hosts: []string{"*.test"}, Upstream: "out"})
+	cfg.Upstreams[0].DNSServers = []string{silent.LocalAddr().String()}
+	cfg.Listeners = append(cfg.Listeners, cfg.Listeners[0])
+	cfg.Listeners[1].Name = "other"
+	f := serve(t, Options{}, cfg)
+	f.lookups.most = 3
+	ask := func(name string) {
+		c := f.client(0)
+		c.Write(append(append([]byte{5, 1, 0, 5, 1, 0, 3, byte(len(name))}, name...), 0, 80))
+	}
+	for i := range 9 {
+		ask(fmt.Sprintf("n%d.test", i))
+	}
+	f.until("all to wait", func() bool {
+		f.lookups.mu.Lock()
+		defer f.lookups.mu.Unlock()
+		return f.lookups.running == 3 && len(f.lookups.waiting[SourceOf(netip.MustParseAddr("127.0.0.1"))]) == 6
+	})
+	f.stopAll(errKilled)
+	f.until("all turns to be given back", func() bool { return f.active() == 0 && f.lookups.inUse() == 0 })
+}

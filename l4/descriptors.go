@@ -3,6 +3,7 @@ package l4
 import (
 	"math"
 	"runtime"
+	"slices"
 	"syscall"
 )
 
@@ -23,14 +24,20 @@ const (
 	listenerDescriptors = 2  // one inherited from systemd keeps the original
 	literalDescriptors  = 1  // the probe of an address
 	nameDescriptors     = 6  // probes of its addresses, and a lookup that asks for A and AAAA
+	lookupDescriptors   = 4  // a lookup of a session, which may ask two servers for A and AAAA
 )
+
+// maxLookups is how many lookups of names that clients ask for may be under way.
+func maxLookups(limit int) int { return min(max(limit/64, 4), 256) }
 
 // reserved is how many descriptors sessions leave to everything else, so that they
 // find theirs whatever the rest of the process does. It does not count the second
-// dial of a session that races two address families, nor the lookups of sessions
-// through dynamic upstreams: both are short.
-func (c *Config) reserved() int {
+// dial of a session that races two address families, which is short.
+func (c *Config) reserved(limit int) int {
 	n := ownDescriptors + loopDescriptors*runtime.GOMAXPROCS(0) + listenerDescriptors*len(c.Listeners) + c.ReservedDescriptors
+	if slices.ContainsFunc(c.Upstreams, func(u UpstreamConfig) bool { return u.Dynamic }) {
+		n += lookupDescriptors * maxLookups(limit)
+	}
 	for _, u := range c.Upstreams {
 		for _, e := range u.Endpoints {
 			if _, _, literal := parseLiteral(e.Address); literal {
@@ -44,7 +51,7 @@ func (c *Config) reserved() int {
 }
 
 // affordable is how many sessions have both their descriptors within the limit.
-func (c *Config) affordable(limit int) int { return max((limit-c.reserved())/2, 1) }
+func (c *Config) affordable(limit int) int { return max((limit-c.reserved(limit))/2, 1) }
 
 // maxSessions is MaxSessions, or its default: 45 % of the descriptor limit, and no
 // more than is affordable.

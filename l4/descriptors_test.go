@@ -24,8 +24,8 @@ func TestDefaultOfMaxSessions(t *testing.T) {
 		want     int
 	}{
 		{"45 % where that leaves enough", one, 1 << 20, 100, 1 << 20 * 45 / 100},
-		{"few descriptors", one, 256, 64, (256 - one.reserved() - 64) / 2},
-		{"probes of many names", many, 1024, 64, (1024 - many.reserved() - 64) / 2},
+		{"few descriptors", one, 256, 64, (256 - one.reserved(256) - 64) / 2},
+		{"probes of many names", many, 1024, 64, (1024 - many.reserved(1024) - 64) / 2},
 		{"next to nothing", one, 32, 64, 1},
 		{"no limit", one, math.MaxInt32, 64, math.MaxInt32 * 45 / 100},
 		{"what is set", set, 1024, 64, 5000},
@@ -34,8 +34,8 @@ func TestDefaultOfMaxSessions(t *testing.T) {
 		if got := tt.cfg.maxSessions(tt.limit); got != tt.want {
 			t.Errorf("%s: %d sessions, want %d", tt.what, got, tt.want)
 		}
-		if got := tt.cfg.maxSessions(tt.limit); tt.cfg.MaxSessions == 0 && got > 1 && 2*got+tt.cfg.reserved() > tt.limit {
-			t.Errorf("%s: %d sessions and %d reserved descriptors are more than %d", tt.what, got, tt.cfg.reserved(), tt.limit)
+		if got := tt.cfg.maxSessions(tt.limit); tt.cfg.MaxSessions == 0 && got > 1 && 2*got+tt.cfg.reserved(tt.limit) > tt.limit {
+			t.Errorf("%s: %d sessions and %d reserved descriptors are more than %d", tt.what, got, tt.cfg.reserved(tt.limit), tt.limit)
 		}
 	}
 }

@@ -25,6 +25,8 @@ type destination struct {
 	may func(netip.Addr) (special string, ok bool)
 	// ours says whether we listen there.
 	ours func(netip.AddrPort) bool
+	// lookUp asks a resolver when it is the client's turn. Nil: at once.
+	lookUp func(context.Context, *resolver, string) ([]netip.Addr, error)
 }
 
 // name is the host or the address.
@@ -103,7 +105,7 @@ func (d *destination) mustLookUp() bool { return !d.addr.IsValid() && d.ips == n
 
 // addresses looks the name up, where the rules have not, and judges what is found.
 // Where nothing needs to be looked up it does not wait.
-func (d *destination) addresses(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error)) ([]netip.Addr, error) {
+func (d *destination) addresses(ctx context.Context, r *resolver) ([]netip.Addr, error) {
 	switch {
 	case d.addr.IsValid():
 		return d.judge([]netip.Addr{d.addr})
@@ -111,7 +113,11 @@ func (d *destination) addresses(ctx context.Context, lookup func(context.Context
 		return d.judge(d.ips)
 	}
 	mayWait(ctx)
-	found, err := lookup(ctx, d.host)
+	lookUp := d.lookUp
+	if lookUp == nil {
+		lookUp = func(ctx context.Context, r *resolver, host string) ([]netip.Addr, error) { return r.lookup(ctx, host) }
+	}
+	found, err := lookUp(ctx, r, d.host)
 	if err != nil {
 		return nil, err
 	}

@@ -300,7 +300,7 @@ func (t *target) find(ctx context.Context, u *Upstream) error {
 		return nil
 	}
 	start := time.Now()
-	ips, err := t.destination.addresses(ctx, u.resolver.lookup)
+	ips, err := t.destination.addresses(ctx, u.resolver)
 	if err != nil {
 		return err
 	}

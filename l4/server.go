@@ -49,6 +49,7 @@ type Server struct {
 	prefix  string // of session ids
 	runners runners
 	turns   *turns // see handshakeConn
+	lookups *turns // of names that clients ask for
 	memory  memory
 	recent  recent
 	seq     atomic.Uint64  // of the last session
@@ -94,7 +95,7 @@ func New(ctx context.Context, o Options) *Server {
 			return given(ctx, network, address)
 		}
 	}
-	s := &Server{opts: o, log: o.Log, engine: engine, turns: newTurns(runtime.GOMAXPROCS(0)), prefix: rand.Text()[:4] + "-",
+	s := &Server{opts: o, log: o.Log, engine: engine, turns: newTurns(runtime.GOMAXPROCS(0)), lookups: newTurns(maxLookups(DescriptorLimit())), prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
 	s.memory.waiting, s.memory.Over, engine.Budget = map[*session]bool{}, s.relieve, &s.memory.Budget
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
