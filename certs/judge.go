@@ -110,7 +110,7 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 	}
 	if _, ok := chained.MatchCertificate(leaf); !ok {
 		return &PeerError{fmt.Sprintf("the %s's certificate is for %s, but principals wants %s%s",
-			j.peer, listed(names(leaf)), j.principals, twoURIs(leaf)), ErrPrincipal}
+			j.peer, listed(names(leaf)), j.principals, noSPIFFEID(leaf)), ErrPrincipal}
 	}
 	return nil
 }
@@ -129,9 +129,16 @@ func (j *judge) proved(leaf *x509.Certificate) string {
 	return p.proof(leaf)
 }
 
-func twoURIs(leaf *x509.Certificate) string {
-	if len(leaf.URIs) > 1 {
+// noSPIFFEID says why a leaf with URIs proves no SPIFFE ID.
+func noSPIFFEID(leaf *x509.Certificate) string {
+	all := uris(leaf)
+	switch {
+	case len(all) > 1:
 		return "; one with several URIs proves no SPIFFE ID"
+	case len(all) == 1 && meansSPIFFE(all[0]):
+		if err := CheckSPIFFEID(all[0]); err != nil {
+			return "; its URI proves no SPIFFE ID: " + err.Error()
+		}
 	}
 	return ""
 }
@@ -140,8 +147,14 @@ func twoURIs(leaf *x509.Certificate) string {
 // are those of another trust domain than ours: then they vouch for the leaf's
 // SPIFFE ID alone.
 func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain string, roots *x509.CertPool, err error) {
+	if j.domains == nil || len(chained.ofSPIFFE()) == 0 {
+		return "", j.roots, nil
+	}
 	id := trustDomain(leaf)
-	if j.domains == nil || id == "" || len(chained.ofSPIFFE()) == 0 {
+	if all := uris(leaf); id == "" && len(all) == 1 && meansSPIFFE(all[0]) {
+		return "", nil, &PeerError{text: fmt.Sprintf("the %s's certificate is for %s, which is of no trust domain%s", j.peer, listed(names(leaf)), noSPIFFEID(leaf))}
+	}
+	if id == "" {
 		return "", j.roots, nil
 	}
 	roots, ok := j.domains[id]

@@ -34,6 +34,7 @@ func TestJudge(t *testing.T) {
 	wild, _ := ca.issue(t, "dns:*.internal")
 	spiffe, _ := ca.issue(t, "spiffe://corp/orders")
 	twoURIs, _ := ca.issue(t, "spiffe://corp/orders spiffe://corp/other")
+	fragment, _ := ca.issue(t, "spiffe://corp/orders#")
 	cnOnly, _ := ca.issue(t, "cn:db.internal")
 	clientOnly, _ := ca.issue(t, "dns:db.internal", usage(x509.ExtKeyUsageClientAuth))
 	foreign, _ := other.issue(t, "dns:db.internal")
@@ -63,6 +64,8 @@ func TestJudge(t *testing.T) {
 
 		{"SPIFFE ID", "x", principals(t, "spiffe://corp/*"), spiffe, 0, ""},
 		{"SPIFFE ID beside another", "x", principals(t, "spiffe://corp/*"), twoURIs, 0, "several URIs"},
+		{"SPIFFE ID with an empty fragment", "x", principals(t, "spiffe://corp/*"), fragment, 0, "its URI proves no SPIFFE ID: the path segment \"orders#\""},
+		{"any, with an empty fragment", "x", principals(t, "any"), fragment, 0, ""},
 		{"expired SPIFFE ID", "x", principals(t, "spiffe://corp/*"), spiffe, 2 * time.Hour, "expired at"},
 		{"second principal", "x", principals(t, "ip:10.0.0.9", "dns:db.internal"), db, 0, ""},
 		{"right host, wrong principal", "db.internal", principals(t, "dns:other"), db, 0, "but principals wants dns:other"},

@@ -90,11 +90,13 @@ func parsePattern(s string) (domain string, path []string, err error) {
 	switch {
 	case !ok || domain == "":
 		return "", nil, errors.New("not a SPIFFE ID; write spiffe://domain/path")
+	case len(s) > maxSPIFFEID:
+		return "", nil, fmt.Errorf("longer than a SPIFFE ID can be, which is %d bytes", maxSPIFFEID)
 	case strings.Contains(domain, "*"):
 		return "", nil, errors.New("the trust domain cannot have a wildcard; write one principal for each domain, spiffe://domain/**")
-	case !madeOf(domain, domainLetters):
-		return "", nil, errors.New("the trust domain may have only lower-case letters, digits, dots, dashes and underscores")
-	case len(path) == 0:
+	case !isTrustDomain(domain):
+		return "", nil, errors.New("the trust domain may have only lower-case letters, digits, dots, dashes and underscores, and at most 255 of them")
+	case len(path) == 0 || len(path) == 1 && path[0] == "":
 		return "", nil, errors.New("it has no path; write spiffe://domain/path, or spiffe://domain/** for all of the domain")
 	}
 	for i, segment := range path {
@@ -114,16 +116,6 @@ func parsePattern(s string) (domain string, path []string, err error) {
 	return domain, path, nil
 }
 
-// splitSPIFFE splits a SPIFFE ID without looking at the letters of its parts.
-func splitSPIFFE(s string) (domain string, path []string, ok bool) {
-	rest, ok := strings.CutPrefix(s, "spiffe://")
-	domain, tail, hasPath := strings.Cut(rest, "/")
-	if !ok || !hasPath || tail == "" {
-		return domain, nil, ok
-	}
-	return domain, strings.Split(tail, "/"), true
-}
-
 const (
 	lowerDigits   = "abcdefghijklmnopqrstuvwxyz0123456789"
 	domainLetters = lowerDigits + ".-_"                          // SPIFFE ID, 2.1
@@ -138,11 +130,6 @@ const (
 // madeOf says whether s is not empty and has only those letters.
 func madeOf(s, letters string) bool {
 	return s != "" && strings.Trim(s, letters) == ""
-}
-
-// plainSegment says whether s is a path segment of a SPIFFE ID.
-func plainSegment(s string) bool {
-	return s != "." && s != ".." && madeOf(s, pathLetters)
 }
 
 func parseDNS(s string) (string, error) {
@@ -226,14 +213,18 @@ func (p Principal) MatchProved(name string) bool {
 
 // matchSPIFFE wants one URI: a certificate with two has no SPIFFE ID (X.509-SVID, 2).
 func (p Principal) matchSPIFFE(leaf *x509.Certificate) bool {
-	return len(leaf.URIs) == 1 && p.matchID(leaf.URIs[0].String())
+	all := uris(leaf)
+	return len(all) == 1 && p.matchID(all[0])
 }
 
 // matchID takes nothing that is not a SPIFFE ID by the letter: an escaped, empty or
 // dotted segment matches no wildcard.
 func (p Principal) matchID(uri string) bool {
-	domain, path, ok := splitSPIFFE(uri)
-	if !ok || domain != p.name || slices.ContainsFunc(path, func(s string) bool { return !plainSegment(s) }) {
+	if CheckSPIFFEID(uri) != nil {
+		return false
+	}
+	domain, path, _ := splitSPIFFE(uri)
+	if domain != p.name {
 		return false
 	}
 	want := p.path
@@ -280,8 +271,8 @@ func (p Principal) proof(leaf *x509.Certificate) string {
 // anyName is the first name of the leaf. Of two URIs neither is proved.
 func anyName(leaf *x509.Certificate) string {
 	all := names(leaf)
-	if len(leaf.URIs) > 1 {
-		all = all[len(leaf.URIs):]
+	if n := len(uris(leaf)); n > 1 {
+		all = all[n:]
 	}
 	if len(all) == 0 {
 		return ""

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"math/big"
 	"net"
@@ -66,7 +67,21 @@ func TestPrincipalMatches(t *testing.T) {
 		{"spiffe://corp/*/**", "spiffe://corp/a", false},
 		{"spiffe://corp/*/**", "spiffe://corp/a/b", true},
 		{"spiffe://kelvin/x", "spiffe://%E2%84%AAelvin/x", false}, // folds to k
-		{"spiffe://corp/orders", "SPIFFE://corp/orders", true},    // RFC 3986, 3.1
+		{"spiffe://corp/orders", "SPIFFE://corp/orders", false},
+		{"spiffe://corp/orders", "spiffe://CORP/orders", false},
+		{"spiffe://corp/orders", "spiffe://corp/orders#", false}, // net/url drops an empty fragment
+		{"spiffe://corp/orders", "spiffe://corp/orders#x", false},
+		{"spiffe://corp/orders", "spiffe://corp/orders?", false},
+		{"spiffe://corp/orders", "spiffe://corp/orders?#", false},
+		{"spiffe://corp/orders", "spiffe://corp/orders/", false},
+		{"spiffe://corp/orders", "spiffe://corp//orders", false},
+		{"spiffe://corp/orders", "spiffe://corp/./orders", false},
+		{"spiffe://corp/orders", "spiffe://corp:/orders", false},
+		{"spiffe://corp/orders", "spiffe://@corp/orders", false},
+		{"spiffe://corp/orders", "spiffe://corp/order%73", false},
+		{"spiffe://corp/**", "spiffe://corp#/orders", false},
+		{"spiffe://corp/**", "spiffe://corp/" + strings.Repeat("x", maxSPIFFEID-len("spiffe://corp/")), true},
+		{"spiffe://corp/**", "spiffe://corp/" + strings.Repeat("x", maxSPIFFEID+1-len("spiffe://corp/")), false},
 		{"spiffe://corp/orders", "dns:x spiffe://corp/orders ip:10.0.0.7", true},
 		{"ip:2001:db8::7", "ip:2001:DB8:0::7", true},
 		{"ip:10.0.0.7", "ip:10.0.0.8", false},
@@ -102,6 +117,7 @@ func TestPrincipalMatchesWhatWasProved(t *testing.T) {
 		{"spiffe://corp/batch/*", "spiffe://corp/batch/7", true},
 		{"spiffe://corp/batch/*", "spiffe://corp/batch/7/8", false},
 		{"spiffe://corp/batch/*", "uri:spiffe://corp/batch/7", false},
+		{"spiffe://corp/batch/*", "spiffe://corp/batch/7#", false},
 		{"spiffe://corp/**", "spiffe://evil/batch", false},
 		{"spiffe://corp/batch", "", false},
 		{"spki:sha256/" + strings.Repeat("A", 43) + "=", "spki:sha256/" + strings.Repeat("A", 43) + "=", true},
@@ -121,16 +137,27 @@ func TestPrincipalMatchesWhatWasProved(t *testing.T) {
 	}
 }
 
-// leafOf is a certificate that nobody signed.
+// leafOf is a certificate that nobody signed. Its URIs are as they are written,
+// which crypto/x509 would not do.
 func leafOf(t testing.TB, sans string) *x509.Certificate {
 	t.Helper()
 	c := &x509.Certificate{}
+	var general []asn1.RawValue
+	add := func(tag int, text []byte) {
+		general = append(general, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, Bytes: text})
+	}
 	for _, s := range strings.Fields(sans) {
 		switch kind, rest, _ := strings.Cut(s, ":"); kind {
 		case "dns":
 			c.DNSNames = append(c.DNSNames, rest)
+			add(2, []byte(rest))
 		case "ip":
-			c.IPAddresses = append(c.IPAddresses, net.ParseIP(rest))
+			ip := net.ParseIP(rest)
+			c.IPAddresses = append(c.IPAddresses, ip)
+			if v4 := ip.To4(); v4 != nil {
+				ip = v4
+			}
+			add(7, ip)
 		case "cn":
 			c.Subject.CommonName = rest
 		default:
@@ -139,8 +166,18 @@ func leafOf(t testing.TB, sans string) *x509.Certificate {
 				t.Fatal(err)
 			}
 			c.URIs = append(c.URIs, u)
+			add(6, []byte(s))
 		}
 	}
+	if general == nil {
+		return c
+	}
+	der, err := asn1.Marshal(general)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Extensions = []pkix.Extension{{Id: oidSAN, Value: der}}
+	c.ExtraExtensions = c.Extensions // which x509.CreateCertificate takes instead of the names
 	return c
 }
 
@@ -205,7 +242,7 @@ func FuzzParsePrincipal(f *testing.F) {
 	for _, s := range []string{"any", "dns:*.a", "ip:::1", "spiffe://a/b/*/**", "spki:sha256/" + zeroPin, "ip:10.0.0.7", "spiffe://*/x", "dns:*"} {
 		f.Add(s)
 	}
-	leaf := &x509.Certificate{DNSNames: []string{"a.b"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "a", Path: "/b"}}, IPAddresses: []net.IP{{127, 0, 0, 1}}}
+	leaf := leafOf(f, "dns:a.b spiffe://a/b ip:127.0.0.1")
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := ParsePrincipal(s)
 		if err == nil && p.String() != s {
@@ -216,6 +253,43 @@ func FuzzParsePrincipal(f *testing.F) {
 		}
 		p.MatchCertificate(leaf)
 	})
+}
+
+// Whatever the URI of a certificate says, it proves no principal that is written
+// otherwise. Package spiffe compares with go-spiffe what is an ID.
+func FuzzSPIFFEID(f *testing.F) {
+	for _, s := range []string{"spiffe://corp/orders", "spiffe://corp/orders#", "spiffe://corp/orders?", "SPIFFE://corp/orders", "spiffe://CORP/a", "spiffe://corp:1/a",
+		"spiffe://u@corp/a", "spiffe://corp/a//b", "spiffe://corp/a/..", "spiffe://corp/%61", "spiffe://corp", "spiffe://corp/", "spiffe:///a", "spiffe:corp", "https://corp/a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, uri string) {
+		leaf := leafWithURI(t, uri)
+		p, err := ParsePrincipal(uri)
+		exact := err == nil && p.kind == kindSPIFFE && !strings.Contains(uri, "*")
+		if exact != (CheckSPIFFEID(uri) == nil && strings.Count(uri, "/") > 2) {
+			t.Errorf("%q: as a principal %v, as an ID %v", uri, err, CheckSPIFFEID(uri))
+		}
+		if exact && !p.MatchCertificate(leaf) {
+			t.Errorf("%q does not prove itself", uri)
+		}
+		domain, _, _ := splitSPIFFE(uri)
+		if all := (Principal{kind: kindSPIFFE, name: domain, path: []string{"**"}}); all.MatchCertificate(leaf) != exact {
+			t.Errorf("%q proves some ID: %v, want %v", uri, !exact, exact)
+		}
+		if proved := anyName(leaf); strings.HasPrefix(proved, "spiffe:") && proved != short(uri) {
+			t.Errorf("%q is told as %q", uri, proved)
+		}
+	})
+}
+
+// leafWithURI is a certificate with one URI, whatever that is.
+func leafWithURI(t testing.TB, uri string) *x509.Certificate {
+	t.Helper()
+	der, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &x509.Certificate{Extensions: []pkix.Extension{{Id: oidSAN, Value: der}}}
 }
 
 // authority signs certificates for tests.

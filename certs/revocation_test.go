@@ -148,6 +148,7 @@ func TestTrustDomainsAreKeptApart(t *testing.T) {
 		{"our name, made by them", "", theirs, "dns:db.a.test", "no root that we trust"},
 		{"our name beside their ID", "", theirs, "spiffe://b.test/db dns:db.a.test", "no root that we trust"},
 		{"our name beside their ID, either wanted", "dns:db.a.test spiffe://b.test/other", theirs, "spiffe://b.test/db dns:db.a.test", "principals wants"},
+		{"no ID by the letter", "any", ours, "spiffe://a.test/db#", "of no trust domain; its URI proves no SPIFFE ID"},
 		{"two IDs, made by them", "any", theirs, "spiffe://b.test/db spiffe://b.test/x", "no root that we trust"},
 		{"anything, of them", "any", theirs, "spiffe://b.test/db", ""},
 	} {

@@ -67,16 +67,3 @@ func (r *Roots) domains() map[string]*x509.CertPool {
 	}
 	return r.Domains
 }
-
-// trustDomain is that of the leaf's SPIFFE ID; empty if it has none. Two URIs are
-// no ID (X.509-SVID, 2).
-func trustDomain(leaf *x509.Certificate) string {
-	if len(leaf.URIs) != 1 {
-		return ""
-	}
-	domain, _, ok := splitSPIFFE(leaf.URIs[0].String())
-	if !ok {
-		return ""
-	}
-	return domain
-}

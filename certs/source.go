@@ -268,11 +268,11 @@ func (s *Source) Status() Status {
 // form.
 func names(c *x509.Certificate) []string {
 	var out []string
-	for _, u := range c.URIs {
-		if u.Scheme == "spiffe" {
-			out = append(out, u.String())
+	for _, uri := range uris(c) {
+		if CheckSPIFFEID(uri) == nil {
+			out = append(out, uri)
 		} else {
-			out = append(out, "uri:"+u.String())
+			out = append(out, "uri:"+printable(uri))
 		}
 	}
 	for _, d := range c.DNSNames {

@@ -123,6 +123,7 @@ func TestClientsAreJudged(t *testing.T) {
 		{"revoked", withdrawn, "", "was revoked by", ErrRevoked},
 		{"expired", client(t, ca, "spiffe://corp/batch/9", expired), "", "the client's certificate (spiffe://corp/batch/9): the certificate expired", nil},
 		{"only for servers", client(t, ca, "spiffe://corp/batch/9", usage(x509.ExtKeyUsageServerAuth)), "", "not one for clients", nil},
+		{"by a URI with an empty fragment", client(t, ca, "spiffe://corp/batch/9#"), "", "is for uri:spiffe://corp/batch/9#, which is of no trust domain", nil},
 		{"without", &tls.Config{InsecureSkipVerify: true}, "", "didn't provide a certificate", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -309,5 +310,19 @@ func TestTerminatorOffersALPN(t *testing.T) {
 		if end, _ := s.connect(tt.cfg); (end.err == nil) != tt.fine {
 			t.Errorf("%v, up to %x: %v", tt.cfg.NextProtos, tt.cfg.MaxVersion, end.err)
 		}
+	}
+}
+
+// A client that has only the trust of [any] is told by what its certificate says,
+// to the letter: rules compare with that.
+func TestEmptyFragmentIsNotDropped(t *testing.T) {
+	ca := newAuthority(t)
+	s := terminate(t, ServerPolicy{Sources: []*Source{published(t, ca, "dns:inbound", NewRoots(ca.pool()))}, Clients: true, Principals: principals(t, "any")})
+	end, _ := s.connect(client(t, ca, "spiffe://corp/orders#"))
+	if end.err != nil || end.principal != "uri:spiffe://corp/orders#" {
+		t.Errorf("accepted as %q, %v", end.principal, end.err)
+	}
+	if principals(t, "spiffe://corp/orders")[0].MatchProved(end.principal) {
+		t.Errorf("%q proves spiffe://corp/orders", end.principal)
 	}
 }

@@ -67,6 +67,10 @@ func ParseName(s string) error {
 	}
 	u, err := url.Parse(s)
 	switch {
+	case strings.HasPrefix(s, "spiffe://"):
+		if err := certs.CheckSPIFFEID(s); err != nil {
+			return fmt.Errorf("%q: %w", s, err)
+		}
 	case strings.Contains(s, "://"):
 		if err != nil || u.Host == "" {
 			return fmt.Errorf("%q is no URI", s)

@@ -466,7 +466,7 @@ func TestParsers(t *testing.T) {
 			t.Errorf("fingerprint %q: %q, %v", text, got, err)
 		}
 	}
-	for text, ok := range map[string]bool{"a.svc": true, "spiffe://corp/a": true, "10.0.0.7": true, "::1": true, "a@b": true, "": false, "a b": false, "dns:a": false, "corp/a": false, "spiffe://": false} {
+	for text, ok := range map[string]bool{"a.svc": true, "spiffe://corp/a": true, "10.0.0.7": true, "::1": true, "a@b": true, "": false, "a b": false, "dns:a": false, "corp/a": false, "spiffe://": false, "spiffe://corp/a#": false} {
 		if err := ParseName(text); (err == nil) != ok {
 			t.Errorf("name %q: %v", text, err)
 		}
