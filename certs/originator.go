@@ -31,7 +31,9 @@ type ClientPolicy struct {
 	// MinVersion is one of crypto/tls. If zero, it is TLS 1.2. The highest is
 	// always TLS 1.3.
 	MinVersion uint16
-	// ALPN are the protocols offered, the preferred one first (RFC 7301).
+	// ALPN are the protocols offered, the preferred one first (RFC 7301). A server
+	// that selects another is refused. One that selects none is accepted: it may know
+	// no ALPN, and speak the protocol nevertheless.
 	ALPN []string
 	// SkipVerify accepts any peer, whatever Principals says.
 	SkipVerify bool

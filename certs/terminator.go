@@ -30,7 +30,8 @@ type ServerPolicy struct {
 	// always TLS 1.3.
 	MinVersion uint16
 	// ALPN are the protocols that we speak, the preferred one first (RFC 7301). A
-	// client that offers others alone is refused.
+	// client that offers others alone is refused. One that offers none is accepted:
+	// ALPN is optional, and HAProxy and nginx accept it, too.
 	ALPN []string
 }
 
@@ -97,12 +98,30 @@ func (t *Terminator) Terminate(hello *tls.ClientHelloInfo) (Termination, error) 
 	h := t.choose(hello.ServerName)
 	now, err := h.termination(&t.policy, time.Now())
 	if err == nil {
-		return now, nil
+		return now.forALPN(hello.SupportedProtos), nil
 	}
 	if err := h.source.Await(hello.Context()); err != nil {
 		return Termination{}, err
 	}
-	return h.termination(&t.policy, time.Now())
+	if now, err = h.termination(&t.policy, time.Now()); err != nil {
+		return Termination{}, err
+	}
+	return now.forALPN(hello.SupportedProtos), nil
+}
+
+// forALPN is the termination of a client that offers those protocols. crypto/tls
+// takes a client that offers http/1.1 alone for one without ALPN where we speak h2
+// (golang.org/issue/46310): it gets a configuration that has nothing in common with
+// any client, so that it ends with no_application_protocol like the others.
+func (t Termination) forALPN(offered []string) Termination {
+	ours := t.Config.NextProtos
+	if !slices.Contains(ours, "h2") || !slices.Contains(offered, "http/1.1") ||
+		slices.ContainsFunc(offered, func(p string) bool { return slices.Contains(ours, p) }) {
+		return t
+	}
+	t.Config = t.Config.Clone()
+	t.Config.NextProtos = []string{""} // RFC 7301, 3.1: a client cannot offer the empty string
+	return t
 }
 
 // Ready is nil if all identities are. The error wraps ErrNotReady.

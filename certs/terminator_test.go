@@ -326,3 +326,53 @@ func TestEmptyFragmentIsNotDropped(t *testing.T) {
 		t.Errorf("%q proves spiffe://corp/orders", end.principal)
 	}
 }
+
+// RFC 7301, 3.2: a client that offers protocols, none of which we speak, is refused
+// with no_application_protocol. crypto/tls takes one with http/1.1 before h2.
+func TestALPNOverlap(t *testing.T) {
+	versions(t, func(t *testing.T, version uint16) {
+		ca := newAuthority(t)
+		source := published(t, ca, "dns:inbound", nil)
+		for _, tt := range []struct {
+			ours, offered, want string // want is the protocol; empty: none; -: refused
+		}{
+			{"h2", "h2", "h2"},
+			{"h2", "http/1.1", "-"},
+			{"h2 postgresql", "http/1.1", "-"},
+			{"h2", "http/1.1 h2", "h2"},
+			{"h2", "http/1.1 foo", "-"},
+			{"h2", "foo", "-"},
+			{"h2", "", ""},
+			{"h2 http/1.1", "http/1.1", "http/1.1"},
+			{"", "http/1.1", ""},
+		} {
+			s := terminate(t, ServerPolicy{Sources: []*Source{source}, ALPN: strings.Fields(tt.ours)})
+			c, err := tls.Dial("tcp", s.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: strings.Fields(tt.offered), MinVersion: version, MaxVersion: version})
+			got := "-"
+			if err == nil {
+				got = c.ConnectionState().NegotiatedProtocol
+				c.Close()
+			}
+			end := <-s.ends
+			if got != tt.want || (end.err != nil) != (tt.want == "-") {
+				t.Errorf("we speak %q, offered is %q: %q, %v, %v; want %q", tt.ours, tt.offered, got, err, end.err, tt.want)
+			}
+			if tt.want == "-" && (err == nil || !strings.Contains(err.Error(), "no application protocol")) {
+				t.Errorf("we speak %q, offered is %q: the client sees %v", tt.ours, tt.offered, err)
+			}
+		}
+	})
+}
+
+// ALPN is optional for the servers that we connect to.
+func TestServerThatSelectsNoALPN(t *testing.T) {
+	versions(t, func(t *testing.T, version uint16) {
+		ca := newAuthority(t)
+		source := NewSource("me")
+		source.Publish(ca.pair(t, "dns:me"), NewRoots(ca.pool()))
+		o := NewOriginator(ClientPolicy{Source: source, ALPN: []string{"h2"}})
+		if _, err := newTLSServer(t, ca, version).connect(t, o, "localhost"); err != nil {
+			t.Errorf("a server without ALPN: %v", err)
+		}
+	})
+}

@@ -270,7 +270,7 @@ func (t *TLSSection) fields() []field {
 		textField("ca", "File of the roots that verify the server, which is watched, or system. Default: the identity's ca, else the system's.", &t.CA, nil),
 		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for. Default: the endpoint's host.", &t.ServerName, nil),
 		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
-		listField("alpn", "Protocols offered by ALPN.", &t.ALPN, nil),
+		listField("alpn", "Protocols offered by ALPN. A server that selects none is accepted.", &t.ALPN, nil),
 		enumField("min_version", `Default "1.2"; less than that needs unsafe_min_version.`, &t.MinVersion, "1.0", "1.1", "1.2", "1.3"),
 		boolField("unsafe_skip_verify", "Accepts any server.", &t.UnsafeSkipVerify),
 		boolField("unsafe_min_version", "Allows a min_version below 1.2.", &t.UnsafeMinVersion),

@@ -38,7 +38,7 @@ func (l *ListenerSection) tlsField() field {
 		enumField("client", "Whether clients must show a certificate. Default required.", &t.Client, clientRequired, clientNone),
 		listField("principals", "One of these a client must prove: spiffe://domain/path, dns:NAME, ip:ADDRESS, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
 		textField("ca", "File of the roots that verify clients, which is watched, or system. Default: the identity's ca.", &t.CA, nil),
-		listField("alpn", "Protocols that we speak by ALPN; who offers only others is refused. Default: none is spoken of.", &t.ALPN, nil),
+		listField("alpn", "Protocols that we speak by ALPN. A client that offers only others is refused; one that offers none is accepted. Default: none.", &t.ALPN, nil),
 		enumField("min_version", `Default "1.2".`, &t.MinVersion, "1.2", "1.3")})
 	decode := section.decode
 	section.decode = func(d *decoder, n *yaml.Node, path string) {
