@@ -15,6 +15,8 @@
 //   - An issuer is asked once at a time, and who waits for that has a bound.
 //   - Every connection is judged, a resumed one by the same rules as a new one:
 //     chain, revocation lists, then name or principals.
+//   - Below the roots that an identity brings with revocation lists, a certificate is
+//     accepted only if the newest list of its CA that can be used does not have it.
 //   - A session is resumed only with the address, the policy and the generation
 //     that it was begun with.
 //   - Keys of session tickets are never older than 12 hours, nor than the generation.
@@ -24,7 +26,10 @@
 //
 // # Not promised
 //
-// Revocation is known from lists in files; nobody is asked (OCSP, distribution
-// points). Without Roots.Domains all roots of a policy vouch for all names. A
-// connection that lives on is not judged again when certificates change.
+// Revocation is known from complete lists in files; nobody is asked (OCSP,
+// distribution points), and delta and indirect lists are not used. An intermediate CA
+// whose own CA has no list is accepted, and so is, below other roots than the
+// identity's, any CA without one. Without Roots.Domains all roots of a policy vouch
+// for all names. A connection that lives on is not judged again when certificates
+// change.
 package certs

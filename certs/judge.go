@@ -69,6 +69,7 @@ type judge struct {
 	whose      string                    // the roots, in words
 	domains    map[string]*x509.CertPool // see Roots; nil: not kept apart
 	revoked    *Revocations              // may be nil
+	listed     bool                      // the CA of a leaf must have a list in revoked
 	verified   *verified                 // nil: nothing is remembered
 }
 
@@ -175,7 +176,7 @@ func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 		return err
 	}
 	key := keyOf(peer, roots)
-	if chains, ok := j.verified.find(key, now); ok && j.revoked.check(chains, now) == nil {
+	if chains, ok := j.verified.find(key, now); ok && j.revoked.check(chains, j.listed, now) == nil {
 		return nil
 	}
 	chains, err := j.build(peer, roots, now)
@@ -197,7 +198,7 @@ func (j *judge) build(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 	if err != nil {
 		return nil, j.explain(peer[0], now, err)
 	}
-	return chains, j.revoked.check(chains, now)
+	return chains, j.revoked.check(chains, j.listed, now)
 }
 
 // explain puts into words what crypto/x509 found wrong with a chain.

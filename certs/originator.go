@@ -124,12 +124,17 @@ type trust struct {
 	roots      *Roots       // nil: the system's
 	whose      string       // in words
 	revoked    *Revocations // the identity's, whosever the roots are; may be nil
+	listed     bool         // the CAs of leaves must have a list in revoked
 	generation uint64       // of the Source of roots; 0 without
 }
 
 // trustedBy are the roots that verify the other side now: the system's if they are
 // asked for, else those of given, else those of the identity, which are in snap,
 // else none, which is the system's.
+//
+// An identity's lists are for its own roots: of those, and where it has none of those
+// given, each CA of a leaf must have one. Of others, the system's say, a CA without a
+// list is accepted.
 func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 	t := trust{whose: "the system's", revoked: snap.Roots.revoked()}
 	switch {
@@ -139,9 +144,9 @@ func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 		if err != nil {
 			return trust{}, err
 		}
-		t.roots, t.whose, t.generation = roots.Roots, "those of tls.ca", roots.Generation
+		t.roots, t.whose, t.generation, t.listed = roots.Roots, "those of tls.ca", roots.Generation, snap.Roots.pool() == nil
 	case snap.Roots.pool() != nil:
-		t.roots, t.whose = snap.Roots, "the identity's"
+		t.roots, t.whose, t.listed = snap.Roots, "the identity's", true
 	}
 	return t, nil
 }
@@ -171,7 +176,7 @@ func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return offer(cert, time.Now()) }
 	}
 	if !p.SkipVerify {
-		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, verified: &verified{}}
+		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, listed: roots.listed, verified: &verified{}}
 		c.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, time.Now()) }
 	}
 	return c

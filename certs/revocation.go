@@ -2,44 +2,36 @@ package certs
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 )
 
 // ErrRevoked is wrapped by a PeerError whose peer showed a certificate that its
-// issuer has withdrawn, or one of which that cannot be told any more.
+// issuer has withdrawn, or of which no list can tell that.
 var ErrRevoked = errors.New("revoked")
 
-// Revocations are certificate revocation lists (RFC 5280, 5). A list speaks for
-// the CA that signed it, and for no other; the certificates of a CA that no list
-// speaks for are not looked at. It is safe for concurrent use.
-type Revocations struct{ lists []*revocationList }
-
-type revocationList struct {
-	list    *x509.RevocationList
-	serials map[string]time.Time // when, by serial number
-
-	mu     sync.Mutex
-	signed map[string]bool // guarded by mu; whether that public key signed the list
+// Revocations are certificate revocation lists (RFC 5280, 5). A list speaks for the
+// CA that signed it, and for no other. Of several the newest that can be used
+// counts. Where none can be used, nothing of that CA is accepted, as OpenSSL has it.
+// It is safe for concurrent use.
+type Revocations struct {
+	lists []*revocationList   // static after construction
+	cas   []*x509.Certificate // static after construction
 }
 
-// NewRevocations makes revocations of lists; nil if there are none. The lists
-// must not be modified afterwards.
-func NewRevocations(lists []*x509.RevocationList) *Revocations {
+// NewRevocations makes revocations of lists; nil if there are none. Cas are the CAs
+// that are known: Faults compares with them. Neither must be modified afterwards.
+func NewRevocations(lists []*x509.RevocationList, cas ...*x509.Certificate) *Revocations {
 	if len(lists) == 0 {
 		return nil
 	}
-	r := &Revocations{}
+	r := &Revocations{cas: cas}
 	for _, l := range lists {
-		one := &revocationList{list: l, serials: make(map[string]time.Time, len(l.RevokedCertificateEntries)), signed: map[string]bool{}}
-		for _, e := range l.RevokedCertificateEntries {
-			one.serials[e.SerialNumber.String()] = e.RevocationTime
-		}
-		r.lists = append(r.lists, one)
+		r.lists = append(r.lists, newRevocationList(l))
 	}
 	return r
 }
@@ -51,14 +43,68 @@ func (r *Revocations) equal(o *Revocations) bool {
 	return slices.EqualFunc(r.lists, o.lists, func(a, b *revocationList) bool { return bytes.Equal(a.list.Raw, b.list.Raw) })
 }
 
-// check is nil if one of the chains, leaf first, has no revoked certificate.
-func (r *Revocations) check(chains [][]*x509.Certificate, now time.Time) error {
+// Faults are the lists that cannot be used now, one line each with the fix, and
+// those that speak for a part of their CA's certificates alone: the others of that
+// CA are refused.
+func (r *Revocations) Faults(now time.Time) (unusable, partial []string) {
+	if r == nil {
+		return nil, nil
+	}
+	for _, l := range r.lists {
+		if err := r.faultOf(l, now); err != nil {
+			unusable = append(unusable, fmt.Sprintf("the revocation list of %q cannot be used: %v", short(l.issuer), err))
+		} else if err := r.partOf(l); err != nil {
+			partial = append(partial, fmt.Sprintf("the revocation list of %q is for a part of that CA's certificates, and the others are not accepted: %v", short(l.issuer), err))
+		}
+	}
+	return unusable, partial
+}
+
+// faultOf is why a list cannot be used now. One that has been replaced is no fault.
+func (r *Revocations) faultOf(l *revocationList, now time.Time) error {
+	late := l.late(now)
+	if late != nil && slices.ContainsFunc(r.lists, func(o *revocationList) bool {
+		return o.issuer == l.issuer && cmp.Or(o.fault, o.early(now), o.late(now)) == nil
+	}) {
+		late = nil
+	}
+	return cmp.Or(l.fault, r.disowned(l), l.early(now), late)
+}
+
+// disowned is why none of the known CAs of that name can have made the list.
+func (r *Revocations) disowned(l *revocationList) (err error) {
+	for _, ca := range r.cas {
+		if !l.inNameOf(ca) {
+			continue
+		}
+		if err = l.unusable(ca); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// partOf is why the CA needs another list beside this one.
+func (r *Revocations) partOf(l *revocationList) error {
+	switch {
+	case l.scope.points != nil:
+		return errors.New("it is for certificates that name its distribution point")
+	case l.scope.cas && !slices.ContainsFunc(r.lists, func(o *revocationList) bool { return o.issuer == l.issuer && !o.scope.cas && o.fault == nil }):
+		return errors.New("it is for certificates of CAs alone; add the CA's list for end entities, or give its complete list")
+	}
+	return nil
+}
+
+// check is nil if one of the chains, leaf first, has no revoked certificate. Wanted
+// says that the leaf's CA must have a list; the others are looked at where they have
+// one.
+func (r *Revocations) check(chains [][]*x509.Certificate, wanted bool, now time.Time) error {
 	if r == nil {
 		return nil
 	}
 	var first error
 	for _, chain := range chains {
-		err := r.checkChain(chain, now)
+		err := r.checkChain(chain, wanted, now)
 		if err == nil {
 			return nil
 		}
@@ -69,44 +115,72 @@ func (r *Revocations) check(chains [][]*x509.Certificate, now time.Time) error {
 	return first
 }
 
-func (r *Revocations) checkChain(chain []*x509.Certificate, now time.Time) error {
+func (r *Revocations) checkChain(chain []*x509.Certificate, wanted bool, now time.Time) error {
 	for i := range len(chain) - 1 {
-		if err := r.checkOne(chain[i], chain[i+1], now); err != nil {
+		if err := r.checkOne(chain[i], chain[i+1], wanted && i == 0, now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkOne asks the lists that issuer signed. A list that has run out no longer
-// says what is revoked: then nothing of its issuer is accepted, as OpenSSL has it.
-func (r *Revocations) checkOne(c, issuer *x509.Certificate, now time.Time) error {
+// checkOne asks the lists that are in the issuer's name (RFC 5280, 6.3).
+func (r *Revocations) checkOne(c, issuer *x509.Certificate, wanted bool, now time.Time) error {
+	who := short(issuer.Subject.String())
+	var able []*revocationList // can be used, if their time is now
+	var fault error            // of those that cannot, the first
+	named := false
 	for _, l := range r.lists {
-		if !bytes.Equal(l.list.RawIssuer, issuer.RawSubject) || !l.signedBy(issuer) {
+		if !l.inNameOf(issuer) {
 			continue
 		}
-		who := short(issuer.Subject.String())
-		if when, ok := l.serials[c.SerialNumber.String()]; ok {
-			return &PeerError{fmt.Sprintf("the certificate with serial %x (%s) was revoked by %q at %s",
-				c.SerialNumber, listed(names(c)), who, when.UTC().Format(time.RFC3339)), ErrRevoked}
-		}
-		if next := l.list.NextUpdate; !next.IsZero() && now.After(next) {
-			return &PeerError{fmt.Sprintf("the revocation list of %q ran out at %s, so it cannot be told whether the certificate is revoked; put a new list in the crl file",
-				who, next.UTC().Format(time.RFC3339)), ErrRevoked}
+		named = true
+		if err := cmp.Or(l.unusable(issuer), l.scope.misses(c)); err == nil {
+			able = append(able, l)
+		} else if fault == nil {
+			fault = err
 		}
 	}
-	return nil
+	if !named && !wanted {
+		return nil
+	}
+	if !named {
+		return &PeerError{fmt.Sprintf("no revocation list of %q is in the crl file, so nothing of that CA is accepted; add its list", who), ErrRevoked}
+	}
+	counts := newest(able, now)
+	if when, ok := revokedIn(able, c, counts); ok {
+		return &PeerError{fmt.Sprintf("the certificate with serial %x (%s) was revoked by %q at %s",
+			c.SerialNumber, listed(names(c)), who, when.UTC().Format(time.RFC3339)), ErrRevoked}
+	}
+	if counts != nil {
+		return nil
+	}
+	for _, l := range able {
+		fault = cmp.Or(l.late(now), l.early(now), fault)
+	}
+	return &PeerError{fmt.Sprintf("the revocation list of %q cannot be used, so nothing of that CA is accepted: %v", who, fault), ErrRevoked}
 }
 
-// signedBy remembers the answers: there are as many as CAs of that name.
-func (l *revocationList) signedBy(issuer *x509.Certificate) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	key := string(issuer.RawSubjectPublicKeyInfo)
-	ok, known := l.signed[key]
-	if !known {
-		ok = l.list.CheckSignatureFrom(issuer) == nil
-		l.signed[key] = ok
+// newest is the list that counts now; nil if there is none.
+func newest(able []*revocationList, now time.Time) (out *revocationList) {
+	for _, l := range able {
+		if l.early(now) == nil && l.late(now) == nil && (out == nil || l.list.ThisUpdate.After(out.list.ThisUpdate)) {
+			out = l
+		}
 	}
-	return ok
+	return out
+}
+
+// revokedIn looks into the list that counts, and into those that are not older than
+// it: one that has expired, or is not valid yet, still says what is revoked.
+func revokedIn(able []*revocationList, c *x509.Certificate, counts *revocationList) (when time.Time, ok bool) {
+	for _, l := range able {
+		if counts != nil && l.list.ThisUpdate.Before(counts.list.ThisUpdate) {
+			continue
+		}
+		if when, ok = l.serials[c.SerialNumber.String()]; ok {
+			return when, true
+		}
+	}
+	return when, false
 }

@@ -21,7 +21,9 @@ func (a *authority) revoke(t *testing.T, serials []*big.Int, change ...func(*x50
 	for _, f := range change {
 		f(template)
 	}
-	der, err := x509.CreateRevocationList(rand.Reader, template, a.cert, a.key)
+	able := *a.cert
+	able.KeyUsage |= x509.KeyUsageCRLSign // else Go does not sign
+	der, err := x509.CreateRevocationList(rand.Reader, template, &able, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +35,8 @@ func (a *authority) revoke(t *testing.T, serials []*big.Int, change ...func(*x50
 }
 
 func TestRevokedPeers(t *testing.T) {
-	ca, namesake := newAuthority(t), newAuthority(t) // of the same name, with another key
+	ca := newAuthority(t)
+	other := newAuthority(t, func(c *x509.Certificate) { c.Subject.CommonName = "other CA" })
 	middle := ca.sub(t)
 	good, _ := ca.issue(t, "dns:db.internal")
 	bad, _ := ca.issue(t, "dns:db.internal")
@@ -49,12 +52,16 @@ func TestRevokedPeers(t *testing.T) {
 		{"not on the list", []*x509.RevocationList{ca.revoke(t, []*big.Int{bad.SerialNumber})}, []*x509.Certificate{good}, ""},
 		{"on the list", []*x509.RevocationList{ca.revoke(t, []*big.Int{bad.SerialNumber})}, []*x509.Certificate{bad}, "was revoked by"},
 		{"on the second list", []*x509.RevocationList{ca.revoke(t, nil), ca.revoke(t, []*big.Int{bad.SerialNumber})}, []*x509.Certificate{bad}, "was revoked by"},
-		{"on a list of another CA of that name", []*x509.RevocationList{namesake.revoke(t, []*big.Int{bad.SerialNumber})}, []*x509.Certificate{bad}, ""},
-		{"a list that ran out", []*x509.RevocationList{ca.revoke(t, nil, out)}, []*x509.Certificate{good}, "ran out at"},
-		{"a list that ran out, of another CA", []*x509.RevocationList{namesake.revoke(t, nil, out)}, []*x509.Certificate{good}, ""},
+		{"on a list of another CA", []*x509.RevocationList{other.revoke(t, []*big.Int{bad.SerialNumber})}, []*x509.Certificate{bad}, ""},
+		{"a list that ran out", []*x509.RevocationList{ca.revoke(t, nil, out)}, []*x509.Certificate{good}, "it expired at"},
+		{"a list that ran out, of another CA", []*x509.RevocationList{other.revoke(t, nil, out)}, []*x509.Certificate{good}, ""},
 		{"by an intermediate", []*x509.RevocationList{middle.revoke(t, []*big.Int{deep.SerialNumber})}, []*x509.Certificate{deep, middle.cert}, "was revoked by"},
 		{"the intermediate itself", []*x509.RevocationList{ca.revoke(t, []*big.Int{middle.cert.SerialNumber})}, []*x509.Certificate{deep, middle.cert}, "was revoked by"},
 		{"an intermediate without a list", []*x509.RevocationList{ca.revoke(t, nil)}, []*x509.Certificate{deep, middle.cert}, ""},
+		{"a root without a list", []*x509.RevocationList{middle.revoke(t, nil)}, []*x509.Certificate{deep, middle.cert}, ""},
+		{"a root with a list for end entities", []*x509.RevocationList{middle.revoke(t, nil), ca.revoke(t, nil, scoped(flag(1)))}, []*x509.Certificate{deep, middle.cert}, "for end entities alone"},
+		{"a root with a list for CAs", []*x509.RevocationList{middle.revoke(t, nil), ca.revoke(t, nil, scoped(flag(2)))}, []*x509.Certificate{deep, middle.cert}, ""},
+		{"a root with a delta list", []*x509.RevocationList{middle.revoke(t, nil), ca.revoke(t, nil, extended(oidDeltaCRL, true, marshal(1)))}, []*x509.Certificate{deep, middle.cert}, "delta list"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			j := judge{name: "db.internal", roots: ca.pool(), whose: "those given", revoked: NewRevocations(tt.lists), verified: &verified{}}
@@ -74,8 +81,52 @@ func TestRevokedPeers(t *testing.T) {
 	}
 }
 
-// A list that comes later counts at once: also for a session that was begun
-// before it.
+// Where a CA without a list is refused: below the roots that an identity brings with
+// its lists, or below those of tls.ca if it brings none. The system's roots, and
+// tls.ca beside roots of the identity, are not what the lists are for.
+func TestWhoseCAsNeedAList(t *testing.T) {
+	ca := newAuthority(t)
+	elsewhere := newAuthority(t, func(c *x509.Certificate) { c.Subject.CommonName = "other CA" })
+	lists := NewRevocations([]*x509.RevocationList{elsewhere.revoke(t, nil)})
+	me, given := ca.pair(t, "dns:me"), NewSource("roots")
+	given.Publish(nil, NewRoots(ca.pool()))
+	for _, tt := range []struct {
+		name   string
+		roots  *Roots
+		given  *Source
+		system bool
+		want   bool
+	}{
+		{"the identity's roots", &Roots{Pool: ca.pool(), Revoked: lists}, nil, false, true},
+		{"roots beside lists of an identity without", &Roots{Revoked: lists}, given, false, true},
+		{"roots instead of the identity's", &Roots{Pool: elsewhere.pool(), Revoked: lists}, given, false, false},
+		{"the system's", &Roots{Pool: ca.pool(), Revoked: lists}, nil, true, false},
+		{"the system's, for want of others", &Roots{Revoked: lists}, nil, false, false},
+	} {
+		s := NewSource("me")
+		s.Publish(me, tt.roots)
+		snap, err := s.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := trustedBy(snap, tt.given, tt.system); err != nil || got.listed != tt.want || got.revoked != lists {
+			t.Errorf("%s: a list is needed: %v, %v; want %v", tt.name, got.listed, err, tt.want)
+		}
+		if tt.system || tt.given == nil && tt.roots.Pool == nil {
+			continue
+		}
+		cfg, err := NewOriginator(ClientPolicy{Source: s, Roots: tt.given}).Config("db.internal", "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, _ := ca.issue(t, "dns:db.internal")
+		err = cfg.VerifyConnection(tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}})
+		if (err != nil) != tt.want {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
 // A list that runs out while a chain is remembered is looked at nevertheless.
 func TestListRunsOutForRememberedChains(t *testing.T) {
 	ca := newAuthority(t)
@@ -86,9 +137,11 @@ func TestListRunsOutForRememberedChains(t *testing.T) {
 	if err := j.verify([]*x509.Certificate{leaf}, now); err != nil {
 		t.Fatal(err)
 	}
-	wantRefusal(t, j.verify([]*x509.Certificate{leaf}, now.Add(2*time.Minute)), "ran out at")
+	wantRefusal(t, j.verify([]*x509.Certificate{leaf}, now.Add(2*time.Minute)), "it expired at")
 }
 
+// A list that comes later counts at once: also for a session that was begun
+// before it.
 func TestRevocationEndsResumption(t *testing.T) {
 	versions(t, func(t *testing.T, version uint16) {
 		ca := newAuthority(t)

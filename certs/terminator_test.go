@@ -99,7 +99,7 @@ func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
 func TestClientsAreJudged(t *testing.T) {
 	ca, partner, other := newAuthority(t), newAuthority(t), newAuthority(t)
 	withdrawn := client(t, ca, "spiffe://corp/batch/7")
-	roots := &Roots{Pool: ca.pool(), Revoked: NewRevocations([]*x509.RevocationList{ca.revoke(t, []*big.Int{withdrawn.Certificates[0].Leaf.SerialNumber})})}
+	roots := &Roots{Pool: ca.pool(), Revoked: NewRevocations([]*x509.RevocationList{ca.revoke(t, []*big.Int{withdrawn.Certificates[0].Leaf.SerialNumber}), partner.revoke(t, nil)})}
 	roots.Domains = map[string]*x509.CertPool{"corp": roots.Pool, "partner": partner.pool()}
 	pinned := client(t, other, "cn:old")
 	wanted := principals(t, "spiffe://corp/batch/*", "spiffe://partner/job", "dns:*.batch.internal", pinOf(pinned.Certificates[0].Leaf))

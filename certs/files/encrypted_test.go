@@ -86,7 +86,7 @@ func TestPKCS12(t *testing.T) {
 		})
 	}
 	_, roots, err := Load(Files{PKCS12: "testdata/pair.p12", PasswordFile: right, CA: "testdata/leaf.crt"})
-	if want, _ := LoadRoots("testdata/leaf.crt"); err != nil || !roots.Pool.Equal(want) {
+	if _, want, _ := Load(Files{CA: "testdata/leaf.crt"}); err != nil || !roots.Pool.Equal(want.Pool) {
 		t.Errorf("ca does not overrule the roots in the file: %v", err)
 	}
 }

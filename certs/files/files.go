@@ -67,7 +67,7 @@ func (e *FileError) Unwrap() error { return e.Err }
 func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
 	password, passwordErr := loadPassword(f.PasswordFile)
 	var cert *tls.Certificate
-	var roots *x509.CertPool
+	var roots []*x509.Certificate
 	var certErr error
 	switch {
 	case passwordErr != nil: // what it opens cannot be judged
@@ -77,8 +77,8 @@ func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
 	default:
 		cert, certErr = loadPair(f, password)
 	}
-	given, caErr := loadCA(f.CA)
-	lists, crlErr := loadLists(f.CRL)
+	given, caErr := loadOptional(f.CA, parseCertificates)
+	lists, crlErr := loadOptional(f.CRL, parseLists)
 	if err := joined(passwordErr, certErr, caErr, crlErr); err != nil {
 		return nil, nil, err
 	}
@@ -88,7 +88,19 @@ func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
 	if roots == nil && lists == nil {
 		return cert, nil, nil
 	}
-	return cert, &certs.Roots{Pool: roots, Revoked: certs.NewRevocations(lists)}, nil
+	return cert, &certs.Roots{Pool: pooled(roots), Revoked: certs.NewRevocations(lists, roots...)}, nil
+}
+
+// pooled is nil for no roots.
+func pooled(roots []*x509.Certificate) *x509.CertPool {
+	if roots == nil {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	for _, c := range roots {
+		pool.AddCert(c)
+	}
+	return pool
 }
 
 // loadPair reads certificate and key from PEM.
@@ -116,23 +128,12 @@ func loadPassword(path string) ([]byte, error) {
 	return password, nil
 }
 
-// loadLists reads revocation lists; nil if there is no file.
-func loadLists(path string) ([]*x509.RevocationList, error) {
+// loadOptional is load for a file that may be left out; nil then.
+func loadOptional[T any](path string, parse func([]byte) ([]T, error)) ([]T, error) {
 	if path == "" {
 		return nil, nil
 	}
-	return load(path, parseLists)
-}
-
-// LoadRoots reads a file of CA certificates. The error is a *FileError.
-func LoadRoots(path string) (*x509.CertPool, error) { return load(path, parseRoots) }
-
-// loadCA is LoadRoots for a file that may be left out.
-func loadCA(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	return LoadRoots(path)
+	return load(path, parse)
 }
 
 // load reads and parses one file.

@@ -212,22 +212,22 @@ func TestLoadKinds(t *testing.T) {
 	}
 }
 
-func TestLoadRoots(t *testing.T) {
+func TestLoadOnlyRoots(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ca.crt")
 	one, two := newPair(t, 1, time.Hour), newPair(t, 2, time.Hour)
 	write(t, path, concat(one.cert, two.cert))
-	pool, err := LoadRoots(path)
+	_, roots, err := Load(Files{CA: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := x509.NewCertPool()
 	want.AppendCertsFromPEM(one.cert)
 	want.AppendCertsFromPEM(two.cert)
-	if !pool.Equal(want) {
+	if !roots.Pool.Equal(want) {
 		t.Error("not both roots are there")
 	}
 	write(t, path, one.key)
-	if _, err := LoadRoots(path); err == nil || !strings.Contains(err.Error(), path) {
+	if _, _, err := Load(Files{CA: path}); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a key as roots: %v", err)
 	}
 }
@@ -252,10 +252,6 @@ func FuzzLoadPEM(f *testing.F) {
 		chain, err := parseCertificates(b)
 		if err == nil && (len(chain) == 0 || bytes.Count(b, []byte("-----BEGIN ")) < len(chain)) {
 			t.Errorf("%d certificates", len(chain))
-		}
-		roots, rootsErr := parseRoots(b)
-		if (rootsErr == nil) != (err == nil) || (roots == nil) != (err != nil) {
-			t.Errorf("as roots: %v; as certificates: %v", rootsErr, err)
 		}
 		if lists, err := parseLists(b); err == nil && len(lists) == 0 {
 			t.Error("no list and no error")

@@ -39,18 +39,6 @@ func parseCertificates(b []byte) ([]*x509.Certificate, error) {
 	return nil, fmt.Errorf("there is a %s in it, but no CERTIFICATE", blocks[0].Type)
 }
 
-func parseRoots(b []byte) (*x509.CertPool, error) {
-	all, err := parseCertificates(b)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	for _, c := range all {
-		pool.AddCert(c)
-	}
-	return pool, nil
-}
-
 // parseKey reads the first private key: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
 // Password opens an encrypted one; nil: there is none.
 func parseKey(b, password []byte) (crypto.Signer, error) {

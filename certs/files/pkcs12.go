@@ -12,7 +12,7 @@ import (
 )
 
 // loadPKCS12 reads chain, key and roots from one file; roots may be nil.
-func loadPKCS12(f Files, password []byte) (*tls.Certificate, *x509.CertPool, error) {
+func loadPKCS12(f Files, password []byte) (*tls.Certificate, []*x509.Certificate, error) {
 	b, err := readFile(f.PKCS12)
 	if err != nil {
 		return nil, nil, &FileError{f.PKCS12, err}
@@ -26,7 +26,7 @@ func loadPKCS12(f Files, password []byte) (*tls.Certificate, *x509.CertPool, err
 
 // parsePKCS12 sorts what is in the file: the leaf is the certificate that the key
 // belongs to, self-signed ones are roots, the others the chain.
-func parsePKCS12(b, password []byte) (*tls.Certificate, *x509.CertPool, error) {
+func parsePKCS12(b, password []byte) (*tls.Certificate, []*x509.Certificate, error) {
 	key, first, others, err := pkcs12.DecodeChain(b, string(password))
 	switch {
 	case errors.Is(err, pkcs12.ErrIncorrectPassword) || errors.Is(err, pkcs12.ErrDecryption):
@@ -44,15 +44,12 @@ func parsePKCS12(b, password []byte) (*tls.Certificate, *x509.CertPool, error) {
 		return nil, nil, errors.New("none of its certificates belongs to its key; export both again")
 	}
 	chain := []*x509.Certificate{all[leaf]}
-	var roots *x509.CertPool
+	var roots []*x509.Certificate
 	for i, c := range all {
 		switch {
 		case i == leaf:
 		case c.CheckSignatureFrom(c) == nil:
-			if roots == nil {
-				roots = x509.NewCertPool()
-			}
-			roots.AddCert(c)
+			roots = append(roots, c)
 		default:
 			chain = append(chain, c)
 		}

@@ -47,6 +47,7 @@ func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 		return w, err
 	}
 	s.Publish(cert, roots)
+	w.tellLists(roots)
 	if err := validity(cert, time.Now()); err != nil {
 		log.Warn("identity not usable", "identity", w.name, "cause", f.Certificate()+": "+err.Error())
 	}
@@ -212,6 +213,7 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {
 		w.tellRenewed(old, w.source.Status())
+		w.tellLists(roots)
 	}
 	return PollInterval, nil
 }
@@ -223,6 +225,21 @@ func (w *Watcher) tellRenewed(old, st certs.Status) {
 	}
 	w.log.Info("identity renewed", "identity", w.name, "generation", st.Generation, "names", st.Names,
 		"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
+}
+
+// tellLists writes to the log which revocation lists refuse certificates that are
+// on none.
+func (w *Watcher) tellLists(roots *certs.Roots) {
+	if roots == nil {
+		return
+	}
+	unusable, partial := roots.Revoked.Faults(time.Now())
+	for _, text := range unusable {
+		w.log.Warn("revocation list not usable", "identity", w.name, "file", w.files.CRL, "cause", text)
+	}
+	for _, text := range partial {
+		w.log.Warn("revocation list is partial", "identity", w.name, "file", w.files.CRL, "cause", text)
+	}
 }
 
 func (w *Watcher) tellFailure(err error) {

@@ -3,7 +3,13 @@ package files
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -480,6 +486,33 @@ func TestEventsOfOtherFilesDoNotConcern(t *testing.T) {
 	for name, want := range map[string]bool{"/a/tls.crt": true, "/a": true, "/a/other": false, "/a/tls.crt.tmp": false, "/": false} {
 		if got := concerns(fsnotify.Event{Name: name}, []string{"/a/tls.crt"}); got != want {
 			t.Errorf("an event of %s concerns: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// A revocation list that cannot be used is told, with the file and the fix; what it
+// does for connections, package certs has.
+func TestListsThatCannotBeUsedAreTold(t *testing.T) {
+	w := &watched{t: t, dir: t.TempDir(), source: certs.NewSource("me")}
+	w.putPair(newPair(t, 1, time.Hour))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}, KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-2 * time.Hour), NextUpdate: time.Now().Add(-time.Hour)}, ca, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.put("ca.crl", list)
+	in := func(name string) string { return filepath.Join(w.dir, name) }
+	log := slog.New(slog.NewTextHandler(&w.log, nil))
+	if _, err := Open(Files{Cert: in("tls.crt"), Key: in("tls.key"), CRL: in("ca.crl")}, w.source, log); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`level=WARN msg="revocation list not usable" identity=me file=` + in("ca.crl"), "it expired at", "put a new list in the crl file"} {
+		if w.log.count(want) != 1 {
+			t.Errorf("no %q in:\n%s", want, w.log.b.String())
 		}
 	}
 }

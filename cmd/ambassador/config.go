@@ -209,7 +209,7 @@ func (id *IdentitySection) fields() []field {
 		textField("key", "Its private key in PEM.", &id.Files.Key, nil),
 		textField("pkcs12", "A PKCS #12 file, instead of cert and key. Self-signed certificates in it are the roots where ca is not given.", &id.Files.PKCS12, nil),
 		textField("ca", "Roots in PEM that verify the other side, where tls.ca gives none.", &id.Files.CA, nil),
-		textField("crl", "Lists of revoked certificates, in PEM or DER. Each speaks for the CA that signed it; one that has run out refuses all of that CA.", &id.Files.CRL, nil),
+		textField("crl", "Lists of revoked certificates, in PEM or DER. Every CA that issues certificates of peers needs one; of several the newest counts. If none can be used, because it expired, say, or has another scope, nothing of that CA is accepted.", &id.Files.CRL, nil),
 		textField("password_file", "File with the password of an encrypted key (PKCS #8) or of pkcs12, and nothing else.", &id.Files.PasswordFile, nil)}),
 		id.stepField(),
 		sectionField("spiffe", "From the agent of the SPIFFE Workload API (SPIRE) on this host.", []field{

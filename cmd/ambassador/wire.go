@@ -189,17 +189,23 @@ func lookupID(name, kind string, lookup func(string) (string, error)) (*int, err
 }
 
 // checkFiles reads every file that the configuration names, and says what is
-// wrong with each, at the place of its key. It also finds certificates that are
-// not valid now, with which a process starts nevertheless.
+// wrong with each, at the place of its key. It also finds certificates and
+// revocation lists that cannot be used now, with which a process starts nevertheless.
 func (f *File) checkFiles() []Problem {
 	problems := f.fileProblems()
 	for _, id := range f.Identities {
 		if id.Files.Certificate() == "" {
 			continue
 		}
-		cert, _, err := files.Load(id.Files)
+		cert, roots, err := files.Load(id.Files)
 		if err != nil {
 			continue // it is among the problems
+		}
+		if roots != nil {
+			unusable, _ := roots.Revoked.Faults(time.Now())
+			for _, text := range unusable {
+				problems = append(problems, f.problem("identities."+id.Name+".files.crl", fmt.Errorf("%s: %s", id.Files.CRL, text)))
+			}
 		}
 		if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
 			problems = append(problems, f.problem("identities."+id.Name+"."+id.keyOf(nil), fmt.Errorf("%s: %w; get a new one", id.Files.Certificate(), err)))
