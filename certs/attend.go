@@ -16,7 +16,13 @@ func (s *Source) Attend(ctx context.Context, log *slog.Logger) {
 	var said notice
 	for ctx.Err() == nil {
 		changed := s.Changed()
-		said = said.tell(s.Status(), time.Now(), log)
+		err := s.Guard("source", func() error {
+			said.tell(s.Status(), time.Now(), log)
+			return nil
+		})
+		if err != nil {
+			log.Error("identity not attended", append([]any{"identity", s.name}, Cause(err)...)...)
+		}
 		t := time.NewTimer(wallSlice)
 		select {
 		case <-changed:
@@ -33,13 +39,13 @@ type notice struct {
 	warned, expired bool
 }
 
-// tell says what is due.
-func (n notice) tell(st Status, now time.Time, log *slog.Logger) notice {
+// tell says what is due, once even if that panics.
+func (n *notice) tell(st Status, now time.Time, log *slog.Logger) {
 	if n.serial != st.Serial {
-		n = notice{serial: st.Serial}
+		*n = notice{serial: st.Serial}
 	}
 	if st.NotAfter.IsZero() {
-		return n
+		return
 	}
 	left, life := st.NotAfter.Sub(now.Round(0)), st.NotAfter.Sub(st.NotBefore)
 	if !st.NextRenewal.IsZero() && st.LoadedAt.After(st.NotBefore) { // CAs date back
@@ -47,13 +53,12 @@ func (n notice) tell(st Status, now time.Time, log *slog.Logger) notice {
 	}
 	switch {
 	case left < 0 && !n.expired:
-		n = notice{st.Serial, true, true}
+		*n = notice{st.Serial, true, true}
 		log.Error("identity expired", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "cause", orNone(st.LastError))
 	case !n.warned && left <= time.Duration(warnAt*float64(life)):
 		n.warned = true
 		log.Warn("identity expires soon", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "left", left.Round(time.Second).String(), "cause", orNone(st.LastError))
 	}
-	return n
 }
 
 func orNone(s string) string {

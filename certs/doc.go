@@ -22,6 +22,7 @@
 //   - Keys of session tickets are never older than 12 hours, nor than the generation.
 //   - The roots of a SPIFFE trust domain vouch for that domain's IDs alone, where
 //     the issuer tells domains apart.
+//   - A panic of an issuer is a failure of that identity, not the end of the process.
 //   - The common name (CN) of a certificate is never read.
 //
 // # Not promised

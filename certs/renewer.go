@@ -131,7 +131,11 @@ func (r *Renewer) try(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	before := r.source.Status()
-	renewed, err := r.ask(ctx)
+	var renewed bool
+	err := r.source.Guard("issuer", func() (err error) {
+		renewed, err = r.ask(ctx)
+		return err
+	})
 	if ctx.Err() != nil {
 		return // it says nothing of the issuer; end lets go of those who wait
 	}
@@ -207,7 +211,7 @@ func (r *Renewer) outcome(err error) (next time.Time) {
 func (r *Renewer) logFailure(err error) {
 	if text := err.Error(); text != r.said {
 		r.said = text
-		r.log.Warn("identity not renewed", "identity", r.source.name, "failures", r.failures, "cause", text)
+		r.log.Warn("identity not renewed", append([]any{"identity", r.source.name, "failures", r.failures}, Cause(err)...)...)
 	}
 }
 

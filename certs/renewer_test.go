@@ -24,6 +24,7 @@ type issuer struct {
 	mu    sync.Mutex
 	down  error              // guarded by mu
 	hang  bool               // guarded by mu; answers never
+	broke bool               // guarded by mu; panics
 	off   time.Duration      // guarded by mu; its clock is fast by that
 	tries []time.Time        // guarded by mu
 	given []*tls.Certificate // guarded by mu; the certificates in use when it was asked
@@ -32,8 +33,11 @@ type issuer struct {
 func (i *issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certificate, *Roots, error) {
 	i.mu.Lock()
 	i.tries, i.given = append(i.tries, time.Now()), append(i.given, now)
-	down, hang, off := i.down, i.hang, i.off
+	down, hang, off, broke := i.down, i.hang, i.off, i.broke
 	i.mu.Unlock()
+	if broke {
+		panic("a library")
+	}
 	if hang {
 		<-ctx.Done()
 		return nil, nil, ctx.Err()
@@ -51,6 +55,12 @@ func (i *issuer) set(down error, hang bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.down, i.hang = down, hang
+}
+
+func (i *issuer) breaks(yes bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.broke = yes
 }
 
 // asked gives the times of the tries since the last call.

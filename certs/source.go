@@ -37,6 +37,11 @@ type Snapshot struct {
 // through Publish and Fail. Make it with NewSource. It is safe for concurrent
 // use; Current is one atomic read.
 type Source struct {
+	// OnPanic, if it is not nil, is called for each panic that has been recovered, with
+	// the part in which it was: issuer, roots, files or source. Set it before the source
+	// is in use. It is called from several goroutines.
+	OnPanic func(part string)
+
 	name    string
 	current atomic.Pointer[Snapshot]
 	renewer atomic.Pointer[Renewer] // nil: the issuer comes by itself

@@ -40,7 +40,12 @@ type Watcher struct {
 // published, and the source refuses it.
 func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 	w := &Watcher{files: f, source: s, log: log, name: s.Status().Name}
-	cert, roots, err := Load(f)
+	var cert *tls.Certificate
+	var roots *certs.Roots
+	err := s.Guard("files", func() (err error) {
+		cert, roots, err = Load(f)
+		return err
+	})
 	if err != nil {
 		w.said = err.Error()
 		s.Fail(err)
@@ -184,7 +189,11 @@ func concerns(e fsnotify.Event, trail []string) bool {
 // update publishes what the files hold now, if it is good, and says when to look
 // again.
 func (w *Watcher) update(now time.Time) time.Duration {
-	again, err := w.publish(now)
+	again := PollInterval
+	err := w.source.Guard("files", func() (err error) {
+		again, err = w.publish(now)
+		return err
+	})
 	switch {
 	case err == nil:
 		w.said = ""
@@ -244,8 +253,8 @@ func (w *Watcher) tellLists(roots *certs.Roots) {
 
 func (w *Watcher) tellFailure(err error) {
 	if w.files.onlyRoots() {
-		w.log.Warn("roots not renewed", "cause", err.Error()) // which names the file
+		w.log.Warn("roots not renewed", certs.Cause(err)...) // which names the file
 		return
 	}
-	w.log.Warn("identity not renewed", "identity", w.name, "cause", err.Error())
+	w.log.Warn("identity not renewed", append([]any{"identity", w.name}, certs.Cause(err)...)...)
 }

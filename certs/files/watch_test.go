@@ -516,3 +516,41 @@ func TestListsThatCannotBeUsedAreTold(t *testing.T) {
 		}
 	}
 }
+
+// A panic while the files are taken up is an error of theirs, and the next change is
+// taken up.
+func TestPanicInTheWatcher(t *testing.T) {
+	p := newPair(t, 1, time.Hour)
+	w, watcher := open(t, p)
+	panics := make(chan string, 9)
+	w.source.OnPanic = func(part string) { panics <- part }
+	handler := &panicking{Handler: slog.NewTextHandler(&w.log, nil), at: "identity renewed"}
+	watcher.log = slog.New(handler)
+	w.run(watcher)
+	w.putPair(newPair(t, 2, time.Hour))
+	if part := <-panics; part != "files" {
+		t.Errorf("a panic of %q", part)
+	}
+	w.until("the failure", func(st certs.Status) bool {
+		return strings.Contains(st.LastError, "internal error: panic: a log")
+	})
+	w.putPair(newPair(t, 3, time.Hour))
+	w.until("the next pair", func(st certs.Status) bool { return st.Serial == "3" })
+	if w.log.count(`msg="identity not renewed"`) == 0 || w.log.count("stack=") == 0 {
+		t.Errorf("log: %s", w.log.b.String())
+	}
+}
+
+// panicking is a log handler that panics once, at a message.
+type panicking struct {
+	slog.Handler
+	at   string
+	once sync.Once
+}
+
+func (h *panicking) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == h.at {
+		h.once.Do(func() { panic("a log") })
+	}
+	return h.Handler.Handle(ctx, r)
+}

@@ -67,7 +67,11 @@ const (
 func (w *Workload) Run(ctx context.Context) {
 	pause := shortestPause
 	for ctx.Err() == nil {
-		heard, err := w.listen(ctx)
+		var heard bool
+		err := w.source.Guard("issuer", func() (err error) {
+			heard, err = w.listen(ctx)
+			return err
+		})
 		if ctx.Err() != nil {
 			return
 		}
@@ -91,7 +95,7 @@ func (w *Workload) failed(err error) {
 	w.source.Fail(err)
 	if text := err.Error(); text != w.said {
 		w.said = text
-		w.log.Warn("identity not renewed", "identity", w.name, "cause", text)
+		w.log.Warn("identity not renewed", append([]any{"identity", w.name}, certs.Cause(err)...)...)
 	}
 }
 

@@ -268,3 +268,44 @@ func TestCheckSocket(t *testing.T) {
 		}
 	}
 }
+
+// A panic while an update is taken is a failure of the agent, and not the end of the
+// process: the next update is taken.
+func TestPanicInTheListener(t *testing.T) {
+	t.Parallel()
+	corp, agent := newAuthority(t, "corp.test"), newAgent(t)
+	agent.start()
+	s := certs.NewSource("me")
+	panics := make(chan string, 9)
+	s.OnPanic = func(part string) { panics <- part }
+	w := New("unix://"+agent.path, s, slog.New(&panicking{Handler: slog.DiscardHandler, at: "identity renewed"}))
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { w.Run(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	agent.say(corp.svid(t, "/orders"))
+	await(t, s, "told of the panic", func(st certs.Status) bool { return strings.Contains(st.LastError, "internal error: panic: a log") })
+	if part := <-panics; part != "issuer" {
+		t.Errorf("a panic of %q", part)
+	}
+	agent.say(corp.svid(t, "/billing"))
+	await(t, s, "renewed", func(st certs.Status) bool {
+		return st.Ready && st.Names[0] == "spiffe://corp.test/billing" && st.LastError == ""
+	})
+}
+
+// panicking is a log handler that panics once, at a message.
+type panicking struct {
+	slog.Handler
+	at   string
+	once sync.Once
+}
+
+func (h *panicking) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *panicking) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.at {
+		h.once.Do(func() { panic("a log") })
+	}
+	return nil
+}

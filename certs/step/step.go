@@ -328,11 +328,15 @@ func (i *Issuer) followRoots(ctx context.Context) {
 func (i *Issuer) updateRoots(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, certs.TryTimeout)
 	defer cancel()
-	roots, err := i.askRoots(ctx)
+	var roots []*x509.Certificate
+	err := i.source.Guard("roots", func() (err error) {
+		roots, err = i.askRoots(ctx)
+		return err
+	})
 	if err != nil {
 		if text := err.Error(); text != i.said && ctx.Err() != context.Canceled {
 			i.said = text
-			i.log.Warn("roots not refreshed", "identity", i.source.Status().Name, "cause", text)
+			i.log.Warn("roots not refreshed", append([]any{"identity", i.source.Status().Name}, certs.Cause(err)...)...)
 		}
 		return
 	}

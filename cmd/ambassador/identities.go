@@ -21,6 +21,9 @@ type identities struct {
 	ctx context.Context // ends the issuers
 	log *slog.Logger
 	all sync.WaitGroup // the issuers
+	// panicked, if it is not nil, counts a panic that an issuer has recovered from, by
+	// part: issuer, roots, files or source. It is set before prepare.
+	panicked func(part string)
 
 	mu      sync.Mutex
 	running identitySet // guarded by mu
@@ -69,6 +72,7 @@ func (m *identities) prepare(want []*IdentitySection) (next identitySet, failed 
 			continue
 		}
 		id := &identity{key: key, source: certs.NewSource(name)}
+		id.source.OnPanic = m.panicked
 		if err := id.open(section, m.log); err != nil {
 			failed[name] = err
 		}
