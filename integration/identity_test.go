@@ -211,7 +211,8 @@ func TestRootIsRotated(t *testing.T) {
 	own.Store(old.server(t))
 	server := startServer(t, takes(own.Load, old, next), echo)
 	storage := filepath.Join(t.TempDir(), "me")
-	a := start(t, "run", "-c", writeFile(t, "a.yaml", stepFile(ca.identity(old, "me.test", 20*time.Second, storage), server.addr)))
+	file := writeFile(t, "a.yaml", stepFile(ca.identity(old, "me.test", 20*time.Second, storage), server.addr))
+	a := start(t, "run", "-c", file)
 	if _, code := a.ask("wait"); code != 0 {
 		t.Fatal("not ready")
 	}
@@ -242,6 +243,14 @@ func TestRootIsRotated(t *testing.T) {
 	}
 	own.Store(old.server(t))
 	refuses(t, a, "tls", "upstream_tls", "no root that we trust")
+
+	a.signal(syscall.SIGTERM) // a restart without the CA trusts the root that has replaced that of the fingerprint
+	a.ended(0)
+	ca.stop()
+	b := start(t, "run", "-c", file)
+	refuses(t, b, "tls", "upstream_tls", "no root that we trust")
+	own.Store(next.server(t))
+	line(t, b.connect("front"), "again")
 }
 
 // refuses makes a connection that is to end with a reason, whose cause has a

@@ -7,7 +7,7 @@
 // Certificates are signed by the authority, with its checks, never beside it. What
 // New makes is in memory and gone with the process. A Server with storage keeps
 // its keys in files of mode 0600, encrypted if it has a password for that, and the
-// root's key nowhere.
+// root's key nowhere; a folder that others could have written is refused.
 //
 // # Not promised
 //

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/smallstep/certificates/db"
@@ -28,23 +27,29 @@ const (
 	databaseFile     = "ca.db" // tokens that were used, certificates that were issued
 )
 
-// openOrMake is the authority in storage; a new one if there is none.
+// openOrMake is the authority in storage; a new one if there is none. The error is also
+// a folder, or a file in it, that others could have written.
 func openOrMake(o ServerOptions) (*pki, provisionerKey, error) {
 	if o.Storage == "" {
 		return makeNew(o)
 	}
-	if err := os.MkdirAll(o.Storage, 0o700); err != nil {
+	folder, err := certs.MakeFolder(o.Storage)
+	if err != nil {
 		return nil, provisionerKey{}, err
 	}
-	switch _, err := os.Stat(filepath.Join(o.Storage, rootFile)); {
+	defer folder.Close()
+	if err := folder.Check(databaseFile, true); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, provisionerKey{}, err
+	}
+	switch err := folder.Check(rootFile, false); {
 	case err == nil:
-		return open(o)
+		return open(folder, o)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, provisionerKey{}, err
 	}
 	made, key, err := makeNew(o)
 	if err == nil {
-		err = store(o, made, key)
+		err = store(folder, o, made, key)
 	}
 	return made, key, err
 }
@@ -58,7 +63,7 @@ func makeNew(o ServerOptions) (*pki, provisionerKey, error) {
 	return made, key, err
 }
 
-func store(o ServerOptions, p *pki, key provisionerKey) error {
+func store(folder *certs.Folder, o ServerOptions, p *pki, key provisionerKey) error {
 	var options []pemutil.Options
 	if !o.PlainKeys {
 		options = append(options, pemutil.WithPassword(o.Password))
@@ -81,29 +86,29 @@ func store(o ServerOptions, p *pki, key provisionerKey) error {
 		{intermediateFile, encode("CERTIFICATE", p.intermediate.Raw), 0o644},
 		{rootFile, encode("CERTIFICATE", p.root.Raw), 0o644},
 	} {
-		if err := certs.ReplaceFile(filepath.Join(o.Storage, f.name), f.text, f.mode); err != nil {
+		if err := folder.Replace(f.name, f.text, f.mode); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func open(o ServerOptions) (*pki, provisionerKey, error) {
+func open(folder *certs.Folder, o ServerOptions) (*pki, provisionerKey, error) {
 	var key provisionerKey
 	in := func(name string) string { return filepath.Join(o.Storage, name) }
-	root, err := readCertificate(in(rootFile))
+	root, err := readCertificate(folder, in(rootFile))
 	if err != nil {
 		return nil, key, err
 	}
-	intermediate, err := readCertificate(in(intermediateFile))
+	intermediate, err := readCertificate(folder, in(intermediateFile))
 	if err != nil {
 		return nil, key, err
 	}
-	signer, err := readKey(in(keyFile), o)
+	signer, err := readKey(folder, in(keyFile), o)
 	if err != nil {
 		return nil, key, err
 	}
-	text, err := os.ReadFile(in(provisionerFile))
+	text, err := folder.Read(provisionerFile, true)
 	if err != nil {
 		return nil, key, err
 	}
@@ -113,8 +118,8 @@ func open(o ServerOptions) (*pki, provisionerKey, error) {
 	return &pki{root, intermediate, signer}, key, nil
 }
 
-func readCertificate(path string) (*x509.Certificate, error) {
-	text, err := os.ReadFile(path)
+func readCertificate(folder *certs.Folder, path string) (*x509.Certificate, error) {
+	text, err := folder.Read(filepath.Base(path), false)
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +131,8 @@ func readCertificate(path string) (*x509.Certificate, error) {
 }
 
 // readKey says which of the two, password or none, is wrong.
-func readKey(path string, o ServerOptions) (crypto.Signer, error) {
-	text, err := os.ReadFile(path)
+func readKey(folder *certs.Folder, path string, o ServerOptions) (crypto.Signer, error) {
+	text, err := folder.Read(filepath.Base(path), true)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,9 @@
 //   - Storage has mode 0600 and is replaced whole, so that a process that is killed
 //     leaves a usable pair. Processes may share it: one renews, the others take
 //     what it got.
+//   - A storage folder that others could have written is refused, and so is a file in
+//     it. Of its roots those are trusted that have the fingerprint, or that are in a
+//     list which an identity of ours, below a trusted root, has signed.
 //   - Every call has a bound, and Open makes none. No proxy of the environment and
 //     nothing below $STEPPATH is used.
 //   - A token from a file is sent once.

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -100,24 +102,29 @@ type Issuer struct {
 }
 
 // Open makes an issuer, and publishes what storage has. Nobody is contacted: that
-// is Run's. The error is a storage folder that cannot be used; what it holds may
-// be missing or damaged, which is logged: then Run enrols.
+// is Run's. The error is a storage folder that cannot be used, or that others can
+// write; what it holds may be missing or damaged, which is logged: then Run enrols.
 func Open(c Config, s *certs.Source, log *slog.Logger) (*Issuer, error) {
 	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint) // the caller has checked it
 	i := &Issuer{cfg: c, source: s, log: log, storage: storage{c.Storage}}
 	if err := i.storage.prepare(); err != nil {
 		return nil, err
 	}
-	kept, err := i.storage.load()
+	var kept stored
+	err := s.Guard("issuer", func() (err error) {
+		kept, err = i.storage.load(c)
+		return err
+	})
 	if err == nil {
 		err = c.fits(kept)
 	}
 	if err != nil {
-		log.Warn("stored identity not used, a new one is enrolled", "identity", s.Status().Name, "cause", err.Error())
+		log.Warn("stored identity not used, a new one is enrolled", append([]any{"identity", s.Status().Name}, certs.Cause(err)...)...)
 	}
-	if kept.fingerprint == c.Fingerprint {
-		i.roots = kept.roots
+	for _, text := range kept.warnings(c) {
+		log.Warn("stored root not used", "identity", s.Status().Name, "cause", text)
 	}
+	i.roots = kept.roots
 	if err == nil && kept.cert != nil {
 		s.Publish(kept.cert, pooled(i.roots))
 	}
@@ -129,19 +136,42 @@ func Open(c Config, s *certs.Source, log *slog.Logger) (*Issuer, error) {
 // needed. Whether it is still valid is not looked at.
 func Stored(c Config) bool {
 	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint)
-	kept, err := storage{c.Storage}.load()
+	kept, err := storage{c.Storage}.load(c)
 	return err == nil && kept.cert != nil && c.fits(kept) == nil
+}
+
+// CheckStorage says what is wrong with the storage folder and the files in it. A
+// warning is what is not used of it. A folder that is not there yet is fine.
+func CheckStorage(c Config) (warnings []string, err error) {
+	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint)
+	kept, err := storage{c.Storage}.load(c)
+	return kept.warnings(c), err
+}
+
+// warnings name the roots that are stored and not trusted.
+func (s stored) warnings(c Config) (out []string) {
+	for _, r := range s.untrusted {
+		out = append(out, fmt.Sprintf("%s has a root (%s, fingerprint %x) that neither has the configured fingerprint nor is vouched for by one that has; it is not used unless the CA gives it again",
+			filepath.Join(c.Storage, rootsFile), r.Subject, sha256.Sum256(r.Raw)))
+	}
+	return out
 }
 
 // fits says whether what is stored, if anything, is of this configuration.
 func (c Config) fits(kept stored) error {
-	switch {
-	case kept.cert == nil:
+	if kept.cert == nil {
 		return nil
-	case kept.fingerprint == "":
+	}
+	chain, err := parseDER(kept.cert.Certificate)
+	switch {
+	case err != nil:
+		return err
+	case len(kept.roots) == 0 && len(kept.untrusted) == 0:
 		return fmt.Errorf("there is a certificate, but no %s that says whose", rootsFile)
-	case kept.fingerprint != c.Fingerprint:
-		return fmt.Errorf("it is of the CA with fingerprint %s", kept.fingerprint)
+	case len(kept.roots) == 0:
+		return fmt.Errorf("it is of the CA with fingerprint %x", sha256.Sum256(kept.untrusted[0].Raw))
+	case !slices.ContainsFunc(kept.anchors, func(r *x509.Certificate) bool { return leadsTo(chain, r) }):
+		return fmt.Errorf("no trusted root in %s vouches for it", rootsFile)
 	}
 	return c.wants(kept.cert.Leaf)
 }
@@ -221,7 +251,8 @@ func (i *Issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certific
 		conn.roots = roots
 	}
 	i.setRoots(conn.roots)
-	if err := i.storage.save(stored{cert, conn.roots, i.cfg.Fingerprint}); err != nil {
+	kept, _ := i.storage.load(i.cfg) // if it is damaged, it has no vouchers
+	if err := i.storage.save(i.cfg, stored{cert: cert, roots: conn.roots, vouchers: i.cfg.vouch(cert, conn.roots, kept)}); err != nil {
 		i.log.Error("identity not stored: after a restart it must be enrolled again", "identity", i.source.Status().Name, "cause", err.Error())
 	}
 	return cert, pooled(conn.roots), nil
@@ -246,7 +277,7 @@ func (i *Issuer) setRoots(roots []*x509.Certificate) (changed bool) {
 // newer is what another process has put into storage since; its cert is nil if
 // there is nothing better than now.
 func (i *Issuer) newer(now *tls.Certificate) stored {
-	kept, err := i.storage.load()
+	kept, err := i.storage.load(i.cfg)
 	if err != nil || kept.cert == nil || i.cfg.fits(kept) != nil ||
 		certs.Validity(kept.cert.Leaf, time.Now()) != nil || now != nil && !kept.cert.Leaf.NotAfter.After(now.Leaf.NotAfter) {
 		return stored{}
@@ -328,30 +359,48 @@ func (i *Issuer) followRoots(ctx context.Context) {
 func (i *Issuer) updateRoots(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, certs.TryTimeout)
 	defer cancel()
-	var roots []*x509.Certificate
-	err := i.source.Guard("roots", func() (err error) {
-		roots, err = i.askRoots(ctx)
+	err := i.source.Guard("roots", func() error { return i.takeRoots(ctx) })
+	switch {
+	case err == nil:
+		i.said = ""
+	case err.Error() != i.said && ctx.Err() != context.Canceled:
+		i.said = err.Error()
+		i.log.Warn("roots not refreshed", append([]any{"identity", i.source.Status().Name}, certs.Cause(err)...)...)
+	}
+}
+
+// takeRoots takes the roots that the CA has now, and keeps them if they are new. That
+// they cannot be kept is logged.
+func (i *Issuer) takeRoots(ctx context.Context) error {
+	roots, err := i.askRoots(ctx)
+	if err != nil {
 		return err
-	})
-	if err != nil {
-		if text := err.Error(); text != i.said && ctx.Err() != context.Canceled {
-			i.said = text
-			i.log.Warn("roots not refreshed", append([]any{"identity", i.source.Status().Name}, certs.Cause(err)...)...)
-		}
-		return
 	}
-	i.said = ""
 	if !i.setRoots(roots) {
-		return
+		return nil
 	}
-	unlock, err := i.storage.lock(ctx)
-	if err == nil {
-		defer unlock()
-		err = i.storage.saveRoots(roots, i.cfg.Fingerprint)
+	if _, others := i.cfg.pinned().sort(roots); len(others) == len(roots) {
+		i.log.Warn("the CA has no root with the configured fingerprint any more; set fingerprint to one that it has: without storage, a start fails",
+			"identity", i.source.Status().Name, "fingerprint", fmt.Sprintf("%x", sha256.Sum256(roots[0].Raw)))
 	}
-	if err != nil {
+	if err := i.storeRoots(ctx, roots); err != nil {
 		i.log.Error("roots not stored", "identity", i.source.Status().Name, "cause", err.Error())
 	}
+	return nil
+}
+
+// storeRoots keeps roots, vouched for by the identity that is stored.
+func (i *Issuer) storeRoots(ctx context.Context, roots []*x509.Certificate) error {
+	unlock, err := i.storage.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kept, err := i.storage.load(i.cfg)
+	if err != nil {
+		return err
+	}
+	return i.storage.saveRoots(i.cfg, stored{roots: roots, vouchers: i.cfg.vouch(kept.cert, roots, kept)})
 }
 
 func (i *Issuer) askRoots(ctx context.Context) ([]*x509.Certificate, error) {

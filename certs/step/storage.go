@@ -1,7 +1,6 @@
 package step
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -17,14 +15,17 @@ import (
 	"ambassador/certs"
 )
 
-// storage is a folder; the zero value keeps nothing.
+// storage is a folder; the zero value keeps nothing. The folder is opened, and so
+// checked, for each use.
 type storage struct{ dir string }
 
-// stored is what a folder holds; cert and roots may be missing.
+// stored is what a folder holds; all may be missing.
 type stored struct {
-	cert        *tls.Certificate // Leaf is set
-	roots       []*x509.Certificate
-	fingerprint string // of the root that all began with
+	cert      *tls.Certificate    // Leaf is set
+	roots     []*x509.Certificate // that are trusted
+	untrusted []*x509.Certificate // the other roots
+	vouchers  []voucher           // for roots
+	anchors   []*x509.Certificate // roots, and those that vouchers need and the CA no longer has
 }
 
 const (
@@ -32,8 +33,8 @@ const (
 	rootsFile = "roots.pem"
 	lockFile  = "lock"
 
-	// fingerprintLine begins roots.pem. PEM passes over it.
-	fingerprintLine = "# The roots of the step-ca that began with fingerprint "
+	// rootsLine begins roots.pem, for people. PEM passes over it.
+	rootsLine = "# The roots of the step-ca that began with fingerprint "
 )
 
 // prepare makes the folder. The error says what is wrong with it.
@@ -41,10 +42,12 @@ func (s storage) prepare() error {
 	if s.dir == "" {
 		return nil
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+	folder, err := certs.MakeFolder(s.dir)
+	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(s.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	defer folder.Close()
+	f, err := folder.Create(lockFile)
 	if err != nil {
 		return err
 	}
@@ -61,7 +64,12 @@ func (s storage) lock(ctx context.Context) (unlock func(), err error) {
 	if s.dir == "" {
 		return func() {}, nil
 	}
-	f, err := os.OpenFile(filepath.Join(s.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	folder, err := certs.OpenFolder(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	f, err := folder.Create(lockFile)
 	if err != nil {
 		return nil, err
 	}
@@ -85,47 +93,55 @@ func (s storage) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// load reads what is there. The error names a file that is damaged; what is
-// missing is no error.
-func (s storage) load() (stored, error) {
-	var out stored
+// load reads what is there, and tells what the configuration trusts from the rest. The
+// error names the folder, or a file, that is damaged or that others could have written;
+// what is missing is no error.
+func (s storage) load(c Config) (out stored, err error) {
 	if s.dir == "" {
 		return out, nil
 	}
-	pair, pairErr := readOptional(filepath.Join(s.dir, pairFile))
-	roots, rootsErr := readOptional(filepath.Join(s.dir, rootsFile))
+	folder, err := certs.OpenFolder(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	defer folder.Close()
+	pair, pairErr := readOptional(folder, pairFile, true)
+	roots, rootsErr := readOptional(folder, rootsFile, false)
 	if err := errors.Join(pairErr, rootsErr); err != nil {
 		return out, err
 	}
 	if len(roots) > 0 {
-		var err error
-		if out.roots, err = parseChain(roots); err != nil {
+		all, err := parseChain(roots)
+		if err != nil {
 			return stored{}, fmt.Errorf("%s: %w", filepath.Join(s.dir, rootsFile), err)
 		}
-		out.fingerprint = fingerprintIn(roots)
+		out.vouchers = parseVouchers(roots)
+		trust := c.pinned()
+		for _, v := range out.vouchers {
+			if root := trust.take(c, v); root != nil {
+				out.anchors = append(out.anchors, root)
+			}
+		}
+		out.roots, out.untrusted = trust.sort(all)
+		out.anchors = append(out.anchors, out.roots...)
 	}
 	if len(pair) > 0 {
-		cert, err := parsePair(pair)
-		if err != nil {
+		if out.cert, err = parsePair(pair); err != nil {
 			return stored{}, fmt.Errorf("%s: %w", filepath.Join(s.dir, pairFile), err)
 		}
-		out.cert = cert
 	}
 	return out, nil
 }
 
-func readOptional(path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
+func readOptional(folder *certs.Folder, name string, secret bool) ([]byte, error) {
+	b, err := folder.Read(name, secret)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return b, err
-}
-
-func fingerprintIn(roots []byte) string {
-	line, _, _ := bytes.Cut(roots, []byte("\n"))
-	rest, _ := bytes.CutPrefix(line, []byte(fingerprintLine))
-	return string(rest)
 }
 
 // parseChain reads all certificates; there is at least one.
@@ -163,29 +179,50 @@ func parsePair(b []byte) (*tls.Certificate, error) {
 	return &cert, err
 }
 
-// save keeps the roots and then the pair, each whole or not at all. The caller
-// holds the lock.
-func (s storage) save(what stored) error {
-	if err := s.saveRoots(what.roots, what.fingerprint); err != nil || s.dir == "" {
+// save keeps the roots and then the pair, each whole or not at all. The caller holds
+// the lock.
+func (s storage) save(c Config, what stored) error {
+	if s.dir == "" {
+		return nil
+	}
+	folder, err := certs.OpenFolder(s.dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := saveRoots(folder, c, what); err != nil {
 		return err
 	}
 	text, err := encodePair(what.cert)
 	if err != nil {
 		return err
 	}
-	return certs.ReplaceFile(filepath.Join(s.dir, pairFile), text, 0o600)
+	return folder.Replace(pairFile, text, 0o600)
 }
 
-// saveRoots keeps the roots. The caller holds the lock.
-func (s storage) saveRoots(roots []*x509.Certificate, fingerprint string) error {
+// saveRoots keeps the roots, beside the pair that is there. The caller holds the lock.
+func (s storage) saveRoots(c Config, what stored) error {
 	if s.dir == "" {
 		return nil
 	}
-	text := []byte(fingerprintLine + fingerprint + "\n")
-	for _, c := range roots {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	folder, err := certs.OpenFolder(s.dir)
+	if err != nil {
+		return err
 	}
-	return certs.ReplaceFile(filepath.Join(s.dir, rootsFile), text, 0o600)
+	defer folder.Close()
+	return saveRoots(folder, c, what)
+}
+
+func saveRoots(folder *certs.Folder, c Config, what stored) error {
+	text := []byte(rootsLine + c.Fingerprint + "\n")
+	for _, r := range what.roots {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Raw})...)
+	}
+	vouchers, err := encodeVouchers(what.vouchers)
+	if err != nil {
+		return err
+	}
+	return folder.Replace(rootsFile, append(text, vouchers...), 0o600)
 }
 
 func encodePair(cert *tls.Certificate) ([]byte, error) {

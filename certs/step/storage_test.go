@@ -50,7 +50,7 @@ func writeForEver(s storage) {
 		if err == nil {
 			var unlock func()
 			if unlock, err = s.lock(context.Background()); err == nil {
-				err = s.save(stored{pair, []*x509.Certificate{pair.Leaf}, "f"})
+				err = s.save(Config{}, stored{cert: pair, roots: []*x509.Certificate{pair.Leaf}})
 				unlock()
 			}
 		}
@@ -74,8 +74,8 @@ func TestKilledWhileWriting(t *testing.T) {
 	}
 	for n := range 200 {
 		killWriter(t, s)
-		kept, err := s.load()
-		if err != nil || kept.cert == nil || len(kept.roots) != 1 || kept.fingerprint != "f" {
+		kept, err := s.load(Config{})
+		if err != nil || kept.cert == nil || len(kept.untrusted) != 1 {
 			t.Fatalf("after %d kills: %+v, %v", n+1, kept, err)
 		}
 	}
@@ -129,13 +129,13 @@ func TestDamagedStorage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := storage{t.TempDir()}
-			if err := s.save(stored{pair, []*x509.Certificate{pair.Leaf}, "f"}); err != nil {
+			if err := s.save(Config{}, stored{cert: pair, roots: []*x509.Certificate{pair.Leaf}}); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(filepath.Join(s.dir, tt.file), tt.text, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			kept, err := s.load()
+			kept, err := s.load(Config{})
 			if err == nil || !strings.Contains(err.Error(), tt.want) || kept.cert != nil {
 				t.Errorf("%+v, %v; want an error with %q", kept, err, tt.want)
 			}

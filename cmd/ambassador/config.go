@@ -229,7 +229,7 @@ func (id *IdentitySection) stepField() field {
 		textField("token_file", "File with a one-time token, instead of provisioner and password_file; read anew for each enrolment. Needs storage.", &c.TokenFile, nil),
 		listField("names", "What the certificate is for: DNS names, IP addresses, URIs (spiffe://…), e-mail addresses. The first is its CN, too.", &c.Names, step.ParseName),
 		durationField("lifetime", "How long certificates are to be valid. Default: the provisioner's. A renewal keeps that of the enrolment.", &c.Lifetime, time.Second),
-		textField("storage", "Folder that keeps certificate, key (mode 0600) and roots, so that a restart needs neither CA nor token. Processes may share it. Default: in memory.", &c.Storage, nil)})
+		textField("storage", "Folder that keeps certificate, key (mode 0600) and roots, so that a restart needs neither CA nor token. It must be ours, and writable by us alone; it is made with mode 0700. Processes may share it. Default: in memory.", &c.Storage, nil)})
 	decode := section.decode
 	section.decode = func(d *decoder, n *yaml.Node, path string) {
 		id.Step = c

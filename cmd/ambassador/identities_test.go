@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -150,7 +153,17 @@ func TestCheckOfStepIdentities(t *testing.T) {
 	in := func(name string) string { return filepath.Join(folder, name) }
 	writeFile(t, in("pw"), "secret\n")
 	writeFile(t, in("empty"), "\n")
+	for name, mode := range map[string]fs.FileMode{"ours": 0o755, "everybodys": 0o777} {
+		if err := errors.Join(os.Mkdir(in(name), 0o700), os.Chmod(in(name), mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeFile(t, filepath.Join(in("ours"), "identity.pem"), "half of a pair")
 	for _, tt := range []struct{ keys, want string }{
+		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("none"), ""},
+		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("everybodys"), "identities.me.step.storage: use " + in("everybodys") + ": others may write it (mode 0777); chmod go-w it"},
+		{"token_file: " + in("absent") + ", storage: " + in("everybodys"), "identities.me.step.storage: use " + in("everybodys")},
+		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("ours"), "identities.me.step.storage: " + filepath.Join(in("ours"), "identity.pem")},
 		{"provisioner: p, password_file: " + in("pw"), ""},
 		{"provisioner: p, password_file: " + in("absent"), "identities.me.step.password_file: stat " + in("absent")},
 		{"provisioner: p, password_file: " + in("empty"), "it is empty; write the password"},

@@ -243,6 +243,9 @@ func (id *IdentitySection) checkStep() error {
 	if err := id.checkPassword(); err != nil {
 		return err
 	}
+	if _, err := step.CheckStorage(*id.Step); err != nil {
+		return &keyError{"step.storage", err}
+	}
 	if id.Step.TokenFile == "" || step.Stored(*id.Step) {
 		return nil
 	}
