@@ -14,8 +14,8 @@ import (
 const maxSecret = 64 << 10
 
 // ReadSecret reads a file that holds one password or token and nothing else. A
-// line break at its end, which editors leave there, is not part of it. The error is a
-// *fs.PathError.
+// line break at its end, which editors leave there, is not part of it. One that every
+// user may write is refused: see CheckMode. The error is a *fs.PathError.
 func ReadSecret(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -23,6 +23,9 @@ func ReadSecret(path string) ([]byte, error) {
 	}
 	if !info.Mode().IsRegular() { // opening a pipe could wait for ever
 		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("it is not a regular file")}
+	}
+	if _, err := CheckMode(info, true); err != nil {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -46,6 +46,12 @@ func (f Files) Paths() []string {
 	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
 }
 
+// Secrets are those that are given and have a secret.
+func (f Files) Secrets() []string {
+	all := []string{f.Key, f.PKCS12, f.PasswordFile}
+	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
+}
+
 func (f Files) onlyRoots() bool { return f.Certificate() == "" && f.Key == "" && f.CA != "" }
 
 // FileError is a file that cannot be used.
@@ -219,6 +225,9 @@ func readFile(path string) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, pathless(err)
+	}
+	if _, err := certs.CheckMode(info, false); err != nil { // roots and lists, too: they would be anybody's
+		return nil, err
 	}
 	file, err := os.Open(path)
 	if err != nil {

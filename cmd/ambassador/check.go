@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -72,7 +73,7 @@ func (a *app) check(path string, asJSON bool) error {
 	case err != nil:
 		return &exitError{Code: 2, Err: err}
 	}
-	for _, w := range f.warnings() {
+	for _, w := range slices.Concat(f.warnings(), f.exposures(), f.unused()) {
 		fmt.Fprintf(a.stdout, "warning: %s\n", w)
 	}
 	for _, n := range f.notes() {
@@ -100,7 +101,7 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	case err != nil:
 		reply.Problems = []checkProblem{{File: path, Text: err.Error()}}
 	default:
-		reply.Warnings, reply.Notes = f.warnings(), f.notes()
+		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), f.exposures(), f.unused()), f.notes()
 	}
 	enc := json.NewEncoder(a.stdout)
 	enc.SetIndent("", "  ")

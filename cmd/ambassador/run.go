@@ -352,6 +352,9 @@ func (p *process) apply(f *File) error {
 	for _, w := range f.warnings() {
 		p.log.Warn("unsafe setting", "setting", w)
 	}
+	for _, w := range f.exposures() {
+		p.log.Warn("secret not kept from other users", "setting", w)
+	}
 	p.announce()
 	return nil
 }

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"time"
+
+	"ambassador/certs"
+	"ambassador/certs/files"
+	"ambassador/certs/step"
+)
+
+// Warnings that need a look at the files which the configuration names. Files that
+// cannot be used are problems: see checkFiles.
+
+// exposures are the files with secrets that every user of this host may read, one line
+// each.
+func (f *File) exposures() (out []string) {
+	look := func(key, path string) {
+		if path == "" {
+			return
+		}
+		if err := certs.Exposed(path); err != nil {
+			out = append(out, key+": "+err.Error())
+		}
+	}
+	for _, id := range f.Identities {
+		at := "identities." + id.Name + "."
+		for _, path := range id.Files.Secrets() {
+			look(at+id.keyOf(&files.FileError{Path: path}), path)
+		}
+		if id.Step != nil {
+			look(at+"step.password_file", id.Step.PasswordFile)
+			look(at+"step.token_file", id.Step.TokenFile)
+		}
+	}
+	for _, u := range f.Upstreams {
+		look("upstreams."+u.Name+".health.password_file", u.Health.PasswordFile)
+	}
+	return out
+}
+
+// unused is what is in files and has no effect, or less than one might expect, one
+// line each. What runs logs it.
+func (f *File) unused() (out []string) {
+	for _, id := range f.Identities {
+		at := "identities." + id.Name + "."
+		if id.Step != nil {
+			warnings, _ := step.CheckStorage(*id.Step) // its error is a problem
+			for _, w := range warnings {
+				out = append(out, at+"step.storage: "+w)
+			}
+		}
+		if id.Files.CRL == "" {
+			continue
+		}
+		if _, roots, err := files.Load(id.Files); err == nil {
+			_, partial := roots.Revoked.Faults(time.Now())
+			for _, w := range partial {
+				out = append(out, at+"files.crl: "+id.Files.CRL+": "+w)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// checked is what `check` prints about a configuration, and its exit code.
+func checked(t *testing.T, text string, args ...string) (out string, code int) {
+	t.Helper()
+	stdout, stderr := newOutput(), newOutput()
+	code = run(t.Context(), append([]string{"check", "-c", writeConfig(t, text)}, args...), strings.NewReader(""), stdout, stderr)
+	return stdout.String() + stderr.String(), code
+}
+
+// exposing is a configuration with all kinds of files, by name in a folder.
+func exposing(t *testing.T) (text, folder string) {
+	t.Helper()
+	p := newPairs(t)
+	p.issue("a")
+	writeFile(t, filepath.Join(p.folder, "pw"), "secret\n")
+	writeFile(t, filepath.Join(p.folder, "token"), "secret\n")
+	writeFile(t, filepath.Join(p.folder, "probe"), "secret\n")
+	writeFile(t, filepath.Join(p.folder, "ca.crt"), string(p.ca.RootPEM()))
+	return strings.ReplaceAll(`
+identities:
+  a: {files: {cert: DIR/a.crt, key: DIR/a.key, ca: DIR/ca.crt, password_file: DIR/pw}}
+  s: {step: {url: "https://127.0.0.1:1", fingerprint: `+strings.Repeat("0", 64)+`, names: [a], token_file: DIR/token, storage: DIR/storage}}
+upstreams:
+  u: {endpoints: ["127.0.0.1:1"], starttls: mysql, required: false, tls: {identity: a}, health: {user: u, password_file: DIR/probe}}
+listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
+`, "DIR", p.folder), p.folder
+}
+
+// A secret that every user may read is a warning of `check` and of the log; a file
+// that every user may write is a mistake.
+func TestCheckOfFileModes(t *testing.T) {
+	text, folder := exposing(t)
+	at := func(name string) string { return filepath.Join(folder, name) }
+	for _, tt := range []struct {
+		file string
+		mode fs.FileMode
+		want string // empty: nothing
+		code int
+	}{
+		{"a.key", 0o600, "", 0},
+		{"a.key", 0o640, "", 0},
+		{"a.key", 0o644, "warning: identities.a.files.key: " + at("a.key") + ": every user of this host may read this secret (mode 0644); chmod o-r it", 0},
+		{"pw", 0o644, "warning: identities.a.files.password_file: ", 0},
+		{"token", 0o604, "warning: identities.s.step.token_file: ", 0},
+		{"probe", 0o644, "warning: upstreams.u.health.password_file: ", 0},
+		{"a.crt", 0o644, "", 0},
+		{"ca.crt", 0o644, "", 0},
+		{"a.key", 0o602, "identities.a.files.key: " + at("a.key") + ": every user of this host may write it (mode 0602); chmod o-w it", 2},
+		{"pw", 0o666, "identities.a.files.password_file: ", 2},
+		{"token", 0o666, "identities.s.step.token_file: ", 2},
+		{"probe", 0o666, "upstreams.u.health.password_file: ", 2},
+		{"ca.crt", 0o666, "identities.a.files.ca: ", 2},
+		{"a.crt", 0o666, "identities.a.files.cert: ", 2},
+	} {
+		if err := os.Chmod(at(tt.file), tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		out, code := checked(t, text)
+		if code != tt.code || !strings.Contains(out, tt.want) || tt.want == "" && strings.Contains(out, "every user") {
+			t.Errorf("%s with %#o: code %d\n%s\nwant code %d with %q", tt.file, tt.mode, code, out, tt.code, tt.want)
+		}
+		os.Chmod(at(tt.file), 0o600)
+	}
+}
+
+// A secret that Kubernetes mounts is a link, through a link, to a file of root's that
+// all may read: it is used, with a warning.
+func TestKubernetesSecret(t *testing.T) {
+	text, folder := exposing(t)
+	at := func(name string) string { return filepath.Join(folder, name) }
+	for _, err := range []error{os.Mkdir(at("..1"), 0o755), os.Rename(at("a.key"), at("..1/a.key")), os.Chmod(at("..1/a.key"), 0o644),
+		os.Symlink("..1", at("..data")), os.Symlink("..data/a.key", at("a.key"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, code := checked(t, text); code != 0 || !strings.Contains(out, "warning: identities.a.files.key: ") || !strings.Contains(out, "defaultMode: 0440") {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	text, _, _ = strings.Cut(text, "  s: {step") // whose CA is not there
+	s := serveFile(t, text+"upstreams: {u: {endpoints: [\"127.0.0.1:1\"], required: false, tls: {identity: a}}}\nlisteners: {front: {listen: \"127.0.0.1:0\", upstream: u}}\n")
+	s.err.await(t, `"level":"WARN","msg":"secret not kept from other users","setting":"identities\.a\.files\.key: `)
+}
+
+// A revocation list that refuses all of its CA is a mistake for `check`, one that
+// refuses some a warning.
+func TestCheckOfRevocationLists(t *testing.T) {
+	text, folder := exposing(t)
+	text = strings.Replace(text, "ca: ", "crl: "+filepath.Join(folder, "ca.crl")+", ca: ", 1)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "some CA"}, KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+	forCAs := []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 3, 0x82, 1, 0xff}}}
+	for _, tt := range []struct {
+		from, to time.Duration
+		more     []pkix.Extension
+		want     string
+		code     int
+	}{
+		{-time.Hour, time.Hour, nil, "ok (", 0},
+		{-2 * time.Hour, -time.Hour, nil, `identities.a.files.crl: ` + filepath.Join(folder, "ca.crl") + `: the revocation list of "CN=some CA" cannot be used: it expired at`, 2},
+		{time.Hour, 2 * time.Hour, nil, "is the clock right?", 2},
+		{-time.Hour, time.Hour, forCAs, "warning: identities.a.files.crl: ", 0},
+	} {
+		template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(tt.from), NextUpdate: time.Now().Add(tt.to), ExtraExtensions: tt.more}
+		list, err := x509.CreateRevocationList(rand.Reader, template, ca, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(folder, "ca.crl"), string(list))
+		if out, code := checked(t, text); code != tt.code || !strings.Contains(out, tt.want) {
+			t.Errorf("code %d\n%s\nwant code %d with %q", code, out, tt.code, tt.want)
+		}
+	}
+}
