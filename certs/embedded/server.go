@@ -149,12 +149,30 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, log *slog.Logger) e
 	return nil
 }
 
-// routes are step-ca's, at both places where its clients look.
-func routes() http.Handler {
+// routes are those of step-ca that concern X.509, at both places where its clients
+// look. SSH, which api.Route has, too, is not for us: what is not there cannot be
+// attacked.
+func routes() chi.Router {
 	r := chi.NewRouter()
-	api.Route(r)
-	r.Route("/1.0", func(r chi.Router) { api.Route(r) })
+	routeX509(r)
+	r.Route("/1.0", routeX509)
 	return r
+}
+
+func routeX509(r chi.Router) {
+	r.Get("/health", api.Health)
+	r.Get("/version", api.Version)
+	r.Get("/root/{sha}", api.Root)
+	r.Get("/roots", api.Roots)
+	r.Get("/roots.pem", api.RootsPEM)
+	r.Get("/federation", api.Federation)
+	r.Get("/provisioners", api.Provisioners)
+	r.Get("/provisioners/{kid}/encrypted-key", api.ProvisionerKey)
+	r.Post("/sign", api.Sign)
+	r.Post("/renew", api.Renew)
+	r.Post("/rekey", api.Rekey)
+	r.Post("/revoke", api.Revoke)
+	r.Get("/crl", api.CRL)
 }
 
 // logged writes a line for each request that changes something or is refused. The

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -35,7 +38,9 @@ provisioner enrols; its password is in --password-file, or in a file that is mad
 
 Without --storage all of it is gone when it ends. With it, root and provisioner stay
 the same; the root's own key is not kept. The password in --password-file encrypts
-the keys in --storage, too: without it they are only guarded by their mode, 0600.`,
+the keys in --storage, too: without it they are only guarded by their mode, 0600.
+The folder must be writable by us alone. Where others can reach the address, give a
+password of 12 characters or more: they can get the provisioner's key, and try.`,
 		Example: `  ambassador ca
   ambassador ca --listen ca.internal:9000 --storage /var/lib/ambassador-ca --password-file pw`,
 		Args: cobra.NoArgs,
@@ -62,8 +67,9 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 		return &exitError{Code: 2, Err: err}
 	}
 	defer files.close()
-	names, log := caNames(flags), newLogging(a.stderr).Logger
-	gate := &connGate{what: "ca", max: caConnections(l4.DescriptorLimit()), log: log}
+	names, log := caNames(flags), newLogging(a.stderr)
+	defer log.close()
+	gate := &connGate{what: "ca", max: caConnections(l4.DescriptorLimit()), log: log.Logger}
 	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password,
 		PlainKeys: flags.passwordFile == "", ConnState: gate.state})
 	if err != nil {
@@ -81,11 +87,12 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
+	files.warn(log.Logger, ln.Addr())
 	explainCA(a.stdout, server, files, ln.Addr(), names)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, gate.listen(ln), log) }() // received below
+	go func() { served <- server.Serve(ctx, gate.listen(ln), log.Logger) }() // received below
 	select {
 	case err := <-served:
 		return err
@@ -140,15 +147,17 @@ func newCAFiles(flags caFlags) (*caFiles, error) {
 	return f, err
 }
 
-func (f *caFiles) fill(folder, passwordFile string) (err error) {
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+func (f *caFiles) fill(dir, passwordFile string) error {
+	folder, err := certs.MakeFolder(dir)
+	if err != nil {
 		return err
 	}
-	f.root = absolute(filepath.Join(folder, "root.crt"))
+	defer folder.Close()
+	f.root = absolute(filepath.Join(dir, "root.crt"))
 	f.passwordFile = absolute(passwordFile)
 	if passwordFile == "" {
-		f.passwordFile = absolute(filepath.Join(folder, "provisioner.password"))
-		if err := makePassword(f.passwordFile); err != nil {
+		f.passwordFile = absolute(filepath.Join(dir, passwordName))
+		if err := makePassword(folder); err != nil {
 			return err
 		}
 	}
@@ -156,18 +165,32 @@ func (f *caFiles) fill(folder, passwordFile string) (err error) {
 	return err
 }
 
-// makePassword writes a random password, unless the file is there.
-func makePassword(path string) error {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if os.IsExist(err) {
-		return nil
-	}
-	if err != nil {
+// passwordName is the file of a password that we make.
+const passwordName = "provisioner.password"
+
+// makePassword writes a random password, unless the file is there. One that others
+// could have written, or can read, is an error.
+func makePassword(folder *certs.Folder) error {
+	err := folder.Check(passwordName, true)
+	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	defer file.Close()
-	_, err = io.WriteString(file, rand.Text()+"\n")
-	return err
+	return folder.Replace(passwordName, []byte(rand.Text()+"\n"), 0o600)
+}
+
+// A password of fewer bytes than shortPassword can be guessed: the CA gives the
+// provisioner's key, encrypted by the password, to every client, as step-ca does.
+const shortPassword = 12
+
+// warn writes to the log what makes the password weak at an address.
+func (f *caFiles) warn(log *slog.Logger, at net.Addr) {
+	if tcp, ok := at.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && len(f.password) < shortPassword {
+		log.Warn("short password: every client of the address gets the provisioner's key and can try passwords; "+
+			"give one of 12 characters or more, with a new --storage, or listen on 127.0.0.1", "address", at.String(), "password_file", f.passwordFile, "length", len(f.password))
+	}
+	if err := certs.Exposed(f.passwordFile); err != nil {
+		log.Warn("secret not kept from other users", "setting", "--password-file: "+err.Error())
+	}
 }
 
 func (f *caFiles) close() {

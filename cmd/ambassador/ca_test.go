@@ -2,20 +2,33 @@ package main
 
 import (
 	"context"
+	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/certs"
 )
 
 // startCA runs `ca` until stop or the end of the test, and gives what it printed,
 // whole.
 func startCA(t *testing.T, args ...string) (printed string, stop func() int) {
 	t.Helper()
+	printed, _, stop = startCAWithLog(t, args...)
+	return printed, stop
+}
+
+// startCAWithLog is startCA, and gives the log, too.
+func startCAWithLog(t *testing.T, args ...string) (printed string, log *output, stop func() int) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	out, log := newOutput(), newOutput()
+	out := newOutput()
+	log = newOutput()
 	code, done := 0, make(chan struct{})
 	go func() { // stop waits for it
 		defer close(done)
@@ -34,7 +47,7 @@ func startCA(t *testing.T, args ...string) (printed string, stop func() int) {
 	}()
 	for start := time.Now(); ; { // the last line says that all is there
 		if strings.Contains(out.String(), "storage: me-identity\n") {
-			return out.String(), stop
+			return out.String(), log, stop
 		}
 		select {
 		case <-ended:
@@ -116,4 +129,63 @@ func TestCAStorage(t *testing.T) {
 			t.Errorf("%v: exit code %d, %s; want one with %q", args, code, log, want)
 		}
 	}
+}
+
+// A short password is fine on loopback alone, and what is in a folder that others can
+// write is not used.
+func TestCAWarns(t *testing.T) {
+	dir := t.TempDir()
+	short, long := filepath.Join(dir, "short"), filepath.Join(dir, "long")
+	writeFile(t, short, "elevenbytes\n")
+	writeFile(t, long, "twelve bytes\n")
+	for _, tt := range []struct {
+		address, password string
+		want              bool
+	}{
+		{"127.0.0.1:9000", short, false},
+		{"[::1]:9000", short, false},
+		{"10.0.0.7:9000", long, false},
+		{"10.0.0.7:9000", short, true},
+		{"[::]:9000", short, true},
+	} {
+		password, err := certs.ReadSecret(tt.password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := newOutput()
+		f := &caFiles{password: password, passwordFile: tt.password}
+		f.warn(slog.New(slog.NewJSONHandler(log, nil)), net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.address)))
+		if text := log.String(); strings.Contains(text, `"msg":"short password: every client of the address`) != tt.want || !tt.want && text != "" {
+			t.Errorf("%s, %s: log %s; want a warning: %v", tt.address, tt.password, text, tt.want)
+		}
+	}
+	if err := os.Chmod(short, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, log, stop := startCAWithLog(t, "--password-file", short)
+	stop()
+	if text := log.String(); !strings.Contains(text, "every user of this host may read this secret") || strings.Contains(text, "short password") {
+		t.Errorf("log %s", text)
+	}
+	storage := filepath.Join(dir, "storage")
+	for _, prepare := range []func() error{
+		func() error { return os.Mkdir(storage, 0o700) },
+		func() error { return os.WriteFile(filepath.Join(storage, passwordName), []byte("known"), 0o644) },
+	} {
+		if err := prepare(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refuses := func(want string) {
+		t.Helper()
+		log := newOutput()
+		if code := run(t.Context(), []string{"ca", "--listen", "127.0.0.1:0", "--storage", storage}, strings.NewReader(""), newOutput(), log); code != 2 || !strings.Contains(log.String(), want) {
+			t.Errorf("exit code %d, %s; want one with %q", code, log, want)
+		}
+	}
+	refuses("others may read this secret")
+	if err := os.Chmod(storage, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	refuses("others may write it (mode 0777)")
 }
