@@ -16,7 +16,7 @@ func (s *Source) Attend(ctx context.Context, log *slog.Logger) {
 	var said notice
 	for ctx.Err() == nil {
 		changed := s.Changed()
-		err := s.Guard("source", func() error {
+		err := s.Guard(PartSource, func() error {
 			said.tell(s.Status(), time.Now(), log)
 			return nil
 		})

@@ -15,6 +15,18 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("internal error: panic: %v", e.Value) }
 
+// The parts of an identity's source that go on after a panic in them, as
+// Source.OnPanic names them.
+const (
+	PartSource = "source" // what keeps the identity current
+	PartIssuer = "issuer" // what gets a certificate
+	PartRoots  = "roots"  // what follows the CA's roots
+	PartFiles  = "files"  // what reads and watches files
+)
+
+// Parts lists them all.
+func Parts() []string { return []string{PartSource, PartIssuer, PartRoots, PartFiles} }
+
 // Guard calls try, and turns a panic in it into a *PanicError, which OnPanic is told.
 // Part is one of a few names: it becomes the label of a metric. Everything that runs
 // for a Source in a goroutine of its own, and reads what others have sent or written,

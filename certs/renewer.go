@@ -132,7 +132,7 @@ func (r *Renewer) try(ctx context.Context) {
 	r.mu.Unlock()
 	before := r.source.Status()
 	var renewed bool
-	err := r.source.Guard("issuer", func() (err error) {
+	err := r.source.Guard(PartIssuer, func() (err error) {
 		renewed, err = r.ask(ctx)
 		return err
 	})

@@ -42,7 +42,7 @@ func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 	w := &Watcher{files: f, source: s, log: log, name: s.Status().Name}
 	var cert *tls.Certificate
 	var roots *certs.Roots
-	err := s.Guard("files", func() (err error) {
+	err := s.Guard(certs.PartFiles, func() (err error) {
 		cert, roots, err = Load(f)
 		return err
 	})
@@ -190,7 +190,7 @@ func concerns(e fsnotify.Event, trail []string) bool {
 // again.
 func (w *Watcher) update(now time.Time) time.Duration {
 	again := PollInterval
-	err := w.source.Guard("files", func() (err error) {
+	err := w.source.Guard(certs.PartFiles, func() (err error) {
 		again, err = w.publish(now)
 		return err
 	})

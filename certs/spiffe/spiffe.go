@@ -68,7 +68,7 @@ func (w *Workload) Run(ctx context.Context) {
 	pause := shortestPause
 	for ctx.Err() == nil {
 		var heard bool
-		err := w.source.Guard("issuer", func() (err error) {
+		err := w.source.Guard(certs.PartIssuer, func() (err error) {
 			heard, err = w.listen(ctx)
 			return err
 		})

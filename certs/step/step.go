@@ -111,7 +111,7 @@ func Open(c Config, s *certs.Source, log *slog.Logger) (*Issuer, error) {
 		return nil, err
 	}
 	var kept stored
-	err := s.Guard("issuer", func() (err error) {
+	err := s.Guard(certs.PartIssuer, func() (err error) {
 		kept, err = i.storage.load(c)
 		return err
 	})
@@ -359,7 +359,7 @@ func (i *Issuer) followRoots(ctx context.Context) {
 func (i *Issuer) updateRoots(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, certs.TryTimeout)
 	defer cancel()
-	err := i.source.Guard("roots", func() error { return i.takeRoots(ctx) })
+	err := i.source.Guard(certs.PartRoots, func() error { return i.takeRoots(ctx) })
 	switch {
 	case err == nil:
 		i.said = ""

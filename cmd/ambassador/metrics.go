@@ -64,7 +64,7 @@ func newMetrics(version string) *metrics {
 	info.WithLabelValues(version).Set(1)
 	m.reloads.WithLabelValues("ok")
 	m.reloads.WithLabelValues("error")
-	for _, part := range append(l4.Parts(), partIssuer, partAdmin, partReload) {
+	for _, part := range slices.Concat(l4.Parts(), certs.Parts(), []string{partAdmin, partReload}) {
 		m.panics.WithLabelValues(part)
 	}
 	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares, m.rules, m.panics,

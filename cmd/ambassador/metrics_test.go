@@ -160,7 +160,7 @@ ambassador_identity_renewals_total counter
   result: error ok
 ambassador_panics_total counter
   Panics that the process has survived, by the part that they were in. Each is a bug; the log has its stack.
-  part: admin issuer preconnect prober relay reload resolver session upstream
+  part: admin files issuer preconnect prober relay reload resolver roots session source upstream
 ambassador_preconnect_total counter
   Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.
   result: hit miss stale

@@ -5,10 +5,9 @@ import (
 	"runtime/debug"
 )
 
-// The parts of this package and of the issuers that go on after a panic, beside
-// those of l4: labels of ambassador_panics_total.
+// The parts of this package that go on after a panic, beside those of l4 and certs:
+// labels of ambassador_panics_total.
 const (
-	partIssuer = "issuer"
 	partAdmin  = "admin"
 	partReload = "reload"
 )

@@ -253,6 +253,7 @@ func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	p.ids, p.roots = newIdentities(p.ctx, p.log.Logger), newIdentities(p.ctx, p.log.Logger)
+	p.ids.panicked, p.roots.panicked = p.metrics.panicked, p.metrics.panicked
 	p.users = &usersFiles{ctx: p.ctx, log: p.log.Logger}
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
 	p.metrics.attach(p.server, p.ids.statuses)
