@@ -313,6 +313,7 @@ func newResolver(servers []string, p panics) *resolver {
 	r := &resolver{panics: p}
 	for _, server := range servers {
 		d := net.Dialer{}
+		d.SetMultipathTCP(false)
 		r.servers = append(r.servers, &net.Resolver{PreferGo: true,
 			Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return d.DialContext(ctx, network, server)

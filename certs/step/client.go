@@ -84,6 +84,7 @@ func (c *conn) transport(cert *tls.Certificate) *http.Transport {
 
 func newTransport(config *tls.Config) *http.Transport {
 	dialer := &net.Dialer{Timeout: dialTimeout}
+	dialer.SetMultipathTCP(false)
 	return &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: config, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: answerTimeout, ResponseHeaderTimeout: answerTimeout, MaxIdleConns: 2}
 }

@@ -76,6 +76,7 @@ func (f *adminFlags) client(ctx context.Context, a *app) (*adminClient, error) {
 		c.token = strings.TrimSpace(string(token))
 	}
 	d := net.Dialer{Timeout: 5 * time.Second}
+	d.SetMultipathTCP(false)
 	c.http.Transport = &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, network, address) }}
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // a token goes nowhere else

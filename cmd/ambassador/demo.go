@@ -113,6 +113,7 @@ func (d *demo) prepare() (err error) {
 	}
 	d.tls = &tls.Config{Certificates: []tls.Certificate{*server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: d.ca.Roots()}
 	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(d.ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -265,6 +266,7 @@ func plainRoundTrip(ctx context.Context, addr, line string) (string, error) {
 		network, addr = "unix", path
 	}
 	var dialer net.Dialer
+	dialer.SetMultipathTCP(false)
 	conn, err := dialer.DialContext(ctx, network, addr)
 	if err != nil {
 		return "", err
@@ -291,7 +293,9 @@ func plainRoundTrip(ctx context.Context, addr, line string) (string, error) {
 // withoutCertificate is how the service treats a client that trusts it and has no
 // certificate: the error it gets, nil if it was served.
 func (d *demo) withoutCertificate(ctx context.Context) error {
-	dialer := tls.Dialer{Config: &tls.Config{RootCAs: d.ca.Roots(), ServerName: "localhost"}}
+	var plain net.Dialer
+	plain.SetMultipathTCP(false)
+	dialer := tls.Dialer{NetDialer: &plain, Config: &tls.Config{RootCAs: d.ca.Roots(), ServerName: "localhost"}}
 	conn, err := dialer.DialContext(ctx, "tcp", d.service.Addr().String())
 	if err != nil {
 		return err

@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -260,4 +264,85 @@ func TestOlderVersion(t *testing.T) {
 			t.Errorf("olderVersion(%s, %s) = %v, want %v", test.a, test.b, got, test.want)
 		}
 	}
+}
+
+// TestNoMultipathTCP asserts that no socket of ours is MPTCP, which Go's listeners
+// are unless told otherwise, and its dialers where GODEBUG says so: Landlock's rules
+// about ports are for TCP alone. A function that makes a dialer or a listener also
+// calls SetMultipathTCP(false), or is about unix sockets.
+func TestNoMultipathTCP(t *testing.T) {
+	var files []string
+	for _, pattern := range []string{"../../*/*.go", "../../*/*/*.go"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(found), err)
+		}
+		files = append(files, found...)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") || strings.Contains(name, "/integration/") {
+			continue
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok {
+				if what := multipath(f); what != "" {
+					t.Errorf("%s: %s: %s may be MPTCP; call SetMultipathTCP(false)", fset.Position(f.Pos()), f.Name.Name, what)
+				}
+			}
+		}
+	}
+}
+
+// multipath is what in f may make an MPTCP socket; empty if nothing does.
+func multipath(f *ast.FuncDecl) (what string) {
+	makers := []string{"net.Dialer", "net.ListenConfig", "net.Dial", "net.DialTimeout", "net.Listen", "tls.Dialer", "tls.Dial", "tls.Listen",
+		"http.DefaultTransport", "http.DefaultClient", "http.Get", "http.Post", "http.ListenAndServe"}
+	exempt := false
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.SelectorExpr:
+			exempt = exempt || n.Sel.Name == "SetMultipathTCP"
+			if name := qualified(n); slices.Contains(makers, name) {
+				what = name
+			}
+		case *ast.BasicLit:
+			exempt = exempt || n.Value == `"unix"`
+		case *ast.CompositeLit:
+			switch name := qualified(n.Type); {
+			case name == "http.Transport" && !hasKey(n, "DialContext"), name == "http.Client" && !hasKey(n, "Transport"):
+				what = name
+			}
+		}
+		return true
+	})
+	if exempt {
+		return ""
+	}
+	return what
+}
+
+// qualified is a name like "net.Dialer"; empty for what is none.
+func qualified(e ast.Expr) string {
+	if sel, ok := e.(*ast.SelectorExpr); ok {
+		if pkg, ok := sel.X.(*ast.Ident); ok {
+			return pkg.Name + "." + sel.Sel.Name
+		}
+	}
+	return ""
+}
+
+func hasKey(lit *ast.CompositeLit, name string) bool {
+	return slices.ContainsFunc(lit.Elts, func(e ast.Expr) bool {
+		kv, ok := e.(*ast.KeyValueExpr)
+		if !ok {
+			return false
+		}
+		key, ok := kv.Key.(*ast.Ident)
+		return ok && key.Name == name
+	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -213,7 +214,9 @@ func (h HTTPSection) ask(ctx context.Context, host netip.Addr) error {
 		return err
 	}
 	req.Header.Set("User-Agent", "ambassador-health")
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+	var dialer net.Dialer
+	dialer.SetMultipathTCP(false)
+	client := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if err != nil {
