@@ -160,7 +160,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ambassador.yaml")
 	write := func(upstream string) {
 		t.Helper()
-		text := fmt.Sprintf("listeners:\n  front: {listen: \"127.0.0.1:0\", upstream: up}\nupstreams:\n  up: {endpoints: [%q]}\n", upstream)
+		text := fmt.Sprintf("listeners:\n  front: {listen: \"127.0.0.1:0\", upstream: up}\nupstreams:\n  up: {endpoints: [%q]}\n  known: {endpoints: [%q, %q]}\n", upstream, one.addr, two.addr)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

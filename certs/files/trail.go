@@ -59,3 +59,8 @@ func split(path string) []string {
 	}
 	return out
 }
+
+// Trail lists the paths, absolute and without links in their folders, whose change
+// can change what path leads to: every symbolic link on the way, and then the
+// file, or the first part of it that is missing.
+func Trail(path string) []string { return trail(path) }

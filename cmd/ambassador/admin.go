@@ -41,6 +41,8 @@ type adminDeps struct {
 	users func() []usersReply
 	// rules is how many a listener has. It may be nil: none.
 	rules func(listener string) int
+	// sandbox is what the kernel keeps the process to. It may be nil, and its answer.
+	sandbox func() *sandboxReply
 	// config is the configuration in use as YAML, without secrets.
 	config func() ([]byte, error)
 	// reload validates and applies the configuration's file. An error means that
@@ -426,6 +428,9 @@ func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {
 		Listeners: a.listenerReplies(), Upstreams: orEmpty(a.upstreams()), Identities: a.identityReplies()}
 	if a.users != nil {
 		s.UsersFiles = a.users()
+	}
+	if a.sandbox != nil {
+		s.Sandbox = a.sandbox()
 	}
 	for _, t := range a.traffic() {
 		s.Sessions += t.Active

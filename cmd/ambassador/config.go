@@ -32,6 +32,7 @@ type File struct {
 	Drain      DrainSection
 	Limits     LimitsSection
 	DNS        DNSSection
+	Sandbox    SandboxSection
 	Identities []*IdentitySection // in the file's order, like all lists here
 	Upstreams  []*UpstreamSection
 	Listeners  []*ListenerSection
@@ -160,6 +161,7 @@ func (f *File) fields() []field {
 			sizeField("memory", "The most bytes held for sessions that are not connected to an upstream yet, and for slow readers; beyond it the largest or oldest of them end. Default 64MiB.", &f.Limits.Memory, 1<<20, 1<<40)}),
 		sectionField("dns", "How names are looked up.", []field{
 			listField("servers", "Servers that are asked, HOST or HOST:PORT, IP addresses. Default: the system's. /etc/hosts and search domains count either way.", &f.DNS.Servers, checkDNSServer)}),
+		sectionField("sandbox", "What the process can do, whatever an attacker makes it do.", f.Sandbox.fields()),
 		namedField("identities", "Certificates that we show, by a name of your choice.", func(name string) []field {
 			id := &IdentitySection{Name: name}
 			if name != "" { // empty: only the schema asks

@@ -50,6 +50,7 @@ var wrapped = map[string][]string{
 	"github.com/coreos/go-systemd/v22":  {"ambassador/cmd/ambassador"},
 	"golang.org/x/term":                 {"ambassador/cmd/ambassador"},
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
+	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
 	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4"},
 	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's

@@ -12,7 +12,13 @@ import (
 )
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(runAlone())
+}
+
+// runAlone is run in a process of its own.
+func runAlone() int {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, alone: true}
+	return a.execute(context.Background(), os.Args[1:])
 }
 
 // app is what every command is given of the world.
@@ -20,6 +26,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            func(string) (string, bool)
+	alone          bool // the process is ours, and what is done to it for good harms nobody
 }
 
 // exitError is an error that decides the exit code: 2 for usage and
@@ -39,7 +46,8 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.Err }
 
-// run is the whole program; it returns the exit code.
+// run is the whole program, in a process that others may use too; it returns the
+// exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: os.LookupEnv}
 	return a.execute(ctx, args)

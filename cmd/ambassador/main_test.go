@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -22,15 +21,17 @@ import (
 const patience = 30 * time.Second
 
 // testAs says what the test binary is to be instead of tests, in a process that a
-// test starts: the ambassador, or a COMMAND of it.
+// test starts: the ambassador, a COMMAND of it, or what its sandbox is tried in.
 const testAs = "AMBASSADOR_TEST_AS"
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(testAs) {
 	case "ambassador":
-		os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(runAlone())
 	case "command":
 		os.Exit(beCommand(os.Args[1:]))
+	case "sandboxed":
+		os.Exit(beSandboxed(os.Args[1], os.Args[2:]))
 	}
 	os.Exit(m.Run())
 }

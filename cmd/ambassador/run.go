@@ -158,6 +158,8 @@ type serveOptions struct {
 	descriptors int
 	// signals replaces the process's signals, in tests.
 	signals chan os.Signal
+	// alone: the process does nothing else, so that it is hardened and sandboxed.
+	alone bool
 }
 
 // process is one running ambassador.
@@ -180,6 +182,7 @@ type process struct {
 	work    sync.WaitGroup // all that ends with ctx
 	records sync.WaitGroup // sessions whose record is not written yet
 	memory  memory
+	sandbox *sandbox // set by the first apply, before anything is served; nil: the process is not alone
 
 	guarded   atomic.Pointer[[]netip.AddrPort] // of web; see guard
 	reloading sync.Mutex                       // held by apply's callers; web and announced are theirs
@@ -195,11 +198,15 @@ func (a *app) serve(ctx context.Context, f *File, opts serveOptions) error {
 	if err := findCommand(opts.command); err != nil {
 		return err
 	}
+	if err := f.noSandboxFor(opts.command); err != nil {
+		return err
+	}
 	if opts.signals == nil {
 		signals, stop := endSignals()
 		defer stop()
 		opts.signals = signals
 	}
+	opts.alone = a.alone
 	p, err := a.start(ctx, f, opts)
 	if err != nil {
 		return err
@@ -228,6 +235,7 @@ func (a *app) start(ctx context.Context, f *File, opts serveOptions) (*process, 
 	if level, err := parseLevel(f.Log.Level); err == nil {
 		p.log.set(level, f.Log.Format) // for what apply has to say
 	}
+	p.harden() // before keys are read
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	if err := p.apply(f); err != nil {
@@ -288,7 +296,7 @@ func (p *process) observer() l4.Observer {
 func (p *process) adminDeps() adminDeps {
 	d := adminDepsFor(p.server)
 	d.identities, d.users, d.rules = p.ids.statuses, p.users.statuses, p.rules
-	d.config = p.config
+	d.config, d.sandbox = p.config, p.sandboxed
 	if p.opts.load != nil {
 		d.reload = func(context.Context) error { return p.reload() }
 	}
@@ -319,6 +327,9 @@ func (p *process) apply(f *File) error {
 	if err != nil {
 		return &exitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
 	}
+	if err := p.withinSandbox(f); err != nil {
+		return err
+	}
 	ids, failedIDs := p.ids.prepare(f.Identities)
 	roots, failedRoots := p.roots.prepare(f.rootFiles())
 	users, failedUsers := p.users.prepare(f.usersPaths())
@@ -332,6 +343,10 @@ func (p *process) apply(f *File) error {
 	cfg.ReservedDescriptors = f.reservedDescriptors(p.web.connections) + p.opts.descriptors
 	web, err := p.web.prepare(p.ctx, f)
 	if err != nil {
+		return err
+	}
+	if err := p.enterSandbox(f); err != nil {
+		web.discard()
 		return err
 	}
 	p.guard(slices.Concat(p.web.running, web.all)) // clients may come before the new ones are served

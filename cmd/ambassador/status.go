@@ -25,6 +25,7 @@ type statusReply struct {
 	Upstreams  []l4.UpstreamStatus `json:"upstreams"`
 	Identities []identityReply     `json:"identities"`
 	UsersFiles []usersReply        `json:"users_files,omitempty"`
+	Sandbox    *sandboxReply       `json:"sandbox,omitempty"`
 	// Sessions are open; the bytes are those of ended ones too.
 	Sessions  int   `json:"sessions"`
 	BytesUp   int64 `json:"bytes_up"`
@@ -111,6 +112,9 @@ func writeStatus(w io.Writer, s statusReply, now time.Time) error {
 	p.identities(s.Identities)
 	p.usersFiles(s.UsersFiles)
 	p.linef("")
+	if s.Sandbox != nil {
+		p.linef("sandbox: %s", oneLine(s.Sandbox.String()))
+	}
 	p.linef("%s open, %s up and %s down since the start", plural(s.Sessions, "session"), byteCount(s.BytesUp), byteCount(s.BytesDown))
 	_, err := io.WriteString(w, p.String())
 	return err

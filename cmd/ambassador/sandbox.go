@@ -1,0 +1,517 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"ambassador/certs/files"
+)
+
+// The sandbox keeps a running process to what its configuration names, whatever
+// an attacker makes it do: the files it may read and write, the TCP ports it may
+// listen on and connect to. It is Linux's Landlock, which has three limits that
+// shape this file. A sandbox can only get tighter, so a reload that needs more is
+// refused. It is inherited, so there is none with COMMAND, and a process that
+// replaces itself by another program keeps it. And it says nothing about UDP,
+// about MPTCP, which is why no socket of ours is MPTCP, and about connecting to
+// unix sockets.
+
+// The values of sandbox.landlock.
+const (
+	landlockAuto     = "auto"
+	landlockOff      = "off"
+	landlockRequired = "required"
+)
+
+// SandboxSection is sandbox; an empty string is the default.
+type SandboxSection struct{ Landlock string }
+
+func (s *SandboxSection) fields() []field {
+	return []field{enumField("landlock", "Keeps the process to the files and TCP ports that the configuration names, by Landlock (Linux). auto does what the kernel can, and nothing with COMMAND; required does not start without; applies from the next start on. Default auto.",
+		&s.Landlock, landlockAuto, landlockOff, landlockRequired)}
+}
+
+func (s SandboxSection) landlock() string { return orDefault(s.Landlock, landlockAuto) }
+
+// noSandboxFor refuses a sandbox that is required where COMMAND would inherit it.
+func (f *File) noSandboxFor(command []string) error {
+	if len(command) == 0 || f.Sandbox.landlock() != landlockRequired {
+		return nil
+	}
+	p := f.problem("sandbox.landlock", errors.New("required, and COMMAND would inherit the sandbox; set auto or off, or start COMMAND by itself"))
+	return &exitError{Code: 2, Err: &ConfigError{[]Problem{p}}}
+}
+
+// access is what the process may do with files. Where a grant is for a folder, it
+// is for all below it.
+type access uint8
+
+const (
+	mayRead   access = 1 << iota // files and the lists of folders
+	mayKeep                      // files: make, write, replace, remove
+	mayListen                    // unix sockets: make, replace, remove
+)
+
+// wants is what a configuration needs of a sandbox.
+type wants struct {
+	files         []fileWant
+	bind, connect []portWant
+	// anyPort is the key because of which it is not known where we connect; empty:
+	// connect has all ports.
+	anyPort string
+}
+
+// fileWant is a file, or a folder where access is not mayRead alone. Key is its
+// key in the configuration.
+type fileWant struct {
+	key, path string
+	access    access
+}
+
+type portWant struct {
+	key  string
+	port int
+}
+
+// wants lists what f needs. Config is the file that f was read from, empty if there
+// is none; adminFolder has the default admin socket.
+func (f *File) wants(config, adminFolder string) *wants {
+	w := &wants{}
+	w.read("", config)
+	w.read("admin.token_file", f.Admin.TokenFile)
+	switch {
+	case f.Admin.Off:
+	case f.Admin.Listen == "":
+		w.folder("admin.listen", adminFolder, mayListen)
+	default:
+		w.listen("admin.listen", f.Admin.Listen)
+	}
+	if f.Metrics.Listen != "" {
+		w.listen("metrics.listen", f.Metrics.Listen)
+	}
+	for _, id := range f.Identities {
+		w.identity("identities."+id.Name, id)
+	}
+	for _, u := range f.Upstreams {
+		w.upstream("upstreams."+u.Name, u)
+	}
+	for _, l := range f.Listeners {
+		w.listener("listeners."+l.Name, l)
+	}
+	w.connect = append(w.connect, portWant{"dns", 53}) // after a truncated answer
+	for i, s := range f.dnsServers() {
+		w.dial(fmt.Sprintf("dns.servers[%d]", i), s)
+	}
+	return w
+}
+
+func (w *wants) identity(key string, id *IdentitySection) {
+	w.read(key+".files.cert", id.Files.Cert)
+	w.read(key+".files.key", id.Files.Key)
+	w.read(key+".files.pkcs12", id.Files.PKCS12)
+	w.read(key+".files.ca", id.Files.CA)
+	w.read(key+".files.crl", id.Files.CRL)
+	w.read(key+".files.password_file", id.Files.PasswordFile)
+	if id.Step == nil {
+		return
+	}
+	w.read(key+".step.password_file", id.Step.PasswordFile)
+	w.read(key+".step.token_file", id.Step.TokenFile)
+	w.folder(key+".step.storage", id.Step.Storage, mayRead|mayKeep)
+	if u, err := url.Parse(id.Step.URL); err == nil && u.Port() != "" {
+		w.dial(key+".step.url", u.Host)
+	} else if err == nil {
+		w.connect = append(w.connect, portWant{key + ".step.url", 443})
+	}
+}
+
+func (w *wants) upstream(key string, u *UpstreamSection) {
+	w.read(key+".health.password_file", u.Health.PasswordFile)
+	w.read(key+".tls.ca", u.caFile())
+	switch {
+	case u.Dynamic:
+		w.anyPort = key + ".dynamic"
+	case u.SRV != "":
+		w.anyPort = key + ".srv"
+	}
+	for i, e := range u.Endpoints {
+		w.dial(fmt.Sprintf("%s.endpoints[%d]", key, i), e.Address)
+	}
+	if p := u.Health.HTTP.Port; p != 0 {
+		w.connect = append(w.connect, portWant{key + ".health.http.port", p})
+	}
+}
+
+func (w *wants) listener(key string, l *ListenerSection) {
+	w.listen(key+".listen", l.Listen)
+	w.read(key+".tls.ca", l.caFile())
+	if r := l.request(); r != nil {
+		w.read(key+"."+l.requestKey()+".users_file", r.UsersFile)
+	}
+}
+
+func (w *wants) read(key, path string) {
+	if path != "" {
+		w.files = append(w.files, fileWant{key, path, mayRead})
+	}
+}
+
+func (w *wants) folder(key, path string, a access) {
+	if path != "" {
+		w.files = append(w.files, fileWant{key, path, a})
+	}
+}
+
+// listen is for an address that we listen on. A socket of systemd needs nothing.
+func (w *wants) listen(key, address string) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		w.folder(key, filepath.Dir(path), mayListen)
+	} else if port, ok := portOf(address); ok {
+		w.bind = append(w.bind, portWant{key, port})
+	}
+}
+
+// dial is for an address that we connect to. A unix socket needs nothing.
+func (w *wants) dial(key, address string) {
+	if port, ok := portOf(address); ok && !strings.HasPrefix(address, "unix:") {
+		w.connect = append(w.connect, portWant{key, port})
+	}
+}
+
+func portOf(address string) (port int, ok bool) {
+	_, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, false
+	}
+	port, err = strconv.Atoi(text)
+	return port, err == nil
+}
+
+// grant lets the process have access to a file, or to a folder and all below it.
+type grant struct {
+	path   string
+	access access
+	info   fs.FileInfo // a rule is for the file that has the path when it is made
+}
+
+// grants is the part of a sandbox that is about files. A path that does not exist
+// cannot be granted, and is left out.
+type grants []grant
+
+func (g *grants) add(a access, paths ...string) {
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil || slices.ContainsFunc(*g, func(had grant) bool { return had.access&a == a && os.SameFile(had.info, info) }) {
+			continue
+		}
+		*g = append(*g, grant{path, a, info})
+	}
+}
+
+// of grants what w needs.
+func (g *grants) of(w *wants) {
+	for _, f := range w.files {
+		if f.access == mayRead {
+			g.add(mayRead, readPaths(f.path)...)
+		} else {
+			g.add(f.access, f.path)
+		}
+	}
+}
+
+// system grants what Go's libraries read in the course of a process: the files of
+// the resolver, of users and groups, the system's roots, time zones, and what
+// metrics are made of. All of /etc, and not its files one by one, because programs
+// replace these files, and a rule for a file ends with it. What in /etc is secret
+// is so by its mode.
+func (g *grants) system(env func(string) (string, bool)) {
+	g.add(mayRead, "/etc", "/proc", "/dev/null", "/dev/urandom",
+		"/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/pki", "/usr/lib/ssl", "/usr/local/etc/ssl")
+	g.add(mayRead, systemLibraries...)
+	for _, path := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt"} {
+		g.add(mayRead, readPaths(path)...)
+	}
+	if path, _ := env("SSL_CERT_FILE"); path != "" {
+		g.add(mayRead, readPaths(path)...)
+	}
+	if list, _ := env("SSL_CERT_DIR"); list != "" {
+		g.add(mayRead, filepath.SplitList(list)...)
+	}
+	if path, _ := env("ZONEINFO"); path != "" {
+		g.add(mayRead, path)
+	}
+}
+
+// readPaths lists what must be readable so that path is, and stays so when the file
+// or a link on the way is replaced: Kubernetes swaps a link, certbot and others put
+// a new file into the place of the old. It is the folder of the file as it is
+// named and as it is found, and of every link between. Only a folder that holds
+// half the system is not added for a link in it, or for what is missing there.
+func readPaths(path string) []string {
+	out := []string{folderOf(path)}
+	for _, at := range files.Trail(path) {
+		info, err := os.Lstat(at)
+		if isFile := err == nil && info.Mode().Type() != fs.ModeSymlink; isFile || !slices.Contains(systemFolders, filepath.Dir(at)) {
+			out = append(out, folderOf(at))
+		}
+	}
+	return out
+}
+
+// folderOf is the folder of a file; the file itself where the folder has the whole
+// system, or its devices.
+func folderOf(path string) string {
+	if dir := filepath.Dir(path); dir != "/" && dir != "/dev" {
+		return dir
+	}
+	return path
+}
+
+// systemFolders hold what has nothing to do with each other.
+var systemFolders = []string{"/", "/bin", "/dev", "/home", "/lib", "/media", "/mnt", "/opt", "/root", "/run", "/sbin", "/srv", "/tmp", "/usr", "/var"}
+
+// limits is a sandbox as the kernel is asked for it. A nil map is no limit.
+type limits struct {
+	files         grants
+	bind, connect map[int]bool
+}
+
+// limitsFor is the sandbox for what a configuration needs.
+func limitsFor(w *wants, env func(string) (string, bool)) limits {
+	l := limits{bind: portSet(w.bind)}
+	l.files.system(env)
+	l.files.of(w)
+	if w.anyPort == "" {
+		l.connect = portSet(w.connect)
+	}
+	return l
+}
+
+func portSet(all []portWant) map[int]bool {
+	set := map[int]bool{}
+	for _, w := range all {
+		set[w.port] = true
+	}
+	return set
+}
+
+// sandboxReply is what the kernel enforces, as the API tells it.
+type sandboxReply struct {
+	// ABI is the version of Landlock; 0 where nothing is enforced.
+	ABI int `json:"landlock_abi"`
+	// Enforced are of files, bind, connect.
+	Enforced []string `json:"enforced"`
+	// Reason is why not all of it is enforced.
+	Reason string `json:"reason,omitempty"`
+}
+
+// String is the same for people.
+func (r sandboxReply) String() string {
+	if len(r.Enforced) == 0 {
+		return "off: " + r.Reason
+	}
+	text := fmt.Sprintf("landlock ABI %d: %s", r.ABI, strings.Join(r.Enforced, ", "))
+	if r.Reason != "" {
+		text += " (" + r.Reason + ")"
+	}
+	return text
+}
+
+// The versions of Landlock in which things came. Files need the second: without
+// it, a unix socket cannot be moved from the folder that it is made in.
+const (
+	abiFiles = 2
+	abiPorts = 4
+)
+
+// able is l as far as an ABI can enforce it, and why not all of it. AnyPort is the
+// key that says that connect has no limit.
+func (l limits) able(abi int, anyPort string) (limits, sandboxReply) {
+	r := sandboxReply{ABI: abi, Enforced: []string{"files"}}
+	switch {
+	case abi < abiFiles:
+		return limits{}, sandboxReply{Enforced: []string{}, Reason: fmt.Sprintf("the kernel has Landlock ABI %d, %d is needed", abi, abiFiles)}
+	case abi < abiPorts:
+		l.bind, l.connect = nil, nil
+		r.Reason = fmt.Sprintf("ports need ABI %d", abiPorts)
+		return l, r
+	}
+	r.Enforced = append(r.Enforced, "bind")
+	if l.connect != nil {
+		r.Enforced = append(r.Enforced, "connect")
+	} else {
+		r.Reason = "any port can be connected to because of " + anyPort
+	}
+	return l, r
+}
+
+// sandbox is what was decided at the start. Nothing takes it back.
+type sandbox struct {
+	limits // as they are enforced; zero: none
+	reply  sandboxReply
+}
+
+// harden takes from the process what it never needs: that its memory is dumped to
+// a file or read by another process of the user (PR_SET_DUMPABLE), and that what
+// it executes has more rights than it has (PR_SET_NO_NEW_PRIVS). The second is
+// inherited by COMMAND, which may need it: with COMMAND it is not done.
+func (p *process) harden() {
+	if !p.opts.alone {
+		return
+	}
+	if err := hardenProcess(len(p.opts.command) == 0); err != nil {
+		p.log.Warn("the process is not hardened", "cause", err.Error())
+	}
+}
+
+// enterSandbox decides about the sandbox, once: at the start, when what f needs
+// outside of it is open or made, and before the first session. The caller holds
+// reloading.
+func (p *process) enterSandbox(f *File) error {
+	if p.sandbox != nil || !p.opts.alone {
+		return nil
+	}
+	s, err := p.newSandbox(f)
+	if err != nil && f.Sandbox.landlock() == landlockRequired {
+		return fmt.Errorf("sandbox.landlock: required, and it is not possible: %w; set auto or off to start without", err)
+	}
+	if err != nil {
+		s = &sandbox{reply: sandboxReply{Enforced: []string{}, Reason: err.Error()}}
+	}
+	p.sandbox = s
+	p.log.Info("sandbox", "state", s.reply.String())
+	return nil
+}
+
+// newSandbox confines the process to what f needs. An error means that it is not
+// confined.
+func (p *process) newSandbox(f *File) (*sandbox, error) {
+	switch mode := f.Sandbox.landlock(); {
+	case mode == landlockOff:
+		return nil, errors.New("sandbox.landlock is off")
+	case len(p.opts.command) > 0:
+		return nil, errors.New("COMMAND would inherit it")
+	}
+	abi, err := landlockABI()
+	if err != nil {
+		return nil, err
+	}
+	w := p.wants(f)
+	l, reply := limitsFor(w, p.app.env).able(abi, w.anyPort)
+	switch {
+	case len(reply.Enforced) == 0:
+		return nil, errors.New(reply.Reason)
+	case f.Sandbox.landlock() == landlockRequired && abi < abiPorts:
+		return nil, fmt.Errorf("the kernel has Landlock ABI %d, and ports need %d", abi, abiPorts)
+	}
+	if err := restrictProcess(l); err != nil {
+		return nil, err
+	}
+	return &sandbox{l, reply}, nil
+}
+
+func (p *process) wants(f *File) *wants {
+	config := ""
+	if p.opts.load != nil {
+		config, _ = filepath.Abs(f.places.file) // an error is that of the working folder: it is gone
+	}
+	return f.wants(config, defaultAdminFolder(p.app.env).path)
+}
+
+// sandboxed is what is enforced, for the API; nil where nobody asked for it.
+func (p *process) sandboxed() *sandboxReply {
+	if p.sandbox == nil {
+		return nil
+	}
+	return &p.sandbox.reply
+}
+
+// withinSandbox refuses a configuration that the sandbox of the start does not let
+// work: the kernel would refuse it later, and less clearly. The caller holds
+// reloading.
+func (p *process) withinSandbox(f *File) error {
+	if p.sandbox == nil {
+		return nil
+	}
+	p.mu.Lock()
+	old := p.file
+	p.mu.Unlock()
+	if old.Sandbox.landlock() != f.Sandbox.landlock() {
+		p.log.Warn("sandbox.landlock has changed, and applies from the next start on", "now", p.sandbox.reply.String())
+	}
+	var problems []Problem
+	for _, r := range p.sandbox.refuses(p.wants(f), p.wants(old)) {
+		problems = append(problems, f.problem(r.key, errors.New(r.text)))
+	}
+	if err := configError(problems); err != nil {
+		return &exitError{Code: 2, Err: err}
+	}
+	return nil
+}
+
+// refusal is why a sandbox does not let a key work.
+type refusal struct{ key, text string }
+
+// refuses lists what w needs and the sandbox does not allow. Sockets that were
+// there are kept by a reload, so what had needs of them is no matter.
+func (s *sandbox) refuses(w, had *wants) (out []refusal) {
+	refuse := func(key, what string) {
+		out = append(out, refusal{key, what + " is outside the sandbox that was set at the start, which can only get tighter; restart, or set sandbox.landlock: off (from the next start on)"})
+	}
+	for _, f := range w.files {
+		if s.files != nil && !s.files.allow(f.path, f.access) && !(f.access == mayListen && slices.Contains(had.files, f)) {
+			refuse(f.key, f.path)
+		}
+	}
+	for _, b := range w.bind {
+		if s.bind != nil && !s.bind[b.port] {
+			refuse(b.key, fmt.Sprintf("listening on port %d", b.port))
+		}
+	}
+	if s.connect == nil {
+		return out
+	}
+	if w.anyPort != "" {
+		refuse(w.anyPort, "connecting to any port")
+	}
+	for _, c := range w.connect {
+		if !s.connect[c.port] {
+			refuse(c.key, fmt.Sprintf("connecting to port %d", c.port))
+		}
+	}
+	return out
+}
+
+// allow says whether access to path is granted, as the kernel decides it: by the
+// file and every folder above it. A folder that was replaced since the start is
+// another one.
+func (g grants) allow(path string, a access) bool {
+	for at := resolveLinks(path); ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err == nil && slices.ContainsFunc(g, func(had grant) bool { return had.access&a == a && os.SameFile(had.info, info) }) {
+			return true
+		}
+		if at == filepath.Dir(at) {
+			return false
+		}
+	}
+}
+
+// resolveLinks is path without links, as far as it exists.
+func resolveLinks(path string) string {
+	if found, err := filepath.EvalSymlinks(path); err == nil {
+		return found
+	}
+	if dir := filepath.Dir(path); dir != path {
+		return filepath.Join(resolveLinks(dir), filepath.Base(path))
+	}
+	return path
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+)
+
+// hardenProcess makes the process one that is not dumped and, where wanted, one
+// that gains no privileges by what it executes.
+func hardenProcess(noNewPrivileges bool) error {
+	err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if noNewPrivileges {
+		err = errors.Join(err, ll.AllThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	}
+	return err
+}
+
+// landlockABI is the version of Landlock that the kernel has. The error says why it
+// has none.
+func landlockABI() (int, error) {
+	abi, err := ll.LandlockGetABIVersion()
+	switch {
+	case errors.Is(err, unix.ENOSYS):
+		return 0, errors.New("the kernel has no Landlock")
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return 0, errors.New("Landlock was turned off when the system was started")
+	case err != nil:
+		return 0, fmt.Errorf("Landlock: %w", err)
+	}
+	return abi, nil
+}
+
+// restrictProcess confines every thread of the process to l, and all that it
+// executes. On an error nothing has changed. It can be called again, and then both
+// limits count.
+func restrictProcess(l limits) error {
+	// The rights of ABI 3, of which older ones enforce what they know. What later
+	// ones add stays free: ioctl on devices, which nothing here can open, and
+	// connecting to unix sockets, which is how upstreams and agents are reached.
+	cfg := landlock.Config{HandledAccessFS: landlock.V3.HandledAccessFS}
+	var rules []landlock.Rule
+	for _, g := range l.files {
+		rules = append(rules, landlock.PathAccess(rightsOf(g), g.path).IgnoreIfMissing())
+	}
+	if l.bind != nil {
+		cfg.HandledAccessNet |= ll.AccessNetBindTCP
+		for _, port := range slices.Sorted(maps.Keys(l.bind)) { // 0 is any that the kernel chooses
+			rules = append(rules, landlock.BindTCP(uint16(port)))
+		}
+	}
+	if l.connect != nil {
+		cfg.HandledAccessNet |= ll.AccessNetConnectTCP
+		for _, port := range slices.Sorted(maps.Keys(l.connect)) {
+			rules = append(rules, landlock.ConnectTCP(uint16(port)))
+		}
+	}
+	return cfg.BestEffort().Restrict(rules...)
+}
+
+// rightsOf are Landlock's names for what a grant allows. What is only for folders
+// must not be asked for a file.
+func rightsOf(g grant) (rights landlock.AccessFSSet) {
+	const (
+		read = ll.AccessFSReadFile | ll.AccessFSReadDir
+		keep = ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile
+		// A socket is made in a folder of its own and moved from there.
+		listen = ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSRemoveDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSRefer
+	)
+	if g.access&mayRead != 0 {
+		rights |= read
+	}
+	if g.access&mayKeep != 0 {
+		rights |= keep
+	}
+	if g.access&mayListen != 0 {
+		rights |= listen
+	}
+	if g.info.Mode().Type() != fs.ModeDir {
+		rights &= ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
+	}
+	return rights
+}

@@ -1,0 +1,6 @@
+//go:build !cgo
+
+package main
+
+// systemLibraries is empty: a static binary loads none.
+var systemLibraries []string
