@@ -12,6 +12,8 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+# Not -buildmode=pie: without cgo it makes a binary that wants an interpreter, and
+# scratch has none.
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o /out/ambassador ./cmd/ambassador
 # scratch has no mkdir: the folders that have to exist are made here.
 RUN mkdir -p /out/run/ambassador /out/tmp && chmod 1777 /out/tmp
