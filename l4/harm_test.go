@@ -291,7 +291,7 @@ func TestAStallIsNotManyFailures(t *testing.T) {
 // meanwhile, and goes on once that went well. A new session is refused at once.
 func TestSessionsWaitForTheTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		begun, alive := time.Now(), 6*time.Second
+		begun, alive := time.Now(), 5*time.Second
 		answer := func(ctx context.Context) (net.Conn, error) {
 			if time.Since(begun) < alive {
 				return after(100*time.Millisecond, refuses)(ctx)

@@ -30,9 +30,9 @@ func landlockABI() (int, error) {
 	case errors.Is(err, unix.ENOSYS):
 		return 0, errors.New("the kernel has no Landlock")
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return 0, errors.New("Landlock was turned off when the system was started")
+		return 0, errors.New("the kernel was started without Landlock")
 	case err != nil:
-		return 0, fmt.Errorf("Landlock: %w", err)
+		return 0, fmt.Errorf("landlock_create_ruleset: %w", err)
 	}
 	return abi, nil
 }
