@@ -316,7 +316,7 @@ func TestSessionsWaitForTheTrial(t *testing.T) {
 			t.Errorf("a new session: %v after %v, want a refusal at once", failure, time.Since(start))
 		}
 		if failed := <-done; len(failed) > 0 {
-			t.Errorf("%d of 20 failed, the first: %v", len(failed), failed[0])
+			t.Errorf("%d of 20 failed, the first: %v\n%s", len(failed), failed[0], strings.Join(f.log, "\n"))
 		}
 		if took := time.Since(begun); took > 8*time.Second {
 			t.Errorf("served after %v, the trial was due after 7 s", took)

@@ -209,8 +209,8 @@ const trialLook = 500 * time.Millisecond
 func (p *plan) awaitTrial(ctx context.Context) bool {
 	now := time.Now()
 	next := p.nextTrial(now)
-	if next == nil {
-		return false
+	if next == nil { // it went well a moment ago, or there is none
+		return p.again()
 	}
 	changed, wait := next.breaker.Changed(), next.retryIn(now)
 	if by, ok := ctx.Deadline(); ok && !next.asked.Load() && now.Add(wait).After(by) {
