@@ -68,11 +68,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	}
 	for {
 		unknown := p.unresolved() // asked first: what resolves meanwhile is found by the next look
-		if c, ok := p.pick(time.Now()); ok {
-			if p.last = c; p.tried == nil {
-				p.tried = p.few[:0]
-			}
-			p.tried = append(p.tried, c.at)
+		if c, ok := p.take(); ok {
 			return c, nil
 		}
 		if len(unknown) == 0 {
@@ -91,7 +87,26 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	if p.upstream.forgive(p.known(), time.Now()) {
 		return p.next(ctx)
 	}
-	return candidate{}, p.refuse(time.Now())
+	refused := p.refuse(time.Now())
+	if refused.reason == ReasonNoEndpoint {
+		if c, ok := p.take(); ok { // a breaker has closed between the two looks
+			return c, nil
+		}
+	}
+	return candidate{}, refused
+}
+
+// take is pick, and notes what was picked.
+func (p *plan) take() (candidate, bool) {
+	c, ok := p.pick(time.Now())
+	if !ok {
+		return c, false
+	}
+	if p.last = c; p.tried == nil {
+		p.tried = p.few[:0]
+	}
+	p.tried = append(p.tried, c.at)
+	return c, true
 }
 
 // single takes the only address, once.

@@ -202,7 +202,7 @@ func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *Error) bool {
 	switch {
 	case errors.Is(err, errTriedAll) && plan.again():
 		return u.pauseBefore(ctx, plan.rounds) == nil
-	case errors.Is(err, errTriedAll), err.Reason == ReasonBreakerOpen:
+	case err.Reason == ReasonNoEndpoint, err.Reason == ReasonBreakerOpen:
 		return plan.awaitTrial(ctx)
 	}
 	return false
