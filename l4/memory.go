@@ -29,7 +29,7 @@ type memory struct {
 	relay.Budget
 	relieving atomic.Bool // a goroutine ends sessions
 
-	mu      sync.Mutex
+	mu      sync.Mutex        // the innermost: nothing else is locked while it is held
 	waiting map[*session]bool // guarded by mu; those that hold something before the relay; true: it is being stopped
 }
 
@@ -108,19 +108,28 @@ func (s *Server) isOverMemory() bool {
 // together, and by how much all that is held is over its bound; those that were
 // stopped already are left out.
 func (s *Server) waitingHolders() (all []holder, sum, over int64) {
-	m := &s.memory
+	all, going := s.memory.holders(time.Now())
+	for i := range all {
+		all[i].from = all[i].sourceByName() // without memory's lock, which a session takes under its own
+		sum += all[i].bytes
+	}
+	return all, sum, s.memory.Used() - going - s.memory.Limit()
+}
+
+// holders are the sessions that are not relayed yet, without their sources, and how
+// much those hold that were stopped already.
+func (m *memory) holders(now time.Time) (all []holder, going int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now, going := time.Now(), int64(0)
 	for sess, stopped := range m.waiting {
 		n := sess.held.Load()
 		if stopped {
 			going += n
 			continue
 		}
-		all, sum = append(all, holder{sess, sess.sourceByName(), n, now.Sub(sess.rec.Start)}), sum+n
+		all = append(all, holder{session: sess, bytes: n, age: now.Sub(sess.rec.Start)})
 	}
-	return all, sum, m.Used() - going - m.Limit()
+	return all, going
 }
 
 // relayedHolders are the sessions whose relay holds something.

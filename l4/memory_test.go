@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -176,5 +177,38 @@ func TestRequestsCountAsHeld(t *testing.T) {
 			f.stopAll(errKilled)
 			f.until("it to be given back", func() bool { return f.HeldBytes() == 0 })
 		})
+	}
+}
+
+// Sessions that reach the relay while others are ended for memory end none of them but
+// themselves: nobody waits for anybody.
+func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
+	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg.MaxMemory = 6 * waitCost
+	f := serve(t, Options{}, cfg)
+	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for range 25 {
+				c, err := net.Dial("tcp", f.Listening()[0].Addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c.SetDeadline(time.Now().Add(bound))
+				tls.Client(c, client).Write([]byte("x")) // served, or ended by the limit
+				c.Close()
+			}
+		})
+	}
+	all.Wait()
+	f.until("all sessions to end", func() bool { return f.active() == 0 && f.HeldBytes() == 0 })
+	var limited bool
+	for range 400 {
+		limited = f.record().Reason == ReasonLimit || limited
+	}
+	if !limited {
+		t.Error("no session was ended for memory")
 	}
 }
