@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -212,34 +211,16 @@ func assemble(chain []*x509.Certificate, key crypto.Signer) *tls.Certificate {
 }
 
 // maxFile bounds a file: a chain is a few KiB, a bundle of all public roots
-// 250 KiB.
-const maxFile = 4 << 20
+// 250 KiB, the revocation list of a large CA some MiB.
+const maxFile = 16 << 20
 
 func readFile(path string) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("no path is given")
 	}
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() { // opening a pipe could wait for ever
-		return nil, errors.New("it is not a regular file; give the path of a PEM file")
-	}
+	b, err := certs.ReadGuarded(path, maxFile) // roots and lists, too: they would be anybody's
 	if err != nil {
 		return nil, pathless(err)
-	}
-	if _, err := certs.CheckMode(info, false); err != nil { // roots and lists, too: they would be anybody's
-		return nil, err
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, pathless(err)
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err != nil {
-		return nil, pathless(err)
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("more than %d MiB is too much for PEM; give the right file", maxFile>>20)
 	}
 	return b, nil
 }

@@ -107,7 +107,7 @@ func TestLoadNamesTheFileAndTheMend(t *testing.T) {
 	for _, tt := range []struct{ cert, key, ca, file, want string }{
 		{"absent", "a.key", "", "absent", "relative paths start at the configuration file's folder"},
 		{".", "a.key", "", "", "not a regular file"},
-		{"huge", "a.key", "", "huge", "more than 4 MiB"},
+		{"huge", "a.key", "", "huge", "more than 16 MiB"},
 		{"a.crt", "b.key", "", "b.key", "does not match the certificate in " + dir + "/a.crt"},
 		{"b.crt", "a.key", "", "a.key", "(serial 2b)"},
 		{"a.key", "b.key", "", "a.key", "interchanged"},

@@ -40,6 +40,8 @@ const (
 	reloadTimeout = adminReloadTimeout + 10*time.Second
 	// maxAnswer bounds an answer: 4096 records are 2 MB, 100 000 live sessions 50.
 	maxAnswer = 256 << 20
+	// maxTokenFile bounds --token-file, in bytes.
+	maxTokenFile = 64 << 10
 )
 
 // adminClient asks one admin API.
@@ -69,7 +71,7 @@ func (f *adminFlags) client(ctx context.Context, a *app) (*adminClient, error) {
 		c.base = "http://" + address
 	}
 	if f.tokenFile != "" {
-		token, err := os.ReadFile(f.tokenFile)
+		token, err := readGiven(f.tokenFile, maxTokenFile)
 		if err != nil {
 			return nil, &exitError{Code: 2, Err: fmt.Errorf("--token-file: %w", err)}
 		}

@@ -320,26 +320,28 @@ func findConfig(given string) (string, error) {
 	return "", fmt.Errorf("no configuration file: neither ./%s nor %s is there; name one with -c FILE, or use `ambassador forward`, which needs none", defaults[0], defaults[1])
 }
 
-// maxConfigFile bounds a configuration file.
-const maxConfigFile = 16 << 20
+// loadFile reads a configuration at a path, once.
+func loadFile(path string, env func(string) (string, bool)) (*File, error) {
+	return (&configSource{path: path}).load(env)
+}
 
-// loadFile reads a configuration. The error is a *ConfigError with every mistake
+// load reads a configuration. The error is a *ConfigError with every mistake
 // in its text, and beside those with every one in the files that it names. Where
 // the text is good, whoever takes up the files finds what is wrong with them.
-func loadFile(path string, env func(string) (string, bool)) (*File, error) {
-	source, err := readUpTo(path, maxConfigFile)
+func (s *configSource) load(env func(string) (string, bool)) (*File, error) {
+	source, err := s.read()
 	if err != nil {
 		var p *fs.PathError
 		if errors.As(err, &p) {
 			err = p.Err
 		}
-		return nil, &ConfigError{[]Problem{{File: path, Text: err.Error()}}}
+		return nil, &ConfigError{[]Problem{{File: s.path, Text: err.Error()}}}
 	}
-	folder, err := filepath.Abs(filepath.Dir(path))
+	folder, err := s.folder()
 	if err != nil {
 		return nil, err
 	}
-	f, err := parseFile(path, folder, source, env)
+	f, err := parseFile(s.path, folder, source, env)
 	if err != nil {
 		return nil, f.withFileProblems(err)
 	}
@@ -354,20 +356,6 @@ func (f *File) withFileProblems(err error) error {
 		return err
 	}
 	return configError(append(text.Problems, f.fileProblems()...))
-}
-
-// readUpTo reads a file that has at most so many bytes.
-func readUpTo(path string, most int) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
-	if err == nil && len(b) > most {
-		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("larger than %d MiB: this is something else", most>>20)}
-	}
-	return b, err
 }
 
 // parseFile decodes a configuration whose relative paths start at folder. Beside

@@ -165,10 +165,10 @@ func TestCheckOfStepIdentities(t *testing.T) {
 		{"token_file: " + in("absent") + ", storage: " + in("everybodys"), "identities.me.step.storage: use " + in("everybodys")},
 		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("ours"), "identities.me.step.storage: " + filepath.Join(in("ours"), "identity.pem")},
 		{"provisioner: p, password_file: " + in("pw"), ""},
-		{"provisioner: p, password_file: " + in("absent"), "identities.me.step.password_file: stat " + in("absent")},
+		{"provisioner: p, password_file: " + in("absent"), "identities.me.step.password_file: open " + in("absent")},
 		{"provisioner: p, password_file: " + in("empty"), "it is empty; write the password"},
 		{"storage: s, token_file: " + in("pw"), ""},
-		{"storage: s, token_file: " + in("absent"), "identities.me.step.token_file: stat " + in("absent") + ": no such file or directory; storage has no certificate yet"},
+		{"storage: s, token_file: " + in("absent"), "identities.me.step.token_file: open " + in("absent") + ": no such file or directory; storage has no certificate yet"},
 	} {
 		f, err := parse(good + "identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: " + strings.Repeat("0", 64) + ", names: [a], " + tt.keys + "}}}")
 		if err != nil {

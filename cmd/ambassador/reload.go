@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"time"
+
+	"ambassador/certs"
 )
 
 // wantReload asks for a reload and does not wait for it. Several that are asked
@@ -79,7 +80,7 @@ type fileWatch struct {
 // newFileWatch begins with what the file has now. Make it before the file is
 // loaded: a change in between is then seen.
 func newFileWatch(path string) *fileWatch {
-	used, _ := os.ReadFile(path) // loading says what is wrong with it
+	used, _ := certs.ReadFile(path, maxConfigFile) // loading says what is wrong with it
 	return &fileWatch{path, used}
 }
 
@@ -88,7 +89,7 @@ func newFileWatch(path string) *fileWatch {
 func (w *fileWatch) run(ctx context.Context, changed func()) {
 	seen := w.used
 	for sleep(ctx, watchInterval) {
-		now, err := os.ReadFile(w.path)
+		now, err := certs.ReadFile(w.path, maxConfigFile)
 		if err != nil {
 			continue // it is being replaced; until it is there again, nothing has changed
 		}

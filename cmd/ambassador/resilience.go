@@ -216,7 +216,7 @@ func (h HTTPSection) ask(ctx context.Context, host netip.Addr) error {
 	req.Header.Set("User-Agent", "ambassador-health")
 	var dialer net.Dialer
 	dialer.SetMultipathTCP(false)
-	client := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true},
+	client := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -97,8 +97,11 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 			if err != nil {
 				return err
 			}
-			if !watch {
+			switch {
+			case !watch:
 				opts.watch = nil
+			case isPipe(opts.watch.path):
+				return usageError(cmd, fmt.Errorf("--watch: %s is a pipe, which cannot be read again; give a regular file", opts.watch.path))
 			}
 			f, err := opts.load()
 			if err != nil {
@@ -124,8 +127,9 @@ func (a *app) fileOptions(path string, edit func(*File)) (serveOptions, error) {
 	if err != nil {
 		return serveOptions{}, &exitError{Code: 2, Err: err}
 	}
+	source := &configSource{path: found}
 	load := func() (*File, error) {
-		f, err := loadFile(found, a.env)
+		f, err := source.load(a.env)
 		if err != nil {
 			return nil, &exitError{Code: 2, Err: err}
 		}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"os/user"
 	"slices"
 	"strconv"
@@ -316,7 +315,7 @@ func (f *File) adminToken() (string, error) {
 	if f.Admin.TokenFile == "" {
 		return "", nil
 	}
-	b, err := os.ReadFile(f.Admin.TokenFile)
+	b, err := certs.ReadSecret(f.Admin.TokenFile)
 	if err != nil {
 		return "", err
 	}
