@@ -22,6 +22,7 @@ func (f *File) exposures() (out []string) {
 			out = append(out, key+": "+err.Error())
 		}
 	}
+	look("admin.token_file", f.Admin.TokenFile)
 	for _, id := range f.Identities {
 		at := "identities." + id.Name + "."
 		for _, path := range id.Files.Secrets() {
@@ -34,6 +35,9 @@ func (f *File) exposures() (out []string) {
 	}
 	for _, u := range f.Upstreams {
 		look("upstreams."+u.Name+".health.password_file", u.Health.PasswordFile)
+	}
+	for _, l := range f.Listeners {
+		look("listeners."+l.Name+"."+l.requestKey()+".users_file", l.usersFile())
 	}
 	return out
 }

@@ -33,13 +33,16 @@ func exposing(t *testing.T) (text, folder string) {
 	writeFile(t, filepath.Join(p.folder, "token"), "secret\n")
 	writeFile(t, filepath.Join(p.folder, "probe"), "secret\n")
 	writeFile(t, filepath.Join(p.folder, "ca.crt"), string(p.ca.RootPEM()))
+	writeFile(t, filepath.Join(p.folder, "admin"), strings.Repeat("x", 16)+"\n")
+	writeFile(t, filepath.Join(p.folder, "users"), htpasswd(t, "alice", "wonderland"))
 	return strings.ReplaceAll(`
 identities:
   a: {files: {cert: DIR/a.crt, key: DIR/a.key, ca: DIR/ca.crt, password_file: DIR/pw}}
   s: {step: {url: "https://127.0.0.1:1", fingerprint: `+strings.Repeat("0", 64)+`, names: [a], token_file: DIR/token, storage: DIR/storage}}
 upstreams:
   u: {endpoints: ["127.0.0.1:1"], starttls: mysql, required: false, tls: {identity: a}, health: {user: u, password_file: DIR/probe}}
-listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
+listeners: {front: {listen: "127.0.0.1:0", upstream: u, http_connect: {users_file: DIR/users}}}
+admin: {token_file: DIR/admin}
 `, "DIR", p.folder), p.folder
 }
 
@@ -60,12 +63,16 @@ func TestCheckOfFileModes(t *testing.T) {
 		{"pw", 0o644, "warning: identities.a.files.password_file: ", 0},
 		{"token", 0o604, "warning: identities.s.step.token_file: ", 0},
 		{"probe", 0o644, "warning: upstreams.u.health.password_file: ", 0},
+		{"admin", 0o644, "warning: admin.token_file: ", 0},
+		{"users", 0o644, "warning: listeners.front.http_connect.users_file: ", 0},
 		{"a.crt", 0o644, "", 0},
 		{"ca.crt", 0o644, "", 0},
 		{"a.key", 0o602, "identities.a.files.key: " + at("a.key") + ": every user of this host may write it (mode 0602); chmod o-w it", 2},
 		{"pw", 0o666, "identities.a.files.password_file: ", 2},
 		{"token", 0o666, "identities.s.step.token_file: ", 2},
 		{"probe", 0o666, "upstreams.u.health.password_file: ", 2},
+		{"admin", 0o666, "admin.token_file: read " + at("admin") + ": every user of this host may write it", 2},
+		{"users", 0o666, "listeners.front.http_connect.users_file: read " + at("users") + ": every user of this host may write it", 2},
 		{"ca.crt", 0o666, "identities.a.files.ca: ", 2},
 		{"a.crt", 0o666, "identities.a.files.cert: ", 2},
 	} {
@@ -77,6 +84,32 @@ func TestCheckOfFileModes(t *testing.T) {
 			t.Errorf("%s with %#o: code %d\n%s\nwant code %d with %q", tt.file, tt.mode, code, out, tt.code, tt.want)
 		}
 		os.Chmod(at(tt.file), 0o600)
+	}
+}
+
+func TestConfigurationThatEverybodyMayWrite(t *testing.T) {
+	path := writeConfig(t, good)
+	for mode, want := range map[fs.FileMode]int{0o666: 2, 0o644: 0, 0o660: 0} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, errs, code := explained(t, "-c", path); code != want || code != 0 && !strings.Contains(errs, path+": every user of this host may write it (mode 0666); chmod o-w it") {
+			t.Errorf("mode %#o: exit code %d, want %d\n%s", mode, code, want, errs)
+		}
+	}
+}
+
+// A users_file that others come to write is not taken up.
+func TestUsersThatEverybodyMayWrite(t *testing.T) {
+	m, path, log := watchedUsers(t, htpasswd(t, "alice", "wonderland"))
+	m.running, _ = m.prepare([]string{path})
+	writeFile(t, path, htpasswd(t, "mallory", "x"))
+	if err := os.Chmod(path, 0o606); err != nil {
+		t.Fatal(err)
+	}
+	m.refresh()
+	if u := m.running.users(path); !checks(t, u, "alice", "wonderland") || checks(t, u, "mallory", "x") || !strings.Contains(log.String(), "every user of this host may write it") {
+		t.Errorf("the users of a file that everybody may write are taken up:\n%s", log)
 	}
 }
 

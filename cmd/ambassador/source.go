@@ -37,7 +37,7 @@ func (s *configSource) read() ([]byte, error) {
 	s.used = true
 	switch {
 	case !isPipe(s.path):
-		return certs.ReadFile(s.path, maxConfigFile)
+		return certs.ReadGuarded(s.path, maxConfigFile)
 	case first:
 		return readPipe(s.path, maxConfigFile, pipeTimeout)
 	}

@@ -62,7 +62,7 @@ const maxUsersFile = 8 << 20
 
 // readUsers reads a users_file.
 func readUsers(path string) (list *l4.UserList, sum [sha256.Size]byte, err error) {
-	text, err := certs.ReadFile(path, maxUsersFile)
+	text, err := certs.ReadGuarded(path, maxUsersFile)
 	if err == nil {
 		list, err = parseUsers(path, text)
 	}
@@ -170,7 +170,7 @@ func (m *usersFiles) list() (out []*usersFile) {
 func (u *usersFile) look() time.Duration {
 	u.looking.Lock()
 	defer u.looking.Unlock()
-	text, err := certs.ReadFile(u.path, maxUsersFile)
+	text, err := certs.ReadGuarded(u.path, maxUsersFile)
 	sum, said := sha256.Sum256(text), u.reply().LastError
 	if err == nil && sum == u.sum && said == "" {
 		return files.PollInterval
