@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +38,9 @@ type File struct {
 
 	source []byte // the text it was read from
 	places *decoder
+	// Of Identities and Upstreams, by name: a file may have thousands of each.
+	identityOf map[string]*IdentitySection
+	upstreamOf map[string]*UpstreamSection
 }
 
 // AdminSection is admin: Off where listen is "", the default socket where it is
@@ -166,6 +168,7 @@ func (f *File) fields() []field {
 			id := &IdentitySection{Name: name}
 			if name != "" { // empty: only the schema asks
 				f.Identities = append(f.Identities, id)
+				f.identityOf[name] = id
 			}
 			return id.fields()
 		}),
@@ -173,6 +176,7 @@ func (f *File) fields() []field {
 			u := newUpstreamSection(name)
 			if name != "" { // empty: only the schema asks
 				f.Upstreams = append(f.Upstreams, u)
+				f.upstreamOf[name] = u
 			}
 			return u.fields()
 		}),
@@ -366,14 +370,23 @@ func parseFile(name, folder string, source []byte, env func(string) (string, boo
 
 func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
 	d.at = map[string]*yaml.Node{}
-	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, source: source, places: d}
+	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, source: source, places: d,
+		identityOf: map[string]*IdentitySection{}, upstreamOf: map[string]*UpstreamSection{}}
 	if root := d.parseYAML(source); root != nil {
 		d.section(root, "", f.fields())
 		f.startPathsAt(folder)
 		f.completeDynamic()
 		f.validate(d)
 	}
-	return f, configError(d.problems)
+	if !d.full() {
+		return f, configError(d.problems)
+	}
+	err := &ConfigError{d.problems}
+	err.sort()
+	end := err.Problems[maxProblems-1]
+	end.Path, end.Text = "", fmt.Sprintf("there may be more than these %d mistakes; fix them first", maxProblems)
+	err.Problems = append(err.Problems, end)
+	return f, err
 }
 
 // startPathsAt makes every path absolute.
@@ -461,10 +474,16 @@ func (f *File) validate(d *decoder) {
 		id.validate(d, "identities."+id.Name)
 	}
 	for _, u := range f.Upstreams {
+		if d.full() { // what is wrong with the next would be looked for in vain
+			return
+		}
 		u.validate(d, "upstreams."+u.Name, f)
 	}
 	taken := map[string]string{}
 	for _, l := range f.Listeners {
+		if d.full() {
+			return
+		}
 		l.validate(d, "listeners."+l.Name, f)
 		key := filepath.Clean(l.Listen)
 		if other := taken[key]; other != "" && !strings.HasSuffix(l.Listen, ":0") {
@@ -558,7 +577,7 @@ func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 
 func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
 	t := u.TLS
-	if t.Identity != "" && !slices.ContainsFunc(f.Identities, func(id *IdentitySection) bool { return id.Name == t.Identity }) {
+	if t.Identity != "" && f.identity(t.Identity) == nil {
 		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
 	}
 	if (t.MinVersion == "1.0" || t.MinVersion == "1.1") && !t.UnsafeMinVersion {
@@ -606,13 +625,7 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	}
 }
 
-func (f *File) upstream(name string) *UpstreamSection {
-	i := slices.IndexFunc(f.Upstreams, func(u *UpstreamSection) bool { return u.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return f.Upstreams[i]
-}
+func (f *File) upstream(name string) *UpstreamSection { return f.upstreamOf[name] }
 
 func namesOf[T any](all []T, name func(T) string) (out []string) {
 	for _, v := range all {
@@ -621,12 +634,19 @@ func namesOf[T any](all []T, name func(T) string) (out []string) {
 	return out
 }
 
+// maxNamed bounds the names that a mistake lists.
+const maxNamed = 20
+
 // unknownName says that a reference leads nowhere, and what there is.
 func unknownName(name, section string, have []string) string {
 	if len(have) == 0 {
 		return fmt.Sprintf("there is no %q: the file has no %s", name, section)
 	}
-	return fmt.Sprintf("there is no %q in %s; there is %s", name, section, strings.Join(have, ", "))
+	more := ""
+	if n := len(have) - maxNamed; n > 0 {
+		have, more = have[:maxNamed], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("there is no %q in %s; there is %s%s", name, section, strings.Join(have, ", "), more)
 }
 
 func orDefault[T comparable](v, d T) T {

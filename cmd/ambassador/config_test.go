@@ -140,7 +140,7 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"open admin", good + "admin: {listen: \"0.0.0.0:1\"}", "unsafe_admin_listen: true"},
 		{"dns", good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
 		{"variable", good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},
-		{"an anchor is no trick", good + "x: &x {a: *x}", "x: unknown key"},
+		{"an anchor is no trick", good + "x: &x {a: *x}", "a.yaml:5:11: *x stands for a section that it is a part of"},
 		{"long socket path", strings.Replace(good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "listeners.l.listen: the path of a socket has at most 90 bytes"},
 		{"long relative socket path", strings.Replace(good, "127.0.0.1:1", "unix:"+strings.Repeat("x", 85), 1), "at most 90 bytes, and /etc/a/xx"},
 		{"long endpoint path", strings.Replace(good, "h:1", "unix:/"+strings.Repeat("x", 104), 1), "upstreams.u.endpoints[0]: the path of a socket has at most 103"},
@@ -359,6 +359,8 @@ func FuzzParseFile(f *testing.F) {
 	}
 	f.Add([]byte("a: &a [*a, *a]\n<<: *a"))
 	f.Add([]byte("listeners: {l: {listen: &x [*x]}}"))
+	f.Add([]byte(shared(3, 3)))
+	f.Add([]byte(bomb(20)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := parseFile("fuzz.yaml", "/", b, testEnv)
 		if err == nil {

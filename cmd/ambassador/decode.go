@@ -51,10 +51,11 @@ func (e *ConfigError) Error() string {
 }
 
 // field is one key of a section: what the decoder, its errors and the schema
-// know of it.
+// know of it. Schema makes a new map for each call: a file may have thousands of
+// sections, and none of them needs it.
 type field struct {
 	key, doc string
-	schema   map[string]any
+	schema   func() map[string]any
 	decode   func(d *decoder, n *yaml.Node, path string)
 }
 
@@ -67,8 +68,14 @@ type decoder struct {
 	problems []Problem
 }
 
+// maxProblems bounds the mistakes that are told.
+const maxProblems = 200
+
+// full says whether no more mistakes are told, so that nothing more is looked for.
+func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
+
 // parseYAML gives the root mapping of the one document in source; nil if there
-// is none.
+// is none, or if its aliases stand for too much.
 func (d *decoder) parseYAML(source []byte) *yaml.Node {
 	loader, err := yaml.NewLoader(bytes.NewReader(source))
 	if err != nil {
@@ -92,7 +99,7 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 	if err := loader.Load(&second); !errors.Is(err, io.EOF) {
 		d.fail(&second, "", "a second document; a configuration is one document: remove the line ---")
 	}
-	if len(doc.Content) == 0 {
+	if len(doc.Content) == 0 || !d.weighAliases(doc.Content[0]) {
 		return nil
 	}
 	return resolveAlias(doc.Content[0])
@@ -119,7 +126,10 @@ func resolveAlias(n *yaml.Node) *yaml.Node {
 
 // fail notes a mistake at a node.
 func (d *decoder) fail(n *yaml.Node, path, format string, args ...any) {
-	p := Problem{File: d.file, Path: path, Text: fmt.Sprintf(format, args...)}
+	if d.full() {
+		return
+	}
+	p := Problem{File: d.file, Path: clip(path, 200), Text: clip(fmt.Sprintf(format, args...), 2000)}
 	if n != nil {
 		p.Line, p.Column = max(n.Line, 1), max(n.Column, 1)
 	}
@@ -142,15 +152,29 @@ func (d *decoder) failAt(path, format string, args ...any) {
 	}
 }
 
+// clip takes the middle out of a text of more bytes than most: the end of a mistake is
+// its fix.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most/2], "") + "…" + strings.ToValidUTF8(s[len(s)-most/2:], "")
+}
+
 // configError is nil, or a *ConfigError with the problems in the file's order.
 func configError(problems []Problem) error {
 	if len(problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(problems, func(a, b Problem) int {
+	err := &ConfigError{problems}
+	err.sort()
+	return err
+}
+
+func (e *ConfigError) sort() {
+	slices.SortStableFunc(e.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return &ConfigError{problems}
 }
 
 // mapping calls each with every key of a mapping, once.
@@ -162,8 +186,8 @@ func (d *decoder) mapping(n *yaml.Node, path string, each func(key, value *yaml.
 		return
 	}
 	seen := map[string]bool{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
+	for i := 0; i+1 < len(n.Content) && !d.full(); i += 2 {
+		key, value := resolveAlias(n.Content[i]), n.Content[i+1]
 		at := joinPath(path, key.Value)
 		if seen[key.Value] {
 			d.fail(key, at, "given twice; remove one")
@@ -201,6 +225,9 @@ func mendKey(key string, fields []field) string {
 	best, least := "", 3
 	for _, f := range fields {
 		all = append(all, f.key)
+		if len(key) >= len(f.key)+least { // so much would have to be taken away
+			continue
+		}
 		if d := distance(key, f.key); d < least {
 			best, least = f.key, d
 		}
@@ -292,11 +319,22 @@ func expand(s string, env func(string) (string, bool)) (string, error) {
 	return out, missing
 }
 
+// schemaWith gives a schema of these keys and values.
+func schemaWith(pairs ...any) func() map[string]any {
+	return func() map[string]any {
+		m := map[string]any{}
+		for i := 0; i < len(pairs); i += 2 {
+			m[pairs[i].(string)] = pairs[i+1]
+		}
+		return m
+	}
+}
+
 // The kinds of field. Check, where there is one, says what is wrong with a
 // value, with the mend.
 
 func textField(key, doc string, to *string, check func(string) error) field {
-	return field{key, doc, map[string]any{"type": "string"}, func(d *decoder, n *yaml.Node, path string) {
+	return field{key, doc, schemaWith("type", "string"), func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a text")
 		if !ok {
 			return
@@ -318,12 +356,12 @@ func enumField(key, doc string, to *string, values ...string) field {
 		}
 		return fmt.Errorf("%q is none of %s", s, strings.Join(values, ", "))
 	})
-	f.schema = map[string]any{"enum": values}
+	f.schema = schemaWith("enum", values)
 	return f
 }
 
 func boolField(key, doc string, to *bool) field {
-	return field{key, doc, map[string]any{"type": "boolean"}, func(d *decoder, n *yaml.Node, path string) {
+	return field{key, doc, schemaWith("type", "boolean"), func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "true or false")
 		switch {
 		case !ok:
@@ -337,7 +375,7 @@ func boolField(key, doc string, to *bool) field {
 
 // durationField is a duration of Go's form, at least least.
 func durationField(key, doc string, to *time.Duration, least time.Duration) field {
-	schema := map[string]any{"type": []string{"string", "integer"}, "pattern": `^(0|([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+|.*\$\{.*)$`}
+	schema := schemaWith("type", []string{"string", "integer"}, "pattern", `^(0|([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+|.*\$\{.*)$`)
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a duration")
 		if !ok {
@@ -389,7 +427,7 @@ func formatSize(v int64) string {
 
 // sizeField is a number of bytes.
 func sizeField(key, doc string, to *int64, least, most int64) field {
-	schema := map[string]any{"type": []string{"string", "integer"}, "pattern": `^([0-9]+ ?(B|KiB|MiB|GiB)?|.*\$\{.*)$`}
+	schema := schemaWith("type", []string{"string", "integer"}, "pattern", `^([0-9]+ ?(B|KiB|MiB|GiB)?|.*\$\{.*)$`)
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a size")
 		if !ok {
@@ -408,7 +446,7 @@ func sizeField(key, doc string, to *int64, least, most int64) field {
 }
 
 func intField(key, doc string, to *int, least, most int) field {
-	schema := map[string]any{"type": []string{"integer", "string"}, "minimum": least, "maximum": most}
+	schema := schemaWith("type", []string{"integer", "string"}, "minimum", least, "maximum", most)
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a number")
 		if !ok {
@@ -425,7 +463,7 @@ func intField(key, doc string, to *int, least, most int) field {
 
 // listField is a list of texts; a single text stands for a list of one.
 func listField(key, doc string, to *[]string, check func(string) error) field {
-	schema := map[string]any{"type": "array", "items": map[string]any{"type": "string"}}
+	schema := schemaWith("type", "array", "items", map[string]any{"type": "string"})
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		if n.Kind != yaml.SequenceNode {
 			d.fail(n, path, "%s where a list is needed; write it in [brackets]", describe(n))
@@ -453,7 +491,9 @@ func listField(key, doc string, to *[]string, check func(string) error) field {
 // one.
 func severalField(key, doc string, item map[string]any, to *[]string, check func(string) error) field {
 	list := listField(key, doc, to, check)
-	schema := map[string]any{"anyOf": []any{item, map[string]any{"type": "array", "items": item, "minItems": 1}}}
+	schema := func() map[string]any {
+		return map[string]any{"anyOf": []any{item, map[string]any{"type": "array", "items": item, "minItems": 1}}}
+	}
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		if n.Kind != yaml.SequenceNode {
 			var one string
@@ -469,14 +509,16 @@ func severalField(key, doc string, item map[string]any, to *[]string, check func
 }
 
 func sectionField(key, doc string, fields []field) field {
-	return field{key, doc, sectionSchema(fields), func(d *decoder, n *yaml.Node, path string) { d.section(n, path, fields) }}
+	return field{key, doc, func() map[string]any { return sectionSchema(fields) }, func(d *decoder, n *yaml.Node, path string) { d.section(n, path, fields) }}
 }
 
 // namedField is a mapping of sections whose names are the user's. Item gives the
 // fields of a new one.
 func namedField(key, doc string, item func(name string) []field) field {
-	schema := map[string]any{"type": "object", "propertyNames": map[string]any{"pattern": namePattern.String()},
-		"additionalProperties": sectionSchema(item(""))} // no section has an empty name
+	schema := func() map[string]any {
+		return map[string]any{"type": "object", "propertyNames": map[string]any{"pattern": namePattern.String()},
+			"additionalProperties": sectionSchema(item(""))} // no section has an empty name
+	}
 	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
 		d.named(n, path, func(name string, value *yaml.Node, at string) { d.section(value, at, item(name)) })
 	}}

@@ -37,7 +37,7 @@ func requestField(key, doc string, to **RequestSection) field {
 // markField is an upstream's mark, in decimal or, as nft and ip write it, in
 // hexadecimal.
 func markField(to *int) field {
-	schema := map[string]any{"type": []string{"integer", "string"}, "minimum": 0, "maximum": uint32(1<<32 - 1)}
+	schema := schemaWith("type", []string{"integer", "string"}, "minimum", 0, "maximum", uint32(1<<32-1))
 	return field{"mark", "SO_MARK of the connections to it, for routing and firewalls (Linux; needs CAP_NET_ADMIN). Default 0: none.", schema, func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a number")
 		if !ok {

@@ -65,11 +65,14 @@ func newUpstreamSection(name string) *UpstreamSection {
 
 // endpointsField is a list of addresses, or of sections with one.
 func (u *UpstreamSection) endpointsField() field {
-	section := sectionSchema((&EndpointSection{}).fields())
-	section["required"] = []string{"address"}
-	item := map[string]any{"anyOf": []any{map[string]any{"type": "string"}, section}}
+	schema := func() map[string]any {
+		section := sectionSchema((&EndpointSection{}).fields())
+		section["required"] = []string{"address"}
+		item := map[string]any{"anyOf": []any{map[string]any{"type": "string"}, section}}
+		return map[string]any{"type": "array", "items": item, "minItems": 1}
+	}
 	return field{"endpoints", "Its addresses: HOST:PORT (a name, an IPv4 or an [IPv6] address) or unix:/path, or sections with an address, its weight and its priority.",
-		map[string]any{"type": "array", "items": item, "minItems": 1}, u.decodeEndpoints}
+		schema, u.decodeEndpoints}
 }
 
 func (e *EndpointSection) fields() []field {

@@ -30,9 +30,11 @@ func ruleKeys() []string {
 
 // rulesField is a listener's rules: a list of sections.
 func (l *ListenerSection) rulesField() field {
-	section := sectionSchema((&RuleSection{}).fields())
+	schema := func() map[string]any {
+		return map[string]any{"type": "array", "items": sectionSchema((&RuleSection{}).fields()), "minItems": 1}
+	}
 	return field{"rules", "Who may go where: the first rule that matches decides. All keys of a rule must match, and one of a key's values; a rule without such keys matches everything. If none matches, the session is refused (no_route).",
-		map[string]any{"type": "array", "items": section, "minItems": 1}, l.decodeRules}
+		schema, l.decodeRules}
 }
 
 func (r *RuleSection) fields() []field {

@@ -27,7 +27,7 @@ func sectionSchema(fields []field) map[string]any {
 	properties := map[string]any{}
 	for _, f := range fields {
 		p := map[string]any{"description": f.doc}
-		for k, v := range f.schema {
+		for k, v := range f.schema() {
 			p[k] = v
 		}
 		properties[f.key] = p

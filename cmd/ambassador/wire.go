@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os/user"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,18 +17,21 @@ import (
 	"ambassador/l4"
 )
 
-// rootFiles are the files of tls.ca: identities with only roots, their paths being
-// their names.
+// rootFiles are the files of tls.ca, each once: identities with only roots, their
+// paths being their names.
 func (f *File) rootFiles() (out []*IdentitySection) {
-	for _, u := range f.Upstreams {
-		if ca := u.caFile(); ca != "" {
+	seen := map[string]bool{"": true}
+	add := func(ca string) {
+		if !seen[ca] {
+			seen[ca] = true
 			out = append(out, &IdentitySection{Name: ca, Files: files.Files{CA: ca}})
 		}
 	}
+	for _, u := range f.Upstreams {
+		add(u.caFile())
+	}
 	for _, l := range f.Listeners {
-		if ca := l.caFile(); ca != "" {
-			out = append(out, &IdentitySection{Name: ca, Files: files.Files{CA: ca}})
-		}
+		add(l.caFile())
 	}
 	return out
 }
@@ -105,13 +107,7 @@ func (f *File) dnsServers() (out []string) {
 	return out
 }
 
-func (f *File) identity(name string) *IdentitySection {
-	i := slices.IndexFunc(f.Identities, func(id *IdentitySection) bool { return id.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return f.Identities[i]
-}
+func (f *File) identity(name string) *IdentitySection { return f.identityOf[name] }
 
 // policy translates an upstream's tls, but for the file of its roots.
 func (t *TLSSection) policy(ids identitySet) (p certs.ClientPolicy, err error) {
