@@ -111,7 +111,7 @@ func TestSlowReadersAreBounded(t *testing.T) {
 					return tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
 				}
 			}
-			cfg.MaxMemory = 1 << 19
+			cfg.MaxMemory = 1 << 17
 			f := serve(t, Options{}, cfg)
 			honest := dial(f)
 			ping(t, honest)
