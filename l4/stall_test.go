@@ -48,12 +48,16 @@ func allStacks() string {
 }
 
 // anyOnALoopRuns says whether a goroutine that may be working for a loop is running,
-// or would if it had a processor.
+// or would if it had a processor: a system call of a loop does not wait, except that
+// for events.
 func anyOnALoopRuns(stacks string) bool {
 	for _, g := range strings.Split(stacks, "\n\n") {
+		if !strings.Contains(g, "relay.(*loop).run") && !strings.Contains(g, "l4.newRunner") {
+			continue
+		}
 		first, _, _ := strings.Cut(g, "\n")
-		if (strings.Contains(first, "[runn") || strings.Contains(first, "[preempted")) &&
-			(strings.Contains(g, "relay.(*loop).run") || strings.Contains(g, "l4.newRunner")) {
+		calls := strings.Contains(first, "[syscall") && !strings.Contains(g, "unix.EpollWait")
+		if calls || strings.Contains(first, "[runn") || strings.Contains(first, "[preempted") {
 			return true
 		}
 	}
