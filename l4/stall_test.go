@@ -49,16 +49,22 @@ func allStacks() string {
 
 // anyOnALoopRuns says whether a goroutine that may be working for a loop is running,
 // or would if it had a processor: a system call of a loop does not wait, except that
-// for events.
+// for events, and semacquire and GC are the runtime's own, of a goroutine that
+// allocates.
 func anyOnALoopRuns(stacks string) bool {
 	for _, g := range strings.Split(stacks, "\n\n") {
 		if !strings.Contains(g, "relay.(*loop).run") && !strings.Contains(g, "l4.newRunner") {
 			continue
 		}
 		first, _, _ := strings.Cut(g, "\n")
-		calls := strings.Contains(first, "[syscall") && !strings.Contains(g, "unix.EpollWait")
-		if calls || strings.Contains(first, "[runn") || strings.Contains(first, "[preempted") {
+		_, state, _ := strings.Cut(first, "[")
+		if strings.HasPrefix(state, "syscall") && !strings.Contains(g, "unix.EpollWait") {
 			return true
+		}
+		for _, runs := range []string{"runn", "preempted", "semacquire", "GC "} {
+			if strings.HasPrefix(state, runs) {
+				return true
+			}
 		}
 	}
 	return false
