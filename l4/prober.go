@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"ambassador/l4/starttls"
 	"ambassador/policy"
@@ -198,7 +200,7 @@ func (p *prober) walk(ctx context.Context) *Error {
 	}
 	var first []byte
 	if h.Expect != "" {
-		first, err = conn.expect(h.Expect)
+		first, err = conn.expect(h)
 	} else {
 		first, err = conn.hear(hearTimeout)
 	}
@@ -281,21 +283,21 @@ func (c *upstreamConn) hear(wait time.Duration) ([]byte, *Error) {
 }
 
 // expect reads until the server has said text, within the connection's deadline.
-func (c *upstreamConn) expect(text string) ([]byte, *Error) {
+func (c *upstreamConn) expect(h *HealthConfig) ([]byte, *Error) {
 	var got []byte
 	buf := make([]byte, 4096)
 	for {
 		n, err := c.Read(buf)
 		got = append(got, buf[:n]...)
 		switch {
-		case bytes.Contains(got, []byte(text)):
+		case bytes.Contains(got, []byte(h.Expect)):
 			return got, nil
 		case err == nil && len(got) < hearMax:
 			continue
 		case err != nil && !isTimeout(err) && !isEOF(err):
 			return got, c.failed(err)
 		}
-		return got, c.failed(&expectError{text, got})
+		return got, c.failed(&expectError{h.Expect, withoutWords(got, h.Send)})
 	}
 }
 
@@ -308,6 +310,17 @@ func (c *upstreamConn) failed(err error) *Error {
 	e := c.error(stage, earlyReason(err), err)
 	c.settle(e.Reason, e)
 	return e
+}
+
+// withoutWords is an answer without the words of what was sent: a server may quote the
+// password that it does not take.
+func withoutWords(got []byte, sent string) []byte {
+	for word := range strings.FieldsFuncSeq(sent, func(r rune) bool { return unicode.IsSpace(r) || r == '"' || r == '\'' }) {
+		if len(word) > 3 { // shorter ones are in any answer
+			got = bytes.ReplaceAll(got, []byte(word), []byte("***"))
+		}
+	}
+	return got
 }
 
 // expectError is a server that did not say what health.expect wants.

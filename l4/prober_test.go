@@ -391,6 +391,7 @@ func TestProbeOutcomes(t *testing.T) {
 		{"the expected answer", with(HealthConfig{Send: "PING\r\n", Expect: "+PONG"}), ponging, ""},
 		{"the expected greeting", with(HealthConfig{Expect: "220 "}), says("220 mail\r\n"), ""},
 		{"another answer", with(HealthConfig{Send: "HELLO\r\n", Expect: "+PONG"}), says("-ERR unknown\r\n"), `wants "+PONG", the server said "-ERR unknown`},
+		{"an answer that quotes what was sent", with(HealthConfig{Send: "AUTH \"hunter2\"\r\n", Expect: "+OK"}), says("-ERR unknown 'AUTH' of 'hunter2'\r\n"), `the server said "-ERR unknown '***' of '***'`},
 		{"no answer", with(HealthConfig{Expect: "+PONG"}), says(""), `the server said ""`},
 		{"an end instead", with(HealthConfig{Expect: "+PONG"}), hangUp, `the server said ""`},
 		{"another question", with(HealthConfig{Check: func(context.Context, netip.Addr) error { return nil }}), says(""), ""},

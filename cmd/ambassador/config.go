@@ -36,8 +36,8 @@ type File struct {
 	Upstreams  []*UpstreamSection
 	Listeners  []*ListenerSection
 
-	source []byte // the text it was read from
-	places *decoder
+	printed []byte // the text it was read from, but for secrets
+	places  *decoder
 	// Of Identities and Upstreams, by name: a file may have thousands of each.
 	identityOf map[string]*IdentitySection
 	upstreamOf map[string]*UpstreamSection
@@ -370,13 +370,14 @@ func parseFile(name, folder string, source []byte, env func(string) (string, boo
 
 func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
 	d.at = map[string]*yaml.Node{}
-	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, source: source, places: d,
+	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, places: d,
 		identityOf: map[string]*IdentitySection{}, upstreamOf: map[string]*UpstreamSection{}}
 	if root := d.parseYAML(source); root != nil {
 		d.section(root, "", f.fields())
 		f.startPathsAt(folder)
 		f.completeDynamic()
 		f.validate(d)
+		f.printed = d.withoutSecrets(source)
 	}
 	if !d.full() {
 		return f, configError(d.problems)
@@ -785,9 +786,10 @@ func (f *File) warnings() []string {
 	return out
 }
 
-// printYAML writes the configuration as it was written, variables and all. It
-// holds no secrets: those are in files of their own.
+// printYAML writes the configuration as it was written, variables and all, with ***
+// for secrets. Most of those are in files of their own: see secretField. Comments are
+// the writer's.
 func (f *File) printYAML(w io.Writer) error {
-	_, err := w.Write(f.source)
+	_, err := w.Write(f.printed)
 	return err
 }

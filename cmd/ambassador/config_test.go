@@ -281,7 +281,7 @@ func TestExamplesLoadAndValidate(t *testing.T) {
 			t.Errorf("%v", err)
 			continue
 		}
-		if err := schema.Validate(asJSON(t, f.source)); err != nil {
+		if err := schema.Validate(asJSON(t, f.printed)); err != nil {
 			t.Errorf("%s and the schema: %v", path, err)
 		}
 	}

@@ -65,6 +65,8 @@ type decoder struct {
 	env      func(string) (string, bool)
 	at       map[string]*yaml.Node    // the value of each path that was read
 	flagOf   func(path string) string // the flag that a key was made of; nil: a file has the keys
+	doc      yaml.Node                // the document, with its comments
+	hidden   map[*yaml.Node]string    // what is printed instead of a value
 	problems []Problem
 }
 
@@ -82,8 +84,9 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 		d.problems = append(d.problems, Problem{File: d.file, Text: err.Error()})
 		return nil
 	}
-	var doc, second yaml.Node
-	err = loader.Load(&doc)
+	var second yaml.Node
+	doc := &d.doc
+	err = loader.Load(doc)
 	var syntax *yaml.LoadError
 	switch {
 	case errors.Is(err, io.EOF):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -135,13 +136,13 @@ func (h *HealthSection) fields() []field {
 		intField("rise", "How many that pass in a row make an unhealthy address healthy. Default 2.", &h.Rise, 1, 1000),
 		intField("fall", "How many that fail in a row make an address unhealthy. Default 3.", &h.Fall, 1, 1000),
 		durationField("idle_interval", "How often a healthy address without sessions is probed, unless send, expect or http ask it at every interval. Default 60s.", &h.IdleInterval, 0),
-		textField("send", "What a probe sends once it is connected. Default: nothing.", &h.Send, nil),
+		secretField("send", "What a probe sends once it is connected; a secret, which is not printed. Default: nothing.", &h.Send),
 		textField("expect", "What the server's answer, or its greeting, must contain. Default: nothing.", &h.Expect, nil),
 		textField("user", "With starttls: mysql, as whom a probe logs in and quits, so that the server sees no failed client. It needs no privileges. Default: no login, and a healthy server is not probed.", &h.User, nil),
 		textField("password_file", "File with that user's password, and nothing else; read for each probe. Default: no password.", &h.PasswordFile, nil),
 		sectionField("http", "A question over plain HTTP to another port of the address's host, beside the connection.", []field{
 			intField("port", "Its port.", &h.HTTP.Port, 1, 65535),
-			textField("path", `What is asked for. Default "/".`, &h.HTTP.Path, checkPath),
+			queryField("path", `What is asked for; what is behind a ? is a secret. Default "/".`, &h.HTTP.Path, checkPath),
 			intField("status", "The status that is well. Default 200.", &h.HTTP.Status, 100, 599)}),
 		boolField("kill_on_down", "Ends the sessions of an address that becomes unhealthy. Default false.", &h.KillOnDown),
 	}
@@ -222,12 +223,15 @@ func (h HTTPSection) ask(ctx context.Context, host netip.Addr) error {
 	client := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		u.URL = hideQuery(u.URL)
+	}
 	if err != nil {
 		return err
 	}
 	resp.Body.Close()
 	if resp.StatusCode != h.Status {
-		return fmt.Errorf("health.http: %s answers %s, and %d is wanted", req.URL, resp.Status, h.Status)
+		return fmt.Errorf("health.http: %s answers %s, and %d is wanted", hideQuery(req.URL.String()), resp.Status, h.Status)
 	}
 	return nil
 }
