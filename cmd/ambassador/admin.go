@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -305,10 +304,7 @@ func (o adminOptions) checkToken(header string) *apiError {
 // is flushed. A client that has gone is not told of.
 func replyJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	if err := writeJSON(&b, v); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -323,7 +319,7 @@ func replyText(w http.ResponseWriter, status int, lines ...string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	for _, l := range lines {
-		fmt.Fprintln(w, oneLine(l))
+		fmt.Fprintln(w, visible(l))
 	}
 }
 

@@ -179,7 +179,7 @@ func TestNotReadyHasAReasonALine(t *testing.T) {
 	f := newFakeServer()
 	f.readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet; dial:\nrefused", "upstream b: no_identity: expired"}}
 	status, body := askHandler(newAdminHandler(f.deps(), adminOptions{}), "GET", "/readyz")
-	if want := "upstream a: not reached yet; dial: refused\nupstream b: no_identity: expired\n"; status != 503 || body != want {
+	if want := "upstream a: not reached yet; dial:\\nrefused\nupstream b: no_identity: expired\n"; status != 503 || body != want {
 		t.Errorf("%d %q, want 503 %q", status, body, want)
 	}
 }

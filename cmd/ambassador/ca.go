@@ -221,6 +221,6 @@ identities:
       password_file: %s
       names: [me.internal]
       storage: me-identity
-`, addr, f.root, server.Fingerprint(), embedded.ProvisionerName, f.passwordFile,
+`, addr, visible(f.root), server.Fingerprint(), embedded.ProvisionerName, visible(f.passwordFile),
 		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), quote(server.Fingerprint()), embedded.ProvisionerName, quote(f.passwordFile))
 }

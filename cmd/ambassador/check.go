@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -74,12 +73,12 @@ func (a *app) check(path string, asJSON bool) error {
 		return &exitError{Code: 2, Err: err}
 	}
 	for _, w := range slices.Concat(f.warnings(), f.exposures(), f.unused()) {
-		fmt.Fprintf(a.stdout, "warning: %s\n", w)
+		fmt.Fprintf(a.stdout, "warning: %s\n", visible(w))
 	}
 	for _, n := range f.notes() {
-		fmt.Fprintf(a.stdout, "note: %s\n", n)
+		fmt.Fprintf(a.stdout, "note: %s\n", visible(n))
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", path, plural(len(f.Listeners), "listener"), plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
+	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", visible(path), plural(len(f.Listeners), "listener"), plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
 	return err
 }
 
@@ -103,9 +102,7 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	default:
 		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), f.exposures(), f.unused()), f.notes()
 	}
-	enc := json.NewEncoder(a.stdout)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(reply); err != nil {
+	if err := writeJSON(a.stdout, reply); err != nil {
 		return err
 	}
 	if !reply.OK {

@@ -230,14 +230,13 @@ func (a *app) status(ctx context.Context, f *adminFlags, _ []string) error {
 	return writeStatus(a.stdout, s, time.Now())
 }
 
-// copyAnswer prints the API's JSON as it is.
+// copyAnswer prints the API's JSON.
 func (a *app) copyAnswer(ctx context.Context, c *adminClient, path string) error {
 	got, err := c.ask(ctx, http.MethodGet, path, clientTimeout)
 	if err != nil {
 		return err
 	}
-	_, err = a.stdout.Write(got.body)
-	return err
+	return writeAnswer(a.stdout, got.body)
 }
 
 func (a *app) sessionsCommand() *cobra.Command {
@@ -364,8 +363,7 @@ func (a *app) tell(path string, timeout time.Duration, words func(changeReply) s
 			return err
 		}
 		if f.json {
-			_, err = a.stdout.Write(got.body)
-			return err
+			return writeAnswer(a.stdout, got.body)
 		}
 		var t changeReply
 		if err := json.Unmarshal(got.body, &t); err != nil {
@@ -472,5 +470,5 @@ func (a *app) printReady(f *adminFlags, reasons []string) error {
 		_, err := fmt.Fprintln(a.stdout, "ready")
 		return err
 	}
-	return json.NewEncoder(a.stdout).Encode(map[string]any{"ready": len(reasons) == 0, "waiting": orEmpty(reasons)})
+	return json.NewEncoder(jsonWriter{a.stdout}).Encode(map[string]any{"ready": len(reasons) == 0, "waiting": orEmpty(reasons)})
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -35,7 +36,7 @@ func (p Problem) String() string {
 	if p.Path != "" {
 		s += ": " + p.Path
 	}
-	return s + ": " + p.Text
+	return visible(s + ": " + p.Text)
 }
 
 // ConfigError is every mistake of a configuration, in the file's order.
@@ -79,6 +80,9 @@ func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
 // parseYAML gives the root mapping of the one document in source; nil if there
 // is none, or if its aliases stand for too much.
 func (d *decoder) parseYAML(source []byte) *yaml.Node {
+	if d.refuseControls(source) {
+		return nil
+	}
 	loader, err := yaml.NewLoader(bytes.NewReader(source))
 	if err != nil {
 		d.problems = append(d.problems, Problem{File: d.file, Text: err.Error()})
@@ -106,6 +110,25 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 		return nil
 	}
 	return resolveAlias(doc.Content[0])
+}
+
+// refuseControls says whether source has a character that changes how it is shown, which
+// YAML allows: a control, a line separator, or a change of direction. The configuration
+// is printed as it was written.
+func (d *decoder) refuseControls(source []byte) bool {
+	line, column := 1, 0
+	for _, r := range string(source) {
+		column++
+		switch {
+		case r == '\n':
+			line, column = line+1, 0
+		case r == '\t' || r == '\r':
+		case unicode.IsControl(r), r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+			d.fail(&yaml.Node{Line: line, Column: column}, "", "the character %U, which cannot be seen; remove it, or write it in double quotes as \"\\u%04x\"", r, r)
+			return true
+		}
+	}
+	return false
 }
 
 // noYAML is the mistake of a text that cannot be read as YAML.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -210,9 +209,7 @@ func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error
 	if !asJSON {
 		return e.write(a.stdout, &q)
 	}
-	enc := json.NewEncoder(a.stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(e)
+	return writeJSON(a.stdout, e)
 }
 
 // answer decides as a session would, and tells why.
@@ -333,7 +330,7 @@ func (e *explanation) write(w io.Writer, q *question) error {
 func (e *explanation) resolution(q *question) string {
 	switch {
 	case e.LookupError != "":
-		return fmt.Sprintf("name: %s was looked up, because a rule depends on its addresses: %s", e.LookedUp, oneLine(e.LookupError))
+		return fmt.Sprintf("name: %s was looked up, because a rule depends on its addresses: %s", e.LookedUp, e.LookupError)
 	case e.LookedUp != "":
 		return fmt.Sprintf("name: %s was looked up, because a rule depends on its addresses: %s", e.LookedUp, addressList(e.Resolved))
 	case q.has["addr"]:

@@ -58,7 +58,7 @@ func (d *decoder) withoutSecrets(source []byte) []byte {
 		*n = old
 	}
 	if err != nil {
-		return []byte("# this configuration cannot be printed: " + oneLine(err.Error()) + "\n")
+		return []byte("# this configuration cannot be printed: " + visible(err.Error()) + "\n")
 	}
 	return out
 }

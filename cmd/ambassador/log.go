@@ -41,7 +41,7 @@ func newLogging(w io.Writer) *logging {
 	l.out.lost = func(n int) []byte { return l.line("log lines dropped: nobody reads the log fast enough", "lines", n) }
 	l.Logger = slog.New(&formatHandler{asText: &l.asText,
 		text: slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
-		json: slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
+		json: slog.NewJSONHandler(jsonWriter{w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
 	return l
 }
 
@@ -194,7 +194,7 @@ func appendString(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
 			quoted, _ := json.Marshal(s) // of a string: no error
-			return append(b, quoted...)
+			return appendVisibleJSON(b, quoted)
 		}
 	}
 	return append(append(append(b, '"'), s...), '"')

@@ -81,7 +81,7 @@ func (a *app) execute(ctx context.Context, args []string) int {
 		exit = &exitError{Code: 1, Err: err}
 	}
 	if exit.Err != nil {
-		fmt.Fprintf(a.stderr, "ambassador: %v\n", exit.Err)
+		fmt.Fprintf(a.stderr, "ambassador: %s\n", visibleLines(exit.Err.Error()))
 	}
 	return exit.Code
 }

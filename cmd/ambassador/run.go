@@ -413,7 +413,7 @@ func (p *process) announce() {
 	for _, b := range all {
 		bound[b] = true
 		if !p.announced[b] {
-			fmt.Fprintf(w, "listening %s %s\n", b.Name, b.Addr)
+			fmt.Fprintf(w, "listening %s %s\n", b.Name, visible(b.Addr))
 		}
 	}
 	p.announced = bound

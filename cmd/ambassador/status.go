@@ -8,7 +8,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"ambassador/certs"
 	"ambassador/l4"
@@ -113,7 +112,7 @@ func writeStatus(w io.Writer, s statusReply, now time.Time) error {
 	p.usersFiles(s.UsersFiles)
 	p.linef("")
 	if s.Sandbox != nil {
-		p.linef("sandbox: %s", oneLine(s.Sandbox.String()))
+		p.linef("sandbox: %s", s.Sandbox.String())
 	}
 	p.linef("%s open, %s up and %s down since the start", plural(s.Sessions, "session"), byteCount(s.BytesUp), byteCount(s.BytesDown))
 	_, err := io.WriteString(w, p.String())
@@ -126,8 +125,9 @@ type report struct {
 	now time.Time
 }
 
+// linef adds a line; what it is made of cannot add another.
 func (p *report) linef(format string, args ...any) {
-	fmt.Fprintf(p, format+"\n", args...)
+	p.WriteString(visible(fmt.Sprintf(format, args...)) + "\n")
 }
 
 // table prints rows in columns, the first of them the heads. Nothing from
@@ -139,7 +139,7 @@ func (p *report) table(rows [][]string) {
 			if i > 0 {
 				io.WriteString(w, "\t")
 			}
-			if cell = oneLine(cell); cell == "" {
+			if cell = visible(cell); cell == "" {
 				cell = "-"
 			}
 			io.WriteString(w, cell)
@@ -163,7 +163,7 @@ func (p *report) readiness(r l4.Readiness) {
 		if line == "draining" {
 			continue // said above
 		}
-		p.linef("  %s", oneLine(line))
+		p.linef("  %s", line)
 	}
 }
 
@@ -403,18 +403,4 @@ func plural(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// oneLine replaces what would break a line or speak to a terminal: texts come
-// from servers too.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
-			return '?'
-		}
-		return r
-	}, s)
 }

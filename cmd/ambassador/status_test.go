@@ -191,9 +191,3 @@ func TestByteCount(t *testing.T) {
 		}
 	}
 }
-
-func TestOneLine(t *testing.T) {
-	if got, want := oneLine("a\nb\tc\x1b[31mrot\x00ü"), "a b c?[31mrot?ü"; got != want {
-		t.Errorf("oneLine: %q, want %q", got, want)
-	}
-}

@@ -80,7 +80,7 @@ func statusLine(r l4.Readiness) string {
 	if r.Ready {
 		return "STATUS=ready"
 	}
-	return "STATUS=not ready: " + strings.Join(strings.Fields(strings.Join(r.Waiting, "; ")), " ")
+	return "STATUS=not ready: " + visible(strings.Join(strings.Fields(strings.Join(r.Waiting, "; ")), " "))
 }
 
 // statusInterval is how often the status is looked at.

@@ -60,6 +60,10 @@ type usersReply struct {
 // maxUsersFile bounds a users_file: about a hundred thousand users.
 const maxUsersFile = 8 << 20
 
+// maxUsersErrors bounds the mistakes of a users_file that are told: another file has one
+// in each line.
+const maxUsersErrors = 20
+
 // readUsers reads a users_file.
 func readUsers(path string) (list *l4.UserList, sum [sha256.Size]byte, err error) {
 	text, err := certs.ReadGuarded(path, maxUsersFile)
@@ -80,7 +84,11 @@ func parseUsers(path string, text []byte) (*l4.UserList, error) {
 		return list, nil
 	}
 	var all []error
-	for _, e := range flatten(err) {
+	for i, e := range flatten(err) {
+		if i == maxUsersErrors {
+			all = append(all, fmt.Errorf("%s: and %d more mistakes", path, len(flatten(err))-i))
+			break
+		}
 		all = append(all, fmt.Errorf("%s: %w", path, e))
 	}
 	return nil, errors.Join(all...)
@@ -179,16 +187,21 @@ func (u *usersFile) look() time.Duration {
 	if err == nil {
 		list, err = parseUsers(u.path, text)
 	}
-	switch {
-	case err == nil:
+	var wrong string
+	if err != nil {
+		wrong = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	switch wrong {
+	case "":
 		u.users.Set(list)
 		u.sum = sum
 		u.log.Info("users renewed", "users", list.Len())
 		u.tell(usersReply{File: u.path, Users: list.Len(), Loaded: time.Now()})
-	case err.Error() != said:
-		u.log.Warn("users not renewed; the old ones stay", "cause", strings.ReplaceAll(err.Error(), "\n", "; "))
+	case said:
+	default:
+		u.log.Warn("users not renewed; the old ones stay", "cause", wrong)
 		now, status := time.Now(), u.reply()
-		status.LastError, status.LastErrorAt = err.Error(), &now
+		status.LastError, status.LastErrorAt = wrong, &now
 		u.tell(status)
 	}
 	return files.PollInterval

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -72,10 +71,7 @@ func writeStories(w io.Writer, all []story, total int, now time.Time) error {
 }
 
 func writeStoriesJSON(w io.Writer, all []story) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(map[string]any{"sessions": all})
+	return writeJSON(w, map[string]any{"sessions": all})
 }
 
 func (p *report) story(s story) {
@@ -101,7 +97,7 @@ func (p *report) story(s story) {
 	}
 	for _, r := range rows {
 		if r[1] != "" {
-			p.linef("  %-12s %s", r[0], oneLine(r[1]))
+			p.linef("  %-12s %s", r[0], r[1])
 		}
 	}
 	p.linef("%s", s.Advice)

@@ -64,7 +64,7 @@ func TestWhyOfASessionThatWasRefused(t *testing.T) {
   client       unix:/run/in.sock on listener in
   upstream     none chosen
   attempts     0
-  cause        2 sessions are open, and ?[31mlimits.connections is 2
+  cause        2 sessions are open,\nand \x1b[31mlimits.connections is 2
   limit        limits.connections
   bytes        0 B up, 0 B down
   time         ended after 0s, never connected through
