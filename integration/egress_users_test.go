@@ -28,7 +28,7 @@ func TestGuesses(t *testing.T) {
 		}
 		text += fmt.Sprintf("%s:%s\n", user, hash)
 	}
-	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+	a := startLean(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
 upstreams:
   internet: {dynamic: true}
 listeners:

@@ -31,6 +31,7 @@ type address struct {
 	asked  atomic.Bool  // a prober makes the trials of an open breaker
 	proved atomic.Bool  // what was seen last was good
 	served atomic.Bool  // a session went well since the prober looked
+	slow   atomic.Int64 // until when others are preferred, in nanoseconds after upstream.born; 0: they are not
 
 	// refusedWith is the configuration with which TLS failed last; nil: it did not.
 	refusedWith atomic.Pointer[tls.Config]
@@ -138,6 +139,30 @@ func (a *address) settle(t policy.Ticket, outcome policy.Outcome, why string) (c
 	}
 	a.turned(change, why)
 	return counted
+}
+
+// slowFor is how long an address that was too slow for an attempt has others preferred,
+// where the breaker has no open time.
+const slowFor = 5 * time.Second
+
+// timedOut prefers others for as long as a breaker would be open at first: a session
+// that waits for a slow address loses the time in which another would serve it. The
+// breaker, which lets nobody wait, opens later: a burst is one failure.
+func (a *address) timedOut(now time.Time) {
+	a.slow.Store(int64(now.Sub(a.upstream.born) + orDefault(a.upstream.cfg.Breaker.Open, slowFor)))
+}
+
+// answered takes that back.
+func (a *address) answered() {
+	if a.slow.Load() != 0 {
+		a.slow.Store(0)
+	}
+}
+
+// isSlow says whether others are preferred.
+func (a *address) isSlow(now time.Time) bool {
+	until := a.slow.Load()
+	return until != 0 && int64(now.Sub(a.upstream.born)) < until
 }
 
 // failedWith keeps the cause of the last failure.

@@ -329,3 +329,43 @@ func TestConnectSettlesEachTicketOnce(t *testing.T) {
 		}
 	}
 }
+
+// An address that was too slow once has others preferred, for as long as a breaker is
+// open at first, or until it answers: to try it costs a session its attempt_timeout.
+func TestSlowAddressIsNotPreferred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": hangs, "127.0.0.2:1": accepts}}
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"), Connect: ConnectConfig{AttemptTimeout: time.Second},
+			Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second}}, Options{Dial: f.dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits := func(n int) (slow int) {
+			for range n {
+				start := time.Now()
+				conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if time.Since(start) > 0 {
+					slow++
+				}
+				conn.succeeded()
+				conn.closeRaw()
+			}
+			return slow
+		}
+		if n := waits(20); n != 1 {
+			t.Errorf("%d of 20 sessions waited, want the first that met it", n)
+		}
+		time.Sleep(5 * time.Second)
+		if n := waits(20); n != 1 {
+			t.Errorf("%d of 20 sessions waited after the time, want one that tries it again", n)
+		}
+		f.answer["127.0.0.1:1"] = accepts
+		time.Sleep(5 * time.Second)
+		if n := waits(4); n != 0 || u.members()[0].isSlow(time.Now()) {
+			t.Errorf("%d of 4 sessions waited for an address that answers", n)
+		}
+	})
+}

@@ -193,8 +193,7 @@ func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
 			for range 25 {
 				c, err := net.Dial("tcp", f.Listening()[0].Addr)
 				if err != nil {
-					t.Error(err)
-					return
+					continue // ended before it was connected
 				}
 				c.SetDeadline(time.Now().Add(bound))
 				tls.Client(c, client).Write([]byte("x")) // served, or ended by the limit
@@ -204,11 +203,7 @@ func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
 	}
 	all.Wait()
 	f.until("all sessions to end", func() bool { return f.active() == 0 && f.HeldBytes() == 0 })
-	var limited bool
-	for range 400 {
-		limited = f.record().Reason == ReasonLimit || limited
-	}
-	if !limited {
+	if !slices.ContainsFunc(f.Recent(), func(r Record) bool { return r.Reason == ReasonLimit }) {
 		t.Error("no session was ended for memory")
 	}
 }

@@ -134,7 +134,7 @@ func (p *plan) pick(now time.Time) (candidate, bool) {
 	for i := range members {
 		m := &members[i]
 		usable := m.usable(now) && !m.full(u.cfg.MaxConnections) && !p.skips(m.address)
-		all = append(all, policy.Candidate{Share: &m.share, Weight: m.weight, Rank: p.rank(m),
+		all = append(all, policy.Candidate{Share: &m.share, Weight: m.weight, Rank: p.rank(m, now),
 			Live: int(m.places.Load()), Usable: usable})
 	}
 	for {
@@ -149,16 +149,21 @@ func (p *plan) pick(now time.Time) (candidate, bool) {
 	}
 }
 
-// rank puts the priorities in order, and within one the family whose turn it is.
-func (p *plan) rank(m *member) int {
+// rank puts the priorities in order, within one those that answered in time, and
+// within those the family whose turn it is.
+func (p *plan) rank(m *member, now time.Time) int {
 	second := m.other
 	if p.last.at != nil && m.unix == "" && p.last.at.unix == "" {
 		second = m.addr.Addr().Is4() == p.last.at.addr.Addr().Is4()
 	}
-	if second {
-		return m.priority*2 + 1
+	rank := m.priority * 4
+	if m.isSlow(now) {
+		rank += 2
 	}
-	return m.priority * 2
+	if second {
+		rank++
+	}
+	return rank
 }
 
 // lastResort is the address whose breaker has a trial due, of several the one that

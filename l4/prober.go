@@ -165,6 +165,9 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 		outcome, cause, jitter = outcomeOf(err.Reason, err, false), err.Error(), rand.Float64()
 		u.notReached(err)
 	}
+	if outcome == policy.Success {
+		a.answered()
+	}
 	a.turned(a.breaker.Probed(watched, outcome, time.Now(), jitter), cause)
 	return outcome, cause
 }

@@ -32,6 +32,7 @@ type Upstream struct {
 	observer  Observer
 	log       *slog.Logger
 	balancer  policy.Balancer
+	born      time.Time
 	retire    context.CancelFunc // ends all that run does, when a reload drops the upstream
 	kill      func(*address)     // ends the sessions of an address; nil before run
 	spares    *spares            // nil: none are kept; set before run
@@ -54,7 +55,7 @@ func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", cfg.Name, err)
 	}
-	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers, panics{o.Log, o.Observer.Panicked})}
+	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, born: time.Now(), rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers, panics{o.Log, o.Observer.Panicked})}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)
@@ -335,6 +336,12 @@ func (u *Upstream) settled(c candidate, reason Reason, err error, outcome policy
 		}
 		if c.at.settle(c.ticket, outcome, why) && (outcome == policy.Failure || !u.cfg.Health.asks()) {
 			c.at.proved.Store(outcome == policy.Success)
+		}
+		switch {
+		case outcome == policy.Success:
+			c.at.answered()
+		case outcome == policy.Failure && reason == ReasonTimeout:
+			c.at.timedOut(time.Now())
 		}
 	}
 	if reason == "" {
