@@ -77,6 +77,7 @@ type candidate struct {
 	endpoint *endpoint
 	at       *address
 	ticket   policy.Ticket
+	began    int64 // when it was permitted, in nanoseconds after upstream.born
 	probe    bool // it is no session's: it holds no place, and its outcome is the prober's to judge
 }
 
@@ -104,13 +105,13 @@ func (a *address) permit(now time.Time, limit int) (candidate, bool) {
 		return candidate{}, false
 	}
 	a.turned(change, "the next trial was due")
-	return a.candidate(ticket), true
+	return a.candidate(ticket, now), true
 }
 
 // candidate is the address with a ticket, or with the zero one, whose outcome
 // means nothing to the breaker. The caller has taken the place.
-func (a *address) candidate(t policy.Ticket) candidate {
-	return candidate{endpoint: a.endpoint, at: a, ticket: t}
+func (a *address) candidate(t policy.Ticket, now time.Time) candidate {
+	return candidate{endpoint: a.endpoint, at: a, ticket: t, began: a.upstream.age(now)}
 }
 
 // full says whether the address has as many connections as it may.
@@ -149,20 +150,32 @@ const slowFor = 5 * time.Second
 // that waits for a slow address loses the time in which another would serve it. The
 // breaker, which lets nobody wait, opens later: a burst is one failure.
 func (a *address) timedOut(now time.Time) {
-	a.slow.Store(int64(now.Sub(a.upstream.born) + orDefault(a.upstream.cfg.Breaker.Open, slowFor)))
+	a.slow.Store(a.upstream.age(now) + a.slowFor())
 }
 
-// answered takes that back.
-func (a *address) answered() {
-	if a.slow.Load() != 0 {
-		a.slow.Store(0)
+// slowFor is that time in nanoseconds.
+func (a *address) slowFor() int64 { return int64(orDefault(a.upstream.cfg.Breaker.Open, slowFor)) }
+
+// answered takes that back, if what went well began after it.
+func (a *address) answered(began int64) {
+	if until := a.slow.Load(); until != 0 && began >= until-a.slowFor() {
+		a.slow.CompareAndSwap(until, 0)
 	}
 }
 
-// isSlow says whether others are preferred.
+// isSlow says whether others are preferred. A prober, where there is one, finds out
+// when the address answers again; else a session does, once the time is over.
 func (a *address) isSlow(now time.Time) bool {
 	until := a.slow.Load()
-	return until != 0 && int64(now.Sub(a.upstream.born)) < until
+	return until != 0 && (a.asked.Load() || a.upstream.age(now) < until)
+}
+
+// chosen is called for the session that goes to the address. Where the time of a slow
+// one is over, others stay away until it is known how this session fares.
+func (a *address) chosen(now time.Time) {
+	if a.slow.Load() != 0 {
+		a.timedOut(now)
+	}
 }
 
 // failedWith keeps the cause of the last failure.

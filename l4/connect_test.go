@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -340,23 +341,33 @@ func TestSlowAddressIsNotPreferred(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		waits := func(n int) (slow int) {
+		waits := func(n int) int { // at the same time
+			var slow atomic.Int64
+			var all sync.WaitGroup
 			for range n {
-				start := time.Now()
-				conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if time.Since(start) > 0 {
-					slow++
-				}
-				conn.succeeded()
-				conn.closeRaw()
+				all.Go(func() {
+					start := time.Now()
+					conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if time.Since(start) > 0 {
+						slow.Add(1)
+					}
+					conn.succeeded()
+					conn.closeRaw()
+				})
+				synctest.Wait()
 			}
-			return slow
+			all.Wait()
+			return int(slow.Load())
 		}
-		if n := waits(20); n != 1 {
-			t.Errorf("%d of 20 sessions waited, want the first that met it", n)
+		if n := waits(20); n != 10 {
+			t.Errorf("%d of 20 sessions waited, want those that met it before it was known", n)
+		}
+		if n := waits(20); n != 0 {
+			t.Errorf("%d of 20 sessions waited, want none once it is known", n)
 		}
 		time.Sleep(5 * time.Second)
 		if n := waits(20); n != 1 {

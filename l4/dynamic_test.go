@@ -239,11 +239,11 @@ func TestSiteMembers(t *testing.T) {
 		last = got
 	}
 	e := s.endpoint
-	e.note(last[0].candidate(policy.Ticket{}), ReasonRefused, fmt.Errorf("no"))
+	e.note(last[0].candidate(policy.Ticket{}, time.Now()), ReasonRefused, fmt.Errorf("no"))
 	if st := e.status(); st.LastFailure == nil || time.Since(*st.LastFailure) > time.Minute || st.LastSuccess != nil || st.LastError != "no" {
 		t.Errorf("%+v", st)
 	}
-	e.note(last[0].candidate(policy.Ticket{}), ReasonOK, nil)
+	e.note(last[0].candidate(policy.Ticket{}, time.Now()), ReasonOK, nil)
 	if st := e.status(); st.LastFailure == nil || st.LastSuccess == nil || st.LastError != "" {
 		t.Errorf("%+v", st)
 	}

@@ -115,7 +115,7 @@ func (p *plan) single() (candidate, error) {
 		return candidate{}, errTriedAll
 	}
 	p.tried = append(p.tried, p.only)
-	c := p.only.candidate(policy.Ticket{})
+	c := p.only.candidate(policy.Ticket{}, time.Now())
 	if c.probe = p.probe; !c.probe {
 		p.only.places.Add(1)
 	}
@@ -143,6 +143,7 @@ func (p *plan) pick(now time.Time) (candidate, bool) {
 			return p.lastResort(members, now)
 		}
 		if c, ok := members[i].permit(now, u.cfg.MaxConnections); ok {
+			c.at.chosen(now)
 			return c, true
 		}
 		all[i].Usable = false // somebody was faster

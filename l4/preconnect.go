@@ -354,10 +354,11 @@ func (c *upstreamConn) again() bool {
 	if !c.told.Load() {
 		return true
 	}
-	ticket, change, ok := c.candidate.at.breaker.Permit(time.Now())
+	now := time.Now()
+	ticket, change, ok := c.candidate.at.breaker.Permit(now)
 	if ok {
 		c.candidate.at.turned(change, "the next trial was due")
-		c.candidate.ticket = ticket
+		c.candidate.ticket, c.candidate.began = ticket, c.upstream.age(now)
 		c.told.Store(false)
 	}
 	return ok

@@ -116,7 +116,7 @@ func (p *prober) step(ctx context.Context) {
 		p.seen = now
 	}
 	closed := a.breaker.State() == policy.Closed
-	calm := a.verdict() == policy.Healthy && closed
+	calm := a.verdict() == policy.Healthy && closed && !a.isSlow(now)
 	if calm && heard == policy.Neutral && !h.asks() && now.Sub(p.seen) < h.IdleInterval {
 		return
 	}
@@ -158,7 +158,7 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, u.cfg.Health.timeout())
 	defer cancel()
-	watched := a.breaker.Watch()
+	watched, begun := a.breaker.Watch(), time.Now()
 	err := p.walk(ctx)
 	outcome, cause, jitter := policy.Success, "a health probe passed", 0.0
 	if err != nil {
@@ -166,7 +166,7 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 		u.notReached(err)
 	}
 	if outcome == policy.Success {
-		a.answered()
+		a.answered(u.age(begun))
 	}
 	a.turned(a.breaker.Probed(watched, outcome, time.Now(), jitter), cause)
 	return outcome, cause
