@@ -11,10 +11,9 @@ import (
 )
 
 // routeTo chooses the upstream: the listener's, or that of the first rule which
-// matches.
+// matches, by the configuration that is in use at the end of it.
 func (s *session) routeTo(ctx context.Context) (want, *Error) {
 	s.at(StageRoute)
-	r := s.route
 	d := s.destination()
 	if d.port != 0 {
 		s.note(func(rec *Record) { rec.Destination = d.String() })
@@ -22,10 +21,19 @@ func (s *session) routeTo(ctx context.Context) (want, *Error) {
 	if s.isOwnDial() {
 		return want{}, s.loops()
 	}
-	if r.rules == nil {
-		return s.choose(r.cfg.Upstream, d)
+	var decision policy.Decision
+	var err error
+	for judged := false; !judged; judged = s.isCurrent() { // a reload may come while a name is looked up
+		if failure := s.renewRoute(); failure != nil {
+			return want{}, failure
+		}
+		if s.route.rules == nil {
+			return s.choose(s.route.cfg.Upstream, d)
+		}
+		d.scope = ""
+		decision, err = s.decide(ctx, d)
 	}
-	decision, err := s.decide(ctx, d)
+	r := s.route
 	if err != nil {
 		return want{}, &Error{Stage: StageRoute, Reason: classify(StageRoute, err), Err: err}
 	}

@@ -31,6 +31,11 @@ type Config struct {
 // ListenerConfig is one place where downstreams connect.
 type ListenerConfig struct {
 	Name string
+	// Greeting is the text of everything that decides how clients are greeted, but for
+	// Users: TLS, ProxyFrom, Request and the like. A client that was greeted by another
+	// text before Apply, and is not routed yet, is refused: it may not have proved what is
+	// wanted now.
+	Greeting string
 	// Address is "HOST:PORT", "unix:/path" or "systemd:NAME".
 	Address string
 	Socket  SocketConfig

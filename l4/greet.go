@@ -56,6 +56,7 @@ type greeted struct {
 	request   *request         // where the client wants to go; nil: it has not said
 	hello     clientHello      // of a listener that reads it
 	hints     hints
+	users     *Users // who has checked the client's password; nil: nobody
 }
 
 // greet learns from the client what it wants before anything is dialled, in at
@@ -217,12 +218,13 @@ func (s *session) readRequest(ctx context.Context, read func(context.Context, ne
 
 // credentials checks who asks; nil: everybody may.
 func (s *session) credentials() credentials {
-	users := s.route.cfg.Users
-	if users == nil {
+	if s.route.cfg.Users == nil {
 		return nil
 	}
 	client := s.source()
 	return func(ctx context.Context, user, password string) (bool, error) {
+		users := orDefault(s.route.listener.route.Load().cfg.Users, s.route.cfg.Users)
+		s.greeted.users = users
 		return users.Check(ctx, client, user, password)
 	}
 }

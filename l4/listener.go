@@ -27,6 +27,7 @@ type listener struct {
 
 	limiter limiter
 	route   atomic.Pointer[route]
+	removed atomic.Bool   // a reload has taken it away
 	closing chan struct{} // closed before the socket is
 }
 
@@ -34,6 +35,7 @@ type listener struct {
 // immutable whole.
 type route struct {
 	cfg      ListenerConfig
+	listener *listener
 	choices  map[string]choice  // the upstreams that its sessions may go to, by name
 	traffic  *traffic           // of sessions whose upstream is not chosen yet
 	resolver *resolver          // of names that rules are about

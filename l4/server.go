@@ -112,8 +112,9 @@ func (s *Server) end() {
 }
 
 // Apply makes cfg the server's configuration. New sockets are bound before old
-// ones close, unchanged ones are kept, sessions are not touched. On an error
-// nothing has changed.
+// ones close, unchanged ones are kept, sessions that are routed are not touched. A
+// session that is not routed before Apply returns is judged by cfg: see renewRoute.
+// On an error nothing has changed.
 func (s *Server) Apply(cfg Config) error {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -140,6 +141,7 @@ func (s *Server) Apply(cfg Config) error {
 	}
 	for _, l := range old.listeners {
 		if !slices.Contains(listeners, l) {
+			l.removed.Store(true)
 			l.close()
 		}
 	}
@@ -226,7 +228,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	s.opts.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {
 		asked, _ := askedIn(c) // bind has looked at the error
-		r := &route{cfg: c, choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers, s.panics())}
+		r := &route{cfg: c, listener: listeners[i], choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers, s.panics())}
 		r.established = &route{limiter: r.limiter}
 		for _, name := range c.upstreams() {
 			u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == name })]

@@ -21,7 +21,7 @@ import (
 type session struct {
 	// Static after accept.
 	server *Server
-	route  *route // the listener's configuration when the session was accepted; see route.established
+	route  *route // the listener's configuration when the session was accepted, and from routeTo on when it was routed; see route.established
 	seq    uint64
 
 	downstream net.Conn  // owned by run until the relay takes it; nil from then on

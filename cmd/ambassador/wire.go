@@ -52,10 +52,24 @@ func (f *File) serverConfig(ids, roots identitySet, users usersSet) (cfg l4.Conf
 		if err != nil {
 			return cfg, err
 		}
-		listener.Users, listener.DNSServers = users.users(l.usersFile()), f.dnsServers()
+		listener.Users, listener.DNSServers, listener.Greeting = users.users(l.usersFile()), f.dnsServers(), f.greeting(l)
 		cfg.Listeners = append(cfg.Listeners, listener)
 	}
 	return cfg, nil
+}
+
+// greeting is the text of all that decides how clients of a listener are greeted, but
+// for who may log in.
+func (f *File) greeting(l *ListenerSection) string {
+	text := fmt.Sprintf("%#v", []any{l.ProxyFrom, l.asked(), l.requestProtocol(), l.SNI, l.Context})
+	if l.TLS == nil {
+		return text
+	}
+	text += fmt.Sprintf("%#v", *l.TLS)
+	for _, name := range l.TLS.names() {
+		text += f.identity(name).key()
+	}
+	return text
 }
 
 // problem is a mistake found after the file was read, at the place of its key.
