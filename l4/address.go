@@ -78,7 +78,7 @@ type candidate struct {
 	at       *address
 	ticket   policy.Ticket
 	began    int64 // when it was permitted, in nanoseconds after upstream.born
-	probe    bool // it is no session's: it holds no place, and its outcome is the prober's to judge
+	probe    bool  // it is no session's: it holds no place, and its outcome is the prober's to judge
 }
 
 func (c candidate) String() string {
