@@ -428,7 +428,7 @@ func TestSlowLookupsOfOneClientKeepNobodyOut(t *testing.T) {
 	f.until("all to wait", func() bool {
 		f.lookups.mu.Lock()
 		defer f.lookups.mu.Unlock()
-		return f.lookups.running == 3 && len(f.lookups.waiting[SourceOf(netip.MustParseAddr("127.0.0.1"))]) == 6
+		return f.lookups.running == 3 && len(f.lookups.waiting[policy.SourceOf(netip.MustParseAddr("127.0.0.1"))]) == 6
 	})
 	f.stopAll(errKilled)
 	f.until("all turns to be given back", func() bool { return f.active() == 0 && f.lookups.inUse() == 0 })

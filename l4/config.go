@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ambassador/l4/htpasswd"
 	"ambassador/policy"
 )
 
@@ -52,7 +53,7 @@ type ListenerConfig struct {
 	// Request is how clients say where they want to go.
 	Request RequestProtocol
 	// Users may ask, by name and password. Nil: everybody may, and nobody is asked.
-	Users *Users
+	Users *htpasswd.Users
 	// SNI reads the ClientHello of clients, for Rules. It cannot be with TLS, nor with
 	// a Request that is answered: the hello comes only after the answer.
 	SNI bool

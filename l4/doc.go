@@ -6,8 +6,8 @@
 // tells it without another file. Beside it: listener.go binds and accepts,
 // greet.go is what comes before a dial (memory.go bounds it; silence.go is where
 // clients are waited for that have to speak; request.go, socks5.go, httpconnect.go,
-// clienthello.go and original_linux.go are where clients say where to, users.go and
-// context.go what they may), choose.go asks the rules (destination.go judges
+// clienthello.go and original_linux.go are where clients say where to, context.go what
+// they may; l4/htpasswd checks who they are), choose.go asks the rules (destination.go judges
 // addresses, dynamic.go keeps what is known of destinations), upstream.go makes
 // connections (resolve.go says where to, plan.go in which order, address.go keeps
 // what is known of each address; dial.go, originate.go),

@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"slices"
 
+	"ambassador/l4/htpasswd"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/policy"
 )
 
 // ServerTLS is how a listener ends the TLS of its clients.
@@ -56,7 +58,7 @@ type greeted struct {
 	request   *request         // where the client wants to go; nil: it has not said
 	hello     clientHello      // of a listener that reads it
 	hints     hints
-	users     *Users // who has checked the client's password; nil: nobody
+	users     *htpasswd.Users // who has checked the client's password; nil: nobody
 }
 
 // greet learns from the client what it wants before anything is dialled, in at
@@ -225,7 +227,11 @@ func (s *session) credentials() credentials {
 	return func(ctx context.Context, user, password string) (bool, error) {
 		users := orDefault(s.route.listener.route.Load().cfg.Users, s.route.cfg.Users)
 		s.greeted.users = users
-		return users.Check(ctx, client, user, password)
+		if users.Remembered(user, password) {
+			return true, nil
+		}
+		mayWait(ctx)
+		return users.Verify(ctx, client, user, password)
 	}
 }
 
@@ -376,7 +382,7 @@ type handshakeConn struct {
 	net.Conn
 	ctx   context.Context
 	turns *turns
-	from  Source
+	from  policy.Source
 	hold  func(int64)    // counts bytes for the session
 	took  int            // bytes that the client has sent
 	room  int            // bytes of the buffer that crypto/tls reads into

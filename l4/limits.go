@@ -20,9 +20,9 @@ type ListenerLimits struct {
 // limits.
 type limiter struct {
 	mu      sync.Mutex
-	live    int            // guarded by mu
-	clients map[Source]int // guarded by mu; how many each client has, zeros left out
-	rate    policy.Rate    // guarded by mu
+	live    int                   // guarded by mu
+	clients map[policy.Source]int // guarded by mu; how many each client has, zeros left out
+	rate    policy.Rate           // guarded by mu
 }
 
 // met is a limit that a session would exceed.
@@ -33,7 +33,7 @@ type met struct {
 
 // enter counts a session in, or says which limit it would exceed. Who was counted
 // in leaves.
-func (l *limiter) enter(limits ListenerLimits, client Source, now time.Time) *met {
+func (l *limiter) enter(limits ListenerLimits, client policy.Source, now time.Time) *met {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rate.PerSecond = limits.PerSecond
@@ -46,7 +46,7 @@ func (l *limiter) enter(limits ListenerLimits, client Source, now time.Time) *me
 		return &met{"limits.per_client", limits.PerClient}
 	}
 	if l.clients == nil {
-		l.clients = map[Source]int{}
+		l.clients = map[policy.Source]int{}
 	}
 	l.live++
 	l.clients[client]++
@@ -54,7 +54,7 @@ func (l *limiter) enter(limits ListenerLimits, client Source, now time.Time) *me
 }
 
 // become counts a session as that of another client, or says that it has too many.
-func (l *limiter) become(limits ListenerLimits, from, to Source) *met {
+func (l *limiter) become(limits ListenerLimits, from, to policy.Source) *met {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if limits.PerClient > 0 && l.clients[to] >= limits.PerClient {
@@ -66,14 +66,14 @@ func (l *limiter) become(limits ListenerLimits, from, to Source) *met {
 }
 
 // discount counts a session of a client less. Mu is held.
-func (l *limiter) discount(client Source) {
+func (l *limiter) discount(client policy.Source) {
 	if l.clients[client]--; l.clients[client] <= 0 {
 		delete(l.clients, client)
 	}
 }
 
 // leave counts a session out.
-func (l *limiter) leave(client Source) {
+func (l *limiter) leave(client policy.Source) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live--
@@ -107,7 +107,7 @@ func (s *session) exceeds(stage Stage, met *met) error {
 }
 
 // become counts the session as the client's whom a PROXY header has named.
-func (s *session) become(client Source) error {
+func (s *session) become(client policy.Source) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.entered == nil {

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ambassador/policy"
 )
 
 func TestLimiter(t *testing.T) {
@@ -14,7 +16,7 @@ func TestLimiter(t *testing.T) {
 	var l limiter
 	now := time.Unix(1e9, 0)
 	limits := ListenerLimits{Connections: 3, PerClient: 2}
-	enter := func(client Source, want string) {
+	enter := func(client policy.Source, want string) {
 		t.Helper()
 		got := ""
 		if met := l.enter(limits, client, now); met != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/policy"
 )
 
 // DefaultMemory is Config.MaxMemory where that is zero. It leaves room for the
@@ -93,7 +94,7 @@ func (s *Server) relieve() {
 // holder is a session with what it holds, and for how long.
 type holder struct {
 	*session
-	from  Source
+	from  policy.Source
 	bytes int64
 	age   time.Duration
 }
@@ -180,7 +181,7 @@ func largest(all []holder, bytes int64) (victims []holder) {
 		bytes int64
 		all   []holder
 	}
-	shares := map[Source]*share{}
+	shares := map[policy.Source]*share{}
 	for _, h := range all {
 		s := shares[h.from]
 		if s == nil {
@@ -204,11 +205,11 @@ func largest(all []holder, bytes int64) (victims []holder) {
 }
 
 // sourceByName is the source of the client that the record names.
-func (s *session) sourceByName() Source {
+func (s *session) sourceByName() policy.Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at, _ := netip.ParseAddrPort(s.rec.Client)
-	return SourceOf(at.Addr())
+	return policy.SourceOf(at.Addr())
 }
 
 // giveUpForMemory ends the session.

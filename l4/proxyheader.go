@@ -16,6 +16,8 @@ import (
 
 	"github.com/pires/go-proxyproto"
 	"github.com/pires/go-proxyproto/tlvparse"
+
+	"ambassador/policy"
 )
 
 // ProxyVersion is a version of the PROXY protocol. Zero: it is not spoken.
@@ -196,7 +198,7 @@ func (s *session) proxied(ctx context.Context) error {
 		return nil
 	}
 	s.note(func(r *Record) { r.Client = h.source.String() })
-	return s.become(SourceOf(h.source.Addr()))
+	return s.become(policy.SourceOf(h.source.Addr()))
 }
 
 // origin is whom a connection to an upstream is made for, for its PROXY header.

@@ -1,6 +1,10 @@
 package l4
 
-import "fmt"
+import (
+	"fmt"
+
+	"ambassador/l4/htpasswd"
+)
 
 // isCurrent says whether the session's route is the one that its listener has now.
 func (s *session) isCurrent() bool {
@@ -35,7 +39,7 @@ func (s *session) renewRoute() *Error {
 // outdated is what has become of the listener since it greeted the client, where that
 // counts for nothing now; empty if it does.
 func (s *session) outdated(now *route) string {
-	var users *Users
+	var users *htpasswd.Users
 	if s.greeted != nil {
 		users = s.greeted.users
 	}

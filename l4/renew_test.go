@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
+	"ambassador/l4/htpasswd"
 	"ambassador/policy"
 )
 
@@ -54,7 +57,7 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 		}, 2, ReasonDenied, "no", "not any more"},
 		{"another upstream", func(c *ListenerConfig) { c.Rules, c.Upstream = nil, "fixed" }, 0, ReasonClosed, "", ""},
 		{"another greeting", func(c *ListenerConfig) { c.Greeting = "SOCKS5 in TLS" }, 2, ReasonNoRoute, "", "a reload has changed listener in since the client connected"},
-		{"users", func(c *ListenerConfig) { c.Users = NewUsers(usersOf(t, "a:"+goodHash)) }, 2, ReasonNoRoute, "", "a reload has changed listener in"},
+		{"users", func(c *ListenerConfig) { c.Users = userNamed(t, "a") }, 2, ReasonNoRoute, "", "a reload has changed listener in"},
 		{"another address", func(c *ListenerConfig) { c.Address = "127.0.0.2:0" }, 2, ReasonNoRoute, "", "a reload has removed listener in"},
 		{"another name", func(c *ListenerConfig) { c.Name = "renamed" }, 2, ReasonNoRoute, "", "a reload has removed listener in"}, // whose port the system chooses
 	} {
@@ -97,15 +100,28 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 	}
 }
 
-// Who may log in is for the users in use when the client logs in, and a login does not
-// outlive them.
+// userNamed are users with one name, whose password is pw.
+func userNamed(t *testing.T, name string) *htpasswd.Users {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte("pw"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := htpasswd.Parse(append([]byte(name+":"), hash...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return htpasswd.New(list)
+}
+
+// The users in use when the client logs in decide, and a login ends with a reload that
+// changes them.
 func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 	parks(t)
 	at := backend(t, echo)
 	cfg := egress(policy.Rule{Hosts: []string{"localhost"}, Upstream: "out"})
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
-	users := func(name string) *Users { return NewUsers(usersOf(t, htpasswdLine(t, name, "pw", 4))) }
-	cfg.Listeners[0].Users = users("old")
+	cfg.Listeners[0].Users = userNamed(t, "old")
 	login := func(name string) string { return "\x01" + string(rune(len(name))) + name + "\x02pw" }
 	hear := func(c net.Conn, want string) {
 		t.Helper()
@@ -127,7 +143,7 @@ func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 	gone, old, fresh := clients[0], clients[1], clients[2]
 	gone.Write([]byte(login("old")))
 	hear(gone, "\x01\x00") // before the reload
-	f.change(cfg, func(c *ListenerConfig) { c.Users = users("new") })
+	f.change(cfg, func(c *ListenerConfig) { c.Users = userNamed(t, "new") })
 
 	gone.Write([]byte(request))
 	hear(gone, "\x05\x02")

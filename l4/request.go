@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 
+	"ambassador/l4/htpasswd"
 	"ambassador/policy"
 )
 
@@ -33,6 +34,10 @@ type answerer interface {
 	refuse(w io.Writer, e *Error) error
 }
 
+// limitLogins names the limit of a login whose password cannot be checked in time, in
+// records.
+const limitLogins = "logins"
+
 // credentials says whether a user has that password. It may wait, bounded by ctx.
 // An error is not a wrong password but something of ours. Nil: nobody is asked.
 type credentials func(ctx context.Context, user, password string) (ok bool, err error)
@@ -41,7 +46,7 @@ type credentials func(ctx context.Context, user, password string) (ok bool, err 
 func (auth credentials) check(ctx context.Context, user, password string) *Error {
 	ok, err := auth(ctx, user, password)
 	switch {
-	case errors.Is(err, errLoginWait):
+	case errors.Is(err, htpasswd.ErrBusy):
 		return &Error{Stage: StageGreet, Reason: ReasonLimit, Limit: limitLogins, Err: fmt.Errorf("the password of %.64q could not be checked: %w", user, err)}
 	case err != nil && isTimeout(err):
 		return requestError(ReasonHandshakeTimeout, fmt.Errorf("the password of %.64q could not be checked in time: %w", user, err))

@@ -13,6 +13,8 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"ambassador/l4/htpasswd"
 )
 
 // tape is a client that says what it has to say and then is gone. It has no
@@ -72,7 +74,7 @@ func broken(context.Context, string, string) (bool, error) { return false, error
 
 func late(context.Context, string, string) (bool, error) { return false, context.DeadlineExceeded }
 
-func crowded(context.Context, string, string) (bool, error) { return false, errLoginWait }
+func crowded(context.Context, string, string) (bool, error) { return false, htpasswd.ErrBusy }
 
 // goodRequest is a client that is understood, by what it says in either protocol.
 type goodRequest struct {

@@ -15,6 +15,7 @@ import (
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/policy"
 )
 
 // session is one accepted connection, from accept to its record.
@@ -45,7 +46,7 @@ type session struct {
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
 	goal    *address           // guarded by mu; where the relay goes
-	entered *Source            // guarded by mu; as whose the listener's limiter counts it; nil: it does not
+	entered *policy.Source     // guarded by mu; as whose the listener's limiter counts it; nil: it does not
 	place   *list.Element      // guarded by mu; in the route's silence, until greet is over; nil: none
 	runner  *runner            // guarded by mu; that rests while the session is parked; nil: none does
 }

@@ -3,44 +3,22 @@ package l4
 import (
 	"net"
 	"net/netip"
+
+	"ambassador/policy"
 )
 
-// Source is what counts as one client, for limits and for failed logins: an IPv4
-// address; a /64 of IPv6, since a host can use every address of its own; the user
-// of the process that connects through a unix socket. It is comparable. The zero
-// value is a unix socket's client whose user the system does not tell.
-type Source struct {
-	network netip.Prefix // not valid: a unix socket's
-	uid     uint32
-	local   bool // uid is known
-}
-
-// SourceOf is the source of an address. An IPv4-mapped address counts as IPv4.
-func SourceOf(a netip.Addr) Source {
-	a = a.Unmap()
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return Source{}
-	}
-	return Source{network: p}
-}
-
 // sourceOf is the source of a connection's peer.
-func sourceOf(c net.Conn) Source {
+func sourceOf(c net.Conn) policy.Source {
 	if uid, ok := peerUID(c); ok {
-		return Source{uid: uid, local: true}
+		return policy.SourceOfUser(uid)
 	}
-	return SourceOf(clientIP(c))
+	return policy.SourceOf(clientIP(c))
 }
 
 // source is the client's, by the PROXY header where there is one.
-func (s *session) source() Source {
+func (s *session) source() policy.Source {
 	if g := s.greeted; g != nil && g.header.source.IsValid() {
-		return SourceOf(g.header.source.Addr())
+		return policy.SourceOf(g.header.source.Addr())
 	}
 	return sourceOf(s.downstream)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"sync"
+
+	"ambassador/policy"
 )
 
 // turns let only so many do something at a time. Sources take turns, and within a
@@ -13,16 +15,18 @@ type turns struct {
 	most int // static after construction
 
 	mu      sync.Mutex
-	running int                        // guarded by mu
-	waiting map[Source][]chan struct{} // guarded by mu; those that wait, by source; closed for a turn
-	order   []Source                   // guarded by mu; the sources that wait, the next one first
+	running int                               // guarded by mu
+	waiting map[policy.Source][]chan struct{} // guarded by mu; those that wait, by source; closed for a turn
+	order   []policy.Source                   // guarded by mu; the sources that wait, the next one first
 }
 
-func newTurns(most int) *turns { return &turns{most: most, waiting: map[Source][]chan struct{}{}} }
+func newTurns(most int) *turns {
+	return &turns{most: most, waiting: map[policy.Source][]chan struct{}{}}
+}
 
 // take waits for a turn, which the caller gives back; or for the end of ctx, whose
 // error it returns.
-func (t *turns) take(ctx context.Context, from Source) error {
+func (t *turns) take(ctx context.Context, from policy.Source) error {
 	mine := t.ask(from)
 	if mine == nil {
 		return nil
@@ -37,7 +41,7 @@ func (t *turns) take(ctx context.Context, from Source) error {
 }
 
 // ask takes a turn at once, or waits in line for the channel to be closed.
-func (t *turns) ask(from Source) chan struct{} {
+func (t *turns) ask(from policy.Source) chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.running < t.most {
@@ -72,7 +76,7 @@ func (t *turns) giveBack() {
 }
 
 // withdraw leaves the line, or gives a turn back that came at the same moment.
-func (t *turns) withdraw(from Source, mine chan struct{}) {
+func (t *turns) withdraw(from policy.Source, mine chan struct{}) {
 	t.mu.Lock()
 	line := t.waiting[from]
 	i := slices.Index(line, mine)
@@ -81,7 +85,7 @@ func (t *turns) withdraw(from Source, mine chan struct{}) {
 			t.waiting[from] = line
 		} else {
 			delete(t.waiting, from)
-			t.order = slices.DeleteFunc(t.order, func(s Source) bool { return s == from })
+			t.order = slices.DeleteFunc(t.order, func(s policy.Source) bool { return s == from })
 		}
 	}
 	t.mu.Unlock()

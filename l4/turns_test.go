@@ -6,9 +6,13 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+
+	"ambassador/policy"
 )
 
-func testSource(last byte) Source { return SourceOf(netip.AddrFrom4([4]byte{10, 0, 0, last})) }
+func testSource(last byte) policy.Source {
+	return policy.SourceOf(netip.AddrFrom4([4]byte{10, 0, 0, last}))
+}
 
 func TestTurnsGoRoundTheSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

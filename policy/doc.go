@@ -5,9 +5,9 @@
 // A Breaker says whether a destination may be tried, a HealthFold what a series
 // of checks amounts to, a Balancer which address is next, a Backoff how long to
 // wait, a Rate whether there were too many. Rules say where a connection may go,
-// Special which addresses need a rule of their own, and ParseHost what a client
-// may call a host. Names are the field's: a breaker that is closed lets traffic
-// pass.
+// Special which addresses need a rule of their own, ParseHost what a client may call a
+// host, and Source what counts as one client. Names are the field's: a breaker that is
+// closed lets traffic pass.
 //
 // # Promised
 //

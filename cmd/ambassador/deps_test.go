@@ -20,9 +20,10 @@ import (
 // ours lists every package of this module and which of ours it may import. A
 // package that is not here has no charter yet: write its doc.go, then its line.
 var ours = map[string][]string{
-	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
+	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/htpasswd", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
 		"ambassador/certs/files", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/certs/embedded", "ambassador/policy"},
-	"ambassador/l4":             {"ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/policy"},
+	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/policy"},
+	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
 	"ambassador/l4/relay":       {},
 	"ambassador/l4/starttls":    {},
 	"ambassador/certs":          {},
@@ -52,7 +53,7 @@ var wrapped = map[string][]string{
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4"},
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/l4/htpasswd"},
 	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4"},
@@ -69,6 +70,8 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/l4/starttls", "net", "a dialogue is io.ReadWriter code, so that it can be fuzzed"},
 	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
 	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
+	{"ambassador/l4/htpasswd", "os", "cmd reads and watches the file"},
+	{"ambassador/l4/htpasswd", "net", "connections are the session's"},
 	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
 	{"ambassador/certs", "net/http", "certs holds identities; fetching them is certs/step's"},
 }

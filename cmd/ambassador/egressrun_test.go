@@ -137,7 +137,7 @@ func TestWhatReportDoes(t *testing.T) {
 func TestUsersOfARunningProcess(t *testing.T) {
 	echo := namedEcho(t, "one")
 	users := filepath.Join(t.TempDir(), "users")
-	writeFile(t, users, htpasswd(t, "alice", "wonderland"))
+	writeFile(t, users, htpasswdLine(t, "alice", "wonderland"))
 	s := serveFile(t, fmt.Sprintf(`
 upstreams: {net: {dynamic: true}}
 listeners:
@@ -152,7 +152,7 @@ listeners:
 			t.Errorf("%s: %d, want %d", user, code, want)
 		}
 	}
-	writeFile(t, users, htpasswd(t, "bob", "builder"))
+	writeFile(t, users, htpasswdLine(t, "bob", "builder"))
 	s.err.await(t, "users renewed")
 	if _, code := ask(t, at, "bob:builder", localhost(echo)); code != 0 {
 		t.Errorf("a new user: %d", code)
@@ -273,7 +273,7 @@ listeners:
 func TestContextOfAUser(t *testing.T) {
 	echo := namedEcho(t, "one")
 	users := filepath.Join(t.TempDir(), "users")
-	writeFile(t, users, htpasswd(t, "alice", "wonderland"))
+	writeFile(t, users, htpasswdLine(t, "alice", "wonderland"))
 	s := serveFile(t, fmt.Sprintf(`
 upstreams: {net: {dynamic: true}}
 listeners:

@@ -34,7 +34,7 @@ func exposing(t *testing.T) (text, folder string) {
 	writeFile(t, filepath.Join(p.folder, "probe"), "secret\n")
 	writeFile(t, filepath.Join(p.folder, "ca.crt"), string(p.ca.RootPEM()))
 	writeFile(t, filepath.Join(p.folder, "admin"), strings.Repeat("x", 16)+"\n")
-	writeFile(t, filepath.Join(p.folder, "users"), htpasswd(t, "alice", "wonderland"))
+	writeFile(t, filepath.Join(p.folder, "users"), htpasswdLine(t, "alice", "wonderland"))
 	return strings.ReplaceAll(`
 identities:
   a: {files: {cert: DIR/a.crt, key: DIR/a.key, ca: DIR/ca.crt, password_file: DIR/pw}}
@@ -101,9 +101,9 @@ func TestConfigurationThatEverybodyMayWrite(t *testing.T) {
 
 // A users_file that others come to write is not taken up.
 func TestUsersThatEverybodyMayWrite(t *testing.T) {
-	m, path, log := watchedUsers(t, htpasswd(t, "alice", "wonderland"))
+	m, path, log := watchedUsers(t, htpasswdLine(t, "alice", "wonderland"))
 	m.running, _ = m.prepare([]string{path})
-	writeFile(t, path, htpasswd(t, "mallory", "x"))
+	writeFile(t, path, htpasswdLine(t, "mallory", "x"))
 	if err := os.Chmod(path, 0o606); err != nil {
 		t.Fatal(err)
 	}

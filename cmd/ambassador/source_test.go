@@ -99,7 +99,7 @@ func TestLinksToFilesAreRead(t *testing.T) {
 		}
 	}
 	writeFile(t, filepath.Join(folder, "..1", "ambassador.yaml"), ruled("socks5: {users_file: users}", allowAll))
-	writeFile(t, filepath.Join(folder, "..1", "users"), htpasswd(t, "alice", "wonderland"))
+	writeFile(t, filepath.Join(folder, "..1", "users"), htpasswdLine(t, "alice", "wonderland"))
 	for name, to := range map[string]string{"..data": "..1", "ambassador.yaml": "..data/ambassador.yaml", "users": "..data/users"} {
 		if err := os.Symlink(to, filepath.Join(folder, name)); err != nil {
 			t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/files"
-	"ambassador/l4"
+	"ambassador/l4/htpasswd"
 )
 
 // usersFiles keeps the users of every users_file current. Its methods are called
@@ -35,7 +35,7 @@ type usersSet map[string]*usersFile
 type usersFile struct {
 	// Static after construction.
 	path  string
-	users *l4.Users
+	users *htpasswd.Users
 	log   *slog.Logger
 
 	stop context.CancelFunc // owned by usersFiles; nil before commit
@@ -65,7 +65,7 @@ const maxUsersFile = 8 << 20
 const maxUsersErrors = 20
 
 // readUsers reads a users_file.
-func readUsers(path string) (list *l4.UserList, sum [sha256.Size]byte, err error) {
+func readUsers(path string) (list *htpasswd.List, sum [sha256.Size]byte, err error) {
 	text, err := certs.ReadGuarded(path, maxUsersFile)
 	if err == nil {
 		list, err = parseUsers(path, text)
@@ -75,8 +75,8 @@ func readUsers(path string) (list *l4.UserList, sum [sha256.Size]byte, err error
 
 // parseUsers reads the text of a users_file. The error joins all that is wrong with
 // it, each with its line and the mend.
-func parseUsers(path string, text []byte) (*l4.UserList, error) {
-	list, err := l4.ParseUsers(text)
+func parseUsers(path string, text []byte) (*htpasswd.List, error) {
+	list, err := htpasswd.Parse(text)
 	if err == nil && list.Len() == 0 {
 		err = errors.New("it has no users, so that nobody could come in; add one with `htpasswd -nbB USER PASSWORD`")
 	}
@@ -95,7 +95,7 @@ func parseUsers(path string, text []byte) (*l4.UserList, error) {
 }
 
 // users are those of a file; nil if path is empty.
-func (s usersSet) users(path string) *l4.Users {
+func (s usersSet) users(path string) *htpasswd.Users {
 	if u := s[path]; u != nil {
 		return u.users
 	}
@@ -120,7 +120,7 @@ func (m *usersFiles) prepare(paths []string) (next usersSet, failed map[string]e
 			failed[path] = err
 			continue
 		}
-		next[path] = &usersFile{path: path, users: l4.NewUsers(list), log: m.log.With("users_file", path), sum: sum,
+		next[path] = &usersFile{path: path, users: htpasswd.New(list), log: m.log.With("users_file", path), sum: sum,
 			status: usersReply{File: path, Users: list.Len(), Loaded: time.Now()}}
 	}
 	return next, failed
@@ -183,7 +183,7 @@ func (u *usersFile) look() time.Duration {
 	if err == nil && sum == u.sum && said == "" {
 		return files.PollInterval
 	}
-	var list *l4.UserList
+	var list *htpasswd.List
 	if err == nil {
 		list, err = parseUsers(u.path, text)
 	}

@@ -12,11 +12,12 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"ambassador/certs/files"
-	"ambassador/l4"
+	"ambassador/l4/htpasswd"
+	"ambassador/policy"
 )
 
-// htpasswd is the line of a user, with a password that is cheap to check.
-func htpasswd(t *testing.T, user, password string) string {
+// htpasswdLine is the line of a user, with a password that is cheap to check.
+func htpasswdLine(t *testing.T, user, password string) string {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	if err != nil {
@@ -26,9 +27,9 @@ func htpasswd(t *testing.T, user, password string) string {
 }
 
 // checks says whether a password is a user's.
-func checks(t *testing.T, u *l4.Users, user, password string) bool {
+func checks(t *testing.T, u *htpasswd.Users, user, password string) bool {
 	t.Helper()
-	ok, err := u.Check(t.Context(), l4.SourceOf(netip.MustParseAddr("192.0.2.1")), user, password)
+	ok, err := u.Verify(t.Context(), policy.SourceOf(netip.MustParseAddr("192.0.2.1")), user, password)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func watchedUsers(t *testing.T, text string) (m *usersFiles, path string, log *o
 }
 
 func TestUsersFollowTheirFile(t *testing.T) {
-	alice, bob := htpasswd(t, "alice", "wonderland"), htpasswd(t, "bob", "builder")
+	alice, bob := htpasswdLine(t, "alice", "wonderland"), htpasswdLine(t, "bob", "builder")
 	m, path, log := watchedUsers(t, alice)
 	next, failed := m.prepare([]string{path})
 	if len(failed) > 0 {
@@ -82,7 +83,7 @@ func TestUsersFollowTheirFile(t *testing.T) {
 // What is read again and again is told once, and a file that is again as it was is
 // good again.
 func TestUsersAreToldOnce(t *testing.T) {
-	alice := htpasswd(t, "alice", "wonderland")
+	alice := htpasswdLine(t, "alice", "wonderland")
 	m, path, log := watchedUsers(t, alice)
 	next, _ := m.prepare([]string{path})
 	u := next[path]
@@ -103,9 +104,9 @@ func TestUsersAreToldOnce(t *testing.T) {
 }
 
 func TestUsersAreRefreshed(t *testing.T) {
-	m, path, _ := watchedUsers(t, htpasswd(t, "alice", "wonderland"))
+	m, path, _ := watchedUsers(t, htpasswdLine(t, "alice", "wonderland"))
 	m.running, _ = m.prepare([]string{path}) // and nothing watches them
-	writeFile(t, path, htpasswd(t, "bob", "builder"))
+	writeFile(t, path, htpasswdLine(t, "bob", "builder"))
 	m.refresh()
 	if !checks(t, m.running.users(path), "bob", "builder") {
 		t.Error("the new users are not in use")
@@ -113,8 +114,8 @@ func TestUsersAreRefreshed(t *testing.T) {
 }
 
 func TestUsersOfAReload(t *testing.T) {
-	bob := htpasswd(t, "bob", "builder")
-	m, path, _ := watchedUsers(t, htpasswd(t, "alice", "wonderland"))
+	bob := htpasswdLine(t, "bob", "builder")
+	m, path, _ := watchedUsers(t, htpasswdLine(t, "alice", "wonderland"))
 	first, _ := m.prepare([]string{path})
 	m.commit(first)
 	other := filepath.Join(t.TempDir(), "others")

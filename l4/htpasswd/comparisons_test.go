@@ -1,4 +1,4 @@
-package l4
+package htpasswd
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"ambassador/policy"
 )
 
 // queue drives comparisons that nobody computes. They are written "A:b1": source A,
@@ -24,7 +26,7 @@ func newQueue(t *testing.T, most, share int) *queue {
 }
 
 func keyOf(text string) comparisonKey {
-	return comparisonKey{SourceOf(netip.AddrFrom4([4]byte{10, 0, 0, text[0]})), passwordMark([]byte(fmt.Sprintf("%-32s", text[2:])))}
+	return comparisonKey{sourceAs(text[0]), passwordMark([]byte(fmt.Sprintf("%-32s", text[2:])))}
 }
 
 func (q *queue) join(text string) {
@@ -51,8 +53,23 @@ func (q *queue) look() {
 	q.begun = append(q.begun, now...)
 }
 
+// sourceAs is the source that a letter stands for.
+func sourceAs(letter byte) policy.Source {
+	return policy.SourceOf(netip.AddrFrom4([4]byte{10, 0, 0, letter}))
+}
+
+// letterOf is the letter that stands for a source.
+func letterOf(s policy.Source) string {
+	for c := byte('A'); c <= 'Z'; c++ {
+		if sourceAs(c) == s {
+			return string(rune(c))
+		}
+	}
+	return "?"
+}
+
 func textOf(c *comparison) string {
-	return string(c.key.from.network.Addr().AsSlice()[3]) + ":" + strings.TrimRight(string(c.key.mark[:]), " ")
+	return letterOf(c.key.from) + ":" + strings.TrimRight(string(c.key.mark[:]), " ")
 }
 
 // endOldest ends the one that has begun first.
@@ -176,7 +193,7 @@ func BenchmarkNextComparison(b *testing.B) {
 	q.running = q.most
 	for i := range 4096 {
 		var key comparisonKey
-		key.from = SourceOf(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
+		key.from = policy.SourceOf(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
 		q.join(key, "a")
 	}
 	for b.Loop() {

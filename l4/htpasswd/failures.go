@@ -1,44 +1,46 @@
-package l4
+package htpasswd
 
 import (
 	"container/list"
 	"sync"
 	"time"
+
+	"ambassador/policy"
 )
 
 const (
-	// freeFailures may be mistyped before any answer is delayed.
+	// freeFailures is the number of wrong passwords whose answer is not delayed.
 	freeFailures = 3
-	// firstDelay is that of the first failure that is not free; it doubles up to
+	// firstDelay is the delay of the first failure after them; it doubles up to
 	// maxDelay.
 	firstDelay = 250 * time.Millisecond
 	maxDelay   = 4 * time.Second
 	// forgetAfter is how long a source without a failure is remembered.
 	forgetAfter = 5 * time.Minute
-	// maxFailing bounds the sources that are remembered, at some 200 bytes each. A
-	// new one takes the place of the one whose last failure is the oldest.
+	// maxFailing bounds the sources that are remembered, at about 200 bytes each. A
+	// new one replaces the one whose last failure is the oldest.
 	maxFailing = 4096
 )
 
-// failures are the sources that have sent wrong passwords of late. The zero value
-// is ready.
+// failures are the sources that have sent wrong passwords in the last forgetAfter. The
+// zero value is ready.
 type failures struct {
 	mu      sync.Mutex
-	sources map[Source]*list.Element // guarded by mu
-	order   list.List                // guarded by mu; of *failing, the one with the oldest failure first
+	sources map[policy.Source]*list.Element // guarded by mu
+	order   list.List                       // guarded by mu; of *failing, the oldest failure first
 }
 
 // failing is one source.
 type failing struct {
-	source Source
+	source policy.Source
 	count  int
 	last   time.Time
 }
 
-// add counts a failure, and says how long its answer has to wait. Only the answer
-// to a wrong password waits: a program that shares an address with one that fails
-// all the time, as programs of one host do, is not delayed by this.
-func (f *failures) add(from Source, now time.Time) (wait time.Duration) {
+// add counts a failure and returns how long its answer has to wait. Only answers to
+// wrong passwords wait: a program that shares its address with one that always fails,
+// as programs of one host do, is not delayed by it.
+func (f *failures) add(from policy.Source, now time.Time) (wait time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.of(from, now)
@@ -47,8 +49,8 @@ func (f *failures) add(from Source, now time.Time) (wait time.Duration) {
 	return delayOf(s.count)
 }
 
-// of finds a source, or makes it. It becomes the last in order. Mu is held.
-func (f *failures) of(from Source, now time.Time) *failing {
+// of finds or adds a source and makes it the last in order. Mu is held.
+func (f *failures) of(from policy.Source, now time.Time) *failing {
 	for e := f.order.Front(); e != nil && now.Sub(e.Value.(*failing).last) >= forgetAfter; e = f.order.Front() {
 		f.drop(e)
 	}
@@ -57,7 +59,7 @@ func (f *failures) of(from Source, now time.Time) *failing {
 		return e.Value.(*failing)
 	}
 	if f.sources == nil {
-		f.sources = map[Source]*list.Element{}
+		f.sources = map[policy.Source]*list.Element{}
 	}
 	if len(f.sources) >= maxFailing {
 		f.drop(f.order.Front())

@@ -1,4 +1,4 @@
-package l4
+package htpasswd
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"ambassador/policy"
 )
 
 // htpasswdLine is a user's line, of the lowest cost unless said.
@@ -25,9 +27,9 @@ func htpasswdLine(t testing.TB, user, password string, cost int) string {
 	return user + ":" + string(hash) + "\n"
 }
 
-func usersOf(t testing.TB, text string) *UserList {
+func usersOf(t testing.TB, text string) *List {
 	t.Helper()
-	list, err := ParseUsers([]byte(text))
+	list, err := Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,14 +70,14 @@ func TestParseUsers(t *testing.T) {
 		{"another alphabet", "a:" + goodHash[:40] + "+" + goodHash[41:], "is damaged"},
 		{"all at once", "a\n:" + goodHash + "\nb:x", "line 3"},
 	} {
-		list, err := ParseUsers([]byte(tt.text))
+		list, err := Parse([]byte(tt.text))
 		switch {
 		case tt.err == "" && err != nil, tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)):
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
 		case err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), goodHash[20:40])):
 			t.Errorf("%s: the error shows a secret: %v", tt.name, err)
 		case err != nil:
-			var at *UserError
+			var at *LineError
 			if list != nil || !errors.As(err, &at) || at.Line == 0 {
 				t.Errorf("%s: no line in %#v", tt.name, err)
 			}
@@ -88,7 +90,7 @@ func FuzzParseUsers(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		list, err := ParseUsers(text)
+		list, err := Parse(text)
 		if err != nil {
 			return
 		}
@@ -105,15 +107,15 @@ func FuzzParseUsers(f *testing.F) {
 	})
 }
 
-var nobody Source
+var nobody policy.Source
 
 // sourceAt is the source of an address.
-func sourceAt(addr string) Source { return SourceOf(netip.MustParseAddr(addr)) }
+func sourceAt(addr string) policy.Source { return policy.SourceOf(netip.MustParseAddr(addr)) }
 
 func TestCheckUsers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the failures wait
 		long := strings.Repeat("x", 72)
-		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "", 4)+htpasswdLine(t, "c", long, 5)))
+		u := New(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "", 4)+htpasswdLine(t, "c", long, 5)))
 		for range 2 { // the second time from memory
 			for _, tt := range []struct {
 				user, password string
@@ -123,7 +125,7 @@ func TestCheckUsers(t *testing.T) {
 				{"b", "", true}, {"b", "secret", false}, {"A", "secret", false}, {"", "", false}, {"d", "secret", false},
 				{"c", long, true}, {"c", long[1:], false}, {"asecret", "", false},
 			} {
-				if ok, err := u.Check(t.Context(), nobody, tt.user, tt.password); ok != tt.want || err != nil {
+				if ok, err := u.Verify(t.Context(), nobody, tt.user, tt.password); ok != tt.want || err != nil {
 					t.Errorf("%q %q: %v, %v", tt.user, tt.password, ok, err)
 				}
 			}
@@ -132,8 +134,8 @@ func TestCheckUsers(t *testing.T) {
 }
 
 func TestNoUsersAtAll(t *testing.T) {
-	u := NewUsers(usersOf(t, ""))
-	if ok, err := u.Check(t.Context(), nobody, "a", "b"); ok || err != nil {
+	u := New(usersOf(t, ""))
+	if ok, err := u.Verify(t.Context(), nobody, "a", "b"); ok || err != nil {
 		t.Errorf("%v, %v", ok, err)
 	}
 }
@@ -153,7 +155,7 @@ func TestStandIns(t *testing.T) {
 // Every first check does the work of the highest cost, whatever the name is.
 func TestAllNamesCostTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the failures wait
-		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "secret", 7)))
+		u := New(usersOf(t, htpasswdLine(t, "a", "secret", 4)+htpasswdLine(t, "b", "secret", 7)))
 		var rounds int
 		u.matches = func(hash, password []byte) bool {
 			cost, err := bcrypt.Cost(hash)
@@ -171,7 +173,7 @@ func TestAllNamesCostTheSame(t *testing.T) {
 			{"unknown", "secret", false}, {"a", "secret", true}, {"b", "secret", true},
 		} {
 			rounds = 0
-			ok, err := u.Check(t.Context(), nobody, tt.user, tt.password)
+			ok, err := u.Verify(t.Context(), nobody, tt.user, tt.password)
 			if ok != tt.ok || err != nil || rounds != 1<<7 {
 				t.Errorf("%q %q: %v, %v after %d rounds, want %d", tt.user, tt.password, ok, err, rounds, 1<<7)
 			}
@@ -198,32 +200,32 @@ func turnless(u *Users) (allow func()) {
 func TestVerifiedPasswordsAreRemembered(t *testing.T) {
 	a, other := htpasswdLine(t, "a", "secret", 4), htpasswdLine(t, "a", "secret", 4)
 	b := htpasswdLine(t, "b", "secret", 4)
-	u := NewUsers(usersOf(t, a))
+	u := New(usersOf(t, a))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	remembered := func() bool {
 		t.Helper()
-		ok, err := u.Check(ended, nobody, "a", "secret")
+		ok, err := u.Verify(ended, nobody, "a", "secret")
 		if ok == (err != nil) {
 			t.Errorf("%v, %v", ok, err)
 		}
 		return ok
 	}
-	if ok, err := u.Check(t.Context(), nobody, "a", "secret"); !ok || err != nil {
+	if ok, err := u.Verify(t.Context(), nobody, "a", "secret"); !ok || err != nil {
 		t.Fatalf("the right password: %v, %v", ok, err)
 	}
 	turnless(u)
 	if !remembered() {
 		t.Error("it is not remembered")
 	}
-	if ok, err := u.Check(ended, nobody, "a", "Secret"); ok || err != context.Canceled {
+	if ok, err := u.Verify(ended, nobody, "a", "Secret"); ok || err != context.Canceled {
 		t.Errorf("a wrong one: %v, %v", ok, err)
 	}
 	u.Set(usersOf(t, a+b))
 	if !remembered() {
 		t.Error("it is forgotten, though its line is the same")
 	}
-	if ok, _ := u.Check(ended, nobody, "b", "secret"); ok {
+	if ok, _ := u.Verify(ended, nobody, "b", "secret"); ok {
 		t.Error("the same password of another user came in")
 	}
 	u.Set(usersOf(t, other))
@@ -231,7 +233,7 @@ func TestVerifiedPasswordsAreRemembered(t *testing.T) {
 		t.Error("it is remembered, though its line is another")
 	}
 	u.Set(usersOf(t, ""))
-	if ok, _ := u.Check(ended, nobody, "a", "secret"); ok {
+	if ok, _ := u.Verify(ended, nobody, "a", "secret"); ok {
 		t.Error("it is remembered, though its user is gone")
 	}
 }
@@ -239,19 +241,19 @@ func TestVerifiedPasswordsAreRemembered(t *testing.T) {
 // Who asks the same waits for one bcrypt, and for another if who computed has left.
 func TestSamePasswordsShareABcrypt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
+		u := New(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
 		allow := turnless(u)
 		ctx, leave := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		group.Go(func() {
-			if ok, err := u.Check(ctx, nobody, "a", "secret"); ok || err != context.Canceled {
+			if ok, err := u.Verify(ctx, nobody, "a", "secret"); ok || err != context.Canceled {
 				t.Errorf("who has left: %v, %v", ok, err)
 			}
 		})
 		synctest.Wait()
 		for range 100 {
 			group.Go(func() {
-				if ok, err := u.Check(t.Context(), nobody, "a", "secret"); !ok || err != nil {
+				if ok, err := u.Verify(t.Context(), nobody, "a", "secret"); !ok || err != nil {
 					t.Errorf("who stayed: %v, %v", ok, err)
 				}
 			})
@@ -271,17 +273,17 @@ func TestSamePasswordsShareABcrypt(t *testing.T) {
 	})
 }
 
-// A login waits for its turn no longer than its context, and than maxLoginWait.
+// A login waits for its turn no longer than its context, and than MaxWait.
 func TestWaitForATurnIsBounded(t *testing.T) {
 	for _, tt := range []struct {
 		timeout, want time.Duration
 		err           error
 	}{
 		{time.Second, time.Second, context.DeadlineExceeded},
-		{time.Minute, maxLoginWait, errLoginWait},
+		{time.Minute, MaxWait, ErrBusy},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
+			u := New(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
 			turnless(u)
 			ctx, cancel := context.WithTimeout(t.Context(), tt.timeout)
 			defer cancel()
@@ -289,7 +291,7 @@ func TestWaitForATurnIsBounded(t *testing.T) {
 			for range 2 { // the first would compute, the second waits for it
 				group.Go(func() {
 					start := time.Now()
-					if ok, err := u.Check(ctx, nobody, "a", "secret"); ok || err != tt.err || time.Since(start) != tt.want {
+					if ok, err := u.Verify(ctx, nobody, "a", "secret"); ok || err != tt.err || time.Since(start) != tt.want {
 						t.Errorf("%v, %v after %v; want %v after %v", ok, err, time.Since(start), tt.err, tt.want)
 					}
 				})
@@ -306,10 +308,10 @@ func TestWaitForATurnIsBounded(t *testing.T) {
 // ones are not, and other addresses are not.
 func TestFailuresAreSlowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := NewUsers(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
-		took := func(client Source, user, password string) time.Duration {
+		u := New(usersOf(t, htpasswdLine(t, "a", "secret", 4)))
+		took := func(client policy.Source, user, password string) time.Duration {
 			start := time.Now()
-			if _, err := u.Check(t.Context(), client, user, password); err != nil {
+			if _, err := u.Verify(t.Context(), client, user, password); err != nil {
 				t.Fatal(err)
 			}
 			return time.Since(start)
@@ -329,7 +331,7 @@ func TestFailuresAreSlowed(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if ok, err := u.Check(ctx, one, "a", "wrong"); ok || err != context.DeadlineExceeded {
+		if ok, err := u.Verify(ctx, one, "a", "wrong"); ok || err != context.DeadlineExceeded {
 			t.Errorf("a wait that is longer than its bound: %v, %v", ok, err)
 		}
 		time.Sleep(forgetAfter)
@@ -343,20 +345,20 @@ func TestFailingClientsAreBounded(t *testing.T) {
 	var f failures
 	now := time.Unix(1, 0)
 	addr := netip.MustParseAddr("10.0.0.0")
-	first := SourceOf(addr)
+	first := policy.SourceOf(addr)
 	for range freeFailures + 1 {
 		f.add(first, now)
 	}
 	for range maxFailing - 1 {
 		addr = addr.Next()
-		f.add(SourceOf(addr), now)
+		f.add(policy.SourceOf(addr), now)
 	}
 	if got := f.add(first, now); got != 2*firstDelay {
 		t.Errorf("with as many as there may be the first waits %v", got)
 	}
 	for range maxFailing {
 		addr = addr.Next()
-		f.add(SourceOf(addr), now)
+		f.add(policy.SourceOf(addr), now)
 	}
 	if n := len(f.sources); n != maxFailing || f.order.Len() != n {
 		t.Errorf("%d clients, %d in order", n, f.order.Len())
@@ -368,10 +370,10 @@ func TestFailingClientsAreBounded(t *testing.T) {
 
 // What a client costs whose password is remembered.
 func BenchmarkRememberedPassword(b *testing.B) {
-	u := NewUsers(usersOf(b, htpasswdLine(b, "batch", "correct horse battery staple", 4)))
+	u := New(usersOf(b, htpasswdLine(b, "batch", "correct horse battery staple", 4)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if ok, err := u.Check(b.Context(), nobody, "batch", "correct horse battery staple"); !ok || err != nil {
+		if ok, err := u.Verify(b.Context(), nobody, "batch", "correct horse battery staple"); !ok || err != nil {
 			b.Fatal(ok, err)
 		}
 	}
@@ -385,7 +387,7 @@ const bcryptTime = 61 * time.Millisecond
 // for each source.
 func slowUsers(t *testing.T) *Users {
 	hash := func(cost int) string { return fmt.Sprintf("$2y$%02d$%s\n", cost, goodHash[len("$2y$04$"):]) }
-	u := NewUsers(usersOf(t, "cheap:"+hash(10)+"costly:"+hash(12)+"other:"+hash(12)))
+	u := New(usersOf(t, "cheap:"+hash(10)+"costly:"+hash(12)+"other:"+hash(12)))
 	u.comparisons.most, u.comparisons.share = 2, 1
 	u.matches = func(hash, password []byte) bool {
 		cost, _ := bcrypt.Cost(hash)
@@ -402,9 +404,9 @@ type login struct {
 	took time.Duration
 }
 
-func (u *Users) timed(ctx context.Context, from Source, user, password string) login {
+func (u *Users) timed(ctx context.Context, from policy.Source, user, password string) login {
 	start := time.Now()
-	ok, err := u.Check(ctx, from, user, password)
+	ok, err := u.Verify(ctx, from, user, password)
 	return login{ok, err, time.Since(start)}
 }
 
@@ -517,10 +519,10 @@ func TestGuessesFromTheSameSource(t *testing.T) {
 			wait()
 			late := 0
 			for _, l := range *guesses {
-				if l.ok || l.took > maxLoginWait+4*bcryptTime+maxDelay {
+				if l.ok || l.took > MaxWait+4*bcryptTime+maxDelay {
 					t.Errorf("a guess: %+v", l)
 				}
-				if l.err == errLoginWait {
+				if l.err == ErrBusy {
 					late++
 				}
 			}
@@ -541,11 +543,11 @@ func TestSteadyGuessesFromTheSameSource(t *testing.T) {
 		var group sync.WaitGroup
 		group.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
-				group.Go(func() { u.Check(ctx, from, "costly", fmt.Sprint("guess", i)) })
-				pause(ctx, 10*time.Millisecond)
+				group.Go(func() { u.Verify(ctx, from, "costly", fmt.Sprint("guess", i)) })
+				sleep(ctx, 10*time.Millisecond)
 			}
 		})
-		pause(t.Context(), 10*time.Second)
+		sleep(t.Context(), 10*time.Second)
 		for _, name := range []string{"other", "cheap"} {
 			if l := u.timed(t.Context(), from, name, "secret"); !l.ok || l.took > 2*4*bcryptTime {
 				t.Errorf("%s: %+v", name, l)
@@ -581,4 +583,12 @@ func TestGuessesOfOneSourceLeaveAProcessor(t *testing.T) {
 			t.Errorf("%d at once, want 1", most)
 		}
 	})
+}
+
+// sleep waits in a bubble's time, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }

@@ -1,4 +1,4 @@
-package l4
+package htpasswd
 
 import (
 	"bytes"
@@ -19,43 +19,45 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"ambassador/policy"
 )
 
-// UserList is an htpasswd file as it was read. It is not changed.
-type UserList struct {
+// List is an htpasswd file as it was read. It is not changed.
+type List struct {
 	users   map[string]*bcryptLine
-	unknown *bcryptLine // in the place of those that are not in users; its cost is the highest of the file
+	unknown *bcryptLine // what an unknown name is compared with; its cost is the highest of the file
 }
 
-// bcryptLine is one user's. The memory of a verified password is void with it: a
-// line of another hash gives other marks.
+// bcryptLine is the line of one user. A verified password is remembered with its line:
+// a line with another hash gives other marks.
 type bcryptLine struct {
 	hash     []byte
 	cost     int
-	verified atomic.Pointer[passwordMark] // of the last good password; nil: none yet
+	verified atomic.Pointer[passwordMark] // of the last password that was right; nil: none yet
 }
 
-// UserError is a line of an htpasswd file that cannot be used.
-type UserError struct {
+// LineError is a line of an htpasswd file that cannot be used.
+type LineError struct {
 	Line   int // from 1
 	Detail string
 }
 
-// Error is "line 3: what is wrong, and the fix". It has no part of a hash.
-func (e *UserError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Detail) }
+// Error is "line 3: what is wrong, and the fix". It contains no part of a hash.
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Detail) }
 
 const (
-	// maxBcryptCost bounds what one guess costs us: at 14 it is about a second.
+	// maxBcryptCost bounds what one guess costs us: at 14 about a second.
 	maxBcryptCost = 14
 	bcryptLength  = 60
 	maxUserName   = 255 // what SOCKS5 can carry
 )
 
-// ParseUsers reads the text of an htpasswd file: a line for each user, NAME:HASH,
-// all hashes of bcrypt; comments (#) and empty lines. The error joins a *UserError
-// for each bad line.
-func ParseUsers(text []byte) (*UserList, error) {
-	list := &UserList{users: map[string]*bcryptLine{}, unknown: &bcryptLine{}}
+// Parse reads the text of an htpasswd file: a line NAME:HASH for each user, with a
+// bcrypt hash; comments (#) and empty lines. The error joins a *LineError for each bad
+// line.
+func Parse(text []byte) (*List, error) {
+	list := &List{users: map[string]*bcryptLine{}, unknown: &bcryptLine{}}
 	var bad []error
 	n := 0
 	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) {
@@ -65,7 +67,7 @@ func ParseUsers(text []byte) (*UserList, error) {
 			continue
 		}
 		if err := list.add(line); err != nil {
-			bad = append(bad, &UserError{n, err.Error()})
+			bad = append(bad, &LineError{n, err.Error()})
 		}
 	}
 	if len(bad) > 0 {
@@ -75,10 +77,10 @@ func ParseUsers(text []byte) (*UserList, error) {
 	return list, nil
 }
 
-// Len is how many users there are.
-func (l *UserList) Len() int { return len(l.users) }
+// Len is the number of users.
+func (l *List) Len() int { return len(l.users) }
 
-func (l *UserList) add(line []byte) error {
+func (l *List) add(line []byte) error {
 	name, hash, ok := bytes.Cut(line, []byte(":"))
 	user := string(name)
 	if !ok {
@@ -100,7 +102,7 @@ func (l *UserList) add(line []byte) error {
 	return nil
 }
 
-// standIn is a hash of a cost that is nobody's: its digest was not made from a password.
+// standIn is a hash of a cost that matches no password: its digest was not made from one.
 func standIn(cost int) []byte {
 	return fmt.Appendf(nil, "$2y$%02d$%s", cost, "abcdefghijklmnopqrstuuabcdefghijklmnopqrstuvwxyzABCDE")
 }
@@ -117,7 +119,7 @@ func checkUserName(name string) error {
 	return nil
 }
 
-// checkBcrypt says what is wrong with a hash, and never shows it: it may be a
+// checkBcrypt says what is wrong with a hash. It never quotes the hash, which may be a
 // password.
 func checkBcrypt(user string, hash []byte) error {
 	fix := fmt.Sprintf("make the line with `htpasswd -nbB %s`, which asks for bcrypt", user)
@@ -139,7 +141,7 @@ func checkBcrypt(user string, hash []byte) error {
 	return fmt.Errorf("the hash of %q is %s, and only bcrypt is taken; %s", user, scheme, fix)
 }
 
-// checkBcryptBody finds here what would else be found at the first login.
+// checkBcryptBody rejects hashes that would fail only at the first login.
 func checkBcryptBody(hash []byte, fix string) error {
 	cost, err := bcrypt.Cost(hash)
 	damaged := slices.ContainsFunc(hash[min(len("$2y$10$"), len(hash)):], func(c byte) bool {
@@ -156,48 +158,46 @@ func checkBcryptBody(hash []byte, fix string) error {
 
 // Users check names and passwords. They are safe for concurrent use.
 //
-// A client cannot tell an unknown name from a known one: each check does the work of
-// the highest cost in the file, waits in the same queue, and the answer to a wrong
-// password waits for the same delay. A password that was right once is recognized in
-// less than a microsecond, without a bcrypt, until its line changes or the process
-// ends.
+// A caller asks Remembered first, which does not wait, and Verify if that says no.
 //
-// What guesses cost is bounded for each Source, not for the user whose password is
-// guessed: comparisons decides whose bcrypt is next, failures decides how long the
-// answer to a wrong password waits. So a source that sends guesses delays no login
-// from another source, unless there are more such sources than turns in maxLoginWait.
+// A client cannot tell an unknown name from a known one: each check computes the
+// highest cost in the file, waits in the same queue, and the answer to a wrong password
+// waits for the same delay. A password that was right once is recognized in less than a
+// microsecond, without bcrypt, until its line changes or the process ends.
+//
+// The cost of guesses is bounded for each policy.Source, not for the user whose password
+// is guessed: comparisons decides which bcrypt is next, failures decides how long the
+// answer to a wrong password waits. So a source that sends guesses delays no login from
+// another source, unless there are more such sources than turns in MaxWait.
 //
 // All clients of a host that connect to 127.0.0.1 are one source. There a login waits
-// for the turn of each newer name, and no name gets more than its turn. No login
-// waits longer than maxLoginWait: then it is refused, and may succeed when it is
-// tried again. So while a source sends more guesses at a name than can be computed,
-// the first login of that name from that source may be refused.
+// for the turn of each newer name, and no name gets more than its turn. No login waits
+// longer than MaxWait: then it is refused, and may succeed at the next try. So while a
+// source sends more guesses at a name than can be computed, the first login of that
+// name from that source may be refused.
 type Users struct {
 	// Static after construction.
 	marks       sync.Pool // of *marker
 	matches     func(hash, password []byte) bool
 	comparisons *comparisons
 
-	list     atomic.Pointer[UserList]
+	list     atomic.Pointer[List]
 	failures failures
 }
 
-// maxLoginWait bounds how long a login waits for its bcrypt to begin. It is half of
-// what timeouts.handshake allows by default.
-const maxLoginWait = 5 * time.Second
+// MaxWait bounds how long a login waits for its bcrypt to begin. It is half of the
+// default of timeouts.handshake.
+const MaxWait = 5 * time.Second
 
-// limitLogins is the limit that a login exceeds with errLoginWait, as records have it.
-const limitLogins = "logins"
-
-// errLoginWait says that a password could not be checked within maxLoginWait. The
-// same login may succeed later.
-var errLoginWait = fmt.Errorf("no turn within %v: too many logins are being checked", maxLoginWait)
+// ErrBusy says that a password could not be checked within MaxWait. The same login may
+// succeed later.
+var ErrBusy = fmt.Errorf("no turn within %v: too many logins are being checked", MaxWait)
 
 // passwordMark is a keyed hash of a name, its line, and a password.
 type passwordMark [sha256.Size]byte
 
-// NewUsers makes users of a list, which Set replaces.
-func NewUsers(list *UserList) *Users {
+// New returns users with a list, which Set replaces.
+func New(list *List) *Users {
 	key := make([]byte, sha256.Size)
 	rand.Read(key) //nolint:errcheck // it never fails
 	u := &Users{comparisons: newComparisons(), matches: bcryptMatches}
@@ -210,9 +210,9 @@ func bcryptMatches(hash, password []byte) bool {
 	return bcrypt.CompareHashAndPassword(hash, password) == nil
 }
 
-// Set makes list the current one. What was remembered of a user whose line is the
-// same stays.
-func (u *Users) Set(list *UserList) {
+// Set makes list the current one. The remembered password of a user whose line has the
+// same hash stays.
+func (u *Users) Set(list *List) {
 	for name, old := range u.list.Load().users {
 		if now := list.users[name]; now != nil && now != old && bytes.Equal(now.hash, old.hash) {
 			now.verified.CompareAndSwap(nil, old.verified.Load())
@@ -221,45 +221,64 @@ func (u *Users) Set(list *UserList) {
 	u.list.Store(list)
 }
 
-// Check says whether the password is the user's. Unless it is remembered, the caller
-// waits: for a turn to compute, and with a wrong password for the delay of the
-// source. The error is errLoginWait, or that of ctx.
-func (u *Users) Check(ctx context.Context, from Source, user, password string) (ok bool, err error) {
-	list := u.list.Load()
-	line := list.users[user]
-	known := line != nil && strings.IndexByte(password, 0) < 0 // bcrypt takes NUL for the end, after which the password begins again
-	if line == nil {
-		line = list.unknown
-	}
-	mark := u.mark(user, line.hash, password)
-	if known && line.remembers(mark) {
+// Remembered says whether the password was right before. It does not wait, and takes
+// less than a microsecond. False does not mean that the password is wrong: ask Verify.
+func (u *Users) Remembered(user, password string) bool {
+	l := u.attempt(user, password)
+	return l.known && l.line.remembers(l.mark)
+}
+
+// Verify says whether the password is the user's. Unless the password is remembered, it
+// waits: for a turn to compute, and with a wrong password for the delay of the source.
+// The error is ErrBusy, or that of ctx.
+func (u *Users) Verify(ctx context.Context, from policy.Source, user, password string) (ok bool, err error) {
+	l := u.attempt(user, password)
+	if l.known && l.line.remembers(l.mark) {
 		return true, nil
 	}
-	mayWait(ctx)
-	ok, err = u.verify(ctx, comparisonKey{from, mark}, user, func() bool {
-		return known && line.remembers(mark) || u.compute(list, line, password)
+	ok, err = u.verify(ctx, comparisonKey{from, l.mark}, user, func() bool {
+		return l.known && l.line.remembers(l.mark) || u.compute(l.list, l.line, password)
 	})
 	switch {
 	case err != nil:
 		return false, err
-	case !known || !ok:
+	case !l.known || !ok:
 		return false, u.fail(ctx, from)
 	}
-	verified := mark // in memory of its own only here
-	line.verified.Store(&verified)
+	verified := l.mark // a copy: only a verified mark is kept
+	l.line.verified.Store(&verified)
 	return true, nil
 }
 
-// remembers says whether the password of a mark was right before.
+// attempt is a name and a password, compared with the list.
+type attempt struct {
+	list  *List
+	line  *bcryptLine // the user's; of an unknown name the list's unknown
+	known bool        // the user is known, and the password is one that bcrypt takes
+	mark  passwordMark
+}
+
+func (u *Users) attempt(user, password string) attempt {
+	l := attempt{list: u.list.Load()}
+	l.line = l.list.users[user]
+	l.known = l.line != nil && strings.IndexByte(password, 0) < 0 // bcrypt takes NUL for the end, after which the password begins again
+	if l.line == nil {
+		l.line = l.list.unknown
+	}
+	l.mark = u.mark(user, l.line.hash, password)
+	return l
+}
+
+// remembers says whether a mark is that of the last password that was right.
 func (l *bcryptLine) remembers(mark passwordMark) bool {
 	m := l.verified.Load()
 	return m != nil && hmac.Equal(m[:], mark[:])
 }
 
-// compute compares a password with a line's hash. A cost of c is 2^c rounds; the
-// comparisons after the first add what is missing to the rounds of the highest cost,
-// so that a cheap line does not tell a known name.
-func (u *Users) compute(list *UserList, line *bcryptLine, password string) bool {
+// compute compares a password with a line's hash. A cost of c is 2^c rounds. The
+// comparisons after the first add the rounds that are missing to the highest cost, so
+// that the time does not tell a known name with a cheap line.
+func (u *Users) compute(list *List, line *bcryptLine, password string) bool {
 	ok := u.matches(line.hash, []byte(password))
 	for cost := line.cost; cost < list.unknown.cost; cost++ {
 		u.matches(standIn(cost), []byte(password))
@@ -267,14 +286,15 @@ func (u *Users) compute(list *UserList, line *bcryptLine, password string) bool 
 	return ok
 }
 
-// marker makes marks, with a key of this process and memory of its own.
+// marker computes marks with the key of this process. It is reused, so that a mark
+// costs no memory.
 type marker struct {
 	mac  hash.Hash
 	text []byte
 	sum  passwordMark
 }
 
-// mark is the keyed hash of the three, each with its length.
+// mark is the keyed hash of name, line and password, each with its length.
 func (u *Users) mark(user string, line []byte, password string) passwordMark {
 	m := u.marks.Get().(*marker)
 	defer u.marks.Put(m)
@@ -286,22 +306,22 @@ func (u *Users) mark(user string, line []byte, password string) passwordMark {
 	m.mac.Reset()
 	m.mac.Write(text)
 	m.mac.Sum(m.sum[:0])
-	clear(text) // the password does not stay
+	clear(text) // the password does not stay in memory
 	m.text = text
 	return m.sum
 }
 
-// verify computes a comparison when it is its turn, or waits for the answer of an
-// equal one.
+// verify computes a comparison when it has its turn, or waits for the answer of an equal
+// one.
 func (u *Users) verify(ctx context.Context, key comparisonKey, user string, compute func() bool) (bool, error) {
-	patience := time.NewTimer(maxLoginWait)
-	defer patience.Stop()
-	await := func(happens <-chan struct{}) error {
+	limit := time.NewTimer(MaxWait)
+	defer limit.Stop()
+	await := func(event <-chan struct{}) error {
 		select {
-		case <-happens:
+		case <-event:
 			return nil
-		case <-patience.C:
-			return errLoginWait
+		case <-limit.C:
+			return ErrBusy
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -325,8 +345,8 @@ func (u *Users) verify(ctx context.Context, key comparisonKey, user string, comp
 	}
 }
 
-// fail waits for as long as the failures of a source ask for.
-func (u *Users) fail(ctx context.Context, from Source) error {
+// fail waits for the delay of the source's failures.
+func (u *Users) fail(ctx context.Context, from policy.Source) error {
 	wait := u.failures.add(from, time.Now())
 	if wait == 0 {
 		return ctx.Err()

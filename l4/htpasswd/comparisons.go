@@ -1,42 +1,44 @@
-package l4
+package htpasswd
 
 import (
 	"runtime"
 	"slices"
 	"sync"
+
+	"ambassador/policy"
 )
 
-// comparisons are the passwords that wait for a bcrypt, or have one under way.
+// comparisons is the queue of passwords that wait for a bcrypt or are being computed.
 //
-// Sources take turns, and within a source the names that it tries: the one whose
-// last turn is the longest ago goes first, one without a turn yet before all
-// others, and of several the newest. So a source that sends thousands of guesses
-// delays only itself, and its guesses at one name delay only that name. The newest
-// goes first because in an overload it is the one that can still be answered in
-// time; in order of arrival all of them would wait until they give up.
+// Sources take turns, and within a source the names that it tries: the one whose last
+// turn is the longest ago goes first, one without a turn yet before all others, and of
+// several the newest. So a source that sends thousands of guesses delays only itself,
+// and its guesses at one name delay only that name. The newest goes first because in an
+// overload it is the one that can still be answered in time; in order of arrival all
+// would wait until they time out.
 //
-// It is safe for concurrent use. What waits is not bounded here: each comparison
-// belongs to a session, whose number limits.connections and limits.memory bound.
+// It is safe for concurrent use. It does not bound its length: each comparison belongs
+// to a session, whose number limits.connections and limits.memory bound.
 type comparisons struct {
 	// Static after construction.
-	most  int // that are computed at once
-	share int // of them, for one source
+	most  int // how many are computed at once
+	share int // how many of them for one source
 
 	mu      sync.Mutex
 	all     map[comparisonKey]*comparison // guarded by mu
-	waiting []*comparison                 // guarded by mu; of all, without a turn yet, the newest last
+	waiting []*comparison                 // guarded by mu; those of all without a turn yet, the newest last
 	running int                           // guarded by mu
-	turns   uint64                        // guarded by mu; how many there were
+	turns   uint64                        // guarded by mu; how many were given
 	claims  map[claim]*claimant           // guarded by mu; of all
 }
 
-// comparisonKey is what a comparison is about. Equal ones are made once.
+// comparisonKey identifies a comparison. Comparisons with equal keys are computed once.
 type comparisonKey struct {
-	from Source
+	from policy.Source
 	mark passwordMark
 }
 
-// comparison is one bcrypt, which the first who asks computes for all.
+// comparison is one bcrypt. The caller that asked first computes it for all that wait.
 type comparison struct {
 	key    comparisonKey
 	turn   chan struct{} // closed when it may be computed
@@ -47,34 +49,34 @@ type comparison struct {
 	done chan struct{}
 	// Set before done is closed.
 	ok    bool
-	given bool // there is an answer; else its owner gave up, and another must compute
+	given bool // ok is the answer; else its owner gave up, and another caller must compute
 }
 
-// claim is what takes turns: a source, or a name that a source tries.
+// claim identifies what takes turns: a source, or a name that a source tries.
 type claim struct {
-	from  Source
+	from  policy.Source
 	named bool
 	name  string
 }
 
-// claimant is what is known of a claim. Guarded by comparisons.mu.
+// claimant is the state of a claim. Guarded by comparisons.mu.
 type claimant struct {
 	claim
 	lastTurn uint64 // 0: none yet
 	running  int
-	held     int // comparisons of it; it is forgotten with the last
+	held     int // its comparisons; it is forgotten with the last
 }
 
-// newComparisons lets one source compute on half of the processors, so that another
-// source finds one that is free.
+// newComparisons lets one source compute on half of the processors, so that others find
+// a free one.
 func newComparisons() *comparisons {
 	most := max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU()))
 	return &comparisons{most: most, share: max(1, most/2),
 		all: map[comparisonKey]*comparison{}, claims: map[claim]*claimant{}}
 }
 
-// join finds the comparison of a key, which becomes the newest, or makes it; then
-// the caller owns it: it waits for its turn, computes, and calls end.
+// join finds the comparison of a key and makes it the newest, or adds it. The owner of
+// an added one waits for its turn, computes, and calls end.
 func (q *comparisons) join(key comparisonKey, user string) (c *comparison, owner bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -93,7 +95,7 @@ func (q *comparisons) join(key comparisonKey, user string) (c *comparison, owner
 	return c, true
 }
 
-// end forgets a comparison, whether it had its turn or not, and tells those who
+// end forgets a comparison, whether it had its turn or not, and wakes the callers that
 // wait for its answer.
 func (q *comparisons) end(c *comparison) {
 	q.mu.Lock()
@@ -111,7 +113,7 @@ func (q *comparisons) end(c *comparison) {
 	q.begin()
 }
 
-// begin gives turns to as many as may compute. Mu is held.
+// begin gives turns while processors are free. Mu is held.
 func (q *comparisons) begin() {
 	for q.running < q.most {
 		i := q.next()
@@ -129,9 +131,8 @@ func (q *comparisons) begin() {
 	}
 }
 
-// next is which of those that wait has the next turn; negative: none may. Mu is
-// held. It looks at all of them, which takes 40 µs for 4,096, and a bcrypt at least
-// a millisecond.
+// next is the index in waiting of the next turn; negative: none may compute. Mu is held.
+// It looks at all of them: 40 µs for 4,096, where a bcrypt takes at least a millisecond.
 func (q *comparisons) next() int {
 	best := -1
 	for i, c := range slices.Backward(q.waiting) {
@@ -142,7 +143,7 @@ func (q *comparisons) next() int {
 	return best
 }
 
-// before says whether c has its turn before a newer one.
+// before says whether c has its turn before a newer comparison.
 func (c *comparison) before(newer *comparison) bool {
 	if c.source == newer.source {
 		return c.name.lastTurn < newer.name.lastTurn
@@ -150,13 +151,13 @@ func (c *comparison) before(newer *comparison) bool {
 	return c.source.lastTurn < newer.source.lastTurn
 }
 
-// withdraw takes a comparison out of those that wait. Mu is held.
+// withdraw removes a comparison from waiting. Mu is held.
 func (q *comparisons) withdraw(c *comparison) {
 	i := slices.Index(q.waiting, c)
 	q.waiting = slices.Delete(q.waiting, i, i+1)
 }
 
-// claim finds a claimant, or makes it, for one more comparison. Mu is held.
+// claim finds or adds the claimant of one more comparison. Mu is held.
 func (q *comparisons) claim(of claim) *claimant {
 	t := q.claims[of]
 	if t == nil {
@@ -167,7 +168,7 @@ func (q *comparisons) claim(of claim) *claimant {
 	return t
 }
 
-// release is for one comparison less. Mu is held.
+// release ends one comparison of a claimant. Mu is held.
 func (q *comparisons) release(t *claimant) {
 	if t.held--; t.held == 0 {
 		delete(q.claims, t.claim)
