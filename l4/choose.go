@@ -89,8 +89,8 @@ func (s *session) lookUp(ctx context.Context, r *resolver, host string) ([]netip
 // lookUpTimeout bounds a look-up before the upstream is known: as long as a session
 // may take, or as long as the client wants to wait.
 func (s *session) lookUpTimeout() time.Duration {
-	if g := s.greeted; g != nil && g.hints.timeout > 0 {
-		return min(g.hints.timeout, lookupTimeout)
+	if g := s.greeted; g != nil && g.hints.Timeout > 0 {
+		return min(g.hints.Timeout, lookupTimeout)
 	}
 	return lookupTimeout
 }
@@ -114,9 +114,9 @@ func (s *session) query(d *destination) policy.Query {
 		return q
 	}
 	if g.request != nil {
-		q.User = g.request.user
+		q.User = g.request.User
 	}
-	q.Principal, q.SNI = g.principal, g.hello.serverName
+	q.Principal, q.SNI = g.principal, g.hello.ServerName
 	return q
 }
 
@@ -126,7 +126,7 @@ func (s *session) destination() *destination {
 		return &destination{}
 	}
 	r := s.greeted.request
-	return &destination{host: r.host, addr: r.addr, port: r.port}
+	return &destination{host: r.Host, addr: r.Addr, port: r.Port}
 }
 
 // choose makes the upstream of that name the session's, and says what is wanted of it.
@@ -140,10 +140,10 @@ func (s *session) choose(name string, d *destination) (w want, failure *Error) {
 	w.from, w.connect = s.origin(), c.upstream.cfg.Connect
 	if g := s.greeted; g != nil {
 		var err error
-		if w.connect, err = g.hints.narrow(w.connect); err != nil {
+		if w.connect, err = narrow(w.connect, g.hints); err != nil {
 			return w, &Error{Stage: StageRoute, Reason: ReasonBadGreeting, Err: err}
 		}
-		w.noSpare = g.hints.noPreconnect
+		w.noSpare = g.hints.NoPreconnect
 	}
 	if c.upstream.visited != nil {
 		if d.port == 0 {

@@ -57,7 +57,7 @@ type ListenerConfig struct {
 	// SNI reads the ClientHello of clients, for Rules. It cannot be with TLS, nor with
 	// a Request that is answered: the hello comes only after the answer.
 	SNI bool
-	// Context lets clients say more about their connection; see hints.
+	// Context lets clients say more about their connection; see preface.Hints.
 	Context bool
 	// Upstream is the Name of one of Config.Upstreams. Empty where Rules choose.
 	Upstream string

@@ -5,9 +5,9 @@
 // connection is a session; (*session).run is its life, in order, and session.go
 // tells it without another file. Beside it: listener.go binds and accepts,
 // greet.go is what comes before a dial (memory.go bounds it; silence.go is where
-// clients are waited for that have to speak; request.go, socks5.go, httpconnect.go,
-// clienthello.go and original_linux.go are where clients say where to, context.go what
-// they may; l4/htpasswd checks who they are), choose.go asks the rules (destination.go judges
+// clients are waited for that have to speak; l4/preface reads what they say, request.go
+// answers, original_linux.go knows where redirected ones wanted to go, l4/htpasswd checks
+// passwords), choose.go asks the rules (destination.go judges
 // addresses, dynamic.go keeps what is known of destinations), upstream.go makes
 // connections (resolve.go says where to, plan.go in which order, address.go keeps
 // what is known of each address; dial.go, originate.go),

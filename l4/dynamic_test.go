@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/preface"
 	"ambassador/policy"
 )
 
@@ -108,7 +109,7 @@ func TestImpatientClientsOpenNoBreaker(t *testing.T) {
 			u := dynamic(t, UpstreamConfig{Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour}}, silent)
 			d := &destination{host: "db.test", port: 1, ips: c.ips, may: everything, ours: notOurs}
 			w := want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}
-			w.connect, _ = hints{timeout: c.timeout}.narrow(w.connect)
+			w.connect, _ = narrow(w.connect, preface.Hints{Timeout: c.timeout})
 			_, failure := u.connectFor(t.Context(), w, untold)
 			if got := w.to.site.breaker.State(); failure == nil || failure.Reason != ReasonTimeout || got != c.want {
 				t.Errorf("%s: %v, and the breaker is %v, want %v", c.name, failure, got, c.want)

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 	"ambassador/policy"
@@ -49,15 +50,15 @@ type Termination struct {
 // greeted is what greeting has made of a client's connection. Owned by the
 // session's run until the relay takes it.
 type greeted struct {
-	header    proxyHeader      // of the proxy before us
-	tls       *tls.Conn        // nil: plaintext
-	transport *relay.Transport // below tls
-	principal string           // what the client has proved; empty without
-	early     *earlyConn       // of a client some of whose own bytes were read already; mostly nil
-	cancel    bool             // early is a CancelRequest that came without TLS
-	request   *request         // where the client wants to go; nil: it has not said
-	hello     clientHello      // of a listener that reads it
-	hints     hints
+	header    preface.ProxyHeader // of the proxy before us
+	tls       *tls.Conn           // nil: plaintext
+	transport *relay.Transport    // below tls
+	principal string              // what the client has proved; empty without
+	early     *earlyConn          // of a client some of whose own bytes were read already; mostly nil
+	cancel    bool                // early is a CancelRequest that came without TLS
+	request   *request            // where the client wants to go; nil: it has not said
+	hello     preface.ClientHello // of a listener that reads it
+	hints     preface.Hints
 	users     *htpasswd.Users // who has checked the client's password; nil: nobody
 }
 
@@ -187,7 +188,7 @@ func (s *session) ask(ctx context.Context) error {
 		if err != nil {
 			return &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
 		}
-		s.greeted.request = &request{addr: to.Addr().Unmap(), port: to.Port()}
+		s.greeted.request = &request{Request: preface.Request{Addr: to.Addr().Unmap(), Port: to.Port()}}
 	}
 	if cfg.SNI {
 		s.overhear(ctx)
@@ -200,9 +201,9 @@ func (s *session) ask(ctx context.Context) error {
 var toldReasons = []Reason{ReasonBadGreeting, ReasonAuthFailed, ReasonLimit, ReasonInternal}
 
 // readRequest reads a request, in at most timeouts.handshake.
-func (s *session) readRequest(ctx context.Context, read func(context.Context, net.Conn, credentials, bool) (request, error)) error {
+func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.Credentials, bool) (request, error)) error {
 	defer limitIO(ctx, s.downstream)()
-	r, err := read(ctx, s.atHand(ctx), s.credentials(), s.route.cfg.Context)
+	r, err := read(s.atHand(ctx), s.credentials(ctx), s.route.cfg.Context)
 	if err != nil {
 		var e *Error
 		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
@@ -213,33 +214,16 @@ func (s *session) readRequest(ctx context.Context, read func(context.Context, ne
 		return err
 	}
 	s.greeted.request = &r
-	s.note(func(rec *Record) { rec.User = r.user })
-	s.keepEarly(r.early)
+	s.note(func(rec *Record) { rec.User = r.User })
+	s.keepEarly(r.Early)
 	return nil
-}
-
-// credentials checks who asks; nil: everybody may.
-func (s *session) credentials() credentials {
-	if s.route.cfg.Users == nil {
-		return nil
-	}
-	client := s.source()
-	return func(ctx context.Context, user, password string) (bool, error) {
-		users := orDefault(s.route.listener.route.Load().cfg.Users, s.route.cfg.Users)
-		s.greeted.users = users
-		if users.Remembered(user, password) {
-			return true, nil
-		}
-		mayWait(ctx)
-		return users.Verify(ctx, client, user, password)
-	}
 }
 
 // clientAddr is the client's address, by the PROXY header where there is one; not
 // valid on unix sockets.
 func (s *session) clientAddr() netip.Addr {
-	if g := s.greeted; g != nil && g.header.source.IsValid() {
-		return g.header.source.Addr()
+	if g := s.greeted; g != nil && g.header.Source.IsValid() {
+		return g.header.Source.Addr()
 	}
 	return clientIP(s.downstream)
 }
@@ -248,11 +232,11 @@ func (s *session) clientAddr() netip.Addr {
 // timeouts.handshake. A client that does not goes on without a name.
 func (s *session) overhear(ctx context.Context) {
 	unbound := boundIO(ctx, s.downstream)
-	hello, raw, _ := readClientHello(&metered{s.stream(), s})
+	hello, raw, _ := preface.ReadClientHello(&metered{s.stream(), s})
 	unbound()
 	s.keepEarly(raw)
 	s.greeted.hello = hello
-	s.note(func(r *Record) { r.SNI, r.ECH = hello.serverName, hello.ech })
+	s.note(func(r *Record) { r.SNI, r.ECH = hello.ServerName, hello.ECH })
 }
 
 // takeHints learns what the client asks of its own connection: by the PROXY header,
@@ -262,14 +246,10 @@ func (s *session) takeHints(ctx context.Context) error {
 	if !s.route.cfg.Context {
 		return nil
 	}
-	var asked hints
-	given, err := parseContext(g.header.context, ',')
+	var asked preface.Hints
+	given, err := g.header.Hints()
 	if err == nil && g.request != nil {
-		sep := byte(',')
-		if s.route.cfg.Request == RequestSOCKS5 {
-			sep = '+'
-		}
-		asked, err = parseContext(g.request.context, sep)
+		asked, err = g.request.Hints()
 	}
 	if err != nil {
 		e := &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
@@ -278,8 +258,8 @@ func (s *session) takeHints(ctx context.Context) error {
 		}
 		return e
 	}
-	g.hints = asked.over(given)
-	s.note(func(r *Record) { r.Tag = g.hints.tag })
+	g.hints = asked.Over(given)
+	s.note(func(r *Record) { r.Tag = g.hints.Tag })
 	return nil
 }
 
@@ -394,12 +374,9 @@ type handshakeConn struct {
 }
 
 const (
-	// maxHello bounds a ClientHello: usual ones have 200 to 2,000 bytes, and a ticket
-	// with our client's chain may add some thousands.
-	maxHello = 32 << 10
 	// maxFlight bounds all that a client sends for its handshake: OpenSSL allows a list
 	// of certificates 100 KiB.
-	maxFlight = maxHello + 100<<10
+	maxFlight = preface.MaxHello + 100<<10
 	// usualFlight is what handshakes mostly take. What is beyond it is parsed into
 	// certificates of many times its size.
 	usualFlight = 8 << 10
@@ -438,8 +415,8 @@ func (c *handshakeConn) Read(b []byte) (int, error) {
 	c.hold(handshakeCost(c.took+n) - handshakeCost(c.took))
 	c.took += n
 	switch {
-	case !c.wrote && c.took > maxHello:
-		return 0, &handshakeSizeError{"ClientHello", maxHello}
+	case !c.wrote && c.took > preface.MaxHello:
+		return 0, &handshakeSizeError{"ClientHello", preface.MaxHello}
 	case c.took > maxFlight:
 		return 0, &handshakeSizeError{"handshake, its certificates included,", maxFlight}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 	"ambassador/policy"
@@ -20,8 +21,8 @@ import (
 type upstreamConn struct {
 	upstream  *Upstream
 	candidate candidate
-	from      *origin // for whom; nil: for ourselves
-	to        *target // of a dynamic upstream
+	from      *preface.Origin // for whom; nil: for ourselves
+	to        *target         // of a dynamic upstream
 	raw       net.Conn
 	tls       *tls.Conn          // nil: plaintext
 	transport *relay.Transport   // below tls

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 )
@@ -261,11 +262,16 @@ func dialogueReason(err error) Reason {
 	return ReasonDownstreamLost
 }
 
-// proxyReason names the end of a client that has not sent a good PROXY header, or
-// not a whole request.
-func proxyReason(err error) Reason {
-	var bad *proxyHeaderError
+// prefaceReason names the end of a client that has not sent a good PROXY header or
+// request.
+func prefaceReason(err error) Reason {
+	var (
+		bad   *preface.Error
+		login *preface.LoginError
+	)
 	switch {
+	case errors.As(err, &login):
+		return ReasonAuthFailed
 	case errors.As(err, &bad), errors.Is(err, io.ErrUnexpectedEOF):
 		return ReasonBadGreeting
 	case isTimeout(err):

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 )
@@ -96,20 +97,21 @@ func TestDialogueReason(t *testing.T) {
 	}
 }
 
-func TestProxyReason(t *testing.T) {
+func TestPrefaceReason(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want Reason
 	}{
-		{&proxyHeaderError{"x"}, ReasonBadGreeting},
+		{&preface.Error{Err: errors.New("x")}, ReasonBadGreeting},
+		{&preface.LoginError{}, ReasonAuthFailed},
 		{io.ErrUnexpectedEOF, ReasonBadGreeting},
 		{io.EOF, ReasonProbe},
 		{os.ErrDeadlineExceeded, ReasonHandshakeTimeout},
 		{sys("read", syscall.ECONNRESET), ReasonDownstreamReset},
 		{sys("read", syscall.EHOSTUNREACH), ReasonDownstreamLost},
 	} {
-		if got := proxyReason(tt.err); got != tt.want {
-			t.Errorf("proxyReason(%v) = %s, want %s", tt.err, got, tt.want)
+		if got := prefaceReason(tt.err); got != tt.want {
+			t.Errorf("prefaceReason(%v) = %s, want %s", tt.err, got, tt.want)
 		}
 	}
 }

@@ -2,26 +2,27 @@ package l4
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"runtime/debug"
+	"syscall"
+	"time"
 
 	"ambassador/l4/htpasswd"
-	"ambassador/policy"
+	"ambassador/l4/preface"
+	"ambassador/l4/relay"
 )
 
 // request is what a client has asked for in its own protocol, before anything is
 // dialled. Owned by one session.
 type request struct {
-	host    string     // a name as policy.ParseHost gives it; empty for a literal
-	addr    netip.Addr // of a literal, never an IPv4-mapped one; not valid for a name
-	port    uint16     // never 0
-	user    string     // proved; empty where nobody asks for one
-	context string     // what the client says about the connection, not parsed yet
-	early   []byte     // of the client's own bytes, read together with the request
-	answer  answerer   // nil: the protocol has no answer
+	preface.Request
+	answer answerer // nil: the protocol has no answer
 }
 
 // answerer tells the client, in the protocol of its request, how that went. It
@@ -34,80 +35,182 @@ type answerer interface {
 	refuse(w io.Writer, e *Error) error
 }
 
+// readSOCKS5 reads a request. A client that is refused has got its reply, where SOCKS5
+// has one.
+func readSOCKS5(conn net.Conn, auth preface.Credentials, hints bool) (r request, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			r, err = request{}, &Error{Stage: StageGreet, Reason: ReasonInternal, Err: &relay.PanicError{Value: v, Stack: debug.Stack()}}
+		}
+	}()
+	asked, err := preface.ReadSOCKS5(conn, auth, hints)
+	if err != nil {
+		return request{}, requestError(err)
+	}
+	return request{asked, socksAnswer{}}, nil
+}
+
+// readConnect reads a request. A client that is refused has got the response, unless it
+// does not speak HTTP.
+func readConnect(conn net.Conn, auth preface.Credentials, hints bool) (request, error) {
+	asked, answer, err := preface.ReadConnect(conn, auth, hints)
+	if err != nil {
+		e := requestError(err)
+		if answer != nil {
+			connectAnswer{answer}.refuse(conn, e)
+		}
+		return request{}, e
+	}
+	return request{asked, connectAnswer{answer}}, nil
+}
+
+// requestError is a request that cannot be served, whatever the rules say.
+func requestError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Stage: StageGreet, Reason: prefaceReason(err), Err: err}
+}
+
 // limitLogins names the limit of a login whose password cannot be checked in time, in
 // records.
 const limitLogins = "logins"
 
-// credentials says whether a user has that password. It may wait, bounded by ctx.
-// An error is not a wrong password but something of ours. Nil: nobody is asked.
-type credentials func(ctx context.Context, user, password string) (ok bool, err error)
-
-// check is nil if the client is who it says.
-func (auth credentials) check(ctx context.Context, user, password string) *Error {
-	ok, err := auth(ctx, user, password)
+// loginError is nil if the user's password is right. Err is that of the check.
+func loginError(user string, ok bool, err error) error {
+	e := &Error{Stage: StageGreet}
 	switch {
+	case err == nil && ok:
+		return nil
+	case err == nil:
+		e.Reason, e.Err = ReasonAuthFailed, fmt.Errorf("%.64q is no user, or has another password", user)
 	case errors.Is(err, htpasswd.ErrBusy):
-		return &Error{Stage: StageGreet, Reason: ReasonLimit, Limit: limitLogins, Err: fmt.Errorf("the password of %.64q could not be checked: %w", user, err)}
-	case err != nil && isTimeout(err):
-		return requestError(ReasonHandshakeTimeout, fmt.Errorf("the password of %.64q could not be checked in time: %w", user, err))
-	case err != nil:
-		return requestError(ReasonInternal, fmt.Errorf("the password of %.64q could not be checked: %w", user, err))
+		e.Reason, e.Limit, e.Err = ReasonLimit, limitLogins, fmt.Errorf("the password of %.64q could not be checked: %w", user, err)
+	case isTimeout(err):
+		e.Reason, e.Err = ReasonHandshakeTimeout, fmt.Errorf("the password of %.64q could not be checked in time: %w", user, err)
+	default:
+		e.Reason, e.Err = ReasonInternal, fmt.Errorf("the password of %.64q could not be checked: %w", user, err)
+	}
+	return e
+}
+
+// credentials checks the user that the client names; nil: none is demanded.
+func (s *session) credentials(ctx context.Context) preface.Credentials {
+	if s.route.cfg.Users == nil {
+		return nil
+	}
+	client := s.source()
+	return func(user, password string) error {
+		users := orDefault(s.route.listener.route.Load().cfg.Users, s.route.cfg.Users)
+		s.greeted.users = users
+		if users.Remembered(user, password) {
+			return nil
+		}
+		mayWait(ctx)
+		ok, err := users.Verify(ctx, client, user, password)
+		return loginError(user, ok, err)
+	}
+}
+
+// narrow is c with what the hints ask for, which must not be more than c allows.
+func narrow(c ConnectConfig, hints preface.Hints) (ConnectConfig, error) {
+	if err := hints.Within(orDefault(c.Attempts, DefaultAttempts), orDefault(c.Timeout, DefaultConnectTimeout)); err != nil {
+		return c, err
+	}
+	c.Attempts, c.Timeout = orDefault(hints.Attempts, c.Attempts), orDefault(hints.Timeout, c.Timeout)
+	return c, nil
+}
+
+// socksAnswer is the reply of SOCKS5.
+type socksAnswer struct{}
+
+func (socksAnswer) accept(w io.Writer, bound netip.AddrPort) error {
+	return preface.SOCKSSucceeded.Write(w, bound)
+}
+
+func (socksAnswer) refuse(w io.Writer, e *Error) error {
+	return socksReply(e).Write(w, netip.AddrPort{})
+}
+
+// socksReply is the reply to a failure. A reason without a reply of its own gets the
+// general one.
+func socksReply(e *Error) preface.SOCKSReply {
+	switch e.Reason {
+	case ReasonDenied, ReasonNoRoute, ReasonSpecialAddress, ReasonLoop:
+		return preface.SOCKSNotAllowed
+	case ReasonUnreachable:
+		if errors.Is(e, syscall.ENETUNREACH) {
+			return preface.SOCKSNetworkUnreachable
+		}
+		return preface.SOCKSHostUnreachable
+	case ReasonDNS:
+		return preface.SOCKSHostUnreachable
+	case ReasonRefused, ReasonBreakerOpen, ReasonNoEndpoint:
+		return preface.SOCKSRefused
+	case ReasonTimeout:
+		return preface.SOCKSExpired
+	}
+	return preface.SOCKSFailed
+}
+
+// connectAnswer is the response of HTTP CONNECT.
+type connectAnswer struct{ *preface.ConnectAnswer }
+
+func (a connectAnswer) accept(w io.Writer, _ netip.AddrPort) error { return a.Accept(w) }
+
+func (a connectAnswer) refuse(w io.Writer, e *Error) error {
+	r := preface.Refusal{Text: string(e.Reason) + ": " + e.Error()}
+	r.Status, r.Error = connectReply(e)
+	if e.Reason == ReasonBreakerOpen {
+		r.RetryAfter = max(e.RetryIn, time.Second)
+	}
+	return a.Refuse(w, r)
+}
+
+// connectReplies are the status of each reason and its error type in RFC 9209,
+// section 2.3. A reason that is not here is a fault of ours.
+var connectReplies = map[Reason]struct {
+	status int
+	kind   string
+}{
+	ReasonBadGreeting:         {http.StatusBadRequest, "http_request_error"},
+	ReasonHandshakeTimeout:    {http.StatusRequestTimeout, "http_request_error"},
+	ReasonAuthFailed:          {http.StatusProxyAuthRequired, "http_request_denied"},
+	ReasonDenied:              {http.StatusForbidden, "http_request_denied"},
+	ReasonNoRoute:             {http.StatusForbidden, "http_request_denied"},
+	ReasonSpecialAddress:      {http.StatusForbidden, "destination_ip_prohibited"},
+	ReasonLoop:                {http.StatusForbidden, "proxy_loop_detected"},
+	ReasonDNS:                 {http.StatusBadGateway, "dns_error"},
+	ReasonRefused:             {http.StatusBadGateway, "connection_refused"},
+	ReasonUnreachable:         {http.StatusBadGateway, "destination_ip_unroutable"},
+	ReasonStartTLSRefused:     {http.StatusBadGateway, "tls_protocol_error"},
+	ReasonUpstreamTLS:         {http.StatusBadGateway, "tls_certificate_error"},
+	ReasonUpstreamTLSRejected: {http.StatusBadGateway, "tls_alert_received"},
+	ReasonUpstreamEarlyClose:  {http.StatusBadGateway, "connection_terminated"},
+	ReasonUpstreamReset:       {http.StatusBadGateway, "connection_terminated"},
+	ReasonTimeout:             {http.StatusGatewayTimeout, "connection_timeout"},
+	ReasonBreakerOpen:         {http.StatusServiceUnavailable, "destination_unavailable"},
+	ReasonNoEndpoint:          {http.StatusServiceUnavailable, "destination_unavailable"},
+	ReasonLimit:               {http.StatusServiceUnavailable, "connection_limit_reached"},
+	ReasonLocalExhausted:      {http.StatusServiceUnavailable, "proxy_internal_error"},
+	ReasonNoIdentity:          {http.StatusServiceUnavailable, "proxy_internal_error"},
+}
+
+// connectReply is the status and the error type of a failure.
+func connectReply(e *Error) (status int, kind string) {
+	var (
+		method      *preface.MethodError
+		certificate *tls.CertificateVerificationError
+	)
+	reply, ok := connectReplies[e.Reason]
+	switch {
 	case !ok:
-		return requestError(ReasonAuthFailed, fmt.Errorf("%.64q is no user, or has another password", user))
+		return http.StatusInternalServerError, "proxy_internal_error"
+	case errors.As(e, &method):
+		return http.StatusMethodNotAllowed, reply.kind
+	case e.Reason == ReasonUpstreamTLS && !errors.As(e, &certificate):
+		return reply.status, "tls_protocol_error"
 	}
-	return nil
-}
-
-// requestError is a request that cannot be served, whatever the rules say.
-func requestError(reason Reason, err error) *Error {
-	return &Error{Stage: StageGreet, Reason: reason, Err: err}
-}
-
-// goTo takes down where the client wants to go: a name, or a literal in its place.
-func (r *request) goTo(name string, port uint16) (err error) {
-	if r.host, r.addr, err = policy.ParseHost(name); err != nil {
-		return err
-	}
-	return r.goToPort(port)
-}
-
-func (r *request) goToPort(port uint16) error {
-	if port == 0 {
-		return errors.New("nobody listens at port 0: the client must name the port")
-	}
-	r.port = port
-	return nil
-}
-
-// asking is the connection of a client that says where it wants to go. It keeps
-// what became of it, which parsers tell in words only.
-type asking struct {
-	net.Conn
-	heard bool  // the client has sent a byte
-	err   error // what ended the connection; nil: it is still there
-}
-
-// Read takes no end for one that comes with bytes: they may be all that is needed.
-func (a *asking) Read(b []byte) (int, error) {
-	n, err := a.Conn.Read(b)
-	if n > 0 {
-		a.heard = true
-	} else if err != nil {
-		a.err = err
-	}
-	return n, err
-}
-
-func (a *asking) Write(b []byte) (int, error) {
-	n, err := a.Conn.Write(b)
-	if err != nil {
-		a.err = err
-	}
-	return n, err
-}
-
-// lost is the end of a client within its request in that protocol.
-func (a *asking) lost(protocol string) *Error {
-	err := inside(a.err, a.heard)
-	return requestError(proxyReason(err), fmt.Errorf("%s request: %w", protocol, err))
+	return reply.status, reply.kind
 }

@@ -3,279 +3,226 @@ package l4
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
-	"testing/iotest"
-	"testing/synctest"
 	"time"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/preface"
 )
 
-// tape is a client that says what it has to say and then is gone. It has no
-// deadlines: they are the caller's.
+// tape is a client that says all at once and then is gone.
 type tape struct {
 	net.Conn
-	in    io.Reader
-	out   bytes.Buffer
-	reads int
+	in  io.Reader
+	out bytes.Buffer
 }
 
-func (c *tape) Read(b []byte) (int, error)  { c.reads++; return c.in.Read(b) }
+func (c *tape) Read(b []byte) (int, error)  { return c.in.Read(b) }
 func (c *tape) Write(b []byte) (int, error) { return c.out.Write(b) }
 
-// messages gives one of them to each Read.
-type messages []string
-
-func (m *messages) Read(b []byte) (int, error) {
-	if len(*m) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b, (*m)[0])
-	if (*m)[0] = (*m)[0][n:]; (*m)[0] == "" {
-		*m = (*m)[1:]
-	}
-	return n, nil
+// checks are credentials whose check ends so.
+func checks(ok bool, err error) preface.Credentials {
+	return func(user, _ string) error { return loginError(user, ok, err) }
 }
 
-type reader func(context.Context, net.Conn, credentials, bool) (request, error)
+const (
+	socksLogin   = "\x05\x02\x00\x02" + "\x01\x05batch\x02pw"
+	connectHead  = "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n"
+	connectNC    = "CONNECT 10.0.0.7:22 HTTP/1.0\r\n\r\n"
+	connectLogin = "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nProxy-Authorization: Basic YmF0Y2g6cHc=\r\n\r\n"
+)
 
-// asker is how a test's client asks.
-type asker struct {
-	read    reader
-	auth    credentials
-	context bool
-}
-
-// of gives what is made of the client, what it hears, and what it said that
-// nobody has read.
-func (a asker) of(t *testing.T, in io.Reader) (r request, hears, rest string, e *Error) {
-	t.Helper()
-	c := &tape{in: in}
-	r, err := a.read(t.Context(), c, a.auth, a.context)
-	if err != nil && (!errors.As(err, &e) || e.Stage != StageGreet) {
-		t.Fatalf("error %v, want an *Error of greet", err)
-	}
-	unread, _ := io.ReadAll(in)
-	return r, c.out.String(), string(r.early) + string(unread), e
-}
-
-// batch knows one user.
-func batch(_ context.Context, user, password string) (bool, error) {
-	return user == "batch" && password == "pw", nil
-}
-
-func broken(context.Context, string, string) (bool, error) { return false, errors.New("no users") }
-
-func late(context.Context, string, string) (bool, error) { return false, context.DeadlineExceeded }
-
-func crowded(context.Context, string, string) (bool, error) { return false, htpasswd.ErrBusy }
-
-// goodRequest is a client that is understood, by what it says in either protocol.
-type goodRequest struct {
-	name    string
-	says    string
-	auth    credentials
-	context bool
-	hears   string
-	to      string // host:port
-	user    string
-	tells   string // the context
-}
-
-// testGood holds the answers to what is asked, however it is cut into reads, with
-// bytes of the client's own behind it that are nobody else's.
-func testGood(t *testing.T, read reader, tests []goodRequest) {
-	const own = "\x00\x05own bytes\r\n\r\n"
-	for _, tt := range tests {
-		for cut, in := range map[string]io.Reader{
-			"at once":          strings.NewReader(tt.says + own),
-			"in bytes":         iotest.OneByteReader(strings.NewReader(tt.says + own)),
-			"with the end":     iotest.DataErrReader(strings.NewReader(tt.says + own)),
-			"and nothing more": iotest.DataErrReader(strings.NewReader(tt.says)),
-		} {
-			r, hears, rest, err := asker{read, tt.auth, tt.context}.of(t, in)
-			if err != nil {
-				t.Errorf("%s %s: %v", tt.name, cut, err)
-				continue
-			}
-			if want := own; cut != "and nothing more" && rest != want {
-				t.Errorf("%s %s: the client's own bytes are %q", tt.name, cut, rest)
-			}
-			if got := destinationOf(r); got != tt.to || r.user != tt.user || r.context != tt.tells || r.answer == nil {
-				t.Errorf("%s %s: to %s as %q, context %q; request %+v", tt.name, cut, got, r.user, r.context, r)
-			}
-			if hears != tt.hears {
-				t.Errorf("%s %s: the client hears %q, want %q", tt.name, cut, hears, tt.hears)
-			}
+// The specification of how a client ends whose request cannot be served, and of what it
+// hears: all of SOCKS5, the beginning of HTTP. What is wrong with a request is
+// l4/preface's to test.
+func TestRefusedRequests(t *testing.T) {
+	for _, tt := range []struct {
+		name, says string
+		auth       preface.Credentials
+		hears      string
+		reason     Reason
+		cause      string
+	}{
+		{"SOCKS5, bad", "\x05\x01\x00" + "\x05\x01\x00\x03\x00\x00\x50", nil, "\x05\x00" + "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", ReasonBadGreeting, "empty"},
+		{"SOCKS5, cut", "\x05\x01", nil, "", ReasonBadGreeting, "unexpected EOF"},
+		{"SOCKS5, nothing", "", nil, "", ReasonProbe, "EOF"},
+		{"SOCKS5, no user", "\x05\x01\x00", checks(true, nil), "\x05\xff", ReasonAuthFailed, "offers no user name"},
+		{"SOCKS5, a wrong password", socksLogin, checks(false, nil), "\x05\x02\x01\x01", ReasonAuthFailed, `"batch" is no user`},
+		{"SOCKS5, users that cannot be asked", socksLogin, checks(false, errors.New("no users")), "\x05\x02\x01\x01", ReasonInternal, "no users"},
+		{"SOCKS5, too many logins", socksLogin, checks(false, htpasswd.ErrBusy), "\x05\x02\x01\x01", ReasonLimit, "no turn within 5s"},
+		{"SOCKS5, users that are asked for too long", socksLogin, checks(false, context.DeadlineExceeded), "\x05\x02\x01\x01", ReasonHandshakeTimeout, "in time"},
+		{"SOCKS5, a fault", socksLogin, func(string, string) error { panic("a fault") }, "\x05\x02", ReasonInternal, "panic: a fault; this is a bug"},
+		{"CONNECT, bad", "hello\r\n\r\n", nil, "HTTP/1.1 400 Bad Request\r\nProxy-Status: ambassador; error=http_request_error; details=\"bad_greeting: greet: CONNECT request: ", ReasonBadGreeting, "malformed"},
+		{"CONNECT, bad in HTTP/1.0", "CONNECT a HTTP/1.0\r\n\r\n", nil, "HTTP/1.0 400 Bad Request\r\n", ReasonBadGreeting, "HOST:PORT"},
+		{"CONNECT, GET", "GET / HTTP/1.1\r\n\r\n", nil, "HTTP/1.1 405 Method Not Allowed\r\n", ReasonBadGreeting, "set https_proxy"},
+		{"CONNECT, SOCKS5", "\x05\x01\x00", nil, "", ReasonBadGreeting, "speaks SOCKS5"},
+		{"CONNECT, cut", connectHead[:20], nil, "", ReasonBadGreeting, "unexpected EOF"},
+		{"CONNECT, nothing", "", nil, "", ReasonProbe, "EOF"},
+		{"CONNECT, no user", connectHead, checks(true, nil), "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: ambassador; error=http_request_denied; details=\"auth_failed: ", ReasonAuthFailed, "Proxy-Authorization: Basic"},
+		{"CONNECT, a wrong password", connectLogin, checks(false, nil), "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: ambassador; error=http_request_denied; details=\"auth_failed: ", ReasonAuthFailed, `"batch" is no user`},
+		{"CONNECT, users that cannot be asked", connectLogin, checks(false, errors.New("no users")), "HTTP/1.1 500 Internal Server Error\r\nProxy-Status: ambassador; error=proxy_internal_error;", ReasonInternal, "no users"},
+		{"CONNECT, too many logins", connectLogin, checks(false, htpasswd.ErrBusy), "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ambassador; error=connection_limit_reached;", ReasonLimit, "no turn within 5s"},
+		{"CONNECT, users that are asked for too long", connectLogin, checks(false, context.DeadlineExceeded), "HTTP/1.1 408 Request Timeout\r\n", ReasonHandshakeTimeout, "in time"},
+	} {
+		read := readConnect
+		if strings.HasPrefix(tt.name, "SOCKS5") {
+			read = readSOCKS5
 		}
-	}
-}
-
-func destinationOf(r request) string {
-	if r.addr.IsValid() {
-		return r.host + netip.AddrPortFrom(r.addr, r.port).String()
-	}
-	return r.host + netip.AddrPortFrom(netip.IPv4Unspecified(), r.port).String()[len("0.0.0.0"):]
-}
-
-// badRequest is a client that is refused. Of an HTTP response hears is the beginning.
-type badRequest struct {
-	name    string
-	says    string
-	auth    credentials
-	context bool
-	hears   string
-	reason  Reason
-	cause   string
-}
-
-func testBad(t *testing.T, read reader, tests []badRequest) {
-	for _, tt := range tests {
-		for cut, in := range map[string]io.Reader{"at once": strings.NewReader(tt.says), "in bytes": iotest.OneByteReader(strings.NewReader(tt.says))} {
-			r, hears, _, err := asker{read, tt.auth, tt.context}.of(t, in)
-			if err == nil {
-				t.Errorf("%s %s: taken for %+v", tt.name, cut, r)
-				continue
-			}
-			if err.Reason != tt.reason || !strings.Contains(err.Error(), tt.cause) || len(err.Error()) > 1000 && tt.reason != ReasonInternal {
-				t.Errorf("%s %s: %s, %v; want %s, %s", tt.name, cut, err.Reason, err, tt.reason, tt.cause)
-			}
-			if (err.Limit == limitLogins) != (err.Reason == ReasonLimit) {
-				t.Errorf("%s %s: %s, limit %q", tt.name, cut, err.Reason, err.Limit)
-			}
-			if hears != tt.hears && (!strings.HasPrefix(tt.hears, "HTTP/") || !strings.HasPrefix(hears, tt.hears)) {
-				t.Errorf("%s %s: the client hears %q, want %q", tt.name, cut, hears, tt.hears)
-			}
-		}
-	}
-}
-
-// speak is a client's part of a dialogue: it says the first, third, … of lines, and
-// has to hear the others.
-func speak(c net.Conn, lines ...string) error {
-	for i, line := range lines {
-		if i%2 == 0 {
-			if _, err := io.WriteString(c, line); err != nil {
-				return err
-			}
+		c := &tape{in: strings.NewReader(tt.says)}
+		r, err := read(c, tt.auth, false)
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Errorf("%s: %+v, %v; want an *Error", tt.name, r, err)
 			continue
 		}
-		got := make([]byte, len(line))
-		if _, err := io.ReadFull(c, got); err != nil {
-			return err
+		if e.Stage != StageGreet || e.Reason != tt.reason || !strings.Contains(e.Error(), tt.cause) {
+			t.Errorf("%s: %s at %s, %v; want %s, %s", tt.name, e.Reason, e.Stage, e, tt.reason, tt.cause)
 		}
-		if string(got) != line {
-			return errors.New("heard " + string(got))
+		if (e.Limit == limitLogins) != (e.Reason == ReasonLimit) {
+			t.Errorf("%s: %s, limit %q", tt.name, e.Reason, e.Limit)
 		}
-	}
-	return nil
-}
-
-// within is a context that ends after d.
-func within(t *testing.T, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// A client that stops saying anything, however far it came, is waited for as long
-// as the caller's bound, and no goroutine is left (a bubble would not end with one).
-func testSilence(t *testing.T, read reader, dialogues ...[]string) {
-	for _, lines := range dialogues {
-		synctest.Test(t, func(t *testing.T) {
-			start := time.Now()
-			client, conn := net.Pipe()
-			go speak(client, lines...) // ends with the bubble's pipe
-			defer boundIO(within(t, 10*time.Second), conn)()
-			_, err := read(t.Context(), conn, batch, false)
-			var e *Error
-			if !errors.As(err, &e) || e.Reason != ReasonHandshakeTimeout || time.Since(start) != 10*time.Second {
-				t.Errorf("%q: %v after %v", lines, err, time.Since(start))
-			}
-			client.Close()
-		})
-		synctest.Test(t, func(t *testing.T) {
-			client, conn := net.Pipe()
-			ctx, cancel := context.WithCancel(t.Context())
-			go func() { // ends before its bubble
-				speak(client, lines...)
-				cancel()
-			}()
-			defer boundIO(ctx, conn)()
-			start := time.Now()
-			if _, err := read(ctx, conn, batch, false); err == nil || time.Since(start) != 0 {
-				t.Errorf("%q: cancelled, %v after %v", lines, err, time.Since(start))
-			}
-			client.Close()
-		})
+		if hears := c.out.String(); hears != tt.hears && (!strings.HasPrefix(tt.hears, "HTTP/") || !strings.HasPrefix(hears, tt.hears)) {
+			t.Errorf("%s: the client hears %q, want %q", tt.name, hears, tt.hears)
+		}
 	}
 }
 
-// testEndings are clients that end within what they have to say.
-func testEndings(t *testing.T, read reader, begun string) {
+// The specification of SOCKS5's replies: each reason is here.
+func TestSOCKS5Replies(t *testing.T) {
+	replies := map[Reason]byte{ReasonDenied: 2, ReasonNoRoute: 2, ReasonSpecialAddress: 2, ReasonLoop: 2, ReasonUnreachable: 4, ReasonDNS: 4,
+		ReasonRefused: 5, ReasonBreakerOpen: 5, ReasonNoEndpoint: 5, ReasonTimeout: 6}
+	for _, reason := range Reasons() {
+		want := replies[reason]
+		if want == 0 {
+			want = 1
+		}
+		c := &tape{}
+		if err := (socksAnswer{}).refuse(c, &Error{Reason: reason}); err != nil || c.out.String() != "\x05"+string(rune(want))+"\x00\x01\x00\x00\x00\x00\x00\x00" {
+			t.Errorf("%s: %q, %v", reason, c.out.String(), err)
+		}
+	}
+	for n, want := range map[syscall.Errno]preface.SOCKSReply{syscall.ENETUNREACH: 3, syscall.EHOSTUNREACH: 4} {
+		if got := socksReply(&Error{Reason: ReasonUnreachable, Err: fmt.Errorf("dial: %w", sys("connect", n))}); got != want {
+			t.Errorf("%v: reply %d, want %d", n, got, want)
+		}
+	}
+}
+
+// What a client hears is in the HTTP that it speaks, and nothing else.
+func TestConnectAnswers(t *testing.T) {
+	lost := &Error{Stage: StageDial, Reason: ReasonRefused, Upstream: "internet", Address: "10.0.0.7:443", Err: syscall.ECONNREFUSED}
+	for _, tt := range []struct {
+		says    string
+		failure *Error
+		hears   string
+	}{
+		{connectHead, nil, "HTTP/1.1 200 OK\r\n\r\n"},
+		{connectNC, nil, "HTTP/1.0 200 OK\r\n\r\n"},
+		{"CONNECT a:1 HTTP/1.2\r\nHost: a\r\n\r\n", nil, "HTTP/1.1 200 OK\r\n\r\n"},
+		{connectHead, lost, "HTTP/1.1 502 Bad Gateway\r\n" +
+			"Proxy-Status: ambassador; error=connection_refused; details=\"refused: dial internet 10.0.0.7:443: connection refused\"\r\n" +
+			"Content-Type: text/plain\r\nContent-Length: 56\r\nConnection: close\r\n\r\n" +
+			"refused: dial internet 10.0.0.7:443: connection refused\n"},
+		{connectNC, &Error{Stage: StagePermit, Reason: ReasonBreakerOpen, RetryIn: 1001 * time.Millisecond}, "HTTP/1.0 503 Service Unavailable\r\n" +
+			"Proxy-Status: ambassador; error=destination_unavailable; details=\"breaker_open: permit: breaker_open\"\r\nRetry-After: 2\r\n" +
+			"Content-Type: text/plain\r\nContent-Length: 35\r\nConnection: close\r\n\r\nbreaker_open: permit: breaker_open\n"},
+		{connectHead, &Error{Stage: StagePermit, Reason: ReasonBreakerOpen}, "HTTP/1.1 503 Service Unavailable\r\n" +
+			"Proxy-Status: ambassador; error=destination_unavailable; details=\"breaker_open: permit: breaker_open\"\r\nRetry-After: 1\r\n" +
+			"Content-Type: text/plain\r\nContent-Length: 35\r\nConnection: close\r\n\r\nbreaker_open: permit: breaker_open\n"},
+		{connectHead, &Error{Stage: StageRoute, Reason: ReasonDenied, Err: errors.New("a \"\\\"\r\nX: ü")}, "HTTP/1.1 403 Forbidden\r\n" +
+			`Proxy-Status: ambassador; error=http_request_denied; details="denied: route: a \"\\\"??X: ?"` + "\r\n" +
+			"Content-Type: text/plain\r\nContent-Length: 27\r\nConnection: close\r\n\r\n" + `denied: route: a "\"??X: ?` + "\n"},
+	} {
+		r, err := readConnect(&tape{in: strings.NewReader(tt.says)}, nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &tape{}
+		if tt.failure == nil {
+			err = r.answer.accept(c, netip.MustParseAddrPort("10.0.0.7:51200"))
+		} else {
+			err = r.answer.refuse(c, tt.failure)
+		}
+		if err != nil || c.out.String() != tt.hears {
+			t.Errorf("%q, %v: hears %q, %v; want %q", tt.says, tt.failure, c.out.String(), err, tt.hears)
+		}
+	}
+}
+
+// The specification of the statuses: each reason that a client can hear is here.
+func TestConnectReplies(t *testing.T) {
+	verification := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
+	for want, errs := range map[string][]*Error{
+		"400 http_request_error":        {{Reason: ReasonBadGreeting}},
+		"403 http_request_denied":       {{Reason: ReasonDenied}, {Reason: ReasonNoRoute}},
+		"403 destination_ip_prohibited": {{Reason: ReasonSpecialAddress}},
+		"403 proxy_loop_detected":       {{Reason: ReasonLoop}},
+		"405 http_request_error":        {{Reason: ReasonBadGreeting, Err: &preface.MethodError{Method: "GET"}}},
+		"407 http_request_denied":       {{Reason: ReasonAuthFailed}},
+		"408 http_request_error":        {{Reason: ReasonHandshakeTimeout}},
+		"500 proxy_internal_error":      {{Reason: ReasonInternal}},
+		"502 dns_error":                 {{Reason: ReasonDNS}},
+		"502 connection_refused":        {{Reason: ReasonRefused}},
+		"502 connection_terminated":     {{Reason: ReasonUpstreamEarlyClose}, {Reason: ReasonUpstreamReset}},
+		"502 destination_ip_unroutable": {{Reason: ReasonUnreachable}},
+		"502 tls_protocol_error":        {{Reason: ReasonStartTLSRefused}, {Reason: ReasonUpstreamTLS, Err: io.EOF}},
+		"502 tls_certificate_error":     {{Reason: ReasonUpstreamTLS, Err: verification}},
+		"502 tls_alert_received":        {{Reason: ReasonUpstreamTLSRejected}},
+		"503 connection_limit_reached":  {{Reason: ReasonLimit}},
+		"503 destination_unavailable":   {{Reason: ReasonBreakerOpen}, {Reason: ReasonNoEndpoint}},
+		"503 proxy_internal_error":      {{Reason: ReasonNoIdentity}, {Reason: ReasonLocalExhausted}},
+		"504 connection_timeout":        {{Reason: ReasonTimeout}},
+	} {
+		for _, err := range errs {
+			c := &tape{}
+			connectAnswer{&preface.ConnectAnswer{}}.refuse(c, err)
+			status, _, _ := strings.Cut(strings.TrimPrefix(c.out.String(), "HTTP/1.0 "), " ")
+			_, kind, _ := strings.Cut(c.out.String(), "error=")
+			kind, _, _ = strings.Cut(kind, ";")
+			if got := status + " " + kind; got != want {
+				t.Errorf("%v: %s, want %s", err, got, want)
+			}
+		}
+	}
+}
+
+// What a client may ask for: no more than the configuration allows.
+func TestNarrow(t *testing.T) {
+	set := ConnectConfig{Timeout: 5 * time.Second, AttemptTimeout: time.Second, Attempts: 2, Backoff: time.Millisecond}
 	for _, tt := range []struct {
 		name   string
-		in     io.Reader
-		reason Reason
+		hints  preface.Hints
+		c      ConnectConfig
+		want   ConnectConfig
+		refuse string
 	}{
-		{"a knock", strings.NewReader(""), ReasonProbe},
-		{"a cut request", strings.NewReader(begun), ReasonBadGreeting},
-		{"a reset", iotest.ErrReader(sys("read", syscall.ECONNRESET)), ReasonDownstreamReset},
-		{"a reset within", io.MultiReader(strings.NewReader(begun), iotest.ErrReader(sys("read", syscall.ECONNRESET))), ReasonDownstreamReset},
-		{"a host gone", io.MultiReader(strings.NewReader(begun), iotest.ErrReader(sys("read", syscall.EHOSTUNREACH))), ReasonDownstreamLost},
+		{"nothing", preface.Hints{Tag: "x", NoPreconnect: true}, set, set, ""},
+		{"nothing of nothing", preface.Hints{}, ConnectConfig{}, ConnectConfig{}, ""},
+		{"less", preface.Hints{Attempts: 1, Timeout: time.Second}, set, ConnectConfig{time.Second, time.Second, 1, time.Millisecond}, ""},
+		{"as much", preface.Hints{Attempts: 2, Timeout: 5 * time.Second}, set, set, ""},
+		{"as much as the defaults", preface.Hints{Attempts: DefaultAttempts, Timeout: DefaultConnectTimeout}, ConnectConfig{},
+			ConnectConfig{Attempts: DefaultAttempts, Timeout: DefaultConnectTimeout}, ""},
+		{"more attempts", preface.Hints{Attempts: 3}, set, set, "attempts=3, and connect.attempts of the upstream allows 2"},
+		{"more time", preface.Hints{Timeout: 6 * time.Second}, set, set, "timeout=6s, and connect.timeout of the upstream allows 5s"},
+		{"more attempts than the default", preface.Hints{Attempts: DefaultAttempts + 1}, ConnectConfig{}, ConnectConfig{}, "allows 3"},
+		{"more time than the default", preface.Hints{Timeout: DefaultConnectTimeout + 1}, ConnectConfig{}, ConnectConfig{}, "allows 10s"},
 	} {
-		if _, hears, _, err := (asker{read: read}).of(t, tt.in); err == nil || err.Reason != tt.reason || len(hears) > 2 {
-			t.Errorf("%s: %v, and it hears %q", tt.name, err, hears)
+		got, err := narrow(tt.c, tt.hints)
+		var bad *preface.Error
+		switch {
+		case got != tt.want:
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		case tt.refuse == "" && err != nil, tt.refuse != "" && (!errors.As(err, &bad) || !strings.Contains(err.Error(), tt.refuse)):
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.refuse)
 		}
 	}
-}
-
-// testPipelined sends a request with 1 MiB behind it, all at once, over a socket.
-func testPipelined(t *testing.T, read reader, says string) {
-	bulk := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
-	got := make(chan []byte, 1)
-	addr := backend(t, func(c *net.TCPConn) {
-		c.SetDeadline(time.Now().Add(bound))
-		r, err := read(t.Context(), c, nil, false)
-		if err != nil {
-			t.Error(err)
-		}
-		rest, err := io.ReadAll(c)
-		if err != nil {
-			t.Error(err)
-		}
-		got <- append(r.early, rest...)
-	})
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(bound))
-	if _, err := c.Write(append([]byte(says), bulk...)); err != nil {
-		t.Fatal(err)
-	}
-	c.(*net.TCPConn).CloseWrite()
-	if !bytes.Equal(<-got, bulk) {
-		t.Error("what came behind the request is not what was sent")
-	}
-}
-
-// deaf is a client that has gone when it is to be told more than so many things.
-type deaf struct {
-	tape
-	hears int
-}
-
-func (c *deaf) Write(b []byte) (int, error) {
-	if c.hears--; c.hears < 0 {
-		return 0, sys("write", syscall.EPIPE)
-	}
-	return c.tape.Write(b)
 }

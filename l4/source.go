@@ -17,8 +17,8 @@ func sourceOf(c net.Conn) policy.Source {
 
 // source is the client's, by the PROXY header where there is one.
 func (s *session) source() policy.Source {
-	if g := s.greeted; g != nil && g.header.source.IsValid() {
-		return policy.SourceOf(g.header.source.Addr())
+	if g := s.greeted; g != nil && g.header.Source.IsValid() {
+		return policy.SourceOf(g.header.Source.Addr())
 	}
 	return sourceOf(s.downstream)
 }
@@ -32,4 +32,14 @@ func clientIP(c net.Conn) netip.Addr {
 		return a.AddrPort().Addr().Unmap()
 	}
 	return netip.Addr{}
+}
+
+// unmapped is a TCP address, with IPv4 where it is IPv4-mapped; the zero value for others.
+func unmapped(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

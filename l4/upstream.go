@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/preface"
 	"ambassador/l4/starttls"
 	"ambassador/policy"
 )
@@ -144,10 +145,10 @@ func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *
 
 // want is what a session wants of an upstream.
 type want struct {
-	from    *origin       // whom the PROXY header names; nil: ourselves
-	to      *target       // of a dynamic upstream; else nil
-	connect ConnectConfig // the upstream's, or less
-	noSpare bool          // a ready connection will not do
+	from    *preface.Origin // whom the PROXY header names; nil: ourselves
+	to      *target         // of a dynamic upstream; else nil
+	connect ConnectConfig   // the upstream's, or less
+	noSpare bool            // a ready connection will not do
 }
 
 // hopeless says whether e tells of where a client wants to go what would be the

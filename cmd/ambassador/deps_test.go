@@ -22,8 +22,9 @@ import (
 var ours = map[string][]string{
 	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/htpasswd", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
 		"ambassador/certs/files", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/certs/embedded", "ambassador/policy"},
-	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/policy"},
+	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/policy"},
 	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
+	"ambassador/l4/preface":     {"ambassador/policy"}, // ParseHost: rules and clients spell host names alike
 	"ambassador/l4/relay":       {},
 	"ambassador/l4/starttls":    {},
 	"ambassador/certs":          {},
@@ -53,11 +54,11 @@ var wrapped = map[string][]string{
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/l4/htpasswd"},
-	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4/htpasswd", "ambassador/l4/preface"}, // bcrypt; cryptobyte
+	"golang.org/x/net":                  {"ambassador/policy"},                                                         // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
-	"github.com/pires/go-proxyproto":    {"ambassador/l4"},
-	"github.com/armon/go-socks5":        {"ambassador/l4"},
+	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
+	"github.com/armon/go-socks5":        {"ambassador/l4/preface"},
 	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
 }
 
@@ -72,6 +73,7 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
 	{"ambassador/l4/htpasswd", "os", "cmd reads and watches the file"},
 	{"ambassador/l4/htpasswd", "net", "connections are the session's"},
+	{"ambassador/l4/preface", "os", "what a client says comes through a connection"},
 	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
 	{"ambassador/certs", "net/http", "certs holds identities; fetching them is certs/step's"},
 }
@@ -146,7 +148,7 @@ func checkImports(t *testing.T, p listed, packages map[string]listed) {
 		case banned[path] != "":
 			t.Errorf("%s imports %s: %s", p.ImportPath, path, banned[path])
 		case isOurs(path) && !slices.Contains(allowed, path):
-			t.Errorf("%s imports %s: imports point cmd → l4, certs, policy; l4 → policy and what is below l4; certs/* → certs", p.ImportPath, path)
+			t.Errorf("%s imports %s: imports point cmd → l4, certs, policy; l4 → policy and what is below l4; l4/htpasswd, l4/preface → policy; certs/* → certs", p.ImportPath, path)
 		case !isOurs(path) && !packages[path].Standard && !slices.Contains(wrapped[module(path)], p.ImportPath):
 			t.Errorf("%s imports %s: allowed in %q; a library is wrapped in one package", p.ImportPath, path, wrapped[module(path)])
 		}

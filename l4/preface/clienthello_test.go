@@ -1,4 +1,4 @@
-package l4
+package preface
 
 import (
 	"bytes"
@@ -113,8 +113,8 @@ func TestReadClientHello(t *testing.T) {
 					continue
 				}
 				rest := strings.NewReader("")
-				got, raw, err := readClientHello(io.MultiReader(reader(bytes.NewReader(wire)), rest))
-				if err != nil || got.serverName != tt.want || got.ech != tt.ech || !strings.Contains(got.why, tt.why) || (tt.why == "") != (got.why == "") {
+				got, raw, err := ReadClientHello(io.MultiReader(reader(bytes.NewReader(wire)), rest))
+				if err != nil || got.ServerName != tt.want || got.ECH != tt.ech || !strings.Contains(got.why, tt.why) || (tt.why == "") != (got.why == "") {
 					t.Errorf("%s, %s, records of %d: %+v, %v", tt.name, how, size, got, err)
 				}
 				if !bytes.Equal(raw, wire) {
@@ -129,9 +129,9 @@ func TestReadClientHello(t *testing.T) {
 func TestBytesBehindAClientHello(t *testing.T) {
 	wire := append(helloOf(t, &tls.Config{ServerName: "a.b"}), strings.Repeat("early", 10000)...)
 	r := bytes.NewReader(wire)
-	hello, raw, err := readClientHello(r)
+	hello, raw, err := ReadClientHello(r)
 	left, _ := io.ReadAll(r)
-	if err != nil || hello.serverName != "a.b" || !bytes.Equal(append(raw, left...), wire) {
+	if err != nil || hello.ServerName != "a.b" || !bytes.Equal(append(raw, left...), wire) {
 		t.Errorf("%+v, %v; %d bytes read and %d left of %d", hello, err, len(raw), len(left), len(wire))
 	}
 }
@@ -181,8 +181,8 @@ func TestNoClientHello(t *testing.T) {
 		"more behind a list":       string(withExtension(none, extensionServerName, serverNames("a.b")+"x")),
 		"records of a byte each":   string(refragment([]byte("\x16\x03\x01\x00\x00\x01\x00\xff\xff"+strings.Repeat("\x00", 1<<14)), 1)),
 	} {
-		_, raw, err := readClientHello(endless{t, name, strings.NewReader(text)})
-		var no *noHelloError
+		_, raw, err := ReadClientHello(endless{t, name, strings.NewReader(text)})
+		var no *Error
 		if !errors.As(err, &no) || !strings.HasPrefix(text, string(raw)) {
 			t.Errorf("%s: %v, %q kept", name, err, raw[:min(len(raw), 20)])
 		}
@@ -194,7 +194,7 @@ func TestCutClientHello(t *testing.T) {
 	hello := helloOf(t, &tls.Config{ServerName: "a.b", CurvePreferences: []tls.CurveID{tls.X25519}})
 	for _, want := range []error{io.EOF, os.ErrDeadlineExceeded} {
 		for n := range hello {
-			_, raw, err := readClientHello(io.MultiReader(bytes.NewReader(hello[:n]), iotest.ErrReader(want)))
+			_, raw, err := ReadClientHello(io.MultiReader(bytes.NewReader(hello[:n]), iotest.ErrReader(want)))
 			if err != want || !bytes.Equal(raw, hello[:n]) {
 				t.Fatalf("after %d bytes: %v, %d kept", n, err, len(raw))
 			}
@@ -224,10 +224,10 @@ func TestClientHelloOfOpenSSL(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.SetDeadline(time.Now().Add(10 * time.Second))
-		hello, _, err := readClientHello(conn)
+		hello, _, err := ReadClientHello(conn)
 		conn.Close()
 		client.Wait() //nolint:errcheck // we have closed
-		if err != nil || hello.serverName != "openssl.example" {
+		if err != nil || hello.ServerName != "openssl.example" {
 			t.Errorf("%s: %+v, %v", version, hello, err)
 		}
 	}
@@ -264,8 +264,8 @@ func FuzzReadClientHello(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		r := bytes.NewReader(wire)
-		got, raw, err := readClientHello(r)
-		slow, rawSlow, errSlow := readClientHello(iotest.OneByteReader(bytes.NewReader(wire)))
+		got, raw, err := ReadClientHello(r)
+		slow, rawSlow, errSlow := ReadClientHello(iotest.OneByteReader(bytes.NewReader(wire)))
 		if got != slow || (err == nil) != (errSlow == nil) {
 			t.Errorf("at once %+v, %v; in bytes %+v, %v", got, err, slow, errSlow)
 		}
@@ -276,7 +276,7 @@ func FuzzReadClientHello(f *testing.F) {
 		if err != nil || !ok {
 			return
 		}
-		if want, _ := canonicalServerName([]byte(name)); name != "" && got.serverName != want || name == "" && got.serverName != "" {
+		if want, _ := canonicalServerName([]byte(name)); name != "" && got.ServerName != want || name == "" && got.ServerName != "" {
 			t.Errorf("we read %+v, crypto/tls %q", got, name)
 		}
 	})
@@ -288,7 +288,7 @@ func BenchmarkReadClientHello(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		r.Reset(hello)
-		if got, _, err := readClientHello(r); err != nil || got.serverName != "db.example.com" {
+		if got, _, err := ReadClientHello(r); err != nil || got.ServerName != "db.example.com" {
 			b.Fatal(got, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package l4
+package preface
 
 import (
 	"bufio"
@@ -23,7 +23,7 @@ type httpField struct{ name, value string }
 const maxHTTPFields = 100
 
 // headError is a head that RFC 9112 does not allow. It quotes no header, which may
-// have a password.
+// contain a password.
 type headError struct{ detail string }
 
 func (e *headError) Error() string { return e.detail }
@@ -32,8 +32,8 @@ func (e *headError) Error() string { return e.detail }
 // which net/http's ReadRequest is not: no space before a colon, no header that
 // continues on the next line, no control characters. It allows what section 2.2
 // recommends: one empty line before the request, and lines that end in LF alone. The
-// caller bounds the size. The error is a *headError, or in's; head has what was
-// understood before it.
+// caller bounds the size. The error is a *headError, or that of in; head has what was
+// read before it.
 func readHTTPHead(in *bufio.Reader) (head httpHead, err error) {
 	line, err := readHTTPLine(in)
 	if err == nil && line == "" {
@@ -109,7 +109,7 @@ func (h *httpHead) add(line string) error {
 	return nil
 }
 
-// values are those of all headers of a name.
+// values are the values of all headers of a name.
 func (h *httpHead) values(name string) (out []string) {
 	for _, f := range h.fields {
 		if strings.EqualFold(f.name, name) {
@@ -119,8 +119,8 @@ func (h *httpHead) values(name string) (out []string) {
 	return out
 }
 
-// checkHost says what is wrong with Host, of which HTTP/1.1 must have one, and HTTP/1.0
-// may. It does not compare it with the target.
+// checkHost says what is wrong with Host: HTTP/1.1 must have one, HTTP/1.0 may. It does
+// not compare it with the target.
 func (h *httpHead) checkHost() error {
 	switch hosts := h.values("Host"); {
 	case len(hosts) == 0 && h.minor > 0:
@@ -133,7 +133,7 @@ func (h *httpHead) checkHost() error {
 	return nil
 }
 
-// checkNoBody says why it is not certain that there is no body.
+// checkNoBody says why there is, or may be, a body.
 func (h *httpHead) checkNoBody() error {
 	lengths := h.values("Content-Length")
 	switch {
