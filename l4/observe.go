@@ -1,8 +1,6 @@
 package l4
 
 import (
-	"log/slog"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -10,121 +8,6 @@ import (
 	"ambassador/l4/relay"
 	"ambassador/policy"
 )
-
-// Seconds is a duration that is a number of seconds in JSON, to the microsecond.
-type Seconds time.Duration
-
-// MarshalJSON writes seconds with at most six decimals.
-func (d Seconds) MarshalJSON() ([]byte, error) { return d.AppendJSON(nil), nil }
-
-// AppendJSON appends what MarshalJSON writes.
-func (d Seconds) AppendJSON(b []byte) []byte {
-	us := time.Duration(d).Round(time.Microsecond).Microseconds()
-	return strconv.AppendFloat(b, float64(us)/1e6, 'f', -1, 64)
-}
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (d *Seconds) UnmarshalJSON(b []byte) error {
-	f, err := strconv.ParseFloat(string(b), 64)
-	*d = Seconds(f * float64(time.Second))
-	return err
-}
-
-// String is the form of time.Duration, rounded for a reader.
-func (d Seconds) String() string {
-	v := time.Duration(d)
-	switch {
-	case v > 10*time.Second:
-		return v.Round(10 * time.Millisecond).String()
-	case v > 10*time.Millisecond:
-		return v.Round(100 * time.Microsecond).String()
-	}
-	return v.Round(time.Microsecond).String()
-}
-
-// Record is the one account of a session: in the log, in /v1/sessions, among
-// the recent ones, and in `ambassador why`. Of a live session Reason is empty
-// and Stage is where it is now.
-type Record struct {
-	ID          string    `json:"id"`
-	Start       time.Time `json:"start"`
-	Listener    string    `json:"listener"`
-	Client      string    `json:"client"`
-	User        string    `json:"user,omitempty"`
-	Principal   string    `json:"principal,omitempty"`
-	Rule        string    `json:"rule,omitempty"`
-	Destination string    `json:"destination,omitempty"`
-	// SNI is the name in the client's ClientHello, where the listener reads it; with
-	// ECH it is that of the outer one, whether there is an inner one or not.
-	SNI      string `json:"sni,omitempty"`
-	ECH      bool   `json:"ech,omitempty"`
-	Upstream string `json:"upstream,omitempty"`
-	Endpoint string `json:"endpoint,omitempty"`
-	Address  string `json:"address,omitempty"`
-	Stage    Stage  `json:"stage"`
-	Reason   Reason `json:"reason,omitempty"`
-	// Cause says in words what was seen. Empty where Reason says it all.
-	Cause    string `json:"cause,omitempty"`
-	Attempts int    `json:"attempts"`
-	// BytesUp went from downstream to upstream, BytesDown the other way.
-	BytesUp   int64 `json:"bytes_up"`
-	BytesDown int64 `json:"bytes_down"`
-	// Establish is the time from accept to the relay; zero if it was not reached.
-	Establish Seconds `json:"establish"`
-	Duration  Seconds `json:"duration"`
-	// FirstClose is the side that ended first: downstream or upstream.
-	FirstClose string `json:"first_close,omitempty"`
-	// Limit is the key of the limit that was met.
-	Limit string `json:"limit,omitempty"`
-	// RetryIn is how long after the end a breaker let the next attempt through.
-	RetryIn Seconds `json:"retry_in,omitempty"`
-	// Truncated: a TLS peer ended without close_notify.
-	Truncated bool   `json:"truncated,omitempty"`
-	Tag       string `json:"tag,omitempty"`
-}
-
-// LogAttrs are the record's fields for slog, in the order of the type; empty
-// ones that only some sessions have are left out.
-func (r *Record) LogAttrs() []slog.Attr {
-	a := make([]slog.Attr, 0, 26)
-	str := func(k, v string) {
-		if v != "" {
-			a = append(a, slog.String(k, v))
-		}
-	}
-	str("id", r.ID)
-	a = append(a, slog.Time("start", r.Start))
-	str("listener", r.Listener)
-	str("client", r.Client)
-	str("user", r.User)
-	str("principal", r.Principal)
-	str("rule", r.Rule)
-	str("destination", r.Destination)
-	str("sni", r.SNI)
-	if r.ECH {
-		a = append(a, slog.Bool("ech", true))
-	}
-	str("upstream", r.Upstream)
-	str("endpoint", r.Endpoint)
-	str("address", r.Address)
-	str("stage", string(r.Stage))
-	str("reason", string(r.Reason))
-	str("cause", r.Cause)
-	a = append(a, slog.Int("attempts", r.Attempts),
-		slog.Int64("bytes_up", r.BytesUp), slog.Int64("bytes_down", r.BytesDown),
-		slog.Duration("establish", time.Duration(r.Establish)),
-		slog.Duration("duration", time.Duration(r.Duration)))
-	str("first_close", r.FirstClose)
-	str("limit", r.Limit)
-	if r.RetryIn != 0 {
-		a = append(a, slog.Duration("retry_in", time.Duration(r.RetryIn)))
-	}
-	if r.Truncated {
-		a = append(a, slog.Bool("truncated", true))
-	}
-	str("tag", r.Tag)
-	return a
-}
 
 // Phase is a part of establishing a connection that is timed on its own.
 type Phase string
@@ -188,8 +71,8 @@ const (
 )
 
 // recent is a ring of the last ended sessions. They are copied into memory of their
-// own, strings included: where they are made, each would keep a page from being given
-// back that is else full of what its session has left behind.
+// own, strings included: each string would otherwise keep the page where it was made,
+// which is full of what its session has left behind.
 type recent struct {
 	mu     sync.Mutex
 	blocks []*[recordBlock]Record // guarded by mu; as many as there were sessions for
@@ -206,10 +89,7 @@ func (r *recent) add(rec *Record) {
 	}
 	kept := r.at(r.next)
 	*kept = *rec
-	for _, s := range []*string{&kept.ID, &kept.Client, &kept.User, &kept.Principal, &kept.Destination, &kept.SNI,
-		&kept.Endpoint, &kept.Address, &kept.Cause, &kept.Tag} { // the others are constants or the configuration's
-		*s = r.keep(*s)
-	}
+	kept.CopyTexts(r.keep)
 	r.next = (r.next + 1) % recentRecords
 	r.count = min(r.count+1, recentRecords)
 }
