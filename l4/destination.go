@@ -48,21 +48,12 @@ func (d *destination) String() string {
 	return d.text
 }
 
-// closedError is a destination that nobody is connected to, whatever the rules say.
-type closedError struct {
-	reason Reason // ReasonSpecialAddress or ReasonLoop
-	text   string
-	public string // text without addresses, for the client; empty: text has none
-}
-
-func (e *closedError) Error() string { return e.text }
-
 // maxDialled bounds the addresses of one destination that may be dialled, of which
 // its owner can name thousands: connect.attempts of an upstream is at most 100.
 const maxDialled = 100
 
 // judge keeps the addresses that may be dialled, of more than maxDialled the first.
-// The error is a *closedError if there are none.
+// The error is a *Refusal of StageRoute if there are none.
 func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	var kept []netip.Addr
 	var refused []string
@@ -97,7 +88,7 @@ func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	if reason == ReasonLoop {
 		public = "leads back to the ambassador"
 	}
-	return nil, &closedError{reason, fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", ")), fmt.Sprintf("%s %s", d, public)}
+	return nil, &Refusal{Stage: StageRoute, Reason: reason, Text: fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", ")), Public: fmt.Sprintf("%s %s", d, public)}
 }
 
 // mustLookUp says that nobody has looked the name up for this session yet.

@@ -107,28 +107,23 @@ func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
 
 // What is left as it is: it is the client's own business, or the configuration's.
 func TestFailuresThatClientsRead(t *testing.T) {
-	open := &refusal{reason: ReasonBreakerOpen, text: "10.0.0.7:443 failed", retryIn: 1500 * time.Millisecond}
+	open := &Refusal{Reason: ReasonBreakerOpen, Text: "10.0.0.7:443 failed", RetryIn: 1500 * time.Millisecond}
+	public := *open
+	public.Public = "the circuit breaker is open; next attempt in 1.5s"
 	for _, tt := range []struct {
-		name    string
-		dynamic bool
-		err     error
-		want    string
+		name string
+		err  error
+		want string
 	}{
-		{"a destination that may be reached", true, sys("connect", syscall.ECONNREFUSED), "dial out: connect: connect: connection refused"},
-		{"the words of a rule", true, errors.New("rule r: not on the list"), "dial out: rule r: not on the list"},
-		{"a breaker of a configured upstream", false, open, "dial out: 10.0.0.7:443 failed"},
-		{"a breaker of a destination", true, open, "dial out: the circuit breaker is open; next attempt in 1.5s"},
-		{"a limit of a destination", true, &refusal{reason: ReasonLimit, limit: "upstreams.out.limits.connections", text: "10.0.0.7:443"}, "dial out: upstreams.out.limits.connections is reached"},
-		{"no address of a destination", true, &refusal{reason: ReasonNoEndpoint, text: "10.0.0.7:443"}, "dial out: no address can be used"},
-		{"a look-up of a configured upstream", false, fmt.Errorf("a: %w", &net.DNSError{Err: "read udp 10.0.0.1:1->10.0.0.2:53", Name: "db", Server: "10.0.0.2:53", IsTimeout: true}), "dial out: lookup db: no answer in time"},
-		{"our own connection", false, errOwnDial, "dial out: " + errOwnDial.text},
+		{"a destination that may be reached", sys("connect", syscall.ECONNREFUSED), "dial out: connect: connect: connection refused"},
+		{"the words of a rule", errors.New("rule r: not on the list"), "dial out: rule r: not on the list"},
+		{"a breaker of a configured upstream", open, "dial out: 10.0.0.7:443 failed"},
+		{"a breaker of a destination", &public, "dial out: the circuit breaker is open; next attempt in 1.5s"},
+		{"a look-up of a configured upstream", fmt.Errorf("a: %w", &net.DNSError{Err: "read udp 10.0.0.1:1->10.0.0.2:53", Name: "db", Server: "10.0.0.2:53", IsTimeout: true}), "dial out: lookup db: no answer in time"},
+		{"our own connection", errOwnDial, "dial out: " + errOwnDial.Text},
 	} {
-		s := &session{upstream: &Upstream{}}
-		if tt.dynamic {
-			s.upstream.visited = &visited{}
-		}
 		e := &Error{Stage: StageDial, Reason: ReasonRefused, Upstream: "out", RetryIn: time.Second, Err: tt.err}
-		got := s.forClient(e)
+		got := (&session{}).forClient(e)
 		if got.Error() != tt.want || got.Reason != e.Reason || got.RetryIn != e.RetryIn || e.Err != tt.err {
 			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)
 		}

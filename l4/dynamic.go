@@ -293,7 +293,7 @@ type target struct {
 }
 
 // find makes the target's members known. Of a destination whose breaker is open
-// the name is not looked up. Errors are *closedError, and those of a look-up.
+// the name is not looked up. Errors are *Refusal, and those of a lookup.
 func (t *target) find(ctx context.Context, u *Upstream) error {
 	looksUp := t.destination.mustLookUp()
 	if t.members != nil || looksUp && !t.site.breaker.Usable(time.Now()) {

@@ -83,11 +83,11 @@ const (
 type Error struct {
 	Stage  Stage
 	Reason Reason
-	// Upstream, Endpoint and Address say to whom; empty before they are known.
+	// Upstream, Endpoint and Address are where to; empty before they are known.
 	Upstream, Endpoint, Address string
-	// Limit is the key of the limit that was met, with ReasonLimit.
+	// Limit is the key of the limit that is exceeded, with ReasonLimit.
 	Limit string
-	// RetryIn is how long until the next trial is due, with ReasonBreakerOpen.
+	// RetryIn is how long until the next attempt, with ReasonBreakerOpen.
 	RetryIn time.Duration
 	// Err is what was seen.
 	Err error
@@ -109,6 +109,21 @@ func (e *Error) Error() string {
 
 // Unwrap returns what was seen.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Refusal is a decision of ours not to go on, as the error that becomes an Error's cause.
+type Refusal struct {
+	Stage  Stage // StageRoute or StagePermit
+	Reason Reason
+	Limit  string // the key of the limit that is exceeded, with ReasonLimit
+	// RetryIn is how long until the next attempt, with ReasonBreakerOpen.
+	RetryIn time.Duration
+	Text    string
+	// Public is Text for the client, without addresses; empty: Text is.
+	Public string
+}
+
+// Error returns Text.
+func (r *Refusal) Error() string { return r.Text }
 
 // ours says whether the failure is on our side, so that another address would
 // not help.
@@ -167,9 +182,8 @@ func classify(stage Stage, err error) Reason {
 		notReady *notReadyError
 		dns      *net.DNSError
 		refused  *starttls.RefusedError
-		none     *refusal
+		none     *Refusal
 		unmarked *relay.MarkError
-		closed   *closedError
 	)
 	switch {
 	case errors.As(err, &panicked):
@@ -179,9 +193,7 @@ func classify(stage Stage, err error) Reason {
 	case errors.As(err, &unmarked):
 		return ReasonLocalExhausted
 	case errors.As(err, &none):
-		return none.reason
-	case errors.As(err, &closed):
-		return closed.reason
+		return none.Reason
 	case errors.As(err, &dns):
 		return ReasonDNS
 	case errors.Is(err, errTriedAll):

@@ -49,7 +49,7 @@ func TestClassify(t *testing.T) {
 		{StageDial, sys("socket", syscall.EMFILE), ReasonLocalExhausted},
 		{StageDial, sys("connect", syscall.EADDRNOTAVAIL), ReasonLocalExhausted},
 		{StagePermit, errTriedAll, ReasonNoEndpoint},
-		{StagePermit, &refusal{reason: ReasonBreakerOpen}, ReasonBreakerOpen},
+		{StagePermit, &Refusal{Reason: ReasonBreakerOpen}, ReasonBreakerOpen},
 		{StageStartTLS, &starttls.RefusedError{}, ReasonStartTLSRefused},
 		{StageStartTLS, &starttls.SideError{Side: starttls.Upstream, Err: io.EOF}, ReasonStartTLSRefused},
 		{StageStartTLS, &starttls.SideError{Side: starttls.Upstream, Err: os.ErrDeadlineExceeded}, ReasonTimeout},

@@ -22,7 +22,7 @@ type ownDials struct {
 type ownDial struct{ from, to netip.AddrPort }
 
 // errOwnDial is a redirected connection that we have made ourselves.
-var errOwnDial = &closedError{reason: ReasonLoop, text: "the redirect catches our own connections, and this is one: keep ours out of it, by mark of the upstream (nft: meta mark … return) or by a user of our own (meta skuid)"}
+var errOwnDial = &Refusal{Stage: StageRoute, Reason: ReasonLoop, Text: "the redirect catches our own connections, and this is one: keep ours out of it, by mark of the upstream (nft: meta mark … return) or by a user of our own (meta skuid)"}
 
 // add keeps a connection until forget, which is nil where it is not kept.
 func (d *ownDials) add(c net.Conn) (forget func()) {

@@ -56,7 +56,7 @@ func (p *plan) unresolved() []*endpoint {
 
 // next takes an address, and the permission to try it. Where no name resolves,
 // the candidate has only its endpoint, and the error says why. Other errors are
-// errTriedAll and *refusal.
+// errTriedAll and *Refusal.
 func (p *plan) next(ctx context.Context) (candidate, error) {
 	if p.only != nil {
 		return p.single()
@@ -88,7 +88,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 		return p.next(ctx)
 	}
 	refused := p.refuse(time.Now())
-	if refused.reason == ReasonNoEndpoint {
+	if refused.Reason == ReasonNoEndpoint {
 		if c, ok := p.take(); ok { // a breaker has closed between the two looks
 			return c, nil
 		}
@@ -328,19 +328,18 @@ func (p *plan) failed(c candidate, e *Error) {
 	}
 }
 
-// refusal is why no address of an upstream can be tried now.
-type refusal struct {
-	reason  Reason
-	limit   string        // the key of the limit that was met
-	retryIn time.Duration // until the next trial, for ReasonBreakerOpen
-	text    string
+// refuse says why none of the addresses can be tried: their breakers,
+// else their limits, else their health. A client of a dynamic upstream learns no address,
+// nor its failures: sessions of other listeners, whose rules may allow more, met them.
+func (p *plan) refuse(now time.Time) *Refusal {
+	r := p.refusal(now)
+	if p.to == nil {
+		r.Public = ""
+	}
+	return r
 }
 
-func (r *refusal) Error() string { return r.text }
-
-// refuse says why none of the addresses can be tried: their breakers,
-// else their limits, else their health.
-func (p *plan) refuse(now time.Time) *refusal {
+func (p *plan) refusal(now time.Time) *Refusal {
 	u := p.upstream
 	var open, full, down *address
 	for _, m := range p.known() {
@@ -356,15 +355,17 @@ func (p *plan) refuse(now time.Time) *refusal {
 	switch {
 	case full != nil:
 		key := "upstreams." + u.cfg.Name + ".limits.connections"
-		return &refusal{reason: ReasonLimit, limit: key, text: fmt.Sprintf("%s is open as often as %s (%d) allows", full.name, key, u.cfg.MaxConnections)}
+		return &Refusal{Stage: StagePermit, Reason: ReasonLimit, Limit: key, Public: key + " is reached",
+			Text: fmt.Sprintf("%s is open as often as %s (%d) allows", full.name, key, u.cfg.MaxConnections)}
 	case open != nil:
 		cause, _ := open.lastFailure()
 		wait := open.retryIn(now)
-		return &refusal{reason: ReasonBreakerOpen, retryIn: wait,
-			text: fmt.Sprintf("%s is left alone, the next trial is in %v; the last failure: %s", open.name, wait, cause)}
+		return &Refusal{Stage: StagePermit, Reason: ReasonBreakerOpen, RetryIn: wait, Public: fmt.Sprintf("the circuit breaker is open; next attempt in %v", wait.Round(time.Millisecond)),
+			Text: fmt.Sprintf("%s is left alone, the next trial is in %v; the last failure: %s", open.name, wait, cause)}
 	case down != nil:
 		cause, _ := down.lastFailure()
-		return &refusal{reason: ReasonNoEndpoint, text: fmt.Sprintf("%s is %s; the last failure: %s", down.name, down.verdict(), cause)}
+		return &Refusal{Stage: StagePermit, Reason: ReasonNoEndpoint, Public: "no address can be used",
+			Text: fmt.Sprintf("%s is %s; the last failure: %s", down.name, down.verdict(), cause)}
 	}
-	return &refusal{reason: ReasonNoEndpoint, text: "no address is known"}
+	return &Refusal{Stage: StagePermit, Reason: ReasonNoEndpoint, Text: "no address is known", Public: "no address can be used"}
 }

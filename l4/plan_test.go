@@ -173,11 +173,11 @@ func TestPlanRefuses(t *testing.T) {
 	}
 	one, two := u.members()[0].address, u.members()[1].address
 	fail(t, one)
-	refused := func(want refusal) {
+	refused := func(want Refusal) {
 		t.Helper()
 		_, err := (&plan{upstream: u}).next(t.Context())
-		var got *refusal
-		if !errors.As(err, &got) || got.reason != want.reason || got.limit != want.limit || !strings.Contains(got.text, want.text) {
+		var got *Refusal
+		if !errors.As(err, &got) || got.Stage != StagePermit || got.Reason != want.Reason || got.Limit != want.Limit || !strings.Contains(got.Text, want.Text) || got.Public != want.Public {
 			t.Errorf("refused with %+v, want %+v", got, want)
 		}
 	}
@@ -185,10 +185,13 @@ func TestPlanRefuses(t *testing.T) {
 	if !ok {
 		t.Fatal("not permitted")
 	}
-	refused(refusal{reason: ReasonLimit, limit: "upstreams.db.limits.connections"})
+	refused(Refusal{Reason: ReasonLimit, Limit: "upstreams.db.limits.connections"})
 	held.release()
 	fail(t, two)
-	refused(refusal{reason: ReasonBreakerOpen, text: "nobody there"})
+	refused(Refusal{Reason: ReasonBreakerOpen, Text: "nobody there"})
+	u.visited = &visited{}
+	open, _ := (&plan{upstream: u}).next(t.Context())
+	_ = open
 	if one.places.Load() != 0 || two.places.Load() != 0 {
 		t.Errorf("places left: %d, %d", one.places.Load(), two.places.Load())
 	}

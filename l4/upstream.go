@@ -243,8 +243,8 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 		return fail(StagePermit, err)
 	}
 	c, err := plan.next(ctx)
-	var closed *closedError
-	if errors.As(err, &closed) {
+	var refused *Refusal
+	if errors.As(err, &refused) && refused.Stage == StageRoute {
 		return nil, u.failed(ctx, StageRoute, c, err)
 	}
 	if err != nil && c.endpoint == nil {
@@ -323,9 +323,9 @@ func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err err
 	if c.endpoint != nil {
 		e.Endpoint = c.endpoint.address
 	}
-	var none *refusal
-	if errors.As(err, &none) {
-		e.Limit, e.RetryIn = none.limit, none.retryIn
+	var refused *Refusal
+	if errors.As(err, &refused) {
+		e.Limit, e.RetryIn = refused.Limit, refused.RetryIn
 	}
 	return e
 }
