@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -58,7 +59,6 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 	if !needAddrs {
 		return decision, nil
 	}
-	mayWait(ctx)
 	ctx, cancel := context.WithTimeout(ctx, s.lookUpTimeout())
 	defer cancel()
 	found, err := s.lookUp(ctx, s.route.resolver, d.host)
@@ -157,11 +157,11 @@ func (s *session) choose(name string, d *destination) (w want, failure *Error) {
 
 // accept tells the client, in the protocol of its request, that it is connected.
 func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) error {
-	ctx, cancel := withTimeout(ctx, s.route.handshake())
+	ctx, cancel := task.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
-	defer limitIO(ctx, s.downstream)()
+	defer boundIO(ctx, s.downstream)()
 	local, _ := conn.raw.LocalAddr().(*net.TCPAddr)
-	err := r.answer.accept(s.atHand(ctx), local.AddrPort())
+	err := r.answer.accept(s.requestStream(ctx), local.AddrPort())
 	if err == nil {
 		return nil
 	}
@@ -180,7 +180,7 @@ func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) er
 // decline tells the client, in the protocol of its request, why it is not
 // connected. It is best effort, and the record has it anyway.
 func (s *session) decline(ctx context.Context, r *request, failure *Error) {
-	ctx, cancel := withTimeout(ctx, answerTimeout)
+	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()
 	if err := r.answer.refuse(s.stream(), s.forClient(failure)); err == nil {

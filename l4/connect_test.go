@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -44,7 +45,7 @@ func hangs(ctx context.Context) (net.Conn, error) {
 // after answers like next, but only after d.
 func after(d time.Duration, next func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
-		if err := pause(ctx, d); err != nil {
+		if err := task.Wait(ctx, d, nil); err != nil {
 			return nil, err
 		}
 		return next(ctx)
@@ -164,7 +165,7 @@ func TestConnectAwaitsAnIdentity(t *testing.T) {
 	ready := errors.New("not enrolled yet")
 	await := func(after time.Duration) func(context.Context) error {
 		return func(ctx context.Context) error {
-			if err := pause(ctx, after); err != nil {
+			if err := task.Wait(ctx, after, nil); err != nil {
 				return ready
 			}
 			return nil

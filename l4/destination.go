@@ -103,7 +103,6 @@ func (d *destination) addresses(ctx context.Context, r *resolver) ([]netip.Addr,
 	case !d.mustLookUp():
 		return d.judge(d.ips)
 	}
-	mayWait(ctx)
 	lookUp := d.lookUp
 	if lookUp == nil {
 		lookUp = func(ctx context.Context, r *resolver, host string) ([]netip.Addr, error) { return r.lookup(ctx, host) }

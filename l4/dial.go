@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 )
 
 // raceDelay is when a dial that has not connected gets one of the other address
@@ -28,7 +29,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 		}
 		return err
 	}
-	mayWait(ctx)
+	task.Leave(ctx)
 	r := race{upstream: u, results: make(chan dialed, 2)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // the loser's dial ends here
@@ -116,9 +117,9 @@ func dialer(e *relay.Engine, mark int) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		addr, err := netip.ParseAddrPort(address)
 		if network == "tcp" && err == nil && addr.Addr().Zone() == "" {
-			return e.DialMarked(ctx, addr, mark, &keepAlive, func() { mayWait(ctx) })
+			return e.DialMarked(ctx, addr, mark, &keepAlive, task.From(ctx))
 		}
-		mayWait(ctx)
+		task.Leave(ctx)
 		d := net.Dialer{KeepAliveConfig: keepAlive}
 		d.SetMultipathTCP(false)
 		if mark != 0 && network != "unix" {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 )
 
 // Drain says how to stop without cutting anybody off.
@@ -32,7 +33,7 @@ const (
 // what is left is reset at once. It does not wait for Observer calls in flight.
 func (s *Server) Shutdown(ctx context.Context, d Drain) {
 	defer s.engine.Close()
-	defer s.runners.close()
+	defer s.tasks.Close()
 	defer s.loops.Wait()
 	defer s.cancel() // ends reach, and with it the last of loops
 	s.drain(ctx, d)
@@ -59,7 +60,7 @@ func (s *Server) refuse(ctx context.Context, d Drain) {
 	if first {
 		s.log.Info("draining", "sessions", s.active(), "delay", d.Delay)
 	}
-	pause(ctx, wait)
+	task.Wait(ctx, wait, nil)
 	s.closeListeners()
 	s.log.Info("stopped accepting", "sessions", s.active())
 }
@@ -131,7 +132,7 @@ func (s *session) finishIfIdle(patient bool) bool {
 // says whether it was one.
 func (s *session) endIfSilent() bool {
 	s.mu.Lock()
-	silent := s.parked && s.runner == nil
+	silent := s.parked && s.suspended == nil
 	s.mu.Unlock()
 	if silent {
 		s.stop(errDrained)

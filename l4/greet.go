@@ -15,6 +15,7 @@ import (
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -71,12 +72,9 @@ func (s *session) greet(ctx context.Context) error {
 	if !cfg.greets() {
 		return nil
 	}
-	ctx, cancel := withDeadline(ctx, s.patience())
+	ctx, cancel := task.WithDeadline(ctx, s.handshakeDeadline())
 	defer cancel()
-	defer s.heard()
-	if cfg.TLS != nil || cfg.proxied() {
-		mayWait(ctx)
-	}
+	defer s.unlist()
 	s.greeted = &greeted{}
 	if cfg.proxied() {
 		if err := s.proxied(ctx); err != nil {
@@ -132,6 +130,7 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 // terminate does the handshake of a TLS listener. Begun is what was read of the
 // client's hello.
 func (s *session) terminate(ctx context.Context, begun []byte) error {
+	task.Leave(ctx) // a handshake computes for long
 	conn := &handshakeConn{Conn: &earlyConn{s.downstream, begun}, ctx: ctx, turns: s.server.turns, from: s.source(), hold: s.hold, heard: s.route.asked != nil}
 	defer conn.yield()
 	transport := relay.NewTransport(conn)
@@ -202,12 +201,11 @@ var toldReasons = []Reason{ReasonBadGreeting, ReasonAuthFailed, ReasonLimit, Rea
 
 // readRequest reads a request, in at most timeouts.handshake.
 func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.Credentials, bool) (request, error)) error {
-	defer limitIO(ctx, s.downstream)()
-	r, err := read(s.atHand(ctx), s.credentials(ctx), s.route.cfg.Context)
+	defer boundIO(ctx, s.downstream)()
+	r, err := read(s.requestStream(ctx), s.credentials(ctx), s.route.cfg.Context)
 	if err != nil {
 		var e *Error
 		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
-			mayWait(ctx)
 			s.conclude()
 			closeAfterReading(s.stream()) // it was told why
 		}
@@ -263,14 +261,13 @@ func (s *session) takeHints(ctx context.Context) error {
 	return nil
 }
 
-// atHand is stream for who reads little and writes less: where that is a bare
-// socket, it can be done on a loop.
-func (s *session) atHand(ctx context.Context) net.Conn {
+// requestStream is stream for a request and its answer: if it is a bare socket, the
+// session waits for it without a goroutine.
+func (s *session) requestStream(ctx context.Context) net.Conn {
 	conn := s.stream()
 	if socket, ok := conn.(awaiter); ok {
-		return &patient{awaiter: socket, Conn: conn, session: s, ctx: ctx}
+		return &suspendingConn{awaiter: socket, Conn: conn, session: s, ctx: ctx}
 	}
-	mayWait(ctx)
 	return &meteredConn{conn, s}
 }
 

@@ -224,7 +224,7 @@ func TestTLSListensAnywhere(t *testing.T) {
 // client is served whatever crowd is there, though it holds more than one of the crowd.
 func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
-	cfg.MaxMemory = 7 * waitCost / 2
+	cfg.MaxMemory = 7 * leaveCost / 2
 	f := serve(t, Options{}, cfg)
 	oldest := f.client(0)
 	io.WriteString(oldest, "\x16") // who says nothing at all is parked

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ambassador/l4/starttls"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -224,7 +225,7 @@ func TestOutcomeOf(t *testing.T) {
 type stalling struct{ until time.Time }
 
 func (s *stalling) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := pause(ctx, time.Until(s.until)); err != nil {
+	if err := task.Wait(ctx, time.Until(s.until), nil); err != nil {
 		return nil, err
 	}
 	return accepts(ctx)

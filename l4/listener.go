@@ -42,7 +42,7 @@ type route struct {
 	rules    *policy.Rules      // nil: all go to cfg.Upstream
 	limiter  *limiter           // the listener's
 	asked    *starttls.Protocol // in which clients ask for TLS; nil: none
-	silence  silence
+	parked   parkedSessions
 	// established is for sessions that have come through: all that they need still, so
 	// that they do not keep the rules of old configurations for days.
 	established *route

@@ -36,9 +36,9 @@ type memory struct {
 
 // What a session costs before the relay, in bytes.
 const (
-	waitCost = 16 << 10 // that it has a goroutine
-	restCost = 10 << 10 // that it rests in its runner
-	readCost = 3        // each byte of a request or a greeting: what was read, and what is made of it
+	leaveCost   = 16 << 10 // that it has a goroutine
+	suspendCost = 10 << 10 // that its coroutine is suspended
+	readCost    = 3        // each byte of a request or a greeting: what was read, and what is made of it
 
 	// usualHold is what a client may hold that sends what clients mostly send.
 	usualHold = 64 << 10

@@ -184,7 +184,7 @@ func TestRequestsCountAsHeld(t *testing.T) {
 // themselves: nobody waits for anybody.
 func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
-	cfg.MaxMemory = 6 * waitCost
+	cfg.MaxMemory = 6 * leaveCost
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
 	var all sync.WaitGroup

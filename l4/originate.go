@@ -12,6 +12,7 @@ import (
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -107,7 +108,7 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 	if err != nil {
 		return &notReadyError{err}
 	}
-	mayWait(ctx)
+	task.Leave(ctx) // a handshake computes for long
 	c.config = cfg
 	c.transport = relay.NewTransport(c.raw)
 	conn := tls.Client(c.transport, cfg)
@@ -122,13 +123,13 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 // protect is originate for a connection that needed its client first. No other
 // address can take its place, so its failure is the attempt's.
 func (c *upstreamConn) protect(ctx context.Context) *Error {
-	bound, cancel := context.WithTimeout(ctx, c.upstream.soleTimeout())
+	within, cancel := context.WithTimeout(ctx, c.upstream.soleTimeout())
 	defer cancel()
-	err := c.originate(bound)
+	err := c.originate(within)
 	if err == nil {
 		return nil
 	}
-	e := c.upstream.failed(bound, StageTLS, c.candidate, err)
+	e := c.upstream.failed(within, StageTLS, c.candidate, err)
 	c.settleUnless(ctx.Err() == context.Canceled, e) // nobody waits any more
 	return e
 }
@@ -143,9 +144,9 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 	if err != nil {
 		err = &notReadyError{err}
 	} else {
-		bound, cancel := withTimeout(ctx, c.upstream.soleTimeout())
+		within, cancel := task.WithTimeout(ctx, c.upstream.soleTimeout())
 		defer cancel()
-		unbound := boundIO(bound, c.raw)
+		unbound := boundIO(within, c.raw)
 		err = c.dialogue.Alone(c.raw, cfg.ServerName)
 		unbound()
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 )
 
 // The parts of a server that go on after a panic in them, as Observer.Panicked
@@ -59,7 +60,7 @@ func (p panics) catch(part string, body func()) (err error) {
 // keep runs body until it ends without a panic, or ctx ends. Body begins again
 // panicPause after a panic.
 func (p panics) keep(ctx context.Context, part string, body func()) {
-	for p.catch(part, body) != nil && pause(ctx, panicPause) == nil {
+	for p.catch(part, body) != nil && task.Wait(ctx, panicPause, nil) == nil {
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -241,16 +242,7 @@ func (p *plan) awaitTrial(ctx context.Context) bool {
 	if wait <= 0 { // others make the trial
 		wait = trialLook
 	}
-	mayWait(ctx)
-	t := time.NewTimer(min(wait, trialLook))
-	defer t.Stop()
-	select {
-	case <-changed:
-	case <-t.C:
-	case <-ctx.Done():
-		return false
-	}
-	return true
+	return task.Wait(ctx, min(wait, trialLook), changed) == nil
 }
 
 // nextTrial is the address whose breaker has its next trial first, of those that are

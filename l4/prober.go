@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"ambassador/l4/starttls"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -54,7 +55,7 @@ func (p *prober) run(ctx context.Context) {
 		if p.upstream.panics().catch(PartProber, func() { p.step(ctx) }) != nil {
 			p.address.asked.Store(false) // until a probe begins well, sessions make the trials
 		}
-		pause(ctx, p.wait())
+		task.Wait(ctx, p.wait(), nil)
 	}
 }
 

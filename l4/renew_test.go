@@ -68,7 +68,7 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 			begun.SetDeadline(time.Now().Add(bound))
 			text := toLocalhost(t, one)
 			begun.Write([]byte(text[:5]))
-			f.until("both to be waited for", func() bool { return f.parked() == 2 && f.resting() == 1 })
+			f.until("both to be parked", func() bool { return f.parked() == 2 && f.suspended() == 1 })
 			f.change(cfg, tt.change)
 			for c, rest := range map[*net.TCPConn]string{silent: text, begun: text[5:]} {
 				c.Write([]byte(rest))

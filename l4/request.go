@@ -16,6 +16,7 @@ import (
 	"ambassador/l4/htpasswd"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 )
 
 // request is what a client has asked for in its own protocol, before anything is
@@ -107,7 +108,7 @@ func (s *session) credentials(ctx context.Context) preface.Credentials {
 		if users.Remembered(user, password) {
 			return nil
 		}
-		mayWait(ctx)
+		task.Leave(ctx)
 		ok, err := users.Verify(ctx, client, user, password)
 		return loginError(user, ok, err)
 	}

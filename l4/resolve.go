@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -267,14 +268,13 @@ func (u *Upstream) unresolved() (out []*endpoint) {
 // returns when one of them is known. The error is that of the last that failed,
 // and the endpoint its.
 func (u *Upstream) discover(ctx context.Context, unknown []*endpoint) (*endpoint, error) {
-	mayWait(ctx)
 	type result struct {
 		endpoint *endpoint
 		err      error
 	}
 	results := make(chan result, len(unknown))
 	for _, e := range unknown {
-		go func() { results <- result{e, u.resolve(ctx, e)} }() // ends with ctx; results has room
+		task.Go(ctx, func() { results <- result{e, u.resolve(ctx, e)} }) // ends with ctx; results has room
 	}
 	var last result
 	for range unknown {
@@ -298,7 +298,7 @@ func (u *Upstream) refresh(ctx context.Context, e *endpoint) {
 		} else {
 			failures = 0
 		}
-		pause(ctx, wait)
+		task.Wait(ctx, wait, nil)
 	}
 }
 
@@ -362,6 +362,7 @@ type answer[T any] struct {
 // nextServerAfter. A name that does not exist is an answer. A panic is a server's
 // failure, but in goroutines of net's own resolver it ends the process.
 func ask[T any](ctx context.Context, r *resolver, name string, one func(context.Context, *net.Resolver) ([]T, error)) ([]T, error) {
+	task.Leave(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the look-ups that lost
 	servers, answers := r.servers, make(chan answer[T], len(r.servers))

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -47,7 +48,7 @@ type Server struct {
 	cancel  context.CancelFunc
 	engine  *relay.Engine
 	prefix  string // of session ids
-	runners runners
+	tasks   task.Pool
 	turns   *turns // see handshakeConn
 	lookups *turns // of names that clients ask for
 	memory  memory
@@ -91,7 +92,7 @@ func New(ctx context.Context, o Options) *Server {
 		o.marked = func(mark int) DialFunc { return dialer(engine, mark) }
 	} else {
 		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			mayWait(ctx)
+			task.Leave(ctx)
 			return given(ctx, network, address)
 		}
 	}
@@ -106,7 +107,7 @@ func New(ctx context.Context, o Options) *Server {
 // end ends everything at once.
 func (s *Server) end() {
 	s.closeListeners()
-	s.runners.close()
+	s.tasks.Close()
 	s.cancel()
 	s.stopAll(errShutdown) // afterwards, for nobody is parked from then on
 }
@@ -273,7 +274,7 @@ func (s *Server) begin(l *listener, conn net.Conn) {
 	if f := s.opts.Observer.Opened; f != nil {
 		f(route.cfg.Name)
 	}
-	s.runners.run(s.ctx, sess)
+	sess.start()
 }
 
 // clientName is the client's address; on unix sockets, where clients have none,

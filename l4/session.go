@@ -15,6 +15,7 @@ import (
 
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -32,11 +33,11 @@ type session struct {
 	traffic *traffic // guarded by Server.mu; where it is counted
 
 	// Together, since a session may live for days.
-	waited    bool // owned by run; the client's first word has been waited for, parked
-	slot      bool // guarded by Server.mu; it counts for limits.connections
-	concluded bool // guarded by mu; the ending is known, and the client is being told
-	accounted bool // guarded by mu; rec has flow's bytes
-	parked    bool // guarded by mu; its client is waited for without a goroutine
+	suspendedBefore bool // owned by run
+	slot            bool // guarded by Server.mu; it counts for limits.connections
+	concluded       bool // guarded by mu; the ending is known, and the client is being told
+	accounted       bool // guarded by mu; rec has flow's bytes
+	parked          bool // guarded by mu; it waits for its client without a goroutine
 
 	held atomic.Int64 // bytes that memory counts for it before the relay
 
@@ -47,22 +48,42 @@ type session struct {
 	flow    relay.Session      // guarded by mu; nil before the relay
 	goal    *address           // guarded by mu; where the relay goes
 	entered *policy.Source     // guarded by mu; as whose the listener's limiter counts it; nil: it does not
-	place   *list.Element      // guarded by mu; in the route's silence, until greet is over; nil: none
-	runner  *runner            // guarded by mu; that rests while the session is parked; nil: none does
+	place   *list.Element      // guarded by mu; among the route's parked sessions, until greet is over; nil: none
+
+	suspended *task.Task // guarded by mu; of a parked session that has run; else nil
 }
 
-// run is the life of a connection up to the relay:
+// start begins the life of a connection:
 //
 //	admit → greet → route → [permit → dial → proxy → starttls → tls] → answer → dialogue → relay
 //
-// Between the first two the session is parked until its client speaks, where that
-// has to; then run begins again. The stages in brackets are one attempt; connect
-// repeats them while attempts and time are left. Each stage begins only if the one
-// before went well, and the first error goes to close, which writes the one record.
-// When all went well, run hands both connections to the relay and its goroutine
-// ends; the relay's end calls close.
-func (s *session) run(ctx context.Context) {
-	ctx, cancel := withCancel(ctx)
+// Start admits the session, and parks it until its client speaks if the client has to;
+// Run is the rest. The stages in brackets are one attempt; connect repeats them while
+// attempts and time are left. Each stage begins only if the one before went well, and
+// the first error goes to close, which writes the one record. At last Run hands both
+// connections to the relay and returns; the relay's end calls close.
+func (s *session) start() {
+	defer s.recoverPanic()
+	if err := s.admit(); err != nil {
+		s.fail(err)
+		return
+	}
+	if s.park() {
+		return
+	}
+	if _, ok := s.downstream.(awaiter); ok {
+		s.server.tasks.Run(s.server.ctx, s)
+		return
+	}
+	s.server.tasks.Go(s.server.ctx, s)
+}
+
+// Left counts the session's goroutine.
+func (s *session) Left() { s.hold(leaveCost) }
+
+// Run is the session's task.
+func (s *session) Run(ctx context.Context) {
+	ctx, cancel := task.WithCancel(ctx)
 	defer cancel()
 	s.mu.Lock()
 	s.cancel = cancel
@@ -71,23 +92,23 @@ func (s *session) run(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	defer s.recoverPanic()
+	if socket, ok := s.downstream.(interface{ SetLeaver(relay.Leaver) }); ok {
+		socket.SetLeaver(task.From(ctx))
+	}
 	if err := s.establish(ctx); err != nil {
-		s.server.panics().tellOf(PartSession, err)
-		s.close(s.ending(err))
+		s.fail(err)
 	}
 }
 
-// establish is run's list of stages. An error means that the session is still
-// ours to close, and none that it is the relay's, or parked.
+// fail ends a session that is not the relay's.
+func (s *session) fail(err error) {
+	s.server.panics().tellOf(PartSession, err)
+	s.close(s.ending(err))
+}
+
+// establish is Run's list of stages. After an error the session is still ours to close;
+// without one it is the relay's.
 func (s *session) establish(ctx context.Context) error {
-	if !s.waited {
-		if err := s.admit(); err != nil {
-			return err
-		}
-		if s.park() {
-			return nil
-		}
-	}
 	if err := s.greet(ctx); err != nil {
 		return err
 	}
@@ -171,7 +192,7 @@ const answerTimeout = time.Second
 // answerFailure says in the client's protocol what went wrong: psql prints it. It
 // is best effort, and the record has it anyway.
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *Error) {
-	ctx, cancel := withTimeout(ctx, answerTimeout)
+	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()
 	if err := protocol.Refuse(s.stream(), fmt.Errorf("%w (%s)", s.forClient(failure), failure.Reason)); err == nil {
@@ -219,9 +240,9 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 // talk is one part of the dialogue, in at most timeouts.handshake.
 func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
 	s.at(StageDialogue)
-	bound, cancel := withTimeout(ctx, s.route.handshake())
+	within, cancel := task.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
-	unbound := boundIO(bound, s.downstream, conn)
+	unbound := boundIO(within, s.downstream, conn)
 	out, err := part(&metered{s.stream(), s}, &metered{conn, s})
 	s.note(func(r *Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
@@ -247,7 +268,7 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 	if len(text) == 0 {
 		return
 	}
-	ctx, cancel := withTimeout(ctx, answerTimeout)
+	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()
 	if _, err := s.stream().Write(text); err == nil {
@@ -350,7 +371,7 @@ func (s *session) close(end *Error) {
 	rec := *r
 	rec.ID = s.id()
 	s.mu.Unlock()
-	s.heard()
+	s.unlist()
 	if !relayed {
 		s.closeDownstream(end.Reason)
 	}

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"ambassador/l4/task"
 	"context"
 	"slices"
 	"sync"
@@ -31,6 +32,7 @@ func (t *turns) take(ctx context.Context, from policy.Source) error {
 	if mine == nil {
 		return nil
 	}
+	task.Leave(ctx)
 	select {
 	case <-mine:
 		return nil

@@ -15,6 +15,7 @@ import (
 
 	"ambassador/l4/preface"
 	"ambassador/l4/starttls"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -160,14 +161,14 @@ func (w *want) hopeless(e *Error) bool {
 
 // connectFor is connect for a session.
 func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upstreamConn, *Error) {
-	ctx, cancel := withTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
+	ctx, cancel := task.WithTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
 	start, plan := time.Now(), plan{upstream: u, want: w}
 	if w.connect.Timeout != u.cfg.Connect.Timeout {
 		plan.patience = ctx
 	}
 	if u.spares != nil && !w.noSpare && u.permit() == nil {
-		mayWait(ctx)
+		task.Leave(ctx)
 		if conn := u.spares.take(); conn != nil {
 			tell(StageTLS, conn.candidate, 1)
 			u.timed(PhaseTotal, start)
@@ -217,7 +218,7 @@ func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *Error) bool {
 // whose error it returns.
 func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 	backoff := policy.Backoff{Base: orDefault(u.cfg.Connect.Backoff, DefaultBackoff), Max: time.Second}
-	return pause(ctx, backoff.Pause(n-1, rand.Float64()))
+	return task.Wait(ctx, backoff.Pause(n-1, rand.Float64()), nil)
 }
 
 // attempt makes one connection to one address: permit → dial → proxy → starttls → tls,
@@ -228,7 +229,7 @@ func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 // and of its success when the connection settles.
 func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *Error) {
 	parent := ctx
-	ctx, cancel := withTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
+	ctx, cancel := task.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer func() { cancel() }()
 	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
 	defer conn.closeOnPanic()
@@ -257,7 +258,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	}
 	if u.cfg.Connect.AttemptTimeout == 0 && plan.isLast(c) {
 		cancel()
-		ctx, cancel = withTimeout(parent, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
+		ctx, cancel = task.WithTimeout(parent, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
 	}
 	if err = u.dialTo(ctx, plan, conn); err != nil {
 		return fail(StageDial, err)
@@ -306,7 +307,7 @@ func (u *Upstream) awaitPermit(ctx context.Context) error {
 	if err == nil || u.cfg.AwaitIdentity == nil {
 		return err
 	}
-	mayWait(ctx)
+	task.Leave(ctx)
 	if err := u.cfg.AwaitIdentity(ctx); err != nil {
 		return &notReadyError{err}
 	}
@@ -425,7 +426,7 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 		}
 		results <- err
 	}
-	go collect(func() error { return first.hand(ctx, packet) })
+	task.Go(ctx, func() { collect(func() error { return first.hand(ctx, packet) }) })
 	for _, p := range plans {
 		go collect(func() error {
 			conn, err := u.attempt(ctx, p, 1, untold)
@@ -475,7 +476,7 @@ func (u *Upstream) reach(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			u.notReached(err)
-			pause(ctx, reachInterval)
+			task.Wait(ctx, reachInterval, nil)
 		}
 		if counted == maxGreetings {
 			u.log.Warn("upstream not reached yet", "upstream", u.cfg.Name, "cause", enoughGreetings)
@@ -500,19 +501,6 @@ func (c *upstreamConn) tryAlone(ctx context.Context) *Error {
 func (u *Upstream) timed(p Phase, start time.Time) {
 	if u.observer.Phase != nil {
 		u.observer.Phase(u.cfg.Name, p, time.Since(start))
-	}
-}
-
-// pause waits for d, or for the end of ctx, whose error it returns.
-func pause(ctx context.Context, d time.Duration) error {
-	mayWait(ctx)
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 )
 
 // watchDelay is how long establishing may wait before the client is watched: a
@@ -31,7 +32,7 @@ func (s *session) watchDownstream(ctx context.Context) *watch {
 		return nil
 	}
 	w := &watch{session: s}
-	w.forget = onWait(ctx, func() {
+	w.forget = task.OnLeave(ctx, func() {
 		w.done = make(chan struct{})
 		w.timer = time.AfterFunc(watchDelay, w.run) // stop waits for it
 	})

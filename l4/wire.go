@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"ambassador/l4/task"
 	"context"
 	"fmt"
 	"net"
@@ -15,20 +16,14 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interv
 // deadliner is what boundIO needs of a connection.
 type deadliner interface{ SetDeadline(time.Time) error }
 
-// past is a deadline that ends what waits.
+// past is a deadline that ends every wait.
 var past = time.Unix(1, 0)
 
-// boundIO bounds all reading and writing on the connections by ctx, which has a
-// deadline. The function it returns takes the bound away again; where the
-// connections are closed anyway it need not be called, only ctx cancelled.
+// boundIO bounds all reading and writing on the connections by ctx, which has a deadline.
+// For a task on its loop ctx's cancellation counts from the first wait. Unbound takes
+// the bound away again; it need not be called where the connections are closed anyway,
+// only ctx cancelled.
 func boundIO(ctx context.Context, conns ...deadliner) (unbound func()) {
-	mayWait(ctx)
-	return limitIO(ctx, conns...)
-}
-
-// limitIO is boundIO for a session that may stay on its loop: ctx's cancellation
-// counts from the first wait.
-func limitIO(ctx context.Context, conns ...deadliner) (unbound func()) {
 	set := func(t time.Time) {
 		for _, c := range conns {
 			c.SetDeadline(t)
@@ -38,7 +33,7 @@ func limitIO(ctx context.Context, conns ...deadliner) (unbound func()) {
 	set(by)
 	var cut chan struct{}
 	var stop func() bool
-	forget := onWait(ctx, func() {
+	forget := task.OnLeave(ctx, func() {
 		cut = make(chan struct{})
 		stop = context.AfterFunc(ctx, func() {
 			defer close(cut)

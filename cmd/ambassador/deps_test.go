@@ -22,11 +22,12 @@ import (
 var ours = map[string][]string{
 	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/htpasswd", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
 		"ambassador/certs/files", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/certs/embedded", "ambassador/policy"},
-	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/policy"},
+	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/l4/task", "ambassador/policy"},
 	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
 	"ambassador/l4/preface":     {"ambassador/policy"}, // ParseHost: rules and clients spell host names alike
 	"ambassador/l4/relay":       {},
 	"ambassador/l4/starttls":    {},
+	"ambassador/l4/task":        {},
 	"ambassador/certs":          {},
 	"ambassador/certs/files":    {"ambassador/certs"},
 	"ambassador/certs/step":     {"ambassador/certs"},

@@ -28,3 +28,7 @@ func (l *plainListener) Serve(f func(net.Conn)) (n int, err error) {
 		f(conn)
 	}
 }
+
+// Leaver is told before a call waits, so that the caller's goroutine can be given back
+// to an event loop first.
+type Leaver interface{ Leave() }

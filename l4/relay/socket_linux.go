@@ -37,6 +37,7 @@ type Socket struct {
 	conn *net.TCPConn // guarded by mu; nil before it is in Go's poller
 	err  error        // guarded by mu; why there is no conn
 
+	leaver          Leaver    // guarded by mu; told before a wait; nil: nobody is
 	loop            *loop     // guarded by mu; which waits for its bytes; nil: none
 	arrived         func()    // guarded by mu; see Await
 	missed          bool      // guarded by mu; something came, and nobody was to be told
@@ -60,6 +61,26 @@ func TCP(c net.Conn) (*net.TCPConn, bool) {
 	}
 	conn, ok := c.(*net.TCPConn)
 	return conn, ok
+}
+
+// SetLeaver makes the socket call l before a Read or Write that has to wait.
+func (s *Socket) SetLeaver(l Leaver) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaver = l
+}
+
+// poll gives the socket to Go's poller for a Read or Write that has to wait there.
+func (s *Socket) poll() (*net.TCPConn, error) {
+	s.mu.Lock()
+	l := s.leaver
+	s.mu.Unlock()
+	if l != nil {
+		l.Leave()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.adopt()
 }
 
 // adopt gives the socket to Go's poller. Mu is held.
@@ -98,8 +119,8 @@ func (s *Socket) Read(b []byte) (int, error) {
 			return n, err
 		}
 	}
-	c, err := s.adopt()
 	s.mu.Unlock()
+	c, err := s.poll()
 	if err != nil {
 		return 0, err
 	}
@@ -165,8 +186,8 @@ func (s *Socket) Write(b []byte) (n int, err error) {
 			return n, err
 		}
 	}
-	c, err := s.adopt()
 	s.mu.Unlock()
+	c, err := s.poll()
 	if err != nil {
 		return n, err
 	}
@@ -418,7 +439,7 @@ func (s *Socket) taken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := s.fd
-	s.fd = -1
+	s.fd, s.leaver = -1, nil
 	return was >= 0
 }
 
@@ -442,17 +463,17 @@ func bigEndian(port uint16) uint16 {
 
 // Dial connects to an address without a zone, and returns a connection for Plain
 // or for a Transport. The error is, or wraps, the system's error number or that
-// of ctx. The socket is not bound first, so that ports do not run out. Wait is
-// called before waiting, which a dial to this host does not need. KeepAlive is not
-// changed afterwards.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
-	return e.DialMarked(ctx, to, 0, keepAlive, wait)
+// of ctx. The socket is not bound first, so that ports do not run out. L, if not nil, is
+// called before the dial has to wait, which one to this host does not, and becomes the
+// connection's SetLeaver. KeepAlive is not changed afterwards.
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
+	return e.DialMarked(ctx, to, 0, keepAlive, l)
 }
 
 // DialMarked is Dial from a socket with a mark; 0 is none. The error may also wrap
 // a *MarkError.
-func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
-	s, err := e.connect(ctx, to, mark, wait)
+func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
+	s, err := e.connect(ctx, to, mark, l)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
@@ -461,7 +482,7 @@ func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, ke
 	return s, nil
 }
 
-func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, wait func()) (*Socket, error) {
+func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, l Leaver) (*Socket, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -474,6 +495,7 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, wait 
 		return nil, ioError("socket", errno)
 	}
 	s := newSocket(e, int32(n), to, nil)
+	s.leaver = l
 	if mark != 0 {
 		if err := SetMark(uintptr(s.fd), mark); err != nil {
 			closeFD(s.fd)
@@ -496,7 +518,9 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, wait 
 			err = ioError("connect", syscall.ECONNREFUSED)
 		}
 	case syscall.EALREADY, syscall.EINPROGRESS:
-		wait()
+		if l != nil {
+			l.Leave()
+		}
 		err = e.awaitConnect(ctx, s.fd, to)
 	default:
 		err = ioError("connect", errno)

@@ -31,7 +31,7 @@ func newSockets(t *testing.T, e *Engine) (dialled, accepted *Socket) {
 	defer l.Close()
 	got := make(chan net.Conn, 1)
 	go l.Serve(func(c net.Conn) { got <- c }) // Close ends it
-	c, err := e.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), &net.KeepAliveConfig{}, func() {})
+	c, err := e.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), &net.KeepAliveConfig{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

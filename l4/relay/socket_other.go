@@ -20,17 +20,19 @@ func (e *Engine) Listen(ln net.Listener, _ *net.KeepAliveConfig) (Listener, erro
 }
 
 // Dial connects to an address. The error wraps the system's error number or that
-// of ctx. Wait is called before waiting.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
-	return e.DialMarked(ctx, to, 0, keepAlive, wait)
+// of ctx. L, if not nil, is called first: the dial waits.
+func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
+	return e.DialMarked(ctx, to, 0, keepAlive, l)
 }
 
 // DialMarked is Dial from a socket with a mark, which only Linux has; 0 is none.
-func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, wait func()) (net.Conn, error) {
+func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	if mark != 0 {
 		return nil, SetMark(0, mark)
 	}
-	wait()
+	if l != nil {
+		l.Leave()
+	}
 	d := net.Dialer{KeepAliveConfig: *keepAlive}
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, "tcp", to.String())

@@ -1,4 +1,4 @@
-package l4
+package task
 
 import (
 	"context"
@@ -27,10 +27,10 @@ func TestBoundedIsAContext(t *testing.T) {
 			var p, child pair
 			var cancel, cancelTheirs context.CancelFunc
 			if d := time.Duration(rng.IntN(12)-1) * time.Second; rng.IntN(4) > 0 {
-				p.ours, cancel = withTimeout(parent, d)
+				p.ours, cancel = WithTimeout(parent, d)
 				p.theirs, cancelTheirs = context.WithTimeout(parent, d)
 			} else {
-				p.ours, cancel = withCancel(parent)
+				p.ours, cancel = WithCancel(parent)
 				p.theirs, cancelTheirs = context.WithCancel(parent)
 			}
 			defer cancel()
@@ -44,7 +44,7 @@ func TestBoundedIsAContext(t *testing.T) {
 				defer endTheirs()
 			} else if rng.IntN(2) == 0 {
 				var end, endTheirs context.CancelFunc
-				child.ours, end = withTimeout(p.ours, 5*time.Second)
+				child.ours, end = WithTimeout(p.ours, 5*time.Second)
 				child.theirs, endTheirs = context.WithTimeout(p.theirs, 5*time.Second)
 				defer end()
 				defer endTheirs()
@@ -95,14 +95,14 @@ func TestBoundedIsAContext(t *testing.T) {
 	}
 }
 
-// What nobody waits for has no timer.
+// A context without a wait has no timer.
 func TestBoundedCostsNothing(t *testing.T) {
 	n := testing.AllocsPerRun(100, func() {
-		ctx, cancel := withTimeout(t.Context(), time.Minute)
+		ctx, cancel := WithTimeout(t.Context(), time.Minute)
 		if ctx.Err() != nil {
 			t.Error(ctx.Err())
 		}
-		inner, cancelInner := withTimeout(ctx, time.Second)
+		inner, cancelInner := WithTimeout(ctx, time.Second)
 		if inner.Err() != nil {
 			t.Error(inner.Err())
 		}

@@ -23,9 +23,9 @@ func (f *fixture) parked() (n int) {
 	return n
 }
 
-// places is how many sessions have one in the first listener's silence.
+// places is how many sessions have one among the parked ones of the first listener.
 func (f *fixture) places() int {
-	q := &f.listeners[0].route.Load().silence
+	q := &f.listeners[0].route.Load().parked
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.all.Len()
