@@ -76,8 +76,8 @@ func TestAwaitOfAPanic(t *testing.T) {
 	})
 }
 
-// A log that panics ends neither the process nor Attend.
-func TestAttendWithALogThatPanics(t *testing.T) {
+// A log that panics ends neither the process nor LogExpiry.
+func TestLogExpiryWithALogThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSource("me")
 		panics := make(chan string, 99)
@@ -87,7 +87,7 @@ func TestAttendWithALogThatPanics(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		handler := &panicking{at: "identity expires soon"}
-		go func() { s.Attend(ctx, slog.New(handler)); close(done) }() // awaited below
+		go func() { s.LogExpiry(ctx, slog.New(handler)); close(done) }() // awaited below
 		time.Sleep(55 * time.Minute)
 		cancel()
 		<-done

@@ -350,13 +350,13 @@ func TestRootsChangeAlone(t *testing.T) {
 	})
 }
 
-func TestAttendSaysWhenTheEndComes(t *testing.T) {
+func TestLogExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out syncBuffer
 		ctx, cancel := context.WithCancel(t.Context())
 		ca, s := newAuthority(t), NewSource("me")
 		var run sync.WaitGroup
-		run.Go(func() { s.Attend(ctx, slog.New(slog.NewTextHandler(&out, nil))) })
+		run.Go(func() { s.LogExpiry(ctx, slog.New(slog.NewTextHandler(&out, nil))) })
 		publish := func() {
 			s.Publish(ca.pair(t, "dns:me", func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now(), time.Now().Add(time.Hour) }), nil)
 		}

@@ -147,7 +147,7 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 		within, cancel := task.WithTimeout(ctx, c.upstream.soleTimeout())
 		defer cancel()
 		unbound := boundIO(within, c.raw)
-		err = c.dialogue.Alone(c.raw, cfg.ServerName)
+		err = c.dialogue.BeginProbe(c.raw, cfg.ServerName)
 		unbound()
 	}
 	if err != nil {

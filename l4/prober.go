@@ -253,7 +253,7 @@ func (p *prober) recognize(first []byte) {
 
 // countsTrials says whether the server takes trials for failed clients, as far as
 // the configuration tells.
-func (u *Upstream) countsTrials() bool { return u.protocol != nil && u.protocol.CountsTrials }
+func (u *Upstream) countsTrials() bool { return u.protocol != nil && u.protocol.CountsProbes }
 
 // countsTrial says whether the server takes a trial whose attempt ended with err
 // for a failed client: it has greeted, or was about to when we left.

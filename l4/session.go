@@ -231,7 +231,7 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	if out.Cancel != nil {
 		return s.sendCancel(ctx, conn, out.Cancel)
 	}
-	if out.Heard {
+	if out.Answered {
 		conn.succeeded()
 	}
 	return nil

@@ -194,7 +194,7 @@ func (m *identities) commit(next identitySet) {
 		ctx, cancel := context.WithCancel(m.ctx)
 		id.stop = cancel
 		m.all.Go(func() { m.keep(ctx, id) })
-		m.all.Go(func() { id.source.Attend(ctx, m.log) })
+		m.all.Go(func() { id.source.LogExpiry(ctx, m.log) })
 	}
 	m.running = next
 }

@@ -47,7 +47,7 @@ const (
 )
 
 func mysql() Protocol {
-	return Protocol{Name: mysqlName, NeedsClient: true, CountsTrials: true, LogsIn: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
+	return Protocol{Name: mysqlName, NeedsClient: true, CountsProbes: true, LogsIn: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
 }
 
 // mysqlDialogue is one connection's. All packets of both sides share one
@@ -71,7 +71,7 @@ func mysqlUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	d := &mysqlDialogue{greeting: greeting}
-	d.Dialogue = Dialogue{Begin: d.begin, Alone: mysqlAlone, LogIn: d.logIn, Finish: d.finish, Refuse: d.refuse}
+	d.Dialogue = Dialogue{Begin: d.begin, BeginProbe: mysqlAlone, LogIn: d.logIn, Finish: d.finish, Refuse: d.refuse}
 	return &d.Dialogue, nil
 }
 
@@ -182,7 +182,7 @@ func (d *mysqlDialogue) finish(downstream, upstream io.ReadWriter) (Outcome, err
 	d.down = leg{side: Downstream, rw: downstream, heard: true}
 	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}
 	err := d.authenticate()
-	return Outcome{Heard: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Outcome{Answered: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
 func (d *mysqlDialogue) authenticate() error {

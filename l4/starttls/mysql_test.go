@@ -91,7 +91,7 @@ func TestMySQL(t *testing.T) {
 			if down.unread() != behind || up.unread() != behind {
 				t.Errorf("left unread %q of the client, %q of the server", down.unread(), up.unread())
 			}
-			if !out.Heard || out.Up != int64(len(wantServer)-len(mysqlAsks)) || out.Down != int64(len(wantClient)) {
+			if !out.Answered || out.Up != int64(len(wantServer)-len(mysqlAsks)) || out.Down != int64(len(wantClient)) {
 				t.Errorf("Outcome %+v; sent %d and %d", out, len(wantServer), len(wantClient))
 			}
 		})
@@ -275,7 +275,7 @@ func TestMySQLAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := newWire("")
-	if err := d.Alone(up, "db"); err != nil {
+	if err := d.BeginProbe(up, "db"); err != nil {
 		t.Fatal(err)
 	}
 	if want := mysqlPacket(1, "\x00\x8a\x08\x00\x00\x00\x00\x01\x21"+strings.Repeat("\x00", 23)); up.out.String() != want {

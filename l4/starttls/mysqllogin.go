@@ -22,7 +22,7 @@ const (
 	mysqlSaltLen = 20
 )
 
-// logIn logs in under TLS, after Alone, and takes leave. The password itself goes
+// logIn logs in under TLS, after BeginProbe, and takes leave. The password itself goes
 // only to a server that asks for it under caching_sha2_password.
 func (d *mysqlDialogue) logIn(upstream io.ReadWriter, user, password string) error {
 	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}

@@ -152,7 +152,7 @@ func pgTalk(downstream, upstream io.ReadWriter, encrypted bool) (Outcome, error)
 		up:        leg{side: Upstream, rw: upstream, ifClosed: pgHintStartup},
 	}
 	cancel, err := d.run()
-	return Outcome{Cancel: cancel, Heard: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Outcome{Cancel: cancel, Answered: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
 // run is the client's requests, its startup message, and the server's messages

@@ -19,10 +19,10 @@ type Protocol struct {
 	// not for another client, and no other address can take its place.
 	NeedsClient bool
 
-	// CountsTrials says that to the server a connection that ends after its
+	// CountsProbes says that to the server a connection that ends after its
 	// greeting and before a login is a failed client, and that it locks a host out
 	// for too many of them in a row.
-	CountsTrials bool
+	CountsProbes bool
 
 	// LogsIn says that a trial can log in: see Dialogue.LogIn.
 	LogsIn bool
@@ -64,11 +64,11 @@ type Dialogue struct {
 	// TLS's.
 	Begin Part
 
-	// Alone is Begin for a trial, which has no client: serverName is whom the
+	// BeginProbe is Begin for a trial, which has no client: serverName is whom the
 	// trial wants. Nil if Begin is. Errors: those of Upgrade.
-	Alone func(upstream io.ReadWriter, serverName string) error
+	BeginProbe func(upstream io.ReadWriter, serverName string) error
 
-	// LogIn logs a trial in under TLS, after Alone, and takes leave, so that the
+	// LogIn logs a trial in under TLS, after BeginProbe, and takes leave, so that the
 	// server has seen a good client. Nil where Protocol.LogsIn is false. Errors:
 	// *RefusedError, whose server has given its verdict, and *SideError.
 	LogIn func(upstream io.ReadWriter, user, password string) error
@@ -114,9 +114,9 @@ type Outcome struct {
 	// a session; the upstream got nothing of it. Nil otherwise.
 	Cancel []byte
 
-	// Heard says that the server has sent a byte under TLS: it accepts our
+	// Answered says that the server has sent a byte under TLS: it accepts our
 	// certificate.
-	Heard bool
+	Answered bool
 
 	// Up and Down are the bytes of one side passed on to the other. What the
 	// dialogue says by itself (PostgreSQL's N) is not among them.

@@ -54,7 +54,7 @@ func TestUpgrade(t *testing.T) {
 			}
 			if d.Finish != nil {
 				out, err := d.Finish(down, newWire(""))
-				if want := (Outcome{Down: int64(len(tt.replayed))}); err != nil || out.Down != want.Down || out.Heard || out.Up != 0 {
+				if want := (Outcome{Down: int64(len(tt.replayed))}); err != nil || out.Down != want.Down || out.Answered || out.Up != 0 {
 					t.Errorf("Finish: %+v, %v, want %+v", out, err, want)
 				}
 			}
@@ -201,7 +201,7 @@ func TestParts(t *testing.T) {
 		if err != nil {
 			t.Fatal(p.Name, err)
 		}
-		if (d.Begin != nil) != p.NeedsClient || (d.Alone != nil) != p.NeedsClient {
+		if (d.Begin != nil) != p.NeedsClient || (d.BeginProbe != nil) != p.NeedsClient {
 			t.Errorf("%s: NeedsClient = %v, and the Dialogue is %+v", p.Name, p.NeedsClient, d)
 		}
 	}

@@ -36,7 +36,7 @@ func xmpp() Protocol {
 // xmppUpgrade says nothing: which host the stream is to, only the client knows.
 func xmppUpgrade(io.ReadWriter) (*Dialogue, error) {
 	d := new(xmppDialogue)
-	return &Dialogue{Begin: d.begin, Alone: xmppAlone, Finish: d.finish, Refuse: d.refuse}, nil
+	return &Dialogue{Begin: d.begin, BeginProbe: xmppAlone, Finish: d.finish, Refuse: d.refuse}, nil
 }
 
 // xmppDialogue is one connection's.

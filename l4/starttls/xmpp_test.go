@@ -61,7 +61,7 @@ func TestXMPP(t *testing.T) {
 			if down.unread() != behind || up.unread() != behind || up2.unread() != behind {
 				t.Errorf("left unread %q, %q, %q", down.unread(), up.unread(), up2.unread())
 			}
-			if out.Up != int64(len(tt.client)) || out.Down != 0 || out.Heard {
+			if out.Up != int64(len(tt.client)) || out.Down != 0 || out.Answered {
 				t.Errorf("Outcome %+v", out)
 			}
 		})

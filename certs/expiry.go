@@ -9,10 +9,10 @@ import (
 // warnAt is the part of a certificate's life that is left when the log warns.
 const warnAt = 1.0 / 6
 
-// Attend writes to the log when the source's certificate comes close to its end,
+// LogExpiry writes to the log when the source's certificate comes close to its end,
 // with a sixth of its life left, and when it has expired; each once for each
 // certificate. It ends with ctx, and leaves no goroutine behind.
-func (s *Source) Attend(ctx context.Context, log *slog.Logger) {
+func (s *Source) LogExpiry(ctx context.Context, log *slog.Logger) {
 	var said notice
 	for ctx.Err() == nil {
 		changed := s.Changed()
@@ -21,7 +21,7 @@ func (s *Source) Attend(ctx context.Context, log *slog.Logger) {
 			return nil
 		})
 		if err != nil {
-			log.Error("identity not attended", append([]any{"identity", s.name}, Cause(err)...)...)
+			log.Error("identity expiry not checked", append([]any{"identity", s.name}, Cause(err)...)...)
 		}
 		t := time.NewTimer(wallSlice)
 		select {
