@@ -21,9 +21,10 @@ var (
 	oidAuthorityKeyID           = asn1.ObjectIdentifier{2, 5, 29, 35}
 )
 
-var errTrailing = errors.New("there is something behind its end")
+var errTrailing = errors.New("trailing data")
 
-// elements are those of a DER SEQUENCE, or of whatever is constructed.
+// elements returns the elements of a DER SEQUENCE, or of any other constructed
+// value.
 func elements(der []byte) ([]asn1.RawValue, error) {
 	var all asn1.RawValue
 	rest, err := asn1.Unmarshal(der, &all)
@@ -36,7 +37,7 @@ func elements(der []byte) ([]asn1.RawValue, error) {
 	return inside(all)
 }
 
-// inside are the elements of a constructed value.
+// inside returns the elements of a constructed value.
 func inside(v asn1.RawValue) ([]asn1.RawValue, error) {
 	if !v.IsCompound {
 		return nil, errors.New("it has no elements")

@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// revocationList is one list, and what it speaks for (RFC 5280, 5).
+// revocationList is one list and the certificates that it covers (RFC 5280, 5).
 type revocationList struct {
 	// Static after construction.
 	list    *x509.RevocationList
 	issuer  string               // as text
-	serials map[string]time.Time // when, by serial number
+	serials map[string]time.Time // time of revocation, by serial number
 	scope   scope
-	fault   error // why nothing can be told from it, with the fix; nil if it can
+	fault   error // why the list cannot be used, with the fix; nil if it can
 
 	mu     sync.Mutex
-	signed map[string]bool // guarded by mu; whether that public key signed the list
+	signed map[string]bool // guarded by mu; whether this public key signed the list
 }
 
 func newRevocationList(l *x509.RevocationList) *revocationList {
@@ -33,9 +33,9 @@ func newRevocationList(l *x509.RevocationList) *revocationList {
 	return one
 }
 
-// readExtensions reads what changes the meaning of a list. The error is a list that
-// must not be used: RFC 5280, 5.2 and 5.3, has that of critical extensions that are
-// not known.
+// readExtensions reads the extensions that change the meaning of a list. It
+// returns an error for a list that must not be used: RFC 5280, 5.2 and 5.3,
+// forbids the use of a list with an unknown critical extension.
 func readExtensions(l *x509.RevocationList) (s scope, err error) {
 	if l.SignatureAlgorithm == x509.UnknownSignatureAlgorithm {
 		return s, errors.New("the algorithm of its signature is not known; let the CA sign with RSA, ECDSA or Ed25519")
@@ -71,13 +71,14 @@ func unknownExtension(what string, id asn1.ObjectIdentifier) error {
 	return fmt.Errorf("it has a critical %s that is not known, %v; give a list of the CA without it", what, id)
 }
 
-// errIndirect is a list in which one CA speaks for others.
+// errIndirect is returned for a list in which one CA revokes certificates of
+// others.
 var errIndirect = errors.New("it is an indirect list, which has certificates of several CAs; give a list that is the CA's own")
 
-// scope is which certificates of its CA a list speaks for: all, for the zero value.
+// scope says which certificates of its CA a list covers. The zero value: all.
 type scope struct {
-	users, cas bool     // for those of end entities alone, of CAs alone
-	points     [][]byte // for those that name one of these, each a GeneralName in DER; nil: for all
+	users, cas bool     // only those of end entities; only those of CAs
+	points     [][]byte // only those that name one of these, each a GeneralName in DER; nil: all
 }
 
 // parseScope reads an issuingDistributionPoint (RFC 5280, 5.2.5).
@@ -119,7 +120,7 @@ func damagedScope(err error) error {
 	return fmt.Errorf("its issuing distribution point cannot be read (%w); let the CA make another list", err)
 }
 
-// pointNames are the names of a distribution point, each in DER.
+// pointNames returns the names of a distribution point, each in DER.
 func pointNames(point asn1.RawValue) (out [][]byte, err error) {
 	choice, err := inside(point)
 	if err != nil {
@@ -138,15 +139,16 @@ func pointNames(point asn1.RawValue) (out [][]byte, err error) {
 	return out, err
 }
 
-// namedPoints are the distribution points that a certificate names, those left out
-// that have lists of other CAs, or for some reasons alone (RFC 5280, 4.2.1.13).
+// namedPoints returns the distribution points that a certificate names. It leaves
+// out those that have lists of other CAs, or lists for some reasons only (RFC
+// 5280, 4.2.1.13).
 func namedPoints(c *x509.Certificate) (out [][]byte) {
 	i := slices.IndexFunc(c.Extensions, func(e extension) bool { return e.Id.Equal(oidCRLDistributionPoints) })
 	if i < 0 {
 		return nil
 	}
 	points, err := elements(c.Extensions[i].Value)
-	if err != nil { // crypto/x509 has parsed it
+	if err != nil { // cannot be: crypto/x509 has parsed it
 		return nil
 	}
 	for _, p := range points {
@@ -161,7 +163,8 @@ func namedPoints(c *x509.Certificate) (out [][]byte) {
 	return out
 }
 
-// misses is why the list does not speak for a certificate of its CA; nil if it does.
+// misses says why the list does not cover a certificate of its CA; nil if it
+// does.
 func (s scope) misses(c *x509.Certificate) error {
 	ca := c.BasicConstraintsValid && c.IsCA
 	switch {
@@ -181,13 +184,14 @@ func (s scope) misses(c *x509.Certificate) error {
 	return errors.New("it is for certificates that name its distribution point; give the list that the certificate names, or the CA's complete list")
 }
 
-// inNameOf says whether the list is in the name of the CA, whatever key signed it.
-// Two encodings of one name are equal.
+// inNameOf reports whether the list is issued in the CA's name, by any key. Two
+// encodings of one name are equal.
 func (l *revocationList) inNameOf(issuer *x509.Certificate) bool {
 	return bytes.Equal(l.list.RawIssuer, issuer.RawSubject) || l.issuer == issuer.Subject.String()
 }
 
-// signedBy remembers the answers: there are as many as CAs of that name.
+// signedBy reports whether the CA's key signed the list. It caches the answers,
+// of which there are as many as CAs with that name.
 func (l *revocationList) signedBy(issuer *x509.Certificate) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -200,8 +204,8 @@ func (l *revocationList) signedBy(issuer *x509.Certificate) bool {
 	return ok
 }
 
-// unusable is why nothing can be told from a list that is in the CA's name, at any
-// time and of any certificate; nil if it can.
+// unusable says why a list in the CA's name can be used at no time and for no
+// certificate; nil if it can be used.
 func (l *revocationList) unusable(issuer *x509.Certificate) error {
 	switch {
 	case l.fault != nil:
@@ -214,7 +218,7 @@ func (l *revocationList) unusable(issuer *x509.Certificate) error {
 	return nil
 }
 
-// early is the error of a list that is not valid yet.
+// early returns an error if the list is not valid yet.
 func (l *revocationList) early(now time.Time) error {
 	if at := l.list.ThisUpdate; now.Before(at) {
 		return fmt.Errorf("it is valid from %s on, in %s; is the clock right?", at.UTC().Format(time.RFC3339), at.Sub(now).Round(time.Second))
@@ -222,7 +226,7 @@ func (l *revocationList) early(now time.Time) error {
 	return nil
 }
 
-// late is the error of a list that has expired.
+// late returns an error if the list has expired.
 func (l *revocationList) late(now time.Time) error {
 	if at := l.list.NextUpdate; !at.IsZero() && now.After(at) {
 		return fmt.Errorf("it expired at %s; put a new list in the crl file", at.UTC().Format(time.RFC3339))

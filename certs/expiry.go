@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// warnAt is the part of a certificate's life that is left when the log warns.
+// warnAt is the fraction of a certificate's life that is left when the log warns.
 const warnAt = 1.0 / 6
 
-// LogExpiry writes to the log when the source's certificate comes close to its end,
-// with a sixth of its life left, and when it has expired; each once for each
-// certificate. It ends with ctx, and leaves no goroutine behind.
+// LogExpiry logs a warning when a sixth of the life of the source's certificate is
+// left, and an error when it has expired; each once for each certificate. It
+// returns when ctx ends, and leaves no goroutine behind.
 func (s *Source) LogExpiry(ctx context.Context, log *slog.Logger) {
-	var said notice
+	var n notice
 	for ctx.Err() == nil {
 		changed := s.Changed()
 		err := s.Guard(PartSource, func() error {
-			said.tell(s.Status(), time.Now(), log)
+			n.log(s.Status(), time.Now(), log)
 			return nil
 		})
 		if err != nil {
@@ -33,14 +33,15 @@ func (s *Source) LogExpiry(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// notice is what the log has been told of the certificate with that serial number.
+// notice records what was logged about the certificate with that serial number.
 type notice struct {
 	serial          string
 	warned, expired bool
 }
 
-// tell says what is due, once even if that panics.
-func (n *notice) tell(st Status, now time.Time, log *slog.Logger) {
+// log writes the line that is due. It sets the flag first, so that a panic of the
+// logger does not repeat the line.
+func (n *notice) log(st Status, now time.Time, log *slog.Logger) {
 	if n.serial != st.Serial {
 		*n = notice{serial: st.Serial}
 	}
@@ -48,7 +49,7 @@ func (n *notice) tell(st Status, now time.Time, log *slog.Logger) {
 		return
 	}
 	left, life := st.NotAfter.Sub(now.Round(0)), st.NotAfter.Sub(st.NotBefore)
-	if !st.NextRenewal.IsZero() && st.LoadedAt.After(st.NotBefore) { // CAs date back
+	if !st.NextRenewal.IsZero() && st.LoadedAt.After(st.NotBefore) { // CAs date certificates back
 		life = st.NotAfter.Sub(st.LoadedAt.Round(0))
 	}
 	switch {
@@ -63,7 +64,7 @@ func (n *notice) tell(st Status, now time.Time, log *slog.Logger) {
 
 func orNone(s string) string {
 	if s == "" {
-		return "no new certificate has come"
+		return "no new certificate was issued"
 	}
 	return s
 }

@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 )
 
-// Folder is a folder of which only we and root can have written what is in it. It is
-// the folder that was checked, whatever is at its path meanwhile. Its owner calls
+// Folder is an open folder that only we and root can have written to. It stays
+// the folder that was checked, whatever replaces its path later. Its owner calls
 // Close.
 type Folder struct{ root *os.Root }
 
-// MakeFolder makes a folder of mode 0700 where there is none, and opens it.
+// MakeFolder opens a folder, and creates it with mode 0700 if it does not exist.
 func MakeFolder(path string) (*Folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
@@ -22,9 +22,9 @@ func MakeFolder(path string) (*Folder, error) {
 	return OpenFolder(path)
 }
 
-// OpenFolder opens a folder. The error is a *fs.PathError; it says so if others can
-// write there, or have written there. Symbolic links on the way are followed: systemd
-// makes one of a state folder, and what counts is where it leads.
+// OpenFolder opens a folder. It returns a *fs.PathError if others can write to
+// the folder or own it. Symbolic links in the path are followed, because systemd
+// makes one of a state folder: the check applies to the target.
 func OpenFolder(path string) (*Folder, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -33,7 +33,7 @@ func OpenFolder(path string) (*Folder, error) {
 	info, err := root.Stat(".")
 	if err == nil {
 		if err = checkOurs(info, false); err != nil {
-			err = fmt.Errorf("%w, or give a folder in it: one that is not there is made", err)
+			err = fmt.Errorf("%w, or give a folder inside it: a missing folder is created", err)
 		}
 	}
 	if err != nil {
@@ -43,12 +43,12 @@ func OpenFolder(path string) (*Folder, error) {
 	return &Folder{root}, nil
 }
 
-// Close lets go of the folder.
+// Close closes the folder.
 func (f *Folder) Close() { f.root.Close() }
 
-// Check says what is wrong with a file: it must be a regular one that only we and
-// root can have written; if secret, that only we can read. One that is not there is
-// an error of fs.ErrNotExist.
+// Check returns an error unless the file is a regular file that only we and root
+// can have written; if secret, only we may read it. For a missing file the error
+// is fs.ErrNotExist.
 func (f *Folder) Check(name string, secret bool) error {
 	info, err := f.root.Lstat(name)
 	return f.judge(name, info, err, secret)
@@ -67,10 +67,10 @@ func (f *Folder) judge(name string, info fs.FileInfo, err error, secret bool) er
 	return nil
 }
 
-// maxStored bounds a file in a folder of ours: certificates and keys have a few KiB.
+// maxStored bounds a file in such a folder: certificates and keys have a few KiB.
 const maxStored = 4 << 20
 
-// Read reads a file that Check has nothing against.
+// Read reads a file that passes Check.
 func (f *Folder) Read(name string, secret bool) ([]byte, error) {
 	if err := f.Check(name, secret); err != nil {
 		return nil, err
@@ -83,8 +83,8 @@ func (f *Folder) Read(name string, secret bool) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, maxStored))
 }
 
-// Create opens a file for reading and writing, and makes it, with mode 0600, where
-// there is none. Of one that is there it wants what Check does.
+// Create opens a file for reading and writing, and creates it with mode 0600 if
+// it does not exist. An existing file must pass Check.
 func (f *Folder) Create(name string) (*os.File, error) {
 	file, err := f.root.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -98,10 +98,10 @@ func (f *Folder) Create(name string) (*os.File, error) {
 	return file, nil
 }
 
-// Replace writes a file beside the old one and puts it in its place: a process that
-// is killed in between leaves the old one. A link in the place of either is not
-// followed, what an earlier kill left is overwritten, and what is written lasts
-// through a crash of the system.
+// Replace writes a new file beside the old one and renames it into place, so that
+// a process killed in between leaves the old file. It follows no link in place of
+// either, overwrites what an earlier kill left, and syncs: the file survives a
+// crash of the system.
 func (f *Folder) Replace(name string, text []byte, mode fs.FileMode) error {
 	draft := name + ".new"
 	if err := f.root.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +124,7 @@ func (f *Folder) Replace(name string, text []byte, mode fs.FileMode) error {
 	return f.sync()
 }
 
-// sync makes a rename last.
+// sync makes a rename durable.
 func (f *Folder) sync() error {
 	dir, err := f.root.Open(".")
 	if err != nil {
@@ -134,7 +134,7 @@ func (f *Folder) sync() error {
 	return dir.Sync()
 }
 
-// pathless takes the path out of an error that is put into another *fs.PathError.
+// pathless removes the path from an error that is put into another *fs.PathError.
 func pathless(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {

@@ -6,7 +6,7 @@ import (
 	"runtime/debug"
 )
 
-// PanicError is a panic that has ended one try of a part of the process, and not the
+// PanicError is a panic that was recovered. It ended one attempt of a part of the
 // process.
 type PanicError struct {
 	Value any // of the panic
@@ -15,23 +15,23 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("internal error: panic: %v", e.Value) }
 
-// The parts of an identity's source that go on after a panic in them, as
-// Source.OnPanic names them.
+// The parts of an identity's source that continue after a panic. Source.OnPanic
+// gets their names.
 const (
-	PartSource = "source" // what keeps the identity current
-	PartIssuer = "issuer" // what gets a certificate
-	PartRoots  = "roots"  // what follows the CA's roots
-	PartFiles  = "files"  // what reads and watches files
+	PartSource = "source" // watches the identity's expiry
+	PartIssuer = "issuer" // gets certificates
+	PartRoots  = "roots"  // follows the CA's roots
+	PartFiles  = "files"  // reads and watches files
 )
 
-// Parts lists them all.
+// Parts lists all parts.
 func Parts() []string { return []string{PartSource, PartIssuer, PartRoots, PartFiles} }
 
-// Guard calls try, and turns a panic in it into a *PanicError, which OnPanic is told.
-// Part is one of a few names: it becomes the label of a metric. Everything that runs
-// for a Source in a goroutine of its own, and reads what others have sent or written,
-// does so within Guard: what a library makes of that must not end the process. Guard
-// cannot reach goroutines that libraries start.
+// Guard calls try. It turns a panic into a *PanicError and calls OnPanic with
+// part, which is one of a few names because it becomes the label of a metric.
+// Every goroutine of a Source that reads foreign input works within Guard, so
+// that a bug in a library does not end the process. Guard cannot reach goroutines
+// that libraries start.
 func (s *Source) Guard(part string, try func() error) (err error) {
 	defer func() {
 		v := recover()
@@ -46,8 +46,8 @@ func (s *Source) Guard(part string, try func() error) (err error) {
 	return try()
 }
 
-// Cause are the attributes of a log line that say why something failed: the text,
-// and where it was if it is a panic.
+// Cause returns the log attributes of a failure: the text and, for a panic, the
+// stack.
 func Cause(err error) []any {
 	args := []any{"cause", err.Error()}
 	var p *PanicError

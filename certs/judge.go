@@ -10,15 +10,14 @@ import (
 	"time"
 )
 
-// ErrPrincipal is wrapped by a PeerError whose peer proved who it is, by a
-// verified chain, and is none of the principals.
+// ErrPrincipal is wrapped by the PeerError of a peer that proved its names by a
+// verified chain but matches none of the principals.
 var ErrPrincipal = errors.New("not one of the principals")
 
-// PeerError is why a peer's certificate is not accepted, in words and with the
-// mend.
+// PeerError says why a peer's certificate is not accepted, and how to fix that.
 type PeerError struct {
 	text string
-	// Err is what crypto/x509 said, ErrPrincipal, or nil.
+	// Err is the error of crypto/x509, ErrPrincipal, ErrRevoked, or nil.
 	Err error
 }
 
@@ -27,15 +26,15 @@ func (e *PeerError) Error() string { return e.text }
 // Unwrap returns Err.
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// peer is whom a judge judges.
+// peer is the role of the side that a judge verifies.
 type peer string
 
 const (
-	theServer peer = "" // which a client of ours talks to
+	theServer peer = "" // we are the client
 	theClient peer = "client"
 )
 
-// String is the peer in a message.
+// String is the role in a message.
 func (p peer) String() string {
 	if p == theServer {
 		return "server"
@@ -43,7 +42,8 @@ func (p peer) String() string {
 	return string(p)
 }
 
-// usage is the extended key usage that the peer's certificate needs, and its name.
+// usage returns the extended key usage that the peer's certificate needs, and its
+// name.
 func (p peer) usage() (x509.ExtKeyUsage, string) {
 	if p == theServer {
 		return x509.ExtKeyUsageServerAuth, "serverAuth"
@@ -51,7 +51,7 @@ func (p peer) usage() (x509.ExtKeyUsage, string) {
 	return x509.ExtKeyUsageClientAuth, "clientAuth"
 }
 
-// rootsKey is where the configuration has the roots that verify the peer.
+// rootsKey is the configuration key of the roots that verify the peer.
 func (p peer) rootsKey() string {
 	if p == theServer {
 		return "tls.ca (--ca)"
@@ -59,21 +59,21 @@ func (p peer) rootsKey() string {
 	return "tls.ca of the listener"
 }
 
-// judge decides whether a peer is the one we want. It is immutable, but for what
-// it remembers.
+// judge verifies the certificates of peers under one policy and one generation.
+// It is immutable, except for its cache.
 type judge struct {
 	peer       peer
-	name       string // of the host; not looked at with principals
+	name       string // of the host; not checked if there are principals
 	principals Principals
 	roots      *x509.CertPool            // nil: the system's
-	whose      string                    // the roots, in words
+	whose      string                    // describes the roots, for messages
 	domains    map[string]*x509.CertPool // see Roots; nil: not kept apart
 	revoked    *Revocations              // may be nil
 	listed     bool                      // the CA of a leaf must have a list in revoked
-	verified   *verified                 // nil: nothing is remembered
+	verified   *verified                 // cache of verified chains; nil: none
 }
 
-// verify judges the peer's certificates, leaf first, at a moment. The error is a
+// verify checks the peer's certificates, leaf first, at now. The error is a
 // *tls.CertificateVerificationError around a *PeerError.
 func (j *judge) verify(peer []*x509.Certificate, now time.Time) error {
 	if err := j.judge(peer, now); err != nil {
@@ -82,8 +82,8 @@ func (j *judge) verify(peer []*x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// judge looks at pins first: a pin stands instead of a chain, and of all that a
-// CA would vouch for, the dates included (as in RFC 7671, 5.1).
+// judge checks pins first: a pin replaces the chain, and with it everything that
+// a CA vouches for, including the dates (as in RFC 7671, 5.1).
 func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 	if len(peer) == 0 {
 		return &PeerError{text: fmt.Sprintf("the %s sent no certificate", j.peer)}
@@ -116,8 +116,8 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// proved names the peer whose leaf was accepted: by the first of principals that
-// it proves, in the order in which judge asks.
+// proved returns the peer's name once its leaf was accepted: that of the first
+// principal that it proves, in the order in which judge checks them.
 func (j *judge) proved(leaf *x509.Certificate) string {
 	pinned, chained := j.principals.split()
 	if p, ok := pinned.MatchCertificate(leaf); ok {
@@ -144,9 +144,9 @@ func noSPIFFEID(leaf *x509.Certificate) string {
 	return ""
 }
 
-// vouching gives the roots that vouch for the leaf. Domain is not empty if they
-// are those of another trust domain than ours: then they vouch for the leaf's
-// SPIFFE ID alone.
+// vouching returns the roots that verify the leaf. Domain is set if they belong
+// to another trust domain than ours: then they vouch only for the leaf's SPIFFE
+// ID.
 func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain string, roots *x509.CertPool, err error) {
 	if j.domains == nil || len(chained.ofSPIFFE()) == 0 {
 		return "", j.roots, nil
@@ -168,8 +168,8 @@ func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain str
 	return id, roots, nil
 }
 
-// chain verifies the leaf up to one of the roots, as the peer's. What it has
-// verified before it need not verify again: revocation is looked at every time.
+// chain verifies the leaf up to one of the roots. A chain in the cache is not
+// verified again, but revocation is checked every time.
 func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
 	if j.verified == nil {
 		_, err := j.build(peer, roots, now)
@@ -186,7 +186,8 @@ func (j *judge) chain(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 	return err
 }
 
-// build makes the chains from the leaf to the roots, none of which is revoked.
+// build returns the chains from the leaf to the roots. At least one of them has
+// no revoked certificate.
 func (j *judge) build(peer []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
 	usage, _ := j.peer.usage()
 	opts := x509.VerifyOptions{Roots: roots, CurrentTime: now, Intermediates: x509.NewCertPool(),
@@ -201,7 +202,7 @@ func (j *judge) build(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 	return chains, j.revoked.check(chains, j.listed, now)
 }
 
-// explain puts into words what crypto/x509 found wrong with a chain.
+// explain turns an error of crypto/x509 into a PeerError.
 func (j *judge) explain(leaf *x509.Certificate, now time.Time, err error) error {
 	var (
 		invalid x509.CertificateInvalidError
@@ -242,7 +243,7 @@ func (j *judge) explainInvalid(leaf *x509.Certificate, now time.Time, invalid x5
 	return whose + ": " + invalid.Error()
 }
 
-// host checks the name that the connection is meant for.
+// host checks that the leaf is valid for the configured host name.
 func (j *judge) host(leaf *x509.Certificate) error {
 	name := j.name
 	if ip, err := netip.ParseAddr(name); err == nil {
@@ -264,13 +265,13 @@ func (j *judge) host(leaf *x509.Certificate) error {
 }
 
 // maxListed and maxText bound the names in a message: some certificates have
-// hundreds, and the peer chooses how long they are.
+// hundreds, and the peer chooses their length.
 const (
 	maxListed = 8
 	maxText   = 256 // bytes; a DNS name has 253
 )
 
-// short cuts what a certificate says.
+// short truncates text from a certificate.
 func short(s string) string {
 	if len(s) > maxText {
 		return strings.ToValidUTF8(s[:maxText], "") + "…"

@@ -8,11 +8,12 @@ import (
 	"syscall"
 )
 
-// CheckMode judges a file that somebody else has put there for us. The error is one
-// that every user of this host may write: what it says is anybody's, and it must not
-// be used. The warning is a secret that every user may read; it may be nothing (a
-// folder above may keep them out, and Kubernetes mounts secrets so), and is to be
-// said. What the file's group may do is left to those who chose the group.
+// CheckMode checks the mode of a file that was provided to us. It returns an
+// error if every user of this host may write the file: it could hold anybody's
+// data, and must not be used. It returns a warning if every user may read a
+// secret. That may be harmless (a folder above may keep them out, and Kubernetes
+// mounts secrets so), but is to be reported. The group's permissions are not
+// checked: the group was chosen by the file's owner.
 func CheckMode(info fs.FileInfo, secret bool) (warning, err error) {
 	const (
 		othersWrite = 0o002
@@ -27,12 +28,12 @@ func CheckMode(info fs.FileInfo, secret bool) (warning, err error) {
 	return nil, nil
 }
 
-// Exposed is the warning of CheckMode for the secret at a path, which it names; nil if
-// there is none.
+// Exposed returns CheckMode's warning for the secret at a path, with the path;
+// nil if there is none.
 func Exposed(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil // it is said where the file is read
+		return nil // the read of the file reports it
 	}
 	if warning, _ := CheckMode(info, true); warning != nil {
 		return fmt.Errorf("%s: %w", path, warning)
@@ -40,8 +41,8 @@ func Exposed(path string) error {
 	return nil
 }
 
-// checkOurs is nil for a folder or a file that only we and root can have written. If
-// secret, only we may read it, too.
+// checkOurs returns nil for a folder or file that only we and root can have
+// written. If secret, only we may read it.
 func checkOurs(info fs.FileInfo, secret bool) error {
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	us := os.Geteuid()

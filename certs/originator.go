@@ -9,33 +9,34 @@ import (
 	"time"
 )
 
-// ClientPolicy is how we begin TLS with one upstream, and whom we accept there.
-// The zero value has no certificate of ours, and verifies the endpoint's host up
-// to the system's roots.
+// ClientPolicy says how we begin TLS with one upstream, and which certificates we
+// accept there. The zero value sends no certificate, and verifies the endpoint's
+// host up to the system's roots.
 type ClientPolicy struct {
-	// Source is our identity. If nil, we have no certificate.
+	// Source is our identity. If nil, we send no certificate.
 	Source *Source
-	// Roots has the roots that verify the peer, and its generations are followed
-	// as those of Source are. If nil, the identity's roots do it, and if it brings
-	// none, the system's.
+	// Roots has the roots that verify the peer; its new generations are used as
+	// they appear. If nil, the identity's roots are used, and if it has none, the
+	// system's.
 	Roots *Source
-	// SystemRoots asks for the system's roots, whatever Roots and the identity
-	// have.
+	// SystemRoots selects the system's roots, even if Roots or the identity has
+	// others.
 	SystemRoots bool
-	// ServerName is sent as SNI, unless it is an IP address, and without
-	// Principals it is what the peer's certificate must be for. If empty, it is
-	// the endpoint's host.
+	// ServerName is sent as SNI, unless it is an IP address. Without Principals
+	// the peer's certificate must be valid for it. If empty, it is the endpoint's
+	// host.
 	ServerName string
-	// Principals, if any, are what the peer must prove instead of ServerName.
+	// Principals, if any, replace the check of ServerName: the peer must prove
+	// one.
 	Principals Principals
-	// MinVersion is one of crypto/tls. If zero, it is TLS 1.2. The highest is
-	// always TLS 1.3.
+	// MinVersion is a version constant of crypto/tls. If zero, TLS 1.2. The
+	// highest version is always TLS 1.3.
 	MinVersion uint16
-	// ALPN are the protocols offered, the preferred one first (RFC 7301). A server
-	// that selects another is refused. One that selects none is accepted: it may know
-	// no ALPN, and speak the protocol nevertheless.
+	// ALPN lists the protocols offered, the preferred one first (RFC 7301). A
+	// server that selects another is refused. A server that selects none is
+	// accepted: it may not know ALPN and still speak the protocol.
 	ALPN []string
-	// SkipVerify accepts any peer, whatever Principals says.
+	// SkipVerify accepts any peer, even if Principals is set.
 	SkipVerify bool
 }
 
@@ -59,15 +60,15 @@ type configEntry struct {
 }
 
 // maxConfigs bounds the addresses whose configuration and session are kept: more
-// than the addresses of most upstreams, at about 5 KiB each.
+// than most upstreams have, at about 5 KiB each.
 const maxConfigs = 256
 
-// sessionsKept is how many sessions a cache holds. crypto/tls keeps the newest of
-// each server name, and there is one name to an address.
+// sessionsKept is the size of a session cache. crypto/tls keeps the newest
+// session of each server name, and an address has one name.
 const sessionsKept = 1
 
-// NewOriginator makes an originator. What the policy points to must not be
-// modified afterwards.
+// NewOriginator makes an originator. The objects that the policy points to must
+// not be modified afterwards.
 func NewOriginator(p ClientPolicy) *Originator {
 	if p.MinVersion == 0 {
 		p.MinVersion = tls.VersionTLS12
@@ -80,16 +81,16 @@ func NewOriginator(p ClientPolicy) *Originator {
 	return &Originator{policy: p, configs: map[configKey]*list.Element{}, recent: list.New()}
 }
 
-// Config is the configuration for one connection to address ("10.0.0.7:5432"),
-// which an endpoint configured as host resolved to. It must not be modified. It
-// is the same as long as the generation of the identity and of the roots is, so
-// that sessions are resumed and nothing is allocated; with a new generation, all
-// sessions of the old one are dropped. The error wraps ErrNotReady.
+// Config returns the configuration for one connection to address
+// ("10.0.0.7:5432"), which an endpoint configured as host resolved to. It must
+// not be modified. It stays the same while the generations of the identity and of
+// the roots do, so that sessions are resumed and nothing is allocated. A new
+// generation drops all sessions of the old one. The error wraps ErrNotReady.
 //
 // A handshake that fails because of the peer's certificate returns a
-// *tls.CertificateVerificationError around a *PeerError. The certificate
-// configured is sent whatever CAs the server says it knows: its refusal tells
-// more than our silence would.
+// *tls.CertificateVerificationError around a *PeerError. The configured
+// certificate is sent whatever CAs the server accepts: the server's refusal says
+// more than an empty certificate would.
 func (o *Originator) Config(host, address string) (*tls.Config, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -119,22 +120,21 @@ func (o *Originator) Config(host, address string) (*tls.Config, error) {
 	return config, nil
 }
 
-// trust is what a policy verifies by.
+// trust is what a policy verifies peers with.
 type trust struct {
 	roots      *Roots       // nil: the system's
-	whose      string       // in words
-	revoked    *Revocations // the identity's, whosever the roots are; may be nil
+	whose      string       // describes roots, for messages
+	revoked    *Revocations // the identity's, with any roots; may be nil
 	listed     bool         // the CAs of leaves must have a list in revoked
 	generation uint64       // of the Source of roots; 0 without
 }
 
-// trustedBy are the roots that verify the other side now: the system's if they are
-// asked for, else those of given, else those of the identity, which are in snap,
-// else none, which is the system's.
+// trustedBy returns the roots that verify the other side now: the system's if
+// system is set, else given's, else the identity's (in snap), else the system's.
 //
-// An identity's lists are for its own roots: of those, and where it has none of those
-// given, each CA of a leaf must have one. Of others, the system's say, a CA without a
-// list is accepted.
+// An identity's revocation lists are for its own roots: below those, or if it has
+// none, below given's, each CA of a leaf must have a list. Below other roots,
+// like the system's, a CA without a list is accepted.
 func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 	t := trust{whose: "the system's", revoked: snap.Roots.revoked()}
 	switch {
@@ -153,10 +153,10 @@ func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 
 // config makes a configuration for one address and one generation.
 //
-// InsecureSkipVerify turns off only what crypto/tls would do by itself, which
-// checks a host name and knows no principals. VerifyConnection does all of it
-// instead, because it is called for every connection; VerifyPeerCertificate is
-// not called when a session is resumed.
+// InsecureSkipVerify turns off the checks of crypto/tls, which checks a host name
+// and knows no principals. VerifyConnection does all checks instead, because it
+// is called for every connection; VerifyPeerCertificate is not called when a
+// session is resumed.
 func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *tls.Config {
 	name := p.ServerName
 	if name == "" {
@@ -168,7 +168,7 @@ func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *
 		MaxVersion:         tls.VersionTLS13,
 		NextProtos:         p.ALPN,
 		InsecureSkipVerify: true,
-		// Small first records are for readers that show a page while it loads.
+		// Small first records only help a client that renders while it loads.
 		DynamicRecordSizingDisabled: true,
 		ClientSessionCache:          tls.NewLRUClientSessionCache(sessionsKept),
 	}
@@ -182,8 +182,8 @@ func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *
 	return c
 }
 
-// offer is the last look at our certificate before it is sent: it may have
-// expired since Config.
+// offer checks our certificate again before it is sent: it may have expired since
+// Config.
 func offer(cert *tls.Certificate, now time.Time) (*tls.Certificate, error) {
 	if err := Validity(cert.Leaf, now); err != nil {
 		return nil, fmt.Errorf("identity %w: %w", ErrNotReady, err)

@@ -18,14 +18,14 @@ import (
 //	spiffe://domain/path   the only URI of the certificate; * is a whole segment, a final /** one or more
 //	dns:db.internal        a DNS name; dns:*.internal has any leftmost label
 //	ip:10.0.0.7            an IP address
-//	spki:sha256/BASE64     the certificate's public key, instead of a chain (the pin of RFC 7469)
-//	any                    any name, of a verified chain
+//	spki:sha256/BASE64     the certificate's public key, which replaces the chain (the pin of RFC 7469)
+//	any                    any certificate with a verified chain
 //
 // Make it with ParsePrincipal. The zero value matches nothing.
 type Principal struct {
 	text string
 	kind principalKind
-	name string     // of dns, and the trust domain of spiffe: lower case
+	name string     // of dns, or the trust domain of spiffe: lower case
 	path []string   // of spiffe, by segment
 	ip   netip.Addr // of ip, unmapped
 	pin  []byte     // of spki
@@ -44,8 +44,8 @@ const (
 // String is the principal as it was written.
 func (p Principal) String() string { return p.text }
 
-// ParsePrincipal reads a principal. The error says what is wrong and how to write
-// it.
+// ParsePrincipal parses a principal. The error says what is wrong and how to
+// write it.
 func ParsePrincipal(s string) (Principal, error) {
 	p := Principal{text: s}
 	var err error
@@ -73,7 +73,7 @@ func ParsePrincipal(s string) (Principal, error) {
 	return p, nil
 }
 
-// unknownKind guesses what was meant.
+// unknownKind suggests a kind for a principal that has none.
 func unknownKind(s string) error {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return fmt.Errorf("write ip:%s", s)
@@ -84,7 +84,7 @@ func unknownKind(s string) error {
 	return errors.New("it begins with no known kind; write spiffe://domain/path, dns:NAME, ip:ADDRESS, spki:sha256/BASE64 or any")
 }
 
-// parsePattern reads a SPIFFE ID in which path segments may be wildcards.
+// parsePattern parses a SPIFFE ID whose path segments may be wildcards.
 func parsePattern(s string) (domain string, path []string, err error) {
 	domain, path, ok := splitSPIFFE(s)
 	switch {
@@ -127,7 +127,7 @@ const (
 	pinForm       = "write spki:sha256/ and the 44 letters of the base64 of the SHA-256 of the public key"
 )
 
-// madeOf says whether s is not empty and has only those letters.
+// madeOf reports whether s is not empty and consists of those letters.
 func madeOf(s, letters string) bool {
 	return s != "" && strings.Trim(s, letters) == ""
 }
@@ -171,8 +171,8 @@ func parsePin(s string) ([]byte, error) {
 	return pin, nil
 }
 
-// MatchCertificate says whether the leaf proves the principal. For all but spki:
-// the caller has verified the leaf's chain.
+// MatchCertificate reports whether the leaf proves the principal. Except for
+// spki: the caller has verified the leaf's chain.
 func (p Principal) MatchCertificate(leaf *x509.Certificate) bool {
 	switch p.kind {
 	case kindAny:
@@ -190,9 +190,10 @@ func (p Principal) MatchCertificate(leaf *x509.Certificate) bool {
 	return false
 }
 
-// MatchProved says whether a name that a peer has proved, in the form in which a
-// Terminator gives it ("spiffe://corp/orders", "dns:db.internal"), is the principal.
-// any is every name, but not the peer that has none.
+// MatchProved reports whether a name that a peer has proved matches the
+// principal. The name has the form that a Terminator returns
+// ("spiffe://corp/orders", "dns:db.internal"). any matches every name, but not a
+// peer without one.
 func (p Principal) MatchProved(name string) bool {
 	kind, rest, _ := strings.Cut(name, ":")
 	switch p.kind {
@@ -211,14 +212,15 @@ func (p Principal) MatchProved(name string) bool {
 	return false
 }
 
-// matchSPIFFE wants one URI: a certificate with two has no SPIFFE ID (X.509-SVID, 2).
+// matchSPIFFE requires exactly one URI: a certificate with two has no SPIFFE ID
+// (X.509-SVID, 2).
 func (p Principal) matchSPIFFE(leaf *x509.Certificate) bool {
 	all := uris(leaf)
 	return len(all) == 1 && p.matchID(all[0])
 }
 
-// matchID takes nothing that is not a SPIFFE ID by the letter: an escaped, empty or
-// dotted segment matches no wildcard.
+// matchID accepts only well-formed SPIFFE IDs: an escaped, empty or dotted
+// segment matches no wildcard.
 func (p Principal) matchID(uri string) bool {
 	if CheckSPIFFEID(uri) != nil {
 		return false
@@ -234,8 +236,8 @@ func (p Principal) matchID(uri string) bool {
 	return slices.EqualFunc(want, path, func(w, s string) bool { return w == "*" || w == s })
 }
 
-// matchDNS compares with a SAN. One that is itself a wildcard is a name like any
-// other here: it proves only the principal that is written like it.
+// matchDNS compares with a SAN. A SAN that is itself a wildcard is compared as
+// text: it proves only a principal that is written like it.
 func (p Principal) matchDNS(san string) bool {
 	san = strings.ToLower(strings.TrimSuffix(san, "."))
 	if san == p.name {
@@ -246,7 +248,7 @@ func (p Principal) matchDNS(san string) bool {
 	return wild && ok && madeOf(label, dnsLetters)
 }
 
-// proof is the name in the leaf that proves the principal, in the form of a
+// proof returns the name in the leaf that proves the principal, in the form of a
 // principal; empty if the leaf does not prove it, or has no name.
 func (p Principal) proof(leaf *x509.Certificate) string {
 	switch p.kind {
@@ -268,7 +270,8 @@ func (p Principal) proof(leaf *x509.Certificate) string {
 	return ""
 }
 
-// anyName is the first name of the leaf. Of two URIs neither is proved.
+// anyName returns the first name of the leaf. It skips URIs if there are several:
+// then none of them is proved.
 func anyName(leaf *x509.Certificate) string {
 	all := names(leaf)
 	if n := len(uris(leaf)); n > 1 {
@@ -288,7 +291,7 @@ func (p Principal) matchIP(san net.IP) bool {
 // Principals are alternatives: one of them must be proved.
 type Principals []Principal
 
-// MatchCertificate is the first that the leaf proves; see
+// MatchCertificate returns the first principal that the leaf proves; see
 // Principal.MatchCertificate.
 func (ps Principals) MatchCertificate(leaf *x509.Certificate) (Principal, bool) {
 	i := slices.IndexFunc(ps, func(p Principal) bool { return p.MatchCertificate(leaf) })
@@ -298,7 +301,7 @@ func (ps Principals) MatchCertificate(leaf *x509.Certificate) (Principal, bool) 
 	return ps[i], true
 }
 
-// split tells those that stand instead of a chain from the others.
+// split separates the pins, which replace a chain, from the others.
 func (ps Principals) split() (pinned, chained Principals) {
 	for _, p := range ps {
 		if p.kind == kindSPKI {
@@ -310,7 +313,7 @@ func (ps Principals) split() (pinned, chained Principals) {
 	return pinned, chained
 }
 
-// ofSPIFFE are those that a SPIFFE ID alone can prove.
+// ofSPIFFE returns the principals that a SPIFFE ID alone can prove.
 func (ps Principals) ofSPIFFE() (out Principals) {
 	for _, p := range ps {
 		if p.kind == kindSPIFFE || p.kind == kindAny {
@@ -320,7 +323,7 @@ func (ps Principals) ofSPIFFE() (out Principals) {
 	return out
 }
 
-// String lists them.
+// String lists the principals.
 func (ps Principals) String() string {
 	all := make([]string, len(ps))
 	for i, p := range ps {

@@ -9,17 +9,18 @@ import (
 	"syscall"
 )
 
-// ReadFile reads a regular file of at most so many bytes. A pipe, a device, a socket or
-// a directory is an error, behind a symbolic link too: none of them can make ReadFile
-// wait, nor read without end. It does not bound the wait for a disk or a network file
-// system. The error is a *fs.PathError that says what to do.
+// ReadFile reads a regular file of at most most bytes. It returns an error for a
+// pipe, a device, a socket or a directory, even behind a symbolic link: none of
+// them can make ReadFile wait or read without end. It does not bound the wait for
+// a disk or a network file system. The error is a *fs.PathError that says what to
+// do.
 func ReadFile(path string, most int) ([]byte, error) {
 	b, _, err := read(path, most)
 	return b, err
 }
 
-// ReadGuarded is ReadFile for a file on which it depends who may do what. One that
-// every user of this host may write is an error: see CheckMode.
+// ReadGuarded is ReadFile for a security-relevant file. It returns an error if
+// every user of this host may write the file: see CheckMode.
 func ReadGuarded(path string, most int) ([]byte, error) {
 	b, info, err := read(path, most)
 	if err != nil {
@@ -32,13 +33,13 @@ func ReadGuarded(path string, most int) ([]byte, error) {
 }
 
 func read(path string, most int) ([]byte, fs.FileInfo, error) {
-	// Opening a device can have an effect, so its kind is looked at first.
+	// Opening a device can have side effects, so check the file's type first.
 	if info, err := os.Stat(path); err == nil {
 		if err := regular(path, info); err != nil {
 			return nil, nil, err
 		}
 	}
-	// O_NONBLOCK: a pipe that has taken the file's place since does not wait for a writer.
+	// O_NONBLOCK: if a pipe has replaced the file since, do not wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
@@ -64,7 +65,7 @@ func read(path string, most int) ([]byte, fs.FileInfo, error) {
 	return b, info, nil
 }
 
-// regular refuses what is not a regular file.
+// regular returns an error for anything but a regular file.
 func regular(path string, info fs.FileInfo) error {
 	mode, kind := info.Mode(), "something else"
 	switch {

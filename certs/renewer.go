@@ -11,40 +11,40 @@ import (
 	"time"
 )
 
-// Issue asks an issuer once for a certificate and roots that come with it. Now is
-// the certificate in use; nil if there is none, and it may have expired. The
-// certificate's Leaf is set, and roots may be nil. It keeps to ctx.
+// Issue makes one request to an issuer for a certificate and its roots. Now is
+// the certificate in use, which may have expired; nil if there is none. The
+// certificate's Leaf is set; roots may be nil. It returns when ctx ends.
 type Issue func(ctx context.Context, now *tls.Certificate) (*tls.Certificate, *Roots, error)
 
-// TryTimeout bounds one try of a Renewer: several round trips to a CA that is
-// alive.
+// TryTimeout bounds one attempt of a Renewer: a few round trips to a CA that
+// works.
 const TryTimeout = 10 * time.Second
 
 // Renewer keeps a source current by asking an issuer in time: at two thirds of a
-// certificate's life, after failures sooner and sooner, and every second while
-// there is no valid one. There is one try at a time, however many wait for it.
-// Make it with NewRenewer; Run does the work.
+// certificate's life, after failures with growing pauses, and every second while
+// there is no valid certificate. There is one attempt at a time, shared by all
+// waiters. Make it with NewRenewer; Run does the work.
 type Renewer struct {
 	// Static after construction.
 	source *Source
 	issue  Issue
 	log    *slog.Logger
-	wake   chan struct{} // a try may be due: look at the clock
+	wake   chan struct{} // an attempt may be due: check the clock
 
 	mu       sync.Mutex
-	flight   chan struct{} // guarded by mu; closed when the try under way, or wanted, has ended; nil: none
-	began    time.Time     // guarded by mu; of flight
-	next     time.Time     // guarded by mu; when the next try is due, by the wall clock
-	pause    time.Duration // guarded by mu; the longest wait for the next try while there is no valid certificate
+	attempt  chan struct{} // guarded by mu; closed when the running or requested attempt ends; nil: none
+	began    time.Time     // guarded by mu; when attempt began
+	next     time.Time     // guarded by mu; when the next attempt is due, by the wall clock
+	pause    time.Duration // guarded by mu; the longest wait for the next attempt while there is no valid certificate
 	ended    bool          // guarded by mu; Run has returned
 	failures int           // owned by Run; in a row
-	span     span          // owned by Run; of the current certificate, zero without one
-	said     string        // owned by Run; the last failure that was logged
+	span     span          // owned by Run; of the current certificate; zero without one
+	logged   string        // owned by Run; the last failure that was logged
 }
 
-// NewRenewer makes the renewer of a source, which has no other. A certificate that
-// the source has already is renewed in its time; without one a try is due at
-// once, and who needs the identity waits for it.
+// NewRenewer makes the only renewer of a source. A certificate that the source
+// already has is renewed when it is due. Without one an attempt is due at once,
+// and Await waits for it.
 func NewRenewer(s *Source, issue Issue, log *slog.Logger) *Renewer {
 	r := &Renewer{source: s, issue: issue, log: log, wake: make(chan struct{}, 1), next: time.Now().Round(0), pause: firstPause}
 	if snap := s.current.Load(); snap != nil && snap.Certificate != nil {
@@ -64,8 +64,8 @@ func (r *Renewer) Run(ctx context.Context) {
 	}
 }
 
-// waitUntilDue waits in slices, so that neither a machine that slept nor a clock
-// that was set goes unnoticed. It is false if ctx ended.
+// waitUntilDue waits in slices, so that it notices that the machine slept or the
+// clock was set. It returns false if ctx ended.
 func (r *Renewer) waitUntilDue(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		wait := r.untilDue(time.Now())
@@ -83,37 +83,37 @@ func (r *Renewer) waitUntilDue(ctx context.Context) bool {
 	return false
 }
 
-// untilDue is 0 if a try is due, else how long to wait before asking again. What
-// is not valid now, because it expired or because the clock was set, is not left
-// for later than the pause.
+// untilDue returns 0 if an attempt is due, else how long to wait before asking
+// again. A certificate that is not valid now, because it expired or the clock was
+// set, is renewed within the pause.
 func (r *Renewer) untilDue(now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if soon := now.Round(0).Add(r.pause); r.next.After(soon) && r.source.valid(now) != nil {
 		r.next = soon
 	}
-	if r.flight != nil {
+	if r.attempt != nil {
 		return 0
 	}
 	return slice(now, r.next)
 }
 
-// join gives the try under way, or begins the one that is due: it is closed at
-// its end. Nil: none is due yet.
+// join returns the running attempt, or starts the one that is due. The channel is
+// closed at its end; it is nil if no attempt is due.
 func (r *Renewer) join(now time.Time) (end <-chan struct{}, began time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.flight == nil {
+	if r.attempt == nil {
 		if r.ended || slice(now, r.next) > 0 {
 			return nil, time.Time{}
 		}
-		r.flight, r.began = make(chan struct{}), now
+		r.attempt, r.began = make(chan struct{}), now
 		r.nudge()
 	}
-	return r.flight, r.began
+	return r.attempt, r.began
 }
 
-// nudge lets Run look at the clock.
+// nudge makes Run check the clock.
 func (r *Renewer) nudge() {
 	select {
 	case r.wake <- struct{}{}:
@@ -121,13 +121,13 @@ func (r *Renewer) nudge() {
 	}
 }
 
-// try asks the issuer, and lets go of those who wait before it writes to the log,
-// whose reader may be slow.
+// try asks the issuer. It releases the waiters before it writes to the log, which
+// may be slow.
 func (r *Renewer) try(ctx context.Context) {
 	now := time.Now()
 	r.mu.Lock()
-	if r.flight == nil {
-		r.flight, r.began = make(chan struct{}), now
+	if r.attempt == nil {
+		r.attempt, r.began = make(chan struct{}), now
 	}
 	r.mu.Unlock()
 	before := r.source.Status()
@@ -137,21 +137,21 @@ func (r *Renewer) try(ctx context.Context) {
 		return err
 	})
 	if ctx.Err() != nil {
-		return // it says nothing of the issuer; end lets go of those who wait
+		return // not the issuer's failure; end releases the waiters
 	}
-	r.landed(r.outcome(err), err)
+	r.finish(r.outcome(err), err)
 	if err != nil {
 		r.logFailure(err)
 		return
 	}
-	r.said = ""
+	r.logged = ""
 	if renewed {
 		r.logRenewal(before)
 	}
 }
 
-// landed is the end of a flight.
-func (r *Renewer) landed(next time.Time, err error) {
+// finish ends the running attempt.
+func (r *Renewer) finish(next time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next, r.pause = next, firstPause
@@ -159,11 +159,12 @@ func (r *Renewer) landed(next time.Time, err error) {
 		r.pause = longestPause
 	}
 	r.source.schedule(next)
-	close(r.flight)
-	r.flight = nil
+	close(r.attempt)
+	r.attempt = nil
 }
 
-// ask bounds the issuer. A certificate that is not valid now is none.
+// ask calls the issuer with a timeout, and refuses a certificate that is not
+// valid now.
 func (r *Renewer) ask(ctx context.Context) (renewed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, TryTimeout)
 	defer cancel()
@@ -185,13 +186,13 @@ func (r *Renewer) ask(ctx context.Context) (renewed bool, err error) {
 	return r.source.Publish(cert, roots), nil
 }
 
-// outcome counts, and says when to try again.
+// outcome counts a success or a failure, and returns when to try again.
 func (r *Renewer) outcome(err error) (next time.Time) {
 	now := time.Now().Round(0)
 	if err == nil {
 		r.failures = 0
 		next = r.span.renewal(rand.Float64())
-		if soonest := now.Add(firstPause); next.Before(soonest) { // the issuer had nothing newer
+		if soonest := now.Add(firstPause); next.Before(soonest) { // the issuer returned nothing newer
 			next = soonest
 		}
 		return next
@@ -201,16 +202,16 @@ func (r *Renewer) outcome(err error) (next time.Time) {
 	switch {
 	case r.source.valid(now) == nil:
 		return now.Add(r.span.retry(r.failures, now, rand.Float64()))
-	case isValidity(err): // our clock and the issuer's differ: to ask for more does not mend that
+	case isValidity(err): // our clock and the issuer's differ, and asking more often does not fix that
 		return now.Add(min(firstPause<<min(r.failures, 10), longestPause))
 	}
 	return now.Add(firstPause)
 }
 
-// logFailure writes each failure once in a row.
+// logFailure logs a failure, but not the same one twice in a row.
 func (r *Renewer) logFailure(err error) {
-	if text := err.Error(); text != r.said {
-		r.said = text
+	if text := err.Error(); text != r.logged {
+		r.logged = text
 		r.log.Warn("identity not renewed", append([]any{"identity", r.source.name, "failures", r.failures}, Cause(err)...)...)
 	}
 }
@@ -226,13 +227,13 @@ func isValidity(err error) bool {
 	return errors.As(err, &invalid)
 }
 
-// end lets go of those who wait.
+// end releases the waiters.
 func (r *Renewer) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
-	if r.flight != nil {
-		close(r.flight)
-		r.flight = nil
+	if r.attempt != nil {
+		close(r.attempt)
+		r.attempt = nil
 	}
 }

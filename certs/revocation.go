@@ -10,21 +10,21 @@ import (
 	"time"
 )
 
-// ErrRevoked is wrapped by a PeerError whose peer showed a certificate that its
-// issuer has withdrawn, or of which no list can tell that.
+// ErrRevoked is wrapped by the PeerError of a peer with a revoked certificate, or
+// with one whose revocation status no list can tell.
 var ErrRevoked = errors.New("revoked")
 
-// Revocations are certificate revocation lists (RFC 5280, 5). A list speaks for the
-// CA that signed it, and for no other. Of several the newest that can be used
-// counts. Where none can be used, nothing of that CA is accepted, as OpenSSL has it.
-// It is safe for concurrent use.
+// Revocations are certificate revocation lists (RFC 5280, 5). A list covers only
+// the CA that signed it. If there are several, the newest usable one counts. If
+// none is usable, no certificate of that CA is accepted, as in OpenSSL. It is
+// safe for concurrent use.
 type Revocations struct {
 	lists []*revocationList   // static after construction
 	cas   []*x509.Certificate // static after construction
 }
 
-// NewRevocations makes revocations of lists; nil if there are none. Cas are the CAs
-// that are known: Faults compares with them. Neither must be modified afterwards.
+// NewRevocations makes revocations of lists; nil if there are none. Cas are the
+// known CAs, which Faults compares with. Neither must be modified afterwards.
 func NewRevocations(lists []*x509.RevocationList, cas ...*x509.Certificate) *Revocations {
 	if len(lists) == 0 {
 		return nil
@@ -43,8 +43,8 @@ func (r *Revocations) equal(o *Revocations) bool {
 	return slices.EqualFunc(r.lists, o.lists, func(a, b *revocationList) bool { return bytes.Equal(a.list.Raw, b.list.Raw) })
 }
 
-// Faults are the lists that cannot be used now, one line each with the fix, and
-// those that speak for a part of their CA's certificates alone: the others of that
+// Faults describes the lists that cannot be used now, one line each with the fix,
+// and those that cover only a part of their CA's certificates: the others of that
 // CA are refused.
 func (r *Revocations) Faults(now time.Time) (unusable, partial []string) {
 	if r == nil {
@@ -60,7 +60,8 @@ func (r *Revocations) Faults(now time.Time) (unusable, partial []string) {
 	return unusable, partial
 }
 
-// faultOf is why a list cannot be used now. One that has been replaced is no fault.
+// faultOf says why a list cannot be used now. An expired list with a newer one
+// beside it is no fault.
 func (r *Revocations) faultOf(l *revocationList, now time.Time) error {
 	late := l.late(now)
 	if late != nil && slices.ContainsFunc(r.lists, func(o *revocationList) bool {
@@ -71,7 +72,7 @@ func (r *Revocations) faultOf(l *revocationList, now time.Time) error {
 	return cmp.Or(l.fault, r.disowned(l), l.early(now), late)
 }
 
-// disowned is why none of the known CAs of that name can have made the list.
+// disowned says why none of the known CAs of that name can have made the list.
 func (r *Revocations) disowned(l *revocationList) (err error) {
 	for _, ca := range r.cas {
 		if !l.inNameOf(ca) {
@@ -84,7 +85,7 @@ func (r *Revocations) disowned(l *revocationList) (err error) {
 	return err
 }
 
-// partOf is why the CA needs another list beside this one.
+// partOf says why the CA needs another list beside this one.
 func (r *Revocations) partOf(l *revocationList) error {
 	switch {
 	case l.scope.points != nil:
@@ -95,9 +96,9 @@ func (r *Revocations) partOf(l *revocationList) error {
 	return nil
 }
 
-// check is nil if one of the chains, leaf first, has no revoked certificate. Wanted
-// says that the leaf's CA must have a list; the others are looked at where they have
-// one.
+// check returns nil if at least one of the chains, leaf first, has no revoked
+// certificate. Wanted requires a list of the leaf's CA; the CAs above it are
+// checked if they have one.
 func (r *Revocations) check(chains [][]*x509.Certificate, wanted bool, now time.Time) error {
 	if r == nil {
 		return nil
@@ -124,11 +125,11 @@ func (r *Revocations) checkChain(chain []*x509.Certificate, wanted bool, now tim
 	return nil
 }
 
-// checkOne asks the lists that are in the issuer's name (RFC 5280, 6.3).
+// checkOne consults the lists that are in the issuer's name (RFC 5280, 6.3).
 func (r *Revocations) checkOne(c, issuer *x509.Certificate, wanted bool, now time.Time) error {
 	who := short(issuer.Subject.String())
-	var able []*revocationList // can be used, if their time is now
-	var fault error            // of those that cannot, the first
+	var able []*revocationList // usable while they are valid
+	var fault error            // of the first unusable one
 	named := false
 	for _, l := range r.lists {
 		if !l.inNameOf(issuer) {
@@ -161,7 +162,7 @@ func (r *Revocations) checkOne(c, issuer *x509.Certificate, wanted bool, now tim
 	return &PeerError{fmt.Sprintf("the revocation list of %q cannot be used, so nothing of that CA is accepted: %v", who, fault), ErrRevoked}
 }
 
-// newest is the list that counts now; nil if there is none.
+// newest returns the newest list that is valid now; nil if there is none.
 func newest(able []*revocationList, now time.Time) (out *revocationList) {
 	for _, l := range able {
 		if l.early(now) == nil && l.late(now) == nil && (out == nil || l.list.ThisUpdate.After(out.list.ThisUpdate)) {
@@ -171,8 +172,9 @@ func newest(able []*revocationList, now time.Time) (out *revocationList) {
 	return out
 }
 
-// revokedIn looks into the list that counts, and into those that are not older than
-// it: one that has expired, or is not valid yet, still says what is revoked.
+// revokedIn searches the list that counts, and those that are not older: a list
+// that has expired, or is not valid yet, still says which certificates are
+// revoked.
 func revokedIn(able []*revocationList, c *x509.Certificate, counts *revocationList) (when time.Time, ok bool) {
 	for _, l := range able {
 		if counts != nil && l.list.ThisUpdate.Before(counts.list.ThisUpdate) {

@@ -5,22 +5,22 @@ import (
 	"maps"
 )
 
-// Roots are what verifies peers. It is immutable, and so is all that it points
-// to. Nil brings none.
+// Roots verify peers. It is immutable, and so is all that it points to. A nil
+// *Roots has none.
 type Roots struct {
-	// Pool vouches for names of every kind; with Domains, not for the SPIFFE IDs of
-	// another domain than our own. Nil: the system's.
+	// Pool vouches for names of every kind; if Domains is set, not for the SPIFFE
+	// IDs of other domains. Nil: the system's.
 	Pool *x509.CertPool
-	// Domains has the roots of SPIFFE trust domains by name ("corp.example"). Each
-	// vouches for the IDs of its domain and for nothing else, but for that of our
-	// own domain, which is Pool itself. Nil: trust domains are not kept apart, and
-	// Pool vouches for all.
+	// Domains has the roots of SPIFFE trust domains by name ("corp.example").
+	// Each vouches only for the IDs of its domain, except for our own domain's,
+	// which are Pool. Nil: trust domains are not kept apart, and Pool vouches for
+	// all.
 	Domains map[string]*x509.CertPool
-	// Revoked withdraws certificates that the roots vouch for. It may be nil.
+	// Revoked lists revoked certificates below the roots. It may be nil.
 	Revoked *Revocations
 }
 
-// NewRoots makes roots of a pool alone; nil if that is nil.
+// NewRoots makes roots of a pool; nil if that is nil.
 func NewRoots(pool *x509.CertPool) *Roots {
 	if pool == nil {
 		return nil
@@ -28,7 +28,7 @@ func NewRoots(pool *x509.CertPool) *Roots {
 	return &Roots{Pool: pool}
 }
 
-// equal says whether both verify the same peers.
+// equal reports whether both verify the same peers.
 func (r *Roots) equal(o *Roots) bool {
 	if r == nil || o == nil {
 		return r == o
@@ -44,7 +44,7 @@ func samePool(a, b *x509.CertPool) bool {
 	return a.Equal(b)
 }
 
-// pool is nil where there are no roots.
+// pool returns nil if there are no roots.
 func (r *Roots) pool() *x509.CertPool {
 	if r == nil {
 		return nil
@@ -52,7 +52,7 @@ func (r *Roots) pool() *x509.CertPool {
 	return r.Pool
 }
 
-// revoked may be nil.
+// revoked may return nil.
 func (r *Roots) revoked() *Revocations {
 	if r == nil {
 		return nil
@@ -60,7 +60,7 @@ func (r *Roots) revoked() *Revocations {
 	return r.Revoked
 }
 
-// domains is nil where trust domains are not kept apart.
+// domains returns nil if trust domains are not kept apart.
 func (r *Roots) domains() map[string]*x509.CertPool {
 	if r == nil {
 		return nil

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// maxSecret bounds a file with a password or a token: a token with a chain in it
-// has a few KiB.
+// maxSecret bounds a file with a password or a token: a token that contains a
+// chain has a few KiB.
 const maxSecret = 64 << 10
 
-// ReadSecret reads a file that holds one password or token and nothing else. A
-// line break at its end, which editors leave there, is not part of it. One that every
-// user may write is refused: see ReadGuarded. The error is a *fs.PathError.
+// ReadSecret reads a file that contains one password or token and nothing else. A
+// line break at its end, which editors add, is removed. A file that every user
+// may write is refused: see ReadGuarded. The error is a *fs.PathError.
 func ReadSecret(path string) ([]byte, error) {
 	b, err := ReadGuarded(path, maxSecret)
 	if err != nil {

@@ -15,48 +15,47 @@ import (
 	"unicode"
 )
 
-// ErrNotReady is wrapped by the error of a Source that has nothing it may offer.
-// It concerns that identity only: a connection that needs it ends with
-// no_identity, and the next can succeed once the issuer has published a good
-// generation.
+// ErrNotReady is wrapped by the error of a Source without a usable generation. It
+// affects only that identity: a connection that needs it ends with no_identity,
+// and the next can succeed once the issuer has published a good generation.
 var ErrNotReady = errors.New("not ready")
 
 // Snapshot is one generation of an identity. It is immutable, and so is all that
 // it points to.
 type Snapshot struct {
-	// Certificate is our chain and key, its Leaf set. Nil: the identity has only
-	// roots.
+	// Certificate is our chain and key, with its Leaf set. Nil: the identity has
+	// only roots.
 	Certificate *tls.Certificate
-	// Roots verify peers. Nil: the identity brings none.
+	// Roots verify peers. Nil: the identity has none.
 	Roots *Roots
-	// Generation rises by one with each new content, from 1.
+	// Generation starts at 1 and increases by one with each change of content.
 	Generation uint64
 }
 
-// Source hands out the current generation of one identity, fed by one issuer
+// Source holds the current generation of one identity, which one issuer feeds
 // through Publish and Fail. Make it with NewSource. It is safe for concurrent
 // use; Current is one atomic read.
 type Source struct {
-	// OnPanic, if it is not nil, is called for each panic that has been recovered, with
-	// the part in which it was: issuer, roots, files or source. Set it before the source
-	// is in use. It is called from several goroutines.
+	// OnPanic, if not nil, is called for each recovered panic, with the part in
+	// which it happened: issuer, roots, files or source. Set it before the source
+	// is in use. Several goroutines call it.
 	OnPanic func(part string)
 
 	name    string
 	current atomic.Pointer[Snapshot]
-	renewer atomic.Pointer[Renewer] // nil: the issuer comes by itself
-	due     atomic.Int64            // when the renewer's next try is, in ns since 1970; 0: never
+	renewer atomic.Pointer[Renewer] // nil: the issuer pushes
+	due     atomic.Int64            // when the renewer's next attempt is due, in ns since 1970; 0: never
 
 	mu      sync.Mutex
 	status  Status        // guarded by mu; without Ready and Reason
 	changed chan struct{} // guarded by mu; closed at the next change
 }
 
-// Status is what is known of an identity, for people and metrics. Strings are
-// empty and times zero where there is nothing to say.
+// Status describes an identity, for people and metrics. Unknown strings are
+// empty, and unknown times zero.
 type Status struct {
 	Name string
-	// Ready says whether the identity may be used now; if not, Reason says why.
+	// Ready says whether the identity can be used now; if not, Reason says why.
 	Ready  bool
 	Reason string
 	// Subject, Issuer, Names (the SANs: "dns:db.internal", "ip:10.0.0.7",
@@ -66,26 +65,27 @@ type Status struct {
 	Names               []string
 	Serial              string
 	NotBefore, NotAfter time.Time
-	// Generation is the current one's, LoadedAt when it was published.
+	// Generation is the current one; it was published at LoadedAt.
 	Generation uint64
 	LoadedAt   time.Time
-	// LastError is why the issuer's last try failed; empty after a good one.
+	// LastError is the failure of the issuer's last attempt; empty after a success.
 	LastError   string
 	LastErrorAt time.Time
-	// Loads counts generations, Failures the issuer's tries that made none.
+	// Loads counts generations, Failures the issuer's failed attempts.
 	Loads, Failures uint64
-	// NextRenewal is when the issuer is asked next; zero if it comes by itself.
+	// NextRenewal is when the issuer is asked next; zero if the issuer pushes.
 	NextRenewal time.Time
 }
 
-// NewSource makes a source that is not ready. The name is for people.
+// NewSource makes a source that is not ready. The name is for logs and messages.
 func NewSource(name string) *Source {
 	return &Source{name: name, status: Status{Name: name}, changed: make(chan struct{})}
 }
 
 // Publish makes cert, whose Leaf is set, and roots the current generation; either
-// may be nil. What they point to must not be modified afterwards. It reports
-// whether they are new: the same certificates again only clear LastError.
+// may be nil. The objects they point to must not be modified afterwards. It
+// reports whether they are new: publishing the same certificates again only
+// clears LastError.
 func (s *Source) Publish(cert *tls.Certificate, roots *Roots) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,9 +107,9 @@ func (s *Source) Publish(cert *tls.Certificate, roots *Roots) bool {
 	return true
 }
 
-// PublishRoots makes other roots current, beside the certificate that is. It
-// reports whether they are new; without a generation yet it does nothing. What is
-// known of the certificate, its last failure included, stays.
+// PublishRoots replaces the roots and keeps the certificate. It reports whether
+// the roots are new; before the first generation it does nothing. The
+// certificate's status, its last failure included, stays.
 func (s *Source) PublishRoots(roots *Roots) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,8 +123,8 @@ func (s *Source) PublishRoots(roots *Roots) bool {
 	return true
 }
 
-// sameCertificate compares chains. The key needs no comparison: each was found to
-// be the one of its leaf.
+// sameCertificate compares chains. It need not compare keys: each was checked to
+// match its leaf.
 func sameCertificate(a, b *tls.Certificate) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -138,7 +138,7 @@ func (st *Status) describe(leaf *x509.Certificate) {
 	st.NotBefore, st.NotAfter = leaf.NotBefore, leaf.NotAfter
 }
 
-// Fail notes that the issuer could not make a new generation. The current one
+// Fail records that the issuer could not make a new generation. The current one
 // stays in use.
 func (s *Source) Fail(err error) {
 	s.mu.Lock()
@@ -154,16 +154,16 @@ func (s *Source) announce() {
 	s.changed = make(chan struct{})
 }
 
-// Changed returns a channel that is closed at the next change of what Status
-// tells, but for the passing of time. Get it before you look.
+// Changed returns a channel that is closed at the next change of Status, except
+// for changes by the passing of time. Get the channel before you read the status.
 func (s *Source) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changed
 }
 
-// Current is the generation to use now. The error wraps ErrNotReady and says why
-// there is none.
+// Current returns the generation to use now. The error wraps ErrNotReady and says
+// why there is none.
 func (s *Source) Current() (*Snapshot, error) {
 	now := time.Now()
 	snap := s.current.Load()
@@ -176,9 +176,8 @@ func (s *Source) Current() (*Snapshot, error) {
 	return snap, nil
 }
 
-// Await is Ready, but that it waits while the issuer is being asked, or should
-// be: all who wait, wait for the same try. The end of ctx ends the wait, not the
-// try.
+// Await is Ready, but waits while the issuer is being asked, or is due to be. All
+// waiters share one attempt. The end of ctx ends the wait, not the attempt.
 func (s *Source) Await(ctx context.Context) error {
 	err := s.Ready()
 	r := s.renewer.Load()
@@ -187,7 +186,7 @@ func (s *Source) Await(ctx context.Context) error {
 	}
 	end, began := r.join(time.Now())
 	if end == nil {
-		return s.Ready() // the try may have ended since
+		return s.Ready() // the attempt may have ended since
 	}
 	select {
 	case <-end:
@@ -197,33 +196,33 @@ func (s *Source) Await(ctx context.Context) error {
 	}
 }
 
-// serveBy says who renews. It is called once, before the source is in use.
+// serveBy sets the renewer. It is called once, before the source is in use.
 func (s *Source) serveBy(r *Renewer) { s.renewer.Store(r) }
 
-// schedule notes when the next try is.
+// schedule records when the next attempt is due.
 func (s *Source) schedule(next time.Time) { s.due.Store(next.UnixNano()) }
 
-// valid is nil if there is a generation that may be used now.
+// valid returns nil if the current generation can be used now.
 func (s *Source) valid(now time.Time) error { return usable(s.current.Load(), now) }
 
-// Ready is the error that Current would return; nil if there would be none.
+// Ready returns the error that Current would return.
 func (s *Source) Ready() error {
 	_, err := s.Current()
 	return err
 }
 
-// notReady adds to err what the issuer said last.
+// notReady adds the issuer's last error to err.
 func (s *Source) notReady(err error) error {
 	s.mu.Lock()
 	last := s.status.LastError
 	s.mu.Unlock()
 	if last != "" {
-		return fmt.Errorf("identity %s %w: %w; the last try to load it: %s", s.name, ErrNotReady, err, last)
+		return fmt.Errorf("identity %s %w: %w; the last attempt to load it: %s", s.name, ErrNotReady, err, last)
 	}
 	return fmt.Errorf("identity %s %w: %w", s.name, ErrNotReady, err)
 }
 
-// usable judges a generation at a moment.
+// usable returns nil if a generation can be used at now.
 func usable(s *Snapshot, now time.Time) error {
 	switch {
 	case s == nil:
@@ -234,8 +233,8 @@ func usable(s *Snapshot, now time.Time) error {
 	return Validity(s.Certificate.Leaf, now)
 }
 
-// ValidityError is a certificate that is not valid at a moment: Now is outside of
-// NotBefore to NotAfter.
+// ValidityError says that a certificate is not valid: Now is outside of NotBefore
+// to NotAfter.
 type ValidityError struct{ NotBefore, NotAfter, Now time.Time }
 
 func (e *ValidityError) Error() string {
@@ -245,7 +244,7 @@ func (e *ValidityError) Error() string {
 	return fmt.Sprintf("the certificate is not valid before %s, in %s; is the clock right?", e.NotBefore.UTC().Format(time.RFC3339), e.NotBefore.Sub(e.Now).Round(time.Second))
 }
 
-// Validity is nil if the certificate is valid at a moment, else a *ValidityError.
+// Validity returns nil if the certificate is valid at now, else a *ValidityError.
 func Validity(c *x509.Certificate, now time.Time) error {
 	if now.Before(c.NotBefore) || now.After(c.NotAfter) {
 		return &ValidityError{c.NotBefore, c.NotAfter, now}
@@ -253,7 +252,7 @@ func Validity(c *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// Status is what is known now.
+// Status returns the current status.
 func (s *Source) Status() Status {
 	err := s.Ready()
 	s.mu.Lock()
@@ -269,8 +268,7 @@ func (s *Source) Status() Status {
 	return st
 }
 
-// names lists a certificate's SANs as principals are written, where they have a
-// form.
+// names lists a certificate's SANs, in the form of principals if there is one.
 func names(c *x509.Certificate) []string {
 	var out []string
 	for _, uri := range uris(c) {
@@ -292,7 +290,7 @@ func names(c *x509.Certificate) []string {
 	return out
 }
 
-// printable replaces control letters: names go to logs and terminals.
+// printable replaces control characters: names go to logs and terminals.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

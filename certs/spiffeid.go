@@ -16,8 +16,8 @@ const (
 	maxTrustDomain = 255  // bytes
 )
 
-// CheckSPIFFEID is nil if s is a SPIFFE ID in its one form: no user, port, query or
-// fragment, nothing escaped, and lower case but for the path. The path may be empty.
+// CheckSPIFFEID returns nil if s is a canonical SPIFFE ID: no user, port, query
+// or fragment, no escapes, lower case except for the path. The path may be empty.
 func CheckSPIFFEID(s string) error {
 	domain, path, ok := splitSPIFFE(s)
 	switch {
@@ -34,8 +34,8 @@ func CheckSPIFFEID(s string) error {
 	return nil
 }
 
-// splitSPIFFE splits a SPIFFE ID without looking at the letters of its parts. It is
-// not net/url's: that drops an empty fragment, and unescapes.
+// splitSPIFFE splits a SPIFFE ID without checking the letters of its parts. It
+// does not use net/url, which drops an empty fragment and unescapes.
 func splitSPIFFE(s string) (domain string, path []string, ok bool) {
 	rest, ok := strings.CutPrefix(s, "spiffe://")
 	domain, tail, hasPath := strings.Cut(rest, "/")
@@ -47,19 +47,19 @@ func splitSPIFFE(s string) (domain string, path []string, ok bool) {
 
 func isTrustDomain(s string) bool { return len(s) <= maxTrustDomain && madeOf(s, domainLetters) }
 
-// plainSegment says whether s is a path segment of a SPIFFE ID.
+// plainSegment reports whether s is a path segment of a SPIFFE ID.
 func plainSegment(s string) bool {
 	return s != "." && s != ".." && madeOf(s, pathLetters)
 }
 
-// meansSPIFFE says whether a URI is meant as a SPIFFE ID, be it one or not.
+// meansSPIFFE reports whether a URI has the scheme of SPIFFE IDs, valid or not.
 func meansSPIFFE(uri string) bool {
 	const scheme = "spiffe:"
 	return len(uri) >= len(scheme) && strings.EqualFold(uri[:len(scheme)], scheme)
 }
 
-// trustDomain is that of the leaf's SPIFFE ID; empty if it has none. Two URIs are
-// no ID (X.509-SVID, 2).
+// trustDomain returns the trust domain of the leaf's SPIFFE ID; empty if it has
+// none. A certificate with two URIs has no ID (X.509-SVID, 2).
 func trustDomain(leaf *x509.Certificate) string {
 	all := uris(leaf)
 	if len(all) != 1 || CheckSPIFFEID(all[0]) != nil {
@@ -69,8 +69,9 @@ func trustDomain(leaf *x509.Certificate) string {
 	return domain
 }
 
-// uris are the URIs among the certificate's SANs, byte for byte. Those of
-// crypto/x509 are parsed: "spiffe://corp/orders#" is "spiffe://corp/orders" there.
+// uris returns the URIs among the certificate's SANs, byte for byte. Those in
+// x509.Certificate are parsed: there "spiffe://corp/orders#" has become
+// "spiffe://corp/orders".
 func uris(c *x509.Certificate) []string {
 	const uniformResourceIdentifier = 6 // RFC 5280, 4.2.1.6
 	i := slices.IndexFunc(c.Extensions, func(e extension) bool { return e.Id.Equal(oidSAN) })
@@ -78,7 +79,7 @@ func uris(c *x509.Certificate) []string {
 		return nil
 	}
 	names, err := elements(c.Extensions[i].Value)
-	if err != nil { // crypto/x509 has parsed it
+	if err != nil { // cannot be: crypto/x509 has parsed it
 		return nil
 	}
 	var out []string

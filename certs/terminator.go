@@ -10,28 +10,31 @@ import (
 	"time"
 )
 
-// ServerPolicy is how we are a TLS server, and which clients we accept.
+// ServerPolicy says how we serve TLS, and which clients we accept.
 type ServerPolicy struct {
 	// Sources are our identities, at least one. A client gets the first whose
-	// certificate is for the name that it asks for (SNI), or else the first of all.
+	// certificate is valid for the requested server name (SNI), else the first of
+	// all.
 	Sources []*Source
-	// Clients says that a client must show a certificate, and prove one of
-	// Principals. If false, none is asked for, and the next three have no meaning.
+	// Clients requires a certificate of each client that proves one of
+	// Principals. If false, clients are not asked for one, and the next three
+	// fields have no effect.
 	Clients    bool
 	Principals Principals
-	// Roots has the roots that verify clients, and its generations are followed. If
-	// nil, the roots of the identity that the client has chosen do it, and if that
-	// brings none, nobody is accepted: the system's vouch for half the world, and
-	// have to be asked for.
+	// Roots has the roots that verify clients; its new generations are used as
+	// they appear. If nil, the roots of the identity that the client has chosen
+	// are used. If that has none, no client is accepted: the system's roots vouch
+	// for much of the world, and have to be selected.
 	Roots *Source
-	// SystemRoots asks for the system's roots, whatever Roots and the identity have.
+	// SystemRoots selects the system's roots, even if Roots or the identity has
+	// others.
 	SystemRoots bool
-	// MinVersion is one of crypto/tls. If zero, it is TLS 1.2. The highest is
-	// always TLS 1.3.
+	// MinVersion is a version constant of crypto/tls. If zero, TLS 1.2. The
+	// highest version is always TLS 1.3.
 	MinVersion uint16
-	// ALPN are the protocols that we speak, the preferred one first (RFC 7301). A
-	// client that offers others alone is refused. One that offers none is accepted:
-	// ALPN is optional, and HAProxy and nginx accept it, too.
+	// ALPN lists the protocols that we speak, the preferred one first (RFC 7301).
+	// A client that offers only others is refused. A client that offers none is
+	// accepted, as in HAProxy and nginx: ALPN is optional.
 	ALPN []string
 }
 
@@ -42,12 +45,12 @@ type Terminator struct {
 	hosts  []*host      // static after construction; one for each source
 }
 
-// Termination is how the handshake with one client goes on.
+// Termination says how to continue the handshake with one client.
 type Termination struct {
 	// Config must not be modified.
 	Config *tls.Config
-	// Principal names a client by the leaf that it has shown, once Config has
-	// accepted it. Nil where clients show none.
+	// Principal returns the name of a client by its leaf, once Config has
+	// accepted it. Nil if clients show no certificate.
 	Principal func(leaf *x509.Certificate) string
 }
 
@@ -59,20 +62,20 @@ type host struct {
 	identity uint64       // guarded by mu; the generation of current
 	roots    uint64       // guarded by mu; that of its Roots
 	current  *Termination // guarded by mu; nil before the first
-	keys     [][32]byte   // guarded by mu; of the tickets of current, the newest first
-	keyed    time.Time    // guarded by mu; when the newest was made
+	keys     [][32]byte   // guarded by mu; ticket keys of current, the newest first
+	keyed    time.Time    // guarded by mu; when the newest key was made
 }
 
 const (
 	// ticketKeyLife is how long a key encrypts tickets, and ticketKeysKept how many
-	// are kept: a ticket is good for 6 to 12 hours, after which nobody can decrypt
-	// it any more.
+	// keys are kept: a ticket is valid for 6 to 12 hours. After that nobody can
+	// decrypt it.
 	ticketKeyLife  = 6 * time.Hour
 	ticketKeysKept = 2
 )
 
-// NewTerminator makes a terminator. What the policy points to must not be modified
-// afterwards.
+// NewTerminator makes a terminator. The objects that the policy points to must
+// not be modified afterwards.
 func NewTerminator(p ServerPolicy) *Terminator {
 	if p.MinVersion == 0 {
 		p.MinVersion = tls.VersionTLS12
@@ -85,15 +88,16 @@ func NewTerminator(p ServerPolicy) *Terminator {
 	return t
 }
 
-// Terminate is how to go on with a client that has said hello; to be called for
-// each, from tls.Config.GetConfigForClient. It waits, bounded by the hello's
-// context, while an identity that is not ready is being got. The error wraps
+// Terminate returns the configuration for a client that has sent its ClientHello.
+// Call it for each from tls.Config.GetConfigForClient. If the identity is not
+// ready, it waits for the issuer, bounded by the hello's context. The error wraps
 // ErrNotReady.
 //
-// The configuration is the same as long as the generation of the identity and of
-// the roots is, and so are the sessions that it resumes: with a new generation all
-// tickets of the old one are void. A handshake that fails because of the client's
-// certificate returns a *tls.CertificateVerificationError around a *PeerError.
+// The configuration stays the same while the generations of the identity and of
+// the roots do, and so do the sessions that it resumes: a new generation
+// invalidates all tickets of the old one. A handshake that fails because of the
+// client's certificate returns a *tls.CertificateVerificationError around a
+// *PeerError.
 func (t *Terminator) Terminate(hello *tls.ClientHelloInfo) (Termination, error) {
 	h := t.choose(hello.ServerName)
 	now, err := h.termination(&t.policy, time.Now())
@@ -109,10 +113,11 @@ func (t *Terminator) Terminate(hello *tls.ClientHelloInfo) (Termination, error) 
 	return now.forALPN(hello.SupportedProtos), nil
 }
 
-// forALPN is the termination of a client that offers those protocols. crypto/tls
-// takes a client that offers http/1.1 alone for one without ALPN where we speak h2
-// (golang.org/issue/46310): it gets a configuration that has nothing in common with
-// any client, so that it ends with no_application_protocol like the others.
+// forALPN adapts the termination to the protocols that the client offers. If we
+// speak h2, crypto/tls treats a client that offers only http/1.1 as one without
+// ALPN (golang.org/issue/46310). Such a client gets a configuration whose
+// protocol no client can offer, so that it ends with no_application_protocol like
+// the others.
 func (t Termination) forALPN(offered []string) Termination {
 	ours := t.Config.NextProtos
 	if !slices.Contains(ours, "h2") || !slices.Contains(offered, "http/1.1") ||
@@ -124,7 +129,7 @@ func (t Termination) forALPN(offered []string) Termination {
 	return t
 }
 
-// Ready is nil if all identities are. The error wraps ErrNotReady.
+// Ready returns nil if all identities are ready. The error wraps ErrNotReady.
 func (t *Terminator) Ready() error {
 	for _, h := range t.hosts {
 		if err := h.source.Ready(); err != nil {
@@ -134,8 +139,9 @@ func (t *Terminator) Ready() error {
 	return nil
 }
 
-// choose takes the identity for the name that a client asks for. If no ready one
-// is for it, one that is not ready may be.
+// choose returns the identity for the server name that a client requests. If no
+// ready identity matches, it returns one that is not ready: its certificate may
+// match.
 func (t *Terminator) choose(name string) *host {
 	if len(t.hosts) == 1 || name == "" {
 		return t.hosts[0]
@@ -156,7 +162,7 @@ func (t *Terminator) choose(name string) *host {
 	return t.hosts[0]
 }
 
-// termination is that of the current generation.
+// termination returns that of the current generation.
 func (h *host) termination(p *ServerPolicy, now time.Time) (Termination, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -181,8 +187,8 @@ func (h *host) termination(p *ServerPolicy, now time.Time) (Termination, error) 
 	return *h.current, nil
 }
 
-// newKey makes the key of the tickets that are given out from now on. Without keys
-// of our own crypto/tls would take those of the configuration that has
+// newKey makes the key of the tickets that are issued from now on. Without our
+// own keys crypto/tls would use those of the configuration that has
 // GetConfigForClient, which outlive every generation. Mu is held.
 func (h *host) newKey(now time.Time) {
 	var key [32]byte
@@ -193,9 +199,9 @@ func (h *host) newKey(now time.Time) {
 	h.current.Config.SetSessionTicketKeys(h.keys) // safe while the configuration is in use
 }
 
-// terminate makes the configuration of one generation. Clients are judged in
-// VerifyConnection, which is called for every connection, the resumed ones
-// included; crypto/tls itself would know neither principals nor trust domains.
+// terminate makes the configuration of one generation. Clients are verified in
+// VerifyConnection, which is called for every connection, resumed ones included;
+// crypto/tls itself knows neither principals nor trust domains.
 func (p *ServerPolicy) terminate(cert *tls.Certificate, roots trust) *Termination {
 	t := &Termination{Config: &tls.Config{
 		Certificates: []tls.Certificate{*cert},

@@ -7,30 +7,31 @@ import (
 	"time"
 )
 
-// verified remembers chains that have been verified, so that a peer that shows
-// the same certificates again costs a hash and not the signatures of its issuers:
-// its own signature, over the handshake, is checked by TLS every time. It belongs
-// to one judge, and so to one set of roots and revocation lists: others start
-// anew. Safe for concurrent use.
+// verified caches chains that were verified. A peer that shows the same
+// certificates again costs a hash instead of the signatures of its issuers; TLS
+// checks the peer's own signature, over the handshake, every time. A cache
+// belongs to one judge, and so to one set of roots and revocation lists. Safe for
+// concurrent use.
 type verified struct {
 	mu     sync.Mutex
 	chains map[verifiedKey]verifiedChains // guarded by mu
 }
 
-// verifiedKey is all that the verification depends on, but for the time.
+// verifiedKey is everything that a verification depends on, except the time.
 type verifiedKey struct {
 	roots *x509.CertPool
 	peer  [sha256.Size]byte // of the certificates as they were sent, leaf first
 }
 
-// verifiedChains are what crypto/x509 has built, and when all certificates in
-// them are valid: within that, it would build them again.
+// verifiedChains are the chains that crypto/x509 built, and the time in which all
+// their certificates are valid: within it, crypto/x509 would build the same
+// chains again.
 type verifiedChains struct {
 	chains      [][]*x509.Certificate
 	from, until time.Time
 }
 
-// maxVerified bounds the memory; an upstream shows as many as it has servers.
+// maxVerified bounds the memory. An upstream shows as many as it has servers.
 const maxVerified = 256
 
 func keyOf(peer []*x509.Certificate, roots *x509.CertPool) verifiedKey {
@@ -43,7 +44,7 @@ func keyOf(peer []*x509.Certificate, roots *x509.CertPool) verifiedKey {
 	return k
 }
 
-// find gives the chains that were built for k, if they are valid now.
+// find returns the chains that were built for k, if they are valid now.
 func (v *verified) find(k verifiedKey, now time.Time) ([][]*x509.Certificate, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -1,17 +1,17 @@
-// Package embedded is a certificate authority inside the process, smallstep's:
-// for the demo, for `ambassador ca`, and for tests. With package step it is the
-// only importer of smallstep's packages; none of their types leave it.
+// Package embedded is a certificate authority inside the process, made of
+// smallstep's packages: for the demo, for `ambassador ca`, and for tests. Only it
+// and package step import smallstep's packages; none of their types leave it.
 //
 // # Promised
 //
-// Certificates are signed by the authority, with its checks, never beside it. What
-// New makes is in memory and gone with the process. A Server with storage keeps
-// its keys in files of mode 0600, encrypted if it has a password for that, and the
-// root's key nowhere; a folder that others could have written is refused.
+// The authority signs all certificates, after its checks. An authority of New is
+// kept in memory. A Server with storage keeps its keys in files of mode 0600,
+// encrypted if it has a password, and does not keep the root's key. It refuses a
+// folder that others could have written to.
 //
 // # Not promised
 //
-// New's root lives for a day, a Server's for ten years, and neither is replaced.
-// Importing the package registers flags on flag.CommandLine and handlers on
-// http.DefaultServeMux, which the product uses neither of.
+// The root of New is valid for a day, that of a Server for ten years; neither is
+// replaced. Importing the package registers flags on flag.CommandLine and
+// handlers on http.DefaultServeMux; the product uses neither.
 package embedded

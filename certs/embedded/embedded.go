@@ -24,8 +24,8 @@ import (
 	"github.com/smallstep/certificates/db"
 )
 
-// CA is a certificate authority: a root, an intermediate that signs, both made
-// by New. It is safe for concurrent use. Its owner calls Close.
+// CA is a certificate authority: a root and an intermediate that signs. Make it
+// with New. It is safe for concurrent use. Its owner calls Close.
 type CA struct {
 	authority *authority.Authority
 	pki       *pki
@@ -37,10 +37,10 @@ type pki struct {
 	signer             crypto.Signer // of the intermediate
 }
 
-// shortestLife is the shortest life of a certificate that may be asked for.
+// shortestLife is the shortest lifetime of a certificate that can be requested.
 const shortestLife = time.Second
 
-// New makes an authority that lives for a day.
+// New makes an authority that is valid for a day.
 func New() (*CA, error) {
 	made, err := newPKI(24 * time.Hour)
 	if err != nil {
@@ -53,7 +53,7 @@ func New() (*CA, error) {
 	}, nil)
 }
 
-// newClaims bound the lives of certificates.
+// newClaims bounds the lifetimes of certificates.
 func newClaims(longest time.Duration) *provisioner.Claims {
 	yes := true
 	return &provisioner.Claims{
@@ -64,7 +64,7 @@ func newClaims(longest time.Duration) *provisioner.Claims {
 	}
 }
 
-// startCA starts an authority. Its database may be nil: then it is in memory.
+// startCA starts an authority. If database is nil, it is in memory.
 func startCA(p *pki, c *config.Config, database db.AuthDB) (*CA, error) {
 	options := []authority.Option{authority.WithConfig(c), authority.WithX509RootCerts(p.root),
 		authority.WithX509Signer(p.intermediate, p.signer), authority.WithQuietInit()}
@@ -78,13 +78,13 @@ func startCA(p *pki, c *config.Config, database db.AuthDB) (*CA, error) {
 	return &CA{authority: a, pki: p}, nil
 }
 
-// newPKI makes a root and an intermediate that live so long. The root's key is
-// forgotten: it has nothing more to sign.
+// newPKI makes a root and an intermediate with that lifetime. The root's key is
+// not kept: it has nothing more to sign.
 func newPKI(life time.Duration) (*pki, error) {
 	now := time.Now()
 	template := func(name string, depth int) *x509.Certificate {
 		serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-		if err != nil { // which crypto/rand does not return any more
+		if err != nil { // crypto/rand no longer returns errors
 			serial = big.NewInt(now.UnixNano())
 		}
 		return &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "Ambassador " + name}, NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
@@ -106,7 +106,7 @@ func newPKI(life time.Duration) (*pki, error) {
 	return &pki{root, intermediate, key}, err
 }
 
-// certify signs a certificate; parent nil: by itself.
+// certify signs a certificate; if parent is nil, it is self-signed.
 func certify(template, parent *x509.Certificate, public crypto.PublicKey, by crypto.Signer) (*x509.Certificate, error) {
 	if parent == nil {
 		parent = template
@@ -118,10 +118,10 @@ func certify(template, parent *x509.Certificate, public crypto.PublicKey, by cry
 	return x509.ParseCertificate(der)
 }
 
-// Close ends the authority. Certificates that it issued stay valid.
+// Close shuts the authority down. Certificates that it issued stay valid.
 func (c *CA) Close() { c.authority.Shutdown() }
 
-// Roots is a new pool of the root.
+// Roots returns a new pool with the root.
 func (c *CA) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(c.pki.root)
@@ -131,10 +131,10 @@ func (c *CA) Roots() *x509.CertPool {
 // RootPEM is the root in PEM.
 func (c *CA) RootPEM() []byte { return encode("CERTIFICATE", c.pki.root.Raw) }
 
-// Issue makes a key and a certificate for it, good for servers and clients,
-// valid from a minute ago for life from now: at least a second, and never longer
-// than the root. Names are DNS names, IP addresses or URIs ("spiffe://…"); the
-// first is the subject's common name. Chain and Leaf are set.
+// Issue makes a key and a certificate for servers and clients. It is valid from a
+// minute ago until life from now, at least a second, and never longer than the
+// root. Names are DNS names, IP addresses or URIs ("spiffe://…"); the first is
+// the subject's common name. Chain and Leaf are set.
 func (c *CA) Issue(ctx context.Context, names []string, life time.Duration) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -174,7 +174,7 @@ func (c *CA) IssuePEM(ctx context.Context, names []string, life time.Duration) (
 	return certPEM, encode("PRIVATE KEY", der), nil
 }
 
-// request is a signing request for the names.
+// request makes a signing request for the names.
 func request(names []string, key *ecdsa.PrivateKey) (*x509.CertificateRequest, error) {
 	if len(names) == 0 {
 		return nil, errors.New("a certificate needs a name")
@@ -202,10 +202,11 @@ func request(names []string, key *ecdsa.PrivateKey) (*x509.CertificateRequest, e
 	return x509.ParseCertificateRequest(der)
 }
 
-// backdate is for clocks that are not quite alike.
+// backdate allows for clocks that differ.
 const backdate = time.Minute
 
-// validFor sets what the authority's provisioners would: validity and usages.
+// validFor sets the fields that the authority's provisioners would: validity and
+// usages.
 func validFor(life time.Duration, latest time.Time) provisioner.CertificateModifierFunc {
 	return func(crt *x509.Certificate, _ provisioner.SignOptions) error {
 		now := time.Now()

@@ -17,18 +17,19 @@ import (
 	"ambassador/certs"
 )
 
-// The files of a stored authority. root.crt is written last: where it is, the
-// others are.
+// The files of a stored authority. root.crt is written last: if it exists, the
+// others do.
 const (
 	rootFile         = "root.crt"
 	intermediateFile = "intermediate.crt"
 	keyFile          = "intermediate.key"
 	provisionerFile  = "provisioner.json"
-	databaseFile     = "ca.db" // tokens that were used, certificates that were issued
+	databaseFile     = "ca.db" // used tokens, issued certificates
 )
 
-// openOrMake is the authority in storage; a new one if there is none. The error is also
-// a folder, or a file in it, that others could have written.
+// openOrMake opens the authority in storage, or makes one if there is none. It
+// returns an error for a folder, or a file in it, that others could have written
+// to.
 func openOrMake(o ServerOptions) (*pki, provisionerKey, error) {
 	if o.Storage == "" {
 		return makeNew(o)
@@ -130,7 +131,7 @@ func readCertificate(folder *certs.Folder, path string) (*x509.Certificate, erro
 	return x509.ParseCertificate(block.Bytes)
 }
 
-// readKey says which of the two, password or none, is wrong.
+// readKey reports a password that is wrong, missing, or given for a plain key.
 func readKey(folder *certs.Folder, path string, o ServerOptions) (crypto.Signer, error) {
 	text, err := folder.Read(filepath.Base(path), true)
 	if err != nil {
@@ -157,7 +158,7 @@ func readKey(folder *certs.Folder, path string, o ServerOptions) (crypto.Signer,
 	return signer, err
 }
 
-// openDatabase also keeps a second process out of the folder.
+// openDatabase also locks the folder against a second process.
 func openDatabase(dir string) (db.AuthDB, error) {
 	return db.New(&db.Config{Type: "bbolt", DataSource: filepath.Join(dir, databaseFile)})
 }

@@ -25,22 +25,23 @@ import (
 	"go.step.sm/crypto/jose"
 )
 
-// ServerOptions are how an authority is served.
+// ServerOptions say how an authority is served.
 type ServerOptions struct {
-	// Names are the host names and addresses that clients reach it by.
+	// Names are the host names and addresses by which clients reach it.
 	Names []string
 	// Storage is a folder that keeps the authority. If empty, it is in memory.
 	Storage string
-	// Password opens the provisioner's key, and encrypts the keys in Storage. It is
-	// not empty, but for keys that are stored as they are: then PlainKeys is set.
+	// Password decrypts the provisioner's key, and encrypts the keys in Storage.
+	// It must not be empty unless PlainKeys is set.
 	Password []byte
 	// PlainKeys stores the intermediate's key without encryption.
 	PlainKeys bool
-	// ConnState is told of the state of each connection (*tls.Conn). If nil, nobody is.
+	// ConnState, if not nil, is called with each change of a connection's state
+	// (*tls.Conn).
 	ConnState func(net.Conn, http.ConnState)
 }
 
-// ProvisionerName is that of the one provisioner of a Server, of type JWK.
+// ProvisionerName is the name of a Server's only provisioner, of type JWK.
 const ProvisionerName = "ambassador"
 
 // Server is an authority that speaks step-ca's protocol. Its owner calls Close.
@@ -52,10 +53,10 @@ type Server struct {
 	cert *tls.Certificate // guarded by mu; its own, in use
 }
 
-// storedLife is that of root and intermediate.
+// storedLife is the lifetime of a Server's root and intermediate.
 const storedLife = 10 * 365 * 24 * time.Hour
 
-// longestLife bounds the certificates of a Server.
+// longestLife bounds the lifetime of a Server's certificates.
 const longestLife = 365 * 24 * time.Hour
 
 // NewServer makes an authority with a provisioner, or opens the one in storage.
@@ -80,7 +81,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return &Server{CA: ca, connState: o.ConnState}, nil
 }
 
-// provisionerKey is what the CA keeps of a provisioner.
+// provisionerKey is the CA's record of a provisioner.
 type provisionerKey struct {
 	Public    *jose.JSONWebKey `json:"key"`
 	Encrypted string           `json:"encryptedKey"`
@@ -95,7 +96,7 @@ func newProvisionerKey(password []byte) (provisionerKey, error) {
 	return provisionerKey{public, text}, err
 }
 
-// Fingerprint is the root's, as step-ca clients want it.
+// Fingerprint returns the root's, in the form that step-ca clients expect.
 func (c *CA) Fingerprint() string {
 	sum := sha256.Sum256(c.pki.root.Raw)
 	return hex.EncodeToString(sum[:])
@@ -106,19 +107,19 @@ const (
 	requestTimeout = 30 * time.Second
 	// headerTimeout bounds the beginning of a request, and the TLS handshake.
 	headerTimeout = 10 * time.Second
-	// idleTimeout bounds the pause between two requests: clients come once a day.
+	// idleTimeout bounds the pause between two requests: clients connect once a day.
 	idleTimeout = 30 * time.Second
 	// closeTimeout bounds the wait for requests when Serve ends.
 	closeTimeout = 2 * time.Second
-	// maxStreams bounds the requests of one connection at a time.
+	// maxStreams bounds the concurrent requests of one connection.
 	maxStreams = 8
-	// maxRequest bounds a request: one for a certificate has a few KiB.
+	// maxRequest bounds a request: a certificate request has a few KiB.
 	maxRequest = 1 << 20
 )
 
-// Serve answers clients until ctx ends, and closes ln. The error is nil then. The
-// log has what was issued, and why what was asked was refused. Every wait for a
-// client is bounded; ln bounds how many there are at a time.
+// Serve answers clients until ctx ends, and then closes ln and returns nil. It
+// logs what was issued, and why a request was refused. Every wait for a client is
+// bounded; ln bounds how many clients there are at a time.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, log *slog.Logger) error {
 	pool := s.Roots()
 	pool.AddCert(s.pki.intermediate)
@@ -149,9 +150,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, log *slog.Logger) e
 	return nil
 }
 
-// routes are those of step-ca that concern X.509, at both places where its clients
-// look. SSH, which api.Route has, too, is not for us: what is not there cannot be
-// attacked.
+// routes has step-ca's routes for X.509, at both prefixes that its clients use.
+// It leaves out SSH, which api.Route includes, to keep the attack surface small.
 func routes() chi.Router {
 	r := chi.NewRouter()
 	routeX509(r)
@@ -175,8 +175,8 @@ func routeX509(r chi.Router) {
 	r.Get("/crl", api.CRL)
 }
 
-// logged writes a line for each request that changes something or is refused. The
-// answer to a client does not say why.
+// logged logs each request that changes something or is refused. The answer to a
+// client does not say why.
 func logged(h http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rw := logging.NewResponseLogger(w)
@@ -200,7 +200,8 @@ func logged(h http.Handler, log *slog.Logger) http.Handler {
 	})
 }
 
-// certificate is the authority's own, which it renews at two thirds of its life.
+// certificate returns the authority's own certificate, which is renewed at two
+// thirds of its life.
 func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

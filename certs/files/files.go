@@ -14,24 +14,24 @@ import (
 	"ambassador/certs"
 )
 
-// Files are the paths of an identity. Only Cert and Key, or PKCS12, must be given;
-// with CA alone it is an identity that has only roots.
+// Files are the paths of an identity. Required are Cert and Key, or PKCS12; with
+// only CA it is an identity that has only roots.
 type Files struct {
-	// Cert is the chain in PEM, leaf first, Key its private key. They may be one
-	// file.
+	// Cert has the chain in PEM, leaf first, Key its private key. They may be the
+	// same file.
 	Cert, Key string
-	// PKCS12 has chain and key instead. The self-signed certificates in it are the
-	// roots, where CA is empty.
+	// PKCS12 has chain and key instead. If CA is empty, its self-signed certificates
+	// are the roots.
 	PKCS12 string
-	// CA has the roots that come with the identity, in PEM.
+	// CA has the identity's roots, in PEM.
 	CA string
 	// CRL has lists of revoked certificates, in PEM or DER: see certs.Revocations.
 	CRL string
-	// PasswordFile opens an encrypted Key, or PKCS12.
+	// PasswordFile has the password of an encrypted Key or PKCS12.
 	PasswordFile string
 }
 
-// Certificate is the path of the file with our certificate.
+// Certificate returns the path of the file with our certificate.
 func (f Files) Certificate() string {
 	if f.PKCS12 != "" {
 		return f.PKCS12
@@ -39,13 +39,13 @@ func (f Files) Certificate() string {
 	return f.Cert
 }
 
-// Paths are those that are given.
+// Paths lists the files that are set.
 func (f Files) Paths() []string {
 	all := []string{f.Cert, f.Key, f.PKCS12, f.CA, f.CRL, f.PasswordFile}
 	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
 }
 
-// Secrets are those that are given and have a secret.
+// Secrets lists the files that are set and contain a secret.
 func (f Files) Secrets() []string {
 	all := []string{f.Key, f.PKCS12, f.PasswordFile}
 	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
@@ -56,26 +56,25 @@ func (f Files) onlyRoots() bool { return f.Certificate() == "" && f.Key == "" &&
 // FileError is a file that cannot be used.
 type FileError struct {
 	Path string
-	Err  error // with the mend
+	Err  error // says how to fix it
 }
 
 func (e *FileError) Error() string { return e.Path + ": " + e.Err.Error() }
 
-// Unwrap returns what is wrong with the file.
+// Unwrap returns the error of the file.
 func (e *FileError) Unwrap() error { return e.Err }
 
-// Load reads an identity. The certificate's Leaf is set; whether it is valid now
-// is not looked at: see certs.Validity. The roots are nil if no file has any, and
-// the certificate is if only roots are given.
-// The error names every file that cannot be used: it is a *FileError, or several
-// behind Unwrap() []error.
+// Load reads an identity. The certificate's Leaf is set; its validity is not
+// checked: see certs.Validity. The roots are nil if no file has any, and the
+// certificate is nil if only roots are given. The error names every file that
+// cannot be used: it is a *FileError, or several behind Unwrap() []error.
 func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
 	password, passwordErr := loadPassword(f.PasswordFile)
 	var cert *tls.Certificate
 	var roots []*x509.Certificate
 	var certErr error
 	switch {
-	case passwordErr != nil: // what it opens cannot be judged
+	case passwordErr != nil: // without it the key cannot be read
 	case f.onlyRoots():
 	case f.PKCS12 != "":
 		cert, roots, certErr = loadPKCS12(f, password)
@@ -96,7 +95,7 @@ func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
 	return cert, &certs.Roots{Pool: pooled(roots), Revoked: certs.NewRevocations(lists, roots...)}, nil
 }
 
-// pooled is nil for no roots.
+// pooled returns nil for no roots.
 func pooled(roots []*x509.Certificate) *x509.CertPool {
 	if roots == nil {
 		return nil
@@ -133,7 +132,7 @@ func loadPassword(path string) ([]byte, error) {
 	return password, nil
 }
 
-// loadOptional is load for a file that may be left out; nil then.
+// loadOptional is load for an optional file; it returns nil if the path is empty.
 func loadOptional[T any](path string, parse func([]byte) ([]T, error)) ([]T, error) {
 	if path == "" {
 		return nil, nil
@@ -154,8 +153,8 @@ func load[T any](path string, parse func([]byte) (T, error)) (T, error) {
 	return parsed, nil
 }
 
-// several are errors on one line: errors.Join has one line each, which logs and
-// records have no place for.
+// several are errors whose text is one line: errors.Join puts each on its own
+// line, for which logs and records have no place.
 type several []error
 
 func (e several) Error() string {
@@ -169,7 +168,7 @@ func (e several) Error() string {
 // Unwrap lists them.
 func (e several) Unwrap() []error { return e }
 
-// joined is nil, the error that is not, or all of them, not nested.
+// joined returns nil, the single error, or all of them, flattened.
 func joined(errs ...error) error {
 	var all []error
 	for _, err := range errs {
@@ -188,7 +187,7 @@ func joined(errs ...error) error {
 	return several(all)
 }
 
-// fits says whether the key is that of the chain's leaf.
+// fits returns an error unless the key is that of the chain's leaf.
 func fits(chain []*x509.Certificate, key crypto.Signer, f Files) error {
 	for i, c := range chain {
 		switch {
@@ -218,15 +217,15 @@ func readFile(path string) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("no path is given")
 	}
-	b, err := certs.ReadGuarded(path, maxFile) // roots and lists, too: they would be anybody's
+	b, err := certs.ReadGuarded(path, maxFile) // also for roots and lists: a writable one could hold anybody's
 	if err != nil {
 		return nil, pathless(err)
 	}
 	return b, nil
 }
 
-// pathless takes the path out of an error, which FileError has already, and adds
-// the mend.
+// pathless removes the path from an error, because FileError has it, and adds the
+// fix.
 func pathless(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {

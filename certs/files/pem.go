@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// parseCertificates reads every CERTIFICATE block; there is at least one. Other
-// blocks are passed over: certificate and key may be in one file.
+// parseCertificates reads every CERTIFICATE block, at least one. It ignores other
+// blocks: certificate and key may be in one file.
 func parseCertificates(b []byte) ([]*x509.Certificate, error) {
 	blocks, err := parsePEM(b, "x509")
 	if err != nil {
@@ -40,7 +40,7 @@ func parseCertificates(b []byte) ([]*x509.Certificate, error) {
 }
 
 // parseKey reads the first private key: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
-// Password opens an encrypted one; nil: there is none.
+// Password decrypts an encrypted key; nil: there is no password.
 func parseKey(b, password []byte) (crypto.Signer, error) {
 	blocks, err := parsePEM(b, "pkey")
 	if err != nil {
@@ -48,7 +48,7 @@ func parseKey(b, password []byte) (crypto.Signer, error) {
 	}
 	for _, block := range blocks {
 		if block.Headers["DEK-Info"] != "" {
-			return nil, errors.New("the key is encrypted in an old way that protects little; convert it: openssl pkcs8 -topk8 -in FILE -out NEWFILE")
+			return nil, errors.New("the key has the old PEM encryption, which is weak; convert it: openssl pkcs8 -topk8 -in FILE -out NEWFILE")
 		}
 		switch block.Type {
 		case "ENCRYPTED PRIVATE KEY":
@@ -71,7 +71,8 @@ func parseKey(b, password []byte) (crypto.Signer, error) {
 	return nil, fmt.Errorf("there is a %s in it, but no PRIVATE KEY", blocks[0].Type)
 }
 
-// parseLists reads revocation lists, in PEM or one in DER, as CAs publish them.
+// parseLists reads revocation lists: several in PEM, or one in DER, as CAs
+// publish them.
 func parseLists(b []byte) ([]*x509.RevocationList, error) {
 	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 {
 		list, err := x509.ParseRevocationList(b)
@@ -98,7 +99,7 @@ func parseLists(b []byte) ([]*x509.RevocationList, error) {
 	return out, nil
 }
 
-// parseKeyDER does not go by the block's type, as OpenSSL does not either.
+// parseKeyDER ignores the block's type, as OpenSSL does.
 func parseKeyDER(der []byte) (crypto.Signer, error) {
 	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err == nil {
@@ -118,9 +119,9 @@ func parseKeyDER(der []byte) (crypto.Signer, error) {
 
 var errCut = errors.New("a block (-----BEGIN …) has no end or is damaged: the file is cut short, or still being written")
 
-// parsePEM reads all blocks. What begins a block and is none is an error, though
-// pem.Decode passes over it: a file cut short must not pass for a shorter one.
-// Command is the one of openssl that converts from DER.
+// parsePEM reads all blocks. It returns an error for a BEGIN line that starts no
+// valid block, which pem.Decode skips: a truncated file must not pass for a
+// shorter one. Command is the openssl command that converts from DER.
 func parsePEM(b []byte, command string) ([]*pem.Block, error) {
 	begin := []byte("-----BEGIN ")
 	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 { // an ASN.1 SEQUENCE of more than 127 bytes

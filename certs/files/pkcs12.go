@@ -24,8 +24,8 @@ func loadPKCS12(f Files, password []byte) (*tls.Certificate, []*x509.Certificate
 	return cert, roots, nil
 }
 
-// parsePKCS12 sorts what is in the file: the leaf is the certificate that the key
-// belongs to, self-signed ones are roots, the others the chain.
+// parsePKCS12 sorts the certificates: the leaf is the one that matches the key,
+// self-signed ones are roots, the others the chain.
 func parsePKCS12(b, password []byte) (*tls.Certificate, []*x509.Certificate, error) {
 	key, first, others, err := pkcs12.DecodeChain(b, string(password))
 	switch {
@@ -57,7 +57,7 @@ func parsePKCS12(b, password []byte) (*tls.Certificate, []*x509.Certificate, err
 	return assemble(chain, signer), roots, nil
 }
 
-// belongs says whether the key is the certificate's.
+// belongs reports whether the key is the certificate's.
 func belongs(c *x509.Certificate, key crypto.Signer) bool {
 	public, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	return ok && public.Equal(key.Public())

@@ -49,7 +49,7 @@ const (
 )
 
 const (
-	// maxIterations bounds the time that a key file can ask for: about two seconds.
+	// maxIterations bounds the time that a key file can cost: about two seconds.
 	maxIterations = 10_000_000
 	// maxScryptMemory bounds the memory: 128 × cost × block bytes. OpenSSL has 16
 	// MiB.
@@ -61,12 +61,13 @@ var (
 	errWrongPassword = errors.New("the password does not decrypt it")
 )
 
-// unsupported is an encryption that we do not have.
+// unsupported is the error for an encryption that is not implemented.
 func unsupported(what string) error {
 	return fmt.Errorf("it is encrypted with %s; convert it: openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out NEWFILE", what)
 }
 
-// decryptPKCS8 gives the private key, in PKCS #8, of an EncryptedPrivateKeyInfo.
+// decryptPKCS8 returns the private key, in PKCS #8, of an
+// EncryptedPrivateKeyInfo.
 func decryptPKCS8(der, password []byte) ([]byte, error) {
 	var outer encryptedKey
 	var params pbes2Params
@@ -101,8 +102,8 @@ func decryptPKCS8(der, password []byte) ([]byte, error) {
 	return unpad(plain, block.BlockSize())
 }
 
-// unpad takes the padding off (RFC 8018, 6.1.1). It is wrong where the password
-// is, but for one in 256: then the key does not parse.
+// unpad removes the padding (RFC 8018, 6.1.1). With a wrong password the padding
+// is wrong, except in one of 256 cases: then the key does not parse.
 func unpad(b []byte, size int) ([]byte, error) {
 	n := int(b[len(b)-1])
 	if n == 0 || n > size || n > len(b) {
@@ -116,7 +117,7 @@ func unpad(b []byte, size int) ([]byte, error) {
 	return b[:len(b)-n], nil
 }
 
-// blockOf gives the cipher of an identifier, and the length of its key.
+// blockOf returns the cipher with that identifier, and the length of its key.
 func blockOf(id string) (newBlock func([]byte) (cipher.Block, error), size int, err error) {
 	switch id {
 	case "2.16.840.1.101.3.4.1.2":
@@ -168,7 +169,7 @@ func deriveScrypt(der, password []byte, size int) ([]byte, error) {
 	return scrypt.Key(password, p.Salt, p.Cost, p.Block, p.Parallel, size)
 }
 
-// hashOf gives the hash of an HMAC. The default is SHA-1 (RFC 8018, A.2).
+// hashOf returns the hash of an HMAC. The default is SHA-1 (RFC 8018, A.2).
 func hashOf(id string) (func() hash.Hash, error) {
 	switch id {
 	case "", "1.2.840.113549.2.7":

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// maxLinks is where the kernel gives up too (path_resolution(7)).
+// maxLinks is the kernel's limit (path_resolution(7)).
 const maxLinks = 40
 
-// trail lists the paths, absolute and without links in their folders, whose
-// change can change what path leads to: every symbolic link on the way, and then
-// the file, or the first that is missing. Kubernetes, say, swaps a link in the
-// middle.
-func trail(path string) []string {
-	if !filepath.IsAbs(path) { // not filepath.Abs: it takes "link/.." for nothing
+// Trail lists the paths whose change can change what path leads to: every
+// symbolic link on the way, and then the file, or the first component that is
+// missing. They are absolute, without links in their folders. Kubernetes, for
+// example, swaps a link in the middle.
+func Trail(path string) []string {
+	if !filepath.IsAbs(path) { // not filepath.Abs: it removes "link/.."
 		wd, err := os.Getwd()
 		if err != nil {
 			return nil
@@ -49,7 +49,7 @@ func trail(path string) []string {
 	return out
 }
 
-// split gives the components of a path, "." left out.
+// split returns the components of a path without ".".
 func split(path string) []string {
 	var out []string
 	for part := range strings.SplitSeq(path, "/") {
@@ -59,8 +59,3 @@ func split(path string) []string {
 	}
 	return out
 }
-
-// Trail lists the paths, absolute and without links in their folders, whose change
-// can change what path leads to: every symbolic link on the way, and then the
-// file, or the first part of it that is missing.
-func Trail(path string) []string { return trail(path) }

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// PollInterval is how often the files are read though no event says that they
-	// have changed: network file systems send none.
+	// PollInterval is how often the files are read without an event: network file
+	// systems send none.
 	PollInterval = 30 * time.Second
-	// settleTime is how long the files must be quiet before they are read, so that
-	// certificate and key are both there; maxSettle bounds the wait for it.
+	// settleTime is how long the files must not change before they are read, so that
+	// certificate and key are both complete; maxSettle bounds the wait for it.
 	settleTime = 50 * time.Millisecond
 	maxSettle  = time.Second
 )
@@ -31,13 +31,13 @@ type Watcher struct {
 	log    *slog.Logger
 	name   string // of the identity
 
-	said string // owned by Run; the last error that the source was told
+	reported string // owned by Run; the last error that was reported to the source
 }
 
-// Open reads the files into the source for the first time. The error is Load's;
-// the source is told, and the watcher is good nevertheless: Run takes the files
-// up once they are mended. A pair that is not valid now is no error: it is
-// published, and the source refuses it.
+// Open reads the files into the source for the first time. The error is Load's.
+// It is also reported to the source, and the watcher can still be run: Run uses
+// the files once they are fixed. A pair that is not valid now is not an error: it
+// is published, and the source refuses it.
 func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 	w := &Watcher{files: f, source: s, log: log, name: s.Status().Name}
 	var cert *tls.Certificate
@@ -47,19 +47,19 @@ func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 		return err
 	})
 	if err != nil {
-		w.said = err.Error()
+		w.reported = err.Error()
 		s.Fail(err)
 		return w, err
 	}
 	s.Publish(cert, roots)
-	w.tellLists(roots)
+	w.logLists(roots)
 	if err := validity(cert, time.Now()); err != nil {
 		log.Warn("identity not usable", "identity", w.name, "cause", f.Certificate()+": "+err.Error())
 	}
 	return w, nil
 }
 
-// validity is certs.Validity; roots alone are always valid.
+// validity is certs.Validity; an identity with only roots is always valid.
 func validity(cert *tls.Certificate, now time.Time) error {
 	if cert == nil {
 		return nil
@@ -69,23 +69,23 @@ func validity(cert *tls.Certificate, now time.Time) error {
 
 // Run reads the files at once, and then whenever they change, until ctx ends. It
 // leaves no goroutine and no descriptor behind, and may be called again. Files
-// that cannot be used are logged and told to the source once, whose generation
-// stays.
+// that cannot be used are logged and reported to the source once; the source
+// keeps its generation.
 func (w *Watcher) Run(ctx context.Context) {
 	Watch(ctx, w.log.With("identity", w.name), w.files.Paths(), w.look)
 }
 
-// look reads the files, and says when to look again.
+// look reads the files, and returns when to read them again.
 func (w *Watcher) look() time.Duration { return w.update(time.Now()) }
 
-// Watch calls look at once, and then whenever something has changed on the way to
-// one of the paths, symbolic links included, and is quiet again; at the latest when
-// the time is over that look gave, which is at most PollInterval: not every file
-// system tells of changes. It ends with ctx, and leaves no goroutine and no
-// descriptor behind.
+// Watch calls look at once, and then after each change on the way to one of the
+// paths, symbolic links included, once the changes have settled. It also calls
+// look after the time that the last call returned, at most PollInterval, because
+// not every file system reports changes. It ends with ctx, and leaves no
+// goroutine and no descriptor behind.
 func Watch(ctx context.Context, log *slog.Logger, paths []string, look func() time.Duration) {
 	events, err := fsnotify.NewWatcher()
-	if err != nil { // no inotify instance is left, mostly
+	if err != nil { // usually no inotify instance is left
 		log.Warn("files are only polled", "every", PollInterval, "cause", err.Error())
 		events = &fsnotify.Watcher{} // never has an event
 	} else {
@@ -94,7 +94,8 @@ func Watch(ctx context.Context, log *slog.Logger, paths []string, look func() ti
 	watchPaths(ctx, events, paths, look)
 }
 
-// watchPaths looks where to watch before it reads, so that no change falls between.
+// watchPaths sets the watches before it reads, so that no change is missed in
+// between.
 func watchPaths(ctx context.Context, events *fsnotify.Watcher, paths []string, look func() time.Duration) {
 	for ctx.Err() == nil {
 		followed := follow(events, func() []string { return trails(paths) })
@@ -105,16 +106,17 @@ func watchPaths(ctx context.Context, events *fsnotify.Watcher, paths []string, l
 // trails lists all paths whose change can change what is read.
 func trails(paths []string) (out []string) {
 	for _, path := range paths {
-		out = append(out, trail(path)...)
+		out = append(out, Trail(path)...)
 	}
 	return out
 }
 
-// maxFollows bounds the tries to watch links that are swapped all the time.
+// maxFollows bounds the attempts to watch links that are swapped all the time.
 const maxFollows = 10
 
-// follow watches the folders of the trail, and gives the trail that is watched: a
-// link that was swapped before its folder was watched makes another one.
+// follow watches the folders of the trail, and returns the trail that is watched.
+// A link that was swapped before its folder was watched makes another trail, so
+// it repeats.
 func follow(events *fsnotify.Watcher, trail func() []string) []string {
 	now := trail()
 	for range maxFollows {
@@ -130,10 +132,10 @@ func follow(events *fsnotify.Watcher, trail func() []string) []string {
 	return now
 }
 
-// watchFolders watches the folders of the trail, and no others. It does not watch
-// the files, because that ends when a file is replaced. A folder that cannot be
-// watched is left to the poll. One that is watched is added again: another may
-// have taken its path.
+// watchFolders watches exactly the folders of the trail. It does not watch the
+// files, because such a watch ends when a file is replaced. A folder that cannot
+// be watched is left to polling. A folder that is watched already is added again:
+// another may have taken its path.
 func watchFolders(events *fsnotify.Watcher, trail []string) {
 	var folders []string
 	for _, path := range trail {
@@ -149,8 +151,8 @@ func watchFolders(events *fsnotify.Watcher, trail []string) {
 	}
 }
 
-// wait returns when something on the trail has changed and is quiet again, after
-// limit, or when ctx ends.
+// wait returns when the trail has changed and settled, after limit, or when ctx
+// ends.
 func wait(ctx context.Context, events *fsnotify.Watcher, trail []string, limit time.Duration) {
 	end := time.NewTimer(limit)
 	defer end.Stop()
@@ -180,14 +182,14 @@ func wait(ctx context.Context, events *fsnotify.Watcher, trail []string, limit t
 	}
 }
 
-// concerns says whether the event is about a path of the trail or its folder.
-// The folder may be that of a thousand other files.
+// concerns reports whether the event is about a path of the trail or its folder.
+// The folder may contain a thousand other files.
 func concerns(e fsnotify.Event, trail []string) bool {
 	return slices.ContainsFunc(trail, func(path string) bool { return e.Name == path || e.Name == filepath.Dir(path) })
 }
 
-// update publishes what the files hold now, if it is good, and says when to look
-// again.
+// update publishes the content of the files, if it is good, and returns when to
+// read them again.
 func (w *Watcher) update(now time.Time) time.Duration {
 	again := PollInterval
 	err := w.source.Guard(certs.PartFiles, func() (err error) {
@@ -196,17 +198,18 @@ func (w *Watcher) update(now time.Time) time.Duration {
 	})
 	switch {
 	case err == nil:
-		w.said = ""
-	case err.Error() != w.said:
-		w.said = err.Error()
+		w.reported = ""
+	case err.Error() != w.reported:
+		w.reported = err.Error()
 		w.source.Fail(err)
-		w.tellFailure(err)
+		w.logFailure(err)
 	}
 	return again
 }
 
-// publish does not let a pair that is not valid replace one that is. It says when
-// to look again: at once when a pair becomes valid that was made too early.
+// publish does not replace a valid pair by one that is not valid. It returns when
+// to read again: a pair that is not valid yet is read again when it becomes
+// valid.
 func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	cert, roots, err := Load(w.files)
 	if err != nil {
@@ -221,13 +224,13 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	}
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {
-		w.tellRenewed(old, w.source.Status())
-		w.tellLists(roots)
+		w.logRenewed(old, w.source.Status())
+		w.logLists(roots)
 	}
 	return PollInterval, nil
 }
 
-func (w *Watcher) tellRenewed(old, st certs.Status) {
+func (w *Watcher) logRenewed(old, st certs.Status) {
 	if w.files.onlyRoots() {
 		w.log.Info("roots renewed", "file", w.files.CA, "generation", st.Generation)
 		return
@@ -236,9 +239,9 @@ func (w *Watcher) tellRenewed(old, st certs.Status) {
 		"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
 }
 
-// tellLists writes to the log which revocation lists refuse certificates that are
-// on none.
-func (w *Watcher) tellLists(roots *certs.Roots) {
+// logLists logs the revocation lists that make us refuse certificates that are on
+// none.
+func (w *Watcher) logLists(roots *certs.Roots) {
 	if roots == nil {
 		return
 	}
@@ -251,9 +254,9 @@ func (w *Watcher) tellLists(roots *certs.Roots) {
 	}
 }
 
-func (w *Watcher) tellFailure(err error) {
+func (w *Watcher) logFailure(err error) {
 	if w.files.onlyRoots() {
-		w.log.Warn("roots not renewed", certs.Cause(err)...) // which names the file
+		w.log.Warn("roots not renewed", certs.Cause(err)...) // the cause names the file
 		return
 	}
 	w.log.Warn("identity not renewed", append([]any{"identity", w.name}, certs.Cause(err)...)...)

@@ -229,7 +229,7 @@ func TestFollowSeesALinkSwappedMeanwhile(t *testing.T) {
 	defer events.Close()
 	swapped := false
 	got := follow(events, func() []string {
-		found := trail(filepath.Join(w.dir, "tls.crt"))
+		found := Trail(filepath.Join(w.dir, "tls.crt"))
 		if !swapped { // after the look, before anything is watched
 			swapped = true
 			w.link("..2", "..tmp")
@@ -470,7 +470,7 @@ func TestTrail(t *testing.T) {
 		"real/../../../..//": "",
 	} {
 		var got []string
-		for _, p := range trail(dir + "/" + path) {
+		for _, p := range Trail(dir + "/" + path) {
 			if rel, err := filepath.Rel(dir, p); err == nil && !strings.HasPrefix(rel, "..") {
 				got = append(got, rel)
 			}

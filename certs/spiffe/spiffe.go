@@ -1,16 +1,16 @@
-// Package spiffe is an issuer: it takes an identity from a SPIFFE Workload API
-// agent (SPIRE's, say) as it comes, by go-spiffe's client.
+// Package spiffe is an issuer: it receives an identity from a SPIFFE Workload API
+// agent, such as SPIRE's, through go-spiffe's client.
 //
 // # Promised
 //
-// The agent may come later, and may go: what it gave is used as long as it is
-// valid. The roots of each trust domain, our own and those it is federated with,
-// vouch for SPIFFE IDs of that domain alone. No wait but the one for the next
-// update is without a bound.
+// The agent may start later, and may stop: an identity that it sent is used as long
+// as it is valid. The roots of each trust domain, our own and the federated ones,
+// vouch only for the SPIFFE IDs of that domain. Every wait is bounded, except the
+// one for the next update.
 //
 // # Not promised
 //
-// Of several identities that the agent has for us, the first is used.
+// If the agent has several identities for us, the first is used.
 package spiffe
 
 import (
@@ -36,7 +36,7 @@ func CheckSocket(s string) error {
 	return nil
 }
 
-// Workload keeps a source current with what an agent says. Make it with New.
+// Workload keeps a source current with the updates of an agent. Make it with New.
 type Workload struct {
 	// Static after construction.
 	socket string
@@ -44,11 +44,11 @@ type Workload struct {
 	log    *slog.Logger
 	name   string // of the identity
 
-	said string // owned by Run; the last failure that was logged
+	logged string // owned by Run; the last failure that was logged
 }
 
-// New makes a workload of a socket that CheckSocket has passed. Nobody is
-// contacted: that is Run's.
+// New makes a workload of a socket that passed CheckSocket. It does not connect:
+// Run does.
 func New(socket string, s *certs.Source, log *slog.Logger) *Workload {
 	return &Workload{socket: socket, source: s, log: log, name: s.Status().Name}
 }
@@ -56,20 +56,20 @@ func New(socket string, s *certs.Source, log *slog.Logger) *Workload {
 const (
 	// firstAnswer bounds the wait for the first answer of an agent.
 	firstAnswer = 10 * time.Second
-	// The pause before the agent is spoken to again: always the shortest while we
-	// have nothing, so that it is seen at once when it comes.
+	// The pause before the next connection to the agent. While we have no identity it
+	// is always the shortest, so that an agent that starts is noticed at once.
 	shortestPause = time.Second
 	longestPause  = 30 * time.Second
 )
 
-// Run listens to the agent until ctx ends. It leaves no goroutine behind, and is
-// called once.
+// Run receives updates from the agent until ctx ends. It leaves no goroutine
+// behind, and is called once.
 func (w *Workload) Run(ctx context.Context) {
 	pause := shortestPause
 	for ctx.Err() == nil {
-		var heard bool
+		var answered bool
 		err := w.source.Guard(certs.PartIssuer, func() (err error) {
-			heard, err = w.listen(ctx)
+			answered, err = w.listen(ctx)
 			return err
 		})
 		if ctx.Err() != nil {
@@ -77,7 +77,7 @@ func (w *Workload) Run(ctx context.Context) {
 		}
 		w.failed(err)
 		pause = min(2*pause, longestPause)
-		if heard || w.source.Ready() != nil {
+		if answered || w.source.Ready() != nil {
 			pause = shortestPause
 		}
 		t := time.NewTimer(pause)
@@ -89,22 +89,22 @@ func (w *Workload) Run(ctx context.Context) {
 	}
 }
 
-// failed tells the source, and the log once.
+// failed reports a failure to the source, and logs it once.
 func (w *Workload) failed(err error) {
 	err = fmt.Errorf("SPIFFE agent at %s: %w", w.socket, err)
 	w.source.Fail(err)
-	if text := err.Error(); text != w.said {
-		w.said = text
+	if text := err.Error(); text != w.logged {
+		w.logged = text
 		w.log.Warn("identity not renewed", append([]any{"identity", w.name}, certs.Cause(err)...)...)
 	}
 }
 
 var errSilent = fmt.Errorf("it has not answered for %v", firstAnswer)
 
-// listen takes updates until the first error, which it returns. A new client for
-// each try: one that failed to connect waits for up to two minutes before it does
-// again.
-func (w *Workload) listen(ctx context.Context) (heard bool, err error) {
+// listen processes updates until the first error, which it returns. It makes a
+// new client for each attempt: a client that failed to connect waits for up to
+// two minutes before it tries again.
+func (w *Workload) listen(ctx context.Context) (answered bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	client, err := workloadapi.New(ctx, workloadapi.WithAddr(w.socket))
@@ -112,43 +112,44 @@ func (w *Workload) listen(ctx context.Context) (heard bool, err error) {
 		return false, err
 	}
 	defer client.Close()
-	silence := time.AfterFunc(firstAnswer, func() { cancel(errSilent) })
-	defer silence.Stop()
-	l := &listener{workload: w, end: cancel, silence: silence}
+	timeout := time.AfterFunc(firstAnswer, func() { cancel(errSilent) })
+	defer timeout.Stop()
+	l := &listener{workload: w, end: cancel, timeout: timeout}
 	err = client.WatchX509Context(ctx, l)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.heard, err
+	return l.answered, err
 }
 
-// listener is what go-spiffe calls.
+// listener receives go-spiffe's calls.
 type listener struct {
 	workload *Workload
 	end      context.CancelCauseFunc
-	silence  *time.Timer
+	timeout  *time.Timer
 
-	mu    sync.Mutex
-	heard bool // guarded by mu
+	mu       sync.Mutex
+	answered bool // guarded by mu; an update has arrived
 }
 
-// OnX509ContextUpdate takes an update.
+// OnX509ContextUpdate processes an update.
 func (l *listener) OnX509ContextUpdate(c *workloadapi.X509Context) {
-	l.silence.Stop()
+	l.timeout.Stop()
 	l.mu.Lock()
-	l.heard = true
+	l.answered = true
 	l.mu.Unlock()
 	if err := l.workload.take(c); err != nil {
 		l.end(err)
 	}
 }
 
-// OnX509ContextWatchError ends listening: we have our own pauses.
+// OnX509ContextWatchError ends listen, because Run has its own pauses.
 func (l *listener) OnX509ContextWatchError(err error) { l.end(err) }
 
-// take publishes an update. One that is not valid now replaces none that is.
+// take publishes an update. An identity that is not valid now does not replace a
+// valid one.
 func (w *Workload) take(c *workloadapi.X509Context) error {
 	if len(c.SVIDs) == 0 {
 		return errors.New("it has no identity for us")

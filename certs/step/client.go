@@ -30,26 +30,26 @@ import (
 )
 
 const (
-	// dialTimeout is short, because a CA that comes back is to be seen soon.
+	// dialTimeout is short, so that a CA that is up again is noticed soon.
 	dialTimeout = 2 * time.Second
-	// answerTimeout bounds the wait for an answer, the reading of which ctx bounds.
+	// answerTimeout bounds the wait for the headers of an answer; ctx bounds its body.
 	answerTimeout = 8 * time.Second
 	maxRoot       = 64 << 10
 )
 
-// conn speaks to the CA for the length of a try. Its owner closes it.
+// conn is a client of the CA for one attempt. Its owner closes it.
 type conn struct {
 	url    string
 	roots  []*x509.Certificate
 	client *ca.Client
-	plain  *http.Transport // of client: without a certificate of ours
+	plain  *http.Transport // of client: sends no client certificate
 }
 
-// withoutDefaults keeps smallstep's client from adding the identity below
-// $STEPPATH to our calls. It has no other switch than a variable.
+// withoutDefaults keeps smallstep's client from sending the identity below
+// $STEPPATH. A package variable is the only switch for that.
 var withoutDefaults = sync.OnceFunc(func() { ca.DisableIdentity = true })
 
-// dial makes a conn. Where no root is known yet, it gets the one that has the
+// dial makes a conn. If no root is known yet, it fetches the one with the
 // fingerprint.
 func (i *Issuer) dial(ctx context.Context) (*conn, error) {
 	withoutDefaults()
@@ -89,8 +89,8 @@ func newTransport(config *tls.Config) *http.Transport {
 		TLSHandshakeTimeout: answerTimeout, ResponseHeaderTimeout: answerTimeout, MaxIdleConns: 2}
 }
 
-// bootstrap asks for the root with that fingerprint, of a server that nothing is
-// known of yet: the fingerprint alone is the proof.
+// bootstrap fetches the root with that fingerprint. The server is not verified,
+// because nothing is known of it yet: the fingerprint alone is the proof.
 func bootstrap(ctx context.Context, base, fingerprint string) (*x509.Certificate, error) {
 	u, err := url.JoinPath(base, "root", fingerprint)
 	if err != nil {
@@ -111,7 +111,7 @@ func bootstrap(ctx context.Context, base, fingerprint string) (*x509.Certificate
 	case resp.StatusCode == http.StatusNotFound:
 		return nil, errors.New("it has no root with the configured fingerprint; set fingerprint to that of its root (openssl x509 -in root_ca.crt -noout -fingerprint -sha256)")
 	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("asked for its root, it answers %s", resp.Status)
+		return nil, fmt.Errorf("it answered the request for its root with %s", resp.Status)
 	}
 	return parseRoot(io.LimitReader(resp.Body, maxRoot), fingerprint)
 }
@@ -121,11 +121,11 @@ func parseRoot(body io.Reader, fingerprint string) (*x509.Certificate, error) {
 		CA string `json:"ca"`
 	}
 	if err := json.NewDecoder(body).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("asked for its root, it answers what is not of a step-ca: %w", err)
+		return nil, fmt.Errorf("it answered the request for its root unlike a step-ca: %w", err)
 	}
 	block, _ := pem.Decode([]byte(answer.CA))
 	if block == nil {
-		return nil, errors.New("asked for its root, it answers without a certificate")
+		return nil, errors.New("it answered the request for its root without a certificate")
 	}
 	if sum := sha256.Sum256(block.Bytes); hex.EncodeToString(sum[:]) != fingerprint {
 		return nil, fmt.Errorf("its root has the fingerprint %x, not the configured one: it is another CA, or somebody is in between", sum)
@@ -133,7 +133,7 @@ func parseRoot(body io.Reader, fingerprint string) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-// sign gets a certificate for a new key and a token.
+// sign requests a certificate for a new key with a token.
 func (c *conn) sign(ctx context.Context, token string, names []string, life time.Duration) (*tls.Certificate, error) {
 	key, csr, err := newRequest(names)
 	if err != nil {
@@ -150,8 +150,8 @@ func (c *conn) sign(ctx context.Context, token string, names []string, life time
 	return pairOf(resp, key)
 }
 
-// rekey gets a certificate with the same names for a new key, over mutual TLS
-// with the one in use.
+// rekey requests a certificate with the same names for a new key, over mutual TLS
+// with the certificate in use.
 func (c *conn) rekey(ctx context.Context, now *tls.Certificate) (*tls.Certificate, error) {
 	key, csr, err := newRequest(namesOf(now.Leaf))
 	if err != nil {
@@ -166,8 +166,8 @@ func (c *conn) rekey(ctx context.Context, now *tls.Certificate) (*tls.Certificat
 	return pairOf(resp, key)
 }
 
-// renewExpired renews one that has expired, for the same key: no TLS server takes
-// it any more, so that the key signs a token.
+// renewExpired renews an expired certificate for the same key. No TLS server
+// accepts the certificate any more, so the request has a token signed by the key.
 func (c *conn) renewExpired(ctx context.Context, now *tls.Certificate) (*tls.Certificate, error) {
 	token, err := renewToken(c.url, now)
 	if err != nil {
@@ -180,7 +180,7 @@ func (c *conn) renewExpired(ctx context.Context, now *tls.Certificate) (*tls.Cer
 	return pairOf(resp, now.PrivateKey.(crypto.Signer))
 }
 
-// fetchRoots are the CA's roots and those of its federation.
+// fetchRoots returns the CA's roots and those of its federation.
 func (c *conn) fetchRoots(ctx context.Context) ([]*x509.Certificate, error) {
 	own, err := c.client.RootsWithContext(ctx)
 	if err != nil {
@@ -202,7 +202,7 @@ func (c *conn) fetchRoots(ctx context.Context) ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// newRequest makes a key and a request for it.
+// newRequest makes a key and a certificate request for it.
 func newRequest(names []string) (*ecdsa.PrivateKey, *x509.CertificateRequest, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -230,7 +230,7 @@ func newRequest(names []string) (*ecdsa.PrivateKey, *x509.CertificateRequest, er
 	return key, csr, err
 }
 
-// pairOf puts an answer and its key together.
+// pairOf combines an answer and its key.
 func pairOf(resp *api.SignResponse, key crypto.Signer) (*tls.Certificate, error) {
 	chain := resp.CertChainPEM
 	if len(chain) == 0 { // of a CA before 0.10
@@ -253,8 +253,8 @@ func pairOf(resp *api.SignResponse, key crypto.Signer) (*tls.Certificate, error)
 	return cert, nil
 }
 
-// refused says whether the CA was reached and said no, to what we asked or to our
-// certificate: to ask the same again is no use.
+// refused reports whether the CA was reached and refused the request or our
+// certificate: repeating the same request is useless.
 func refused(err error) bool {
 	var answer *errs.Error
 	if errors.As(err, &answer) {
@@ -265,7 +265,7 @@ func refused(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error" // a TLS alert
 }
 
-// explain adds the mend.
+// explain adds how to fix the error.
 func (c *conn) explain(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var answer *errs.Error
@@ -280,8 +280,8 @@ func (c *conn) explain(err error) error {
 	return shorten(err)
 }
 
-// shorten leaves out what is said already, the URL, and what is another each time,
-// our own port: the log has each failure once.
+// shorten removes the URL, which is reported already, and our own port, which
+// differs each time: the log has each failure once.
 func shorten(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {

@@ -1,30 +1,30 @@
-// Package step is an issuer: it gets an identity from a step-ca, by smallstep's
-// API client, and keeps it.
+// Package step is an issuer: it gets an identity from a step-ca, through
+// smallstep's API client, and renews it.
 //
-// The first certificate comes for a one-time token from a file, or for one that
-// we make with the key of a JWK provisioner, which the CA keeps and a password
-// opens. Later ones come over mutual TLS with the certificate in use, each for a
-// new key (rekey). One that has expired is renewed with a token signed by its key,
-// if the provisioner allows it; else, and where a renewal is refused, we enrol
-// again.
+// The first certificate is requested with a one-time token: from a file, or
+// signed with the key of a JWK provisioner, which the CA keeps encrypted with a
+// password. Later ones are requested over mutual TLS with the certificate in use,
+// each for a new key (rekey). An expired certificate is renewed with a token
+// signed by its key, if the provisioner allows that. If a renewal is refused, we
+// enrol again.
 //
 // # Promised
 //
-//   - The CA is the one whose root has the fingerprint; its later roots, and those
-//     it is federated with, are taken from the CA itself.
-//   - Storage has mode 0600 and is replaced whole, so that a process that is killed
-//     leaves a usable pair. Processes may share it: one renews, the others take
-//     what it got.
-//   - A storage folder that others could have written is refused, and so is a file in
-//     it. Of its roots those are trusted that have the fingerprint, or that are in a
-//     list which an identity of ours, below a trusted root, has signed.
-//   - Every call has a bound, and Open makes none. No proxy of the environment and
-//     nothing below $STEPPATH is used.
+//   - The CA is the one whose root has the fingerprint. Its later roots, and those of
+//     its federation, are taken from the CA itself.
+//   - Files in storage have mode 0600 and are replaced whole, so that a process that is
+//     killed leaves a usable pair. Processes may share a folder: one renews, the others
+//     use the result.
+//   - A storage folder that others could have written to is refused, and so is a file in
+//     it. A stored root is trusted only if it has the fingerprint, or is on a list that
+//     was signed by an identity of ours below a trusted root.
+//   - Every call is bounded, and Open makes none. Neither a proxy of the environment nor
+//     anything below $STEPPATH is used.
 //   - A token from a file is sent once.
 //
 // # Not promised
 //
-// All roots of the CA and its federation vouch for all names: it does not say
-// which trust domain each is for. A new lifetime counts from the next enrolment
+// All roots of the CA and its federation vouch for all names: the CA does not say
+// which trust domain each is for. A new lifetime applies from the next enrolment
 // on, because a renewal keeps the old one's.
 package step

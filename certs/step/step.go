@@ -27,24 +27,24 @@ type Config struct {
 	// Fingerprint is the SHA-256 of its root certificate, in hexadecimal.
 	Fingerprint string
 	// Provisioner and PasswordFile enrol with a JWK provisioner whose key the CA
-	// keeps; or TokenFile enrols with a one-time token, which is read anew for each
-	// enrolment.
+	// keeps. TokenFile enrols with a one-time token instead, which is read again
+	// for each enrolment.
 	Provisioner, PasswordFile, TokenFile string
 	// Names are the SANs: DNS names, IP addresses, URIs ("spiffe://corp/orders"),
-	// e-mail addresses. The first is the subject's common name, too.
+	// e-mail addresses. The first is also the subject's common name.
 	Names []string
-	// Lifetime is how long certificates are to be valid. If zero, the provisioner's
-	// default.
+	// Lifetime is the requested lifetime of certificates. If zero, the
+	// provisioner's default.
 	Lifetime time.Duration
-	// Storage is a folder that keeps certificate, key and roots. If empty, they are
-	// in memory alone.
+	// Storage is a folder that keeps certificate, key and roots. If empty, they
+	// are kept in memory only.
 	Storage string
 }
 
-// Key is the text of all that makes an identity another one.
+// Key is equal for equal configurations only.
 func (c Config) Key() string { return fmt.Sprintf("%#v", c) }
 
-// ParseFingerprint reads a SHA-256 in hexadecimal, with or without colons.
+// ParseFingerprint parses a SHA-256 in hexadecimal, with or without colons.
 func ParseFingerprint(s string) (string, error) {
 	plain := strings.ToLower(strings.NewReplacer(":", "", "-", "").Replace(s))
 	if b, err := hex.DecodeString(plain); err != nil || len(b) != 32 {
@@ -94,16 +94,17 @@ type Issuer struct {
 	storage storage
 
 	mu     sync.Mutex
-	roots  []*x509.Certificate // guarded by mu; what the CA and its federation are known by; empty: only the fingerprint is
-	spent  string              // guarded by mu; the last token of TokenFile that the CA answered to
-	answer error               // guarded by mu; what it answered; nil: a certificate
+	roots  []*x509.Certificate // guarded by mu; of the CA and its federation; empty: only the fingerprint is known
+	spent  string              // guarded by mu; the last token of TokenFile that the CA answered
+	answer error               // guarded by mu; its answer; nil: a certificate
 
-	said string // owned by followRoots; the last failure that was logged
+	logged string // owned by followRoots; the last failure that was logged
 }
 
-// Open makes an issuer, and publishes what storage has. Nobody is contacted: that
-// is Run's. The error is a storage folder that cannot be used, or that others can
-// write; what it holds may be missing or damaged, which is logged: then Run enrols.
+// Open makes an issuer, and publishes the identity in storage. It contacts
+// nobody: Run does. It returns an error if the storage folder cannot be used, or
+// others can write to it. If the stored identity is missing or damaged, that is
+// logged, and Run enrols.
 func Open(c Config, s *certs.Source, log *slog.Logger) (*Issuer, error) {
 	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint) // the caller has checked it
 	i := &Issuer{cfg: c, source: s, log: log, storage: storage{c.Storage}}
@@ -132,23 +133,23 @@ func Open(c Config, s *certs.Source, log *slog.Logger) (*Issuer, error) {
 	return i, nil
 }
 
-// Stored says whether storage has a certificate as configured, so that no token is
-// needed. Whether it is still valid is not looked at.
+// Stored reports whether storage has a certificate as configured, so that no
+// token is needed. It does not check whether the certificate is still valid.
 func Stored(c Config) bool {
 	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint)
 	kept, err := storage{c.Storage}.load(c)
 	return err == nil && kept.cert != nil && c.fits(kept) == nil
 }
 
-// CheckStorage says what is wrong with the storage folder and the files in it. A
-// warning is what is not used of it. A folder that is not there yet is fine.
+// CheckStorage returns an error if the storage folder or a file in it cannot be
+// used, and warnings about content that is not used. A missing folder is fine.
 func CheckStorage(c Config) (warnings []string, err error) {
 	c.Fingerprint, _ = ParseFingerprint(c.Fingerprint)
 	kept, err := storage{c.Storage}.load(c)
 	return kept.warnings(c), err
 }
 
-// warnings name the roots that are stored and not trusted.
+// warnings names the stored roots that are not trusted.
 func (s stored) warnings(c Config) (out []string) {
 	for _, r := range s.untrusted {
 		out = append(out, fmt.Sprintf("%s has a root (%s, fingerprint %x) that neither has the configured fingerprint nor is vouched for by one that has; it is not used unless the CA gives it again",
@@ -157,7 +158,7 @@ func (s stored) warnings(c Config) (out []string) {
 	return out
 }
 
-// fits says whether what is stored, if anything, is of this configuration.
+// fits returns an error if the stored identity is not of this configuration.
 func (c Config) fits(kept stored) error {
 	if kept.cert == nil {
 		return nil
@@ -167,7 +168,7 @@ func (c Config) fits(kept stored) error {
 	case err != nil:
 		return err
 	case len(kept.roots) == 0 && len(kept.untrusted) == 0:
-		return fmt.Errorf("there is a certificate, but no %s that says whose", rootsFile)
+		return fmt.Errorf("there is a certificate, but no %s with its CA's roots", rootsFile)
 	case len(kept.roots) == 0:
 		return fmt.Errorf("it is of the CA with fingerprint %x", sha256.Sum256(kept.untrusted[0].Raw))
 	case !slices.ContainsFunc(kept.anchors, func(r *x509.Certificate) bool { return leadsTo(chain, r) }):
@@ -185,7 +186,7 @@ func (i *Issuer) Run(ctx context.Context) {
 	followed.Wait()
 }
 
-// wants says whether a certificate is the one that is configured.
+// wants returns an error if a certificate is not for the configured names.
 func (c Config) wants(leaf *x509.Certificate) error {
 	have, want := namesOf(leaf), slices.Clone(c.Names)
 	for i, name := range want {
@@ -201,7 +202,7 @@ func (c Config) wants(leaf *x509.Certificate) error {
 	return nil
 }
 
-// namesOf are the SANs, as Config.Names has them.
+// namesOf returns the SANs in the form of Config.Names.
 func namesOf(leaf *x509.Certificate) []string {
 	out := append(slices.Clone(leaf.DNSNames), leaf.EmailAddresses...)
 	for _, ip := range leaf.IPAddresses {
@@ -227,7 +228,7 @@ func (i *Issuer) known() []*x509.Certificate {
 	return i.roots
 }
 
-// issue is one try of the renewer.
+// issue is one attempt of the renewer.
 func (i *Issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certificate, *certs.Roots, error) {
 	unlock, err := i.storage.lock(ctx)
 	if err != nil {
@@ -247,11 +248,11 @@ func (i *Issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certific
 	if err != nil {
 		return nil, nil, i.failed(err)
 	}
-	if roots, err := conn.fetchRoots(ctx); err == nil { // else followRoots says what is wrong
+	if roots, err := conn.fetchRoots(ctx); err == nil { // followRoots reports an error
 		conn.roots = roots
 	}
 	i.setRoots(conn.roots)
-	kept, _ := i.storage.load(i.cfg) // if it is damaged, it has no vouchers
+	kept, _ := i.storage.load(i.cfg) // damaged storage has no vouchers
 	if err := i.storage.save(i.cfg, stored{cert: cert, roots: conn.roots, vouchers: i.cfg.vouch(cert, conn.roots, kept)}); err != nil {
 		i.log.Error("identity not stored: after a restart it must be enrolled again", "identity", i.source.Status().Name, "cause", err.Error())
 	}
@@ -260,8 +261,7 @@ func (i *Issuer) issue(ctx context.Context, now *tls.Certificate) (*tls.Certific
 
 func (i *Issuer) failed(err error) error { return fmt.Errorf("step-ca %s: %w", i.cfg.URL, err) }
 
-// setRoots takes roots over, at once, and says so where they are others than
-// before.
+// setRoots publishes roots at once, and logs a change.
 func (i *Issuer) setRoots(roots []*x509.Certificate) (changed bool) {
 	i.mu.Lock()
 	old := i.roots
@@ -274,8 +274,8 @@ func (i *Issuer) setRoots(roots []*x509.Certificate) (changed bool) {
 	return changed
 }
 
-// newer is what another process has put into storage since; its cert is nil if
-// there is nothing better than now.
+// newer returns the identity that another process has stored since; its cert is
+// nil if there is none better than now.
 func (i *Issuer) newer(now *tls.Certificate) stored {
 	kept, err := i.storage.load(i.cfg)
 	if err != nil || kept.cert == nil || i.cfg.fits(kept) != nil ||
@@ -285,8 +285,9 @@ func (i *Issuer) newer(now *tls.Certificate) stored {
 	return kept
 }
 
-// obtain climbs down the ladder: rekey, renew with a token, enrol. The next rung
-// is tried only where the CA refuses; who cannot be reached is asked again later.
+// obtain tries in this order: rekey, renew with a token, enrol. It goes on to the
+// next only if the CA refuses; if the CA cannot be reached, the renewer tries
+// again later.
 func (i *Issuer) obtain(ctx context.Context, conn *conn, now *tls.Certificate) (*tls.Certificate, error) {
 	if now == nil {
 		return i.enrol(ctx, conn)
@@ -306,7 +307,7 @@ func (i *Issuer) obtain(ctx context.Context, conn *conn, now *tls.Certificate) (
 	return cert, nil
 }
 
-// enrol gets a certificate for a token.
+// enrol requests a certificate with a token.
 func (i *Issuer) enrol(ctx context.Context, conn *conn) (*tls.Certificate, error) {
 	if i.cfg.TokenFile == "" {
 		token, err := i.makeToken(ctx, conn)
@@ -329,17 +330,17 @@ func (i *Issuer) enrol(ctx context.Context, conn *conn) (*tls.Certificate, error
 }
 
 const (
-	// The roots are asked for at every tenth of a certificate's life, within these
-	// bounds: a CA that changes its root has both for longer than that.
+	// The roots are fetched at every tenth of a certificate's life, within these
+	// bounds: a CA that changes its root serves both for longer than that.
 	shortestFollow = time.Second
 	longestFollow  = 5 * time.Minute
 )
 
-// followRoots takes up new roots of the CA and of its federation, until ctx ends.
-// It begins at once: they may have changed while we were away.
+// followRoots fetches new roots of the CA and of its federation, until ctx ends.
+// It begins at once: they may have changed while no process ran.
 func (i *Issuer) followRoots(ctx context.Context) {
 	for ctx.Err() == nil {
-		if len(i.known()) > 0 { // else the first certificate brings them
+		if len(i.known()) > 0 { // else issue fetches them with the first certificate
 			i.updateRoots(ctx)
 		}
 		every := shortestFollow
@@ -355,22 +356,22 @@ func (i *Issuer) followRoots(ctx context.Context) {
 	}
 }
 
-// updateRoots asks once.
+// updateRoots fetches the roots once, with a timeout.
 func (i *Issuer) updateRoots(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, certs.TryTimeout)
 	defer cancel()
 	err := i.source.Guard(certs.PartRoots, func() error { return i.takeRoots(ctx) })
 	switch {
 	case err == nil:
-		i.said = ""
-	case err.Error() != i.said && ctx.Err() != context.Canceled:
-		i.said = err.Error()
+		i.logged = ""
+	case err.Error() != i.logged && ctx.Err() != context.Canceled:
+		i.logged = err.Error()
 		i.log.Warn("roots not refreshed", append([]any{"identity", i.source.Status().Name}, certs.Cause(err)...)...)
 	}
 }
 
-// takeRoots takes the roots that the CA has now, and keeps them if they are new. That
-// they cannot be kept is logged.
+// takeRoots publishes the CA's current roots, and stores them if they are new. A
+// failure to store them is logged.
 func (i *Issuer) takeRoots(ctx context.Context) error {
 	roots, err := i.askRoots(ctx)
 	if err != nil {
@@ -389,7 +390,7 @@ func (i *Issuer) takeRoots(ctx context.Context) error {
 	return nil
 }
 
-// storeRoots keeps roots, vouched for by the identity that is stored.
+// storeRoots stores roots with vouchers of the stored identity.
 func (i *Issuer) storeRoots(ctx context.Context, roots []*x509.Certificate) error {
 	unlock, err := i.storage.lock(ctx)
 	if err != nil {

@@ -200,10 +200,10 @@ func TestStorageSurvivesARestart(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*Config){
-		"not for other.svc":            func(c *Config) { c.Names = []string{"other.svc"} },
-		"it is of the CA with":         func(c *Config) { c.Fingerprint = strings.Repeat("0", 64) },
-		"":                             func(c *Config) { c.Storage = t.TempDir() },
-		"no roots.pem that says whose": func(c *Config) { os.Remove(filepath.Join(c.Storage, rootsFile)) },
+		"not for other.svc":                func(c *Config) { c.Names = []string{"other.svc"} },
+		"it is of the CA with":             func(c *Config) { c.Fingerprint = strings.Repeat("0", 64) },
+		"":                                 func(c *Config) { c.Storage = t.TempDir() },
+		"no roots.pem with its CA's roots": func(c *Config) { os.Remove(filepath.Join(c.Storage, rootsFile)) },
 	} {
 		changed := c
 		changed.Storage = t.TempDir()

@@ -15,29 +15,30 @@ import (
 	"ambassador/certs"
 )
 
-// storage is a folder; the zero value keeps nothing. The folder is opened, and so
-// checked, for each use.
+// storage is a folder; the zero value stores nothing. The folder is opened, and
+// so checked, for each use.
 type storage struct{ dir string }
 
-// stored is what a folder holds; all may be missing.
+// stored is the content of a folder; every part may be missing.
 type stored struct {
 	cert      *tls.Certificate    // Leaf is set
-	roots     []*x509.Certificate // that are trusted
+	roots     []*x509.Certificate // the trusted roots
 	untrusted []*x509.Certificate // the other roots
 	vouchers  []voucher           // for roots
-	anchors   []*x509.Certificate // roots, and those that vouchers need and the CA no longer has
+	anchors   []*x509.Certificate // roots, and former roots that vouchers need
 }
 
 const (
-	pairFile  = "identity.pem" // key and chain, one file: they cannot be of two minds
+	pairFile  = "identity.pem" // key and chain in one file, so that they always match
 	rootsFile = "roots.pem"
 	lockFile  = "lock"
 
-	// rootsLine begins roots.pem, for people. PEM passes over it.
+	// rootsLine begins roots.pem, for people. PEM decoders ignore it.
 	rootsLine = "# The roots of the step-ca that began with fingerprint "
 )
 
-// prepare makes the folder. The error says what is wrong with it.
+// prepare creates the folder if needed, and returns an error if it cannot be
+// used.
 func (s storage) prepare() error {
 	if s.dir == "" {
 		return nil
@@ -54,12 +55,12 @@ func (s storage) prepare() error {
 	return f.Close()
 }
 
-// lockPoll is how often a lock that is held is tried again. flock(2) itself could
-// not be given up.
+// lockPoll is how often a held lock is tried again. A blocking flock(2) could not
+// be cancelled.
 const lockPoll = 20 * time.Millisecond
 
-// lock makes us the only one that renews with this folder, until unlock. It keeps
-// to ctx.
+// lock makes us the only process that renews with this folder, until unlock. It
+// returns when ctx ends.
 func (s storage) lock(ctx context.Context) (unlock func(), err error) {
 	if s.dir == "" {
 		return func() {}, nil
@@ -76,7 +77,7 @@ func (s storage) lock(ctx context.Context) (unlock func(), err error) {
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil // which unlocks
+			return func() { f.Close() }, nil // closing unlocks
 		}
 		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
 			f.Close()
@@ -93,9 +94,9 @@ func (s storage) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// load reads what is there, and tells what the configuration trusts from the rest. The
-// error names the folder, or a file, that is damaged or that others could have written;
-// what is missing is no error.
+// load reads the folder, and separates trusted roots from others. The error names
+// the folder, or a file, that is damaged or that others could have written. A
+// missing file is no error.
 func (s storage) load(c Config) (out stored, err error) {
 	if s.dir == "" {
 		return out, nil
@@ -144,7 +145,7 @@ func readOptional(folder *certs.Folder, name string, secret bool) ([]byte, error
 	return b, err
 }
 
-// parseChain reads all certificates; there is at least one.
+// parseChain reads all certificates, at least one.
 func parseChain(b []byte) ([]*x509.Certificate, error) {
 	var out []*x509.Certificate
 	for {
@@ -167,7 +168,7 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// parsePair reads chain and key, which must fit.
+// parsePair reads chain and key, which must match.
 func parsePair(b []byte) (*tls.Certificate, error) {
 	cert, err := tls.X509KeyPair(b, b)
 	if err != nil {
@@ -179,8 +180,8 @@ func parsePair(b []byte) (*tls.Certificate, error) {
 	return &cert, err
 }
 
-// save keeps the roots and then the pair, each whole or not at all. The caller holds
-// the lock.
+// save stores the roots and then the pair, each whole or not at all. The caller
+// holds the lock.
 func (s storage) save(c Config, what stored) error {
 	if s.dir == "" {
 		return nil
@@ -200,7 +201,8 @@ func (s storage) save(c Config, what stored) error {
 	return folder.Replace(pairFile, text, 0o600)
 }
 
-// saveRoots keeps the roots, beside the pair that is there. The caller holds the lock.
+// saveRoots stores the roots, and keeps the stored pair. The caller holds the
+// lock.
 func (s storage) saveRoots(c Config, what stored) error {
 	if s.dir == "" {
 		return nil

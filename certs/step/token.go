@@ -20,21 +20,21 @@ import (
 	"ambassador/certs"
 )
 
-// tokenLife is as long as step's own. It begins a minute ago, for clocks that are
-// not quite alike.
+// tokenLife is that of step's own tokens. A token is valid from a minute ago on,
+// because clocks differ.
 const (
 	tokenLife     = 5 * time.Minute
 	tokenBackdate = time.Minute
 )
 
-// claims are those of a token for the CA.
+// claims are the claims of a token for the CA.
 type claims struct {
 	jose.Claims
 	SANs []string `json:"sans,omitempty"`
 	SHA  string   `json:"sha,omitempty"`
 }
 
-// newClaims are for one use at a path of the CA.
+// newClaims makes claims for one use at a path of the CA.
 func newClaims(base, path, issuer, subject string) (claims, error) {
 	audience, err := url.JoinPath(base, path)
 	if err != nil {
@@ -49,7 +49,7 @@ func newClaims(base, path, issuer, subject string) (claims, error) {
 		IssuedAt: jose.NewNumericDate(now), NotBefore: jose.NewNumericDate(now.Add(-tokenBackdate)), Expiry: jose.NewNumericDate(now.Add(tokenLife))}}, nil
 }
 
-// makeToken signs a token with the provisioner's key, which the CA gives out
+// makeToken signs a token with the provisioner's key, which the CA serves
 // encrypted.
 func (i *Issuer) makeToken(ctx context.Context, conn *conn) (string, error) {
 	password, err := certs.ReadSecret(i.cfg.PasswordFile)
@@ -90,7 +90,7 @@ func openKey(encrypted string, password []byte) (*jose.JSONWebKey, error) {
 	return key, json.Unmarshal(plain, key)
 }
 
-// maxPages bounds the lists of provisioners that are read, at 100 each.
+// maxPages bounds how many pages of provisioners are read, with 100 each.
 const maxPages = 100
 
 // provisioner finds a JWK provisioner by name.
@@ -127,8 +127,8 @@ func orNone(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// renewToken is signed by the key of the certificate, which it carries. The key
-// is one of newRequest.
+// renewToken makes a token that contains the certificate and is signed by its
+// key, which is one of newRequest.
 func renewToken(base string, cert *tls.Certificate) (string, error) {
 	var chain []string
 	for _, der := range cert.Certificate {
@@ -146,8 +146,8 @@ func renewToken(base string, cert *tls.Certificate) (string, error) {
 	return jose.Signed(signer).Claims(c).CompactSerialize()
 }
 
-// readToken reads the token file. A token that cannot do is not sent: the error
-// says what is needed.
+// readToken reads the token file. It does not return a token that the CA would
+// refuse: the error says what is needed.
 func (i *Issuer) readToken() (string, error) {
 	b, err := certs.ReadSecret(i.cfg.TokenFile)
 	if err != nil {
@@ -169,7 +169,7 @@ func (i *Issuer) readToken() (string, error) {
 	return token, nil
 }
 
-// checkToken reads what a token is for. Whether it is genuine, the CA knows.
+// checkToken checks what a token is for. Only the CA can check its signature.
 func checkToken(token string, names []string, now time.Time) error {
 	var c claims
 	parsed, err := jose.ParseSigned(token)

@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// Of the roots in storage those are trusted that have the configured fingerprint, or
-// that a voucher lists. The CA has to give us the others again.
+// A root in storage is trusted if it has the configured fingerprint or a voucher
+// lists it. The others are used only when the CA serves them again.
 
-// voucher is the proof that the CA gave us roots: an identity of ours, whose chain
-// leads to a trusted root, has signed a list of them. The CA itself takes the key of
-// a certificate with exactly our names for us.
+// voucher proves that the CA gave us roots: an identity of ours, whose chain
+// leads to a trusted root, has signed a list of them. This relies on the CA
+// issuing certificates with exactly our names only to us.
 type voucher struct {
 	Roots     [][]byte `json:"roots"`     // the SHA-256 of each
 	Chain     [][]byte `json:"chain"`     // of the identity, in DER: leaf first, the root last
@@ -28,26 +28,26 @@ type voucher struct {
 
 const (
 	voucherBlock = "AMBASSADOR VOUCHER" // in roots.pem; the content is JSON
-	// voucherPrefix begins what is signed. It is longer than all that an attacker
-	// chooses of what the same key signs in TLS, and no JWS begins like it.
+	// voucherPrefix begins the signed text. It is longer than the part of a TLS
+	// signature's input that an attacker can choose, and no JWS begins like it.
 	voucherPrefix = "ambassador: the certificate authority at the end of this chain has given us these roots over TLS\x00"
 )
 
 type digest = [sha256.Size]byte
 
-// trusted are roots, by the SHA-256 of each.
+// trusted is a set of roots, by the SHA-256 of each.
 type trusted map[digest]bool
 
-// pinned is the root that has the fingerprint.
+// pinned has the root with the configured fingerprint.
 func (c Config) pinned() trusted {
 	var d digest
-	hex.Decode(d[:], []byte(c.Fingerprint)) // which the caller has checked
+	hex.Decode(d[:], []byte(c.Fingerprint)) // the caller has checked it
 	return trusted{d: true}
 }
 
 func (t trusted) has(root *x509.Certificate) bool { return t[sha256.Sum256(root.Raw)] }
 
-// sort tells roots that are trusted from others.
+// sort separates trusted roots from others.
 func (t trusted) sort(roots []*x509.Certificate) (in, out []*x509.Certificate) {
 	for _, r := range roots {
 		if t.has(r) {
@@ -59,8 +59,8 @@ func (t trusted) sort(roots []*x509.Certificate) (in, out []*x509.Certificate) {
 	return in, out
 }
 
-// take adds the roots of a voucher, if it is one for us, and gives the root that its
-// chain leads to; else nil.
+// take adds the roots of a voucher if it is valid for us, and returns the root
+// that its chain leads to; else nil.
 func (t trusted) take(c Config, v voucher) *x509.Certificate {
 	chain, err := parseDER(v.Chain)
 	whole := !slices.ContainsFunc(v.Roots, func(r []byte) bool { return len(r) != len(digest{}) })
@@ -80,9 +80,9 @@ func (t trusted) take(c Config, v voucher) *x509.Certificate {
 
 func (v voucher) signed() []byte { return append([]byte(voucherPrefix), bytes.Join(v.Roots, nil)...) }
 
-// vouch makes the vouchers with which roots are stored: none, where all of them have
-// the fingerprint. Of those that are stored it keeps as many as the root of our
-// identity needs to be trusted. If that is not trusted, nothing is added.
+// vouch makes the vouchers that are stored with roots: none if all of them have
+// the fingerprint. It keeps as many of the stored vouchers as the root of our
+// identity needs to be trusted. If that root is not trusted, it adds none.
 func (c Config) vouch(identity *tls.Certificate, roots []*x509.Certificate, kept stored) []voucher {
 	trust, old := c.pinned(), kept.vouchers
 	if _, others := trust.sort(roots); len(others) == 0 {
@@ -120,8 +120,9 @@ func newVoucher(identity *tls.Certificate, roots, anchors []*x509.Certificate, t
 	return v, err == nil
 }
 
-// leadsTo says whether the chain, leaf first, ends at the root. It is judged at the
-// first moment at which all of it was valid: that it expired since is no matter.
+// leadsTo reports whether the chain, leaf first, ends at the root. It verifies at
+// the first moment at which all certificates were valid: later expiry does not
+// matter.
 func leadsTo(chain []*x509.Certificate, root *x509.Certificate) bool {
 	if len(chain) == 0 {
 		return false
@@ -135,7 +136,7 @@ func leadsTo(chain []*x509.Certificate, root *x509.Certificate) bool {
 		}
 		opts.Intermediates.AddCert(c)
 	}
-	opts.CurrentTime = opts.CurrentTime.Add(time.Millisecond) // never the zero time, which is now
+	opts.CurrentTime = opts.CurrentTime.Add(time.Millisecond) // never the zero time, which means now
 	_, err := chain[0].Verify(opts)
 	return err == nil
 }
@@ -152,7 +153,7 @@ func parseDER(ders [][]byte) ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// encodeVouchers is what parseVouchers reads.
+// encodeVouchers is the inverse of parseVouchers.
 func encodeVouchers(all []voucher) (out []byte, err error) {
 	for _, v := range all {
 		text, err := json.Marshal(v)
@@ -164,7 +165,7 @@ func encodeVouchers(all []voucher) (out []byte, err error) {
 	return out, nil
 }
 
-// parseVouchers passes over what is none.
+// parseVouchers skips blocks that are no voucher.
 func parseVouchers(b []byte) (out []voucher) {
 	for {
 		var block *pem.Block
