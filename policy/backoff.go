@@ -2,9 +2,9 @@ package policy
 
 import "time"
 
-// Backoff is how long to wait before something that failed is tried again: it
-// doubles from Base to Max, and jitter takes up to half of it away, so that
-// many who failed together do not return together.
+// Backoff is the pause before a failed operation is repeated. It doubles from
+// Base to Max. Jitter removes up to half of it, so that callers that failed
+// together do not repeat together.
 type Backoff struct {
 	// Base is the first pause. If zero, there is no pause.
 	Base time.Duration
@@ -12,8 +12,8 @@ type Backoff struct {
 	Max time.Duration
 }
 
-// Pause returns the wait before repetition n (0 is the first). Jitter is a
-// number in [0, 1); the result lies in (half the pause, the pause].
+// Pause returns the wait before repetition n (0 is the first). Jitter is a number
+// in [0, 1); the result is in (half the pause, the pause].
 func (b Backoff) Pause(n int, jitter float64) time.Duration {
 	limit := b.Max
 	if limit == 0 {

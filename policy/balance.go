@@ -2,21 +2,21 @@ package policy
 
 import "sync"
 
-// Method is how a Balancer chooses.
+// Method is a way to choose an address.
 type Method uint8
 
-// The methods, all by weight.
+// The methods. All respect weights.
 const (
-	// RoundRobin takes turns, spread evenly.
+	// RoundRobin chooses in turn, spread evenly.
 	RoundRobin Method = iota
-	// RandomTwo draws two and takes the one with fewer sessions for its weight.
+	// RandomTwo draws two and chooses the one with fewer sessions for its weight.
 	RandomTwo
-	// LeastConnections takes the one with the fewest sessions for its weight; those
-	// with equally few take turns.
+	// LeastConnections chooses the one with the fewest sessions for its weight, and
+	// among equals in turn.
 	LeastConnections
 )
 
-// Share is a candidate's place in a Balancer. The zero value begins.
+// Share is a candidate's state in a Balancer. The zero value is ready to use.
 type Share struct {
 	current int // guarded by the Balancer's mu
 }
@@ -24,14 +24,14 @@ type Share struct {
 // Candidate is one of the addresses to choose from.
 type Candidate struct {
 	Share *Share
-	// Weight is its share of the traffic; below one is one.
+	// Weight is its share of the traffic; less than one counts as one.
 	Weight int
-	// Rank is its group: those of a higher rank are chosen only when none of a
-	// lower one is usable.
+	// Rank is its group: a candidate of a higher rank is chosen only if none of a
+	// lower rank is usable.
 	Rank int
-	// Live is how many sessions it has.
+	// Live is its number of sessions.
 	Live int
-	// Usable says whether it may be chosen at all.
+	// Usable says whether it may be chosen.
 	Usable bool
 }
 
@@ -73,15 +73,15 @@ func (p *Balancer) Pick(all []Candidate, a, b float64) int {
 
 func (c *Candidate) weight() int { return max(c.Weight, 1) }
 
-// in says whether the candidate may be chosen from that rank.
+// in reports whether the candidate is usable and of that rank.
 func (c *Candidate) in(rank int) bool { return c.Usable && c.Rank == rank }
 
-// busier says whether c has more sessions for its weight than o.
+// busier reports whether c has more sessions for its weight than o.
 func (c *Candidate) busier(o *Candidate) bool { return c.Live*o.weight() > o.Live*c.weight() }
 
-// turn is smooth weighted round robin (nginx's): each turn everybody gains its
-// weight, and the one with most is chosen and pays what all have gained. Like, if
-// not -1, restricts it to those that are as busy as that one.
+// turn is nginx's smooth weighted round robin: each turn every candidate gains
+// its weight, and the one with the most is chosen and pays the sum of the
+// weights. If like is not -1, only candidates as busy as that one take part.
 func (p *Balancer) turn(all []Candidate, rank, like int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,7 +111,8 @@ func leastLoaded(all []Candidate, rank int) int {
 	return best
 }
 
-// twoChoices draws two different candidates by weight and takes the less busy.
+// twoChoices draws two different candidates by weight and returns the less busy
+// one.
 func twoChoices(all []Candidate, rank, total int, a, b float64) int {
 	first := draw(all, rank, -1, int(a*float64(total)))
 	second := draw(all, rank, first, int(b*float64(total-all[first].weight())))
@@ -121,7 +122,7 @@ func twoChoices(all []Candidate, rank, total int, a, b float64) int {
 	return first
 }
 
-// draw is the candidate in whose stretch of the summed weights at falls.
+// draw returns the candidate at a position of the summed weights. It skips but.
 func draw(all []Candidate, rank, but, at int) int {
 	last := -1
 	for i := range all {

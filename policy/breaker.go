@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// BreakerState is what a Breaker lets through.
+// BreakerState says what a Breaker lets through.
 type BreakerState uint32
 
-// The states. Closed is the electrician's: traffic passes.
+// The states.
 const (
-	Closed   BreakerState = iota
-	HalfOpen              // only trials pass
-	Open                  // nothing passes until the next trial is due
+	Closed   BreakerState = iota // traffic passes
+	HalfOpen                     // only trials pass
+	Open                         // nothing passes until the next trial is due
 )
 
 // String is the state's name in logs, metrics and the API.
@@ -30,11 +30,11 @@ func (s BreakerState) String() string {
 	return fmt.Sprintf("breaker state %d", uint32(s))
 }
 
-// Outcome is how something that a Breaker permitted went.
+// Outcome is the result of an attempt that a Breaker permitted.
 type Outcome uint8
 
-// The outcomes. Neutral is an end that says nothing about the destination: it
-// was ours, or the client's.
+// The outcomes. Neutral says nothing about the destination: we or the client ended
+// the attempt.
 const (
 	Neutral Outcome = iota
 	Success
@@ -43,64 +43,65 @@ const (
 
 // BreakerConfig says when a breaker opens, and for how long.
 type BreakerConfig struct {
-	// Failures is how many in a row open it. If zero, it never opens.
+	// Failures is how many failures in a row open it. If zero, it never opens.
 	Failures int
-	// Open is how long it stays open at first. Each time that no success came
-	// between, that doubles, up to MaxOpen. If zero, MaxOpen is Open.
+	// Open is how long it stays open at first. That doubles, up to MaxOpen, each time
+	// it opens again without a success in between. If MaxOpen is zero, it is Open.
 	Open, MaxOpen time.Duration
-	// Probes is how many trials may be under way at a time while it is half-open.
+	// Probes is how many trials may run at a time while it is half-open.
 	// If zero, one.
 	Probes int
 }
 
-// openJitter is the share of an open time that jitter may take away: enough to
-// part many ambassadors that lost the same destination at the same time, and
-// little enough that "open: 5s" is about five seconds.
+// openJitter is the fraction of an open time that jitter may remove: enough to
+// spread many ambassadors that lost the same destination at once, and little
+// enough that "open: 5s" means about five seconds.
 const openJitter = 0.2
 
-// openFor is the length of the n-th open time in a row (0 is the first), in
-// (80 %, 100 %] of what is configured.
+// openFor returns the length of the n-th open time in a row (0 is the first), in
+// (80 %, 100 %] of the configured one.
 func (c *BreakerConfig) openFor(n int, jitter float64) time.Duration {
 	limit := max(c.Open, c.MaxOpen)
 	return Backoff{Base: c.Open, Max: limit}.Pause(n, jitter*2*openJitter)
 }
 
-// Ticket is the permission for one attempt, which settles it once. The zero Ticket
-// says nothing to any breaker.
+// Ticket is the permission for one attempt, which settles it once. Settling the
+// zero Ticket has no effect.
 type Ticket struct {
 	generation uint64
 	round      uint32 // of the breaker when the attempt began
 	trial      bool
 }
 
-// Transition is a change of state. From == To is none.
+// Transition is a change of state. If From == To, nothing changed.
 type Transition struct{ From, To BreakerState }
 
-// Changed says whether there was a change.
+// Changed reports whether there was a change.
 func (t Transition) Changed() bool { return t.From != t.To }
 
-// Breaker keeps attempts from a destination that fails: closed until Failures in
-// a row, then open, then half-open for trials, of which the first success closes
-// it and the first failure opens it again, for longer.
+// Breaker is a circuit breaker: it keeps attempts away from a destination that
+// fails. It is closed until Failures in a row, then open, then half-open for
+// trials. The first trial that succeeds closes it; the first that fails opens it
+// again, for longer.
 //
-// Failures are in a row only if each began after the one before it was settled:
-// attempts that run at the same time meet the same event, and a burst of them is one
-// failure. A failure that began before the last success says nothing either, and a
-// success always counts, however long its attempt took.
+// Failures are in a row only if each attempt began after the previous failure was
+// settled: concurrent attempts meet the same event, so a burst of failures counts
+// as one. A failure of an attempt that began before the last success does not
+// count either. A success always counts, however long its attempt took.
 //
-// The zero Breaker never opens; make one that does with NewBreaker. It is safe for
-// concurrent use and allocates nothing, except for Changed.
+// The zero Breaker never opens; make one that does with NewBreaker. It is safe
+// for concurrent use and allocates nothing, except for Changed.
 type Breaker struct {
 	cfg   BreakerConfig // static after construction
 	state atomic.Uint32 // a BreakerState; written with mu held
 
 	mu         sync.Mutex
-	changed    chan struct{} // guarded by mu; closed at the next change of state; nil: nobody waits
-	generation uint64        // guarded by mu; of tickets, rises with every change of state
-	round      uint32        // guarded by mu; rises with every success and counted failure
+	changed    chan struct{} // guarded by mu; closed at the next change of state; nil: no waiter
+	generation uint64        // guarded by mu; of tickets; incremented by every change of state
+	round      uint32        // guarded by mu; incremented by every success and counted failure
 	failures   int           // guarded by mu; in a row, while closed
 	opened     int           // guarded by mu; open times in a row without a success
-	trials     int           // guarded by mu; under way, while half-open
+	trials     int           // guarded by mu; running, while half-open
 	retryAt    time.Time     // guarded by mu; when the next trial is due, while open
 }
 
@@ -111,23 +112,24 @@ func NewBreaker(cfg BreakerConfig) *Breaker {
 	return b
 }
 
-// Init is NewBreaker for a breaker that is part of something else. It comes
+// Init is NewBreaker for a breaker that is embedded in another value. Call it
 // before any other method.
 func (b *Breaker) Init(cfg BreakerConfig) {
 	cfg.Probes = max(cfg.Probes, 1)
 	b.cfg, b.generation = cfg, 1
 }
 
-// BreakerMemory is what a breaker has learned, for one that takes its place.
+// BreakerMemory is the state of a breaker, for one that replaces it.
 type BreakerMemory struct {
 	Failures int       // in a row, while closed
 	Opened   int       // open times in a row without a success
-	Open     bool      // it lets nothing through
-	RetryAt  time.Time // until then; zero unless Open
+	Open     bool      // nothing passes
+	RetryAt  time.Time // when the next trial is due; zero unless Open
 }
 
-// Memory is what the breaker has learned; ok is false if that is nothing. Trials
-// under way are not part of it: a breaker that is half-open is open, and due now.
+// Memory returns the breaker's state; ok is false if that is the initial one.
+// Running trials are not part of it: a half-open breaker counts as open with a
+// trial due now.
 func (b *Breaker) Memory(now time.Time) (m BreakerMemory, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,8 +140,8 @@ func (b *Breaker) Memory(now time.Time) (m BreakerMemory, ok bool) {
 	return m, m != BreakerMemory{}
 }
 
-// Recall lets a breaker know what another has learned, which had the same
-// configuration. It comes right after Init.
+// Recall restores the state of another breaker with the same configuration. Call
+// it right after Init.
 func (b *Breaker) Recall(m BreakerMemory) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,11 +151,12 @@ func (b *Breaker) Recall(m BreakerMemory) {
 	b.retryAt, b.failures, b.opened = m.RetryAt, m.Failures, m.Opened
 }
 
-// State is the state now: Open stays Open when its time is over, until somebody
-// asks for the trial.
+// State returns the current state. When the open time is over, it stays Open
+// until Permit is called.
 func (b *Breaker) State() BreakerState { return BreakerState(b.state.Load()) }
 
-// Usable says whether Permit would say yes. While Closed it costs one atomic read.
+// Usable reports whether Permit would give a ticket. While Closed it costs one
+// atomic read.
 func (b *Breaker) Usable(now time.Time) bool {
 	if b.State() == Closed {
 		return true
@@ -173,8 +176,9 @@ func (b *Breaker) usable(now time.Time) bool {
 	return true
 }
 
-// Permit gives the ticket for one attempt, if there may be one now. Where an open
-// time is over, it is the first trial's, and the breaker half-open.
+// Permit returns the ticket for one attempt, if one is permitted now. If the open
+// time is over, the ticket is that of the first trial, and the breaker becomes
+// half-open.
 func (b *Breaker) Permit(now time.Time) (Ticket, Transition, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -192,11 +196,12 @@ func (b *Breaker) Permit(now time.Time) (Ticket, Transition, bool) {
 	return Ticket{b.generation, b.round, true}, Transition{from, HalfOpen}, true
 }
 
-// Settle takes the outcome of a ticket's attempt. Counted says whether the outcome
-// says something about the destination: a Neutral one does not, nor a failure that
-// began before the last success, the last counted failure or the last change of
-// state. A success always does: where the breaker has opened since the attempt
-// began, it is as good as a probe that passed. Jitter is a number in [0, 1).
+// Settle records the outcome of a ticket's attempt. Counted reports whether the
+// outcome says something about the destination. A Neutral one does not, nor does
+// a failure of an attempt that began before the last success, the last counted
+// failure or the last change of state. A success always does: if the breaker has
+// opened since the attempt began, it counts like a probe that passed. Jitter is a
+// number in [0, 1).
 func (b *Breaker) Settle(t Ticket, o Outcome, now time.Time, jitter float64) (change Transition, counted bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -221,7 +226,8 @@ func (b *Breaker) Settle(t Ticket, o Outcome, now time.Time, jitter float64) (ch
 	return Transition{from, b.State()}, true
 }
 
-// succeeded is the success of an attempt that the present state permitted. Mu is held.
+// succeeded handles the success of an attempt that the current state permitted.
+// Mu is held.
 func (b *Breaker) succeeded() {
 	if b.State() == HalfOpen {
 		b.close()
@@ -230,7 +236,7 @@ func (b *Breaker) succeeded() {
 	b.failures, b.opened = 0, 0
 }
 
-// failed is the failure of such an attempt. Mu is held.
+// failed handles the failure of such an attempt. Mu is held.
 func (b *Breaker) failed(now time.Time, jitter float64) {
 	if b.State() == HalfOpen {
 		b.open(now, jitter)
@@ -242,7 +248,7 @@ func (b *Breaker) failed(now time.Time, jitter float64) {
 	}
 }
 
-// passed is a success that no trial of the present state had: a probe's, or that of
+// passed handles a success other than that of a current trial: of a probe, or of
 // an attempt from before the breaker opened. Mu is held.
 func (b *Breaker) passed() {
 	switch {
@@ -253,7 +259,7 @@ func (b *Breaker) passed() {
 	}
 }
 
-// Watch gives a ticket for a health probe, which is always permitted; Probed
+// Watch returns a ticket for a health probe, which is always permitted; Probed
 // settles it.
 func (b *Breaker) Watch() Ticket {
 	b.mu.Lock()
@@ -261,10 +267,10 @@ func (b *Breaker) Watch() Ticket {
 	return Ticket{generation: b.generation}
 }
 
-// Probed takes the outcome of a health probe. One that passed moves an open
-// breaker to half-open at once, and closes one that is half-open and has no trial
-// under way. One that failed is the trial that was due: the breaker is open
-// again, for longer. While the breaker is closed probes say nothing to it.
+// Probed records the outcome of a health probe. A probe that passed makes an open
+// breaker half-open at once, and closes a half-open one without running trials. A
+// probe that failed when a trial is due counts as that trial: the breaker opens
+// again, for longer. While the breaker is closed, probes have no effect.
 func (b *Breaker) Probed(t Ticket, o Outcome, now time.Time, jitter float64) Transition {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -279,7 +285,7 @@ func (b *Breaker) Probed(t Ticket, o Outcome, now time.Time, jitter float64) Tra
 	return Transition{from, b.State()}
 }
 
-// RetryAt is when the next trial is due: the zero time unless Open.
+// RetryAt returns when the next trial is due; the zero time unless Open.
 func (b *Breaker) RetryAt() time.Time {
 	if b.State() != Open {
 		return time.Time{}
@@ -289,7 +295,7 @@ func (b *Breaker) RetryAt() time.Time {
 	return b.retryAt
 }
 
-// Changed is closed at the next change of state.
+// Changed returns a channel that is closed at the next change of state.
 func (b *Breaker) Changed() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,25 +8,25 @@ import (
 	"strings"
 )
 
-// Step is what one rule says to a query.
+// Step is the result of one rule for a query.
 type Step struct {
 	// Index is the rule's place, from 0, and Rule its name.
 	Index int
 	Rule  string
-	// Matched says that the rule decides: it is the last step.
+	// Matched: the rule decides. It is the last step.
 	Matched bool
-	// Undecided says that it depends on the addresses of the name, which were not
-	// given: it is the last step too.
+	// Undecided: the result depends on the addresses of the name, which were not
+	// given. It is the last step, too.
 	Undecided bool
-	// Key is the first key that did not match, or on which it depends.
+	// Key is the first key that did not match, or that is undecided.
 	Key string
-	// Text says it in words: "host: db.internal is not *.example.com".
+	// Text describes the result: "host: db.internal is not *.example.com".
 	Text string
 }
 
-// Explain walks the rules in order, as Decide does with the same arguments, and
+// Explain checks the rules in order, as Decide does with the same arguments, and
 // says of each why it does not match, up to the one that decides. If the last
-// step did not match and is not undecided, no rule did.
+// step neither matched nor is undecided, no rule matched.
 func (r *Rules) Explain(q *Query, addrs []netip.Addr, resolved bool) []Step {
 	addrs, known := q.addresses(addrs, resolved)
 	var steps []Step
@@ -57,7 +57,7 @@ func (r *Rules) explain(i int, q *Query, addrs []netip.Addr, known bool) Step {
 	return step
 }
 
-// The keys by their names in the file.
+// The keys, by their names in the configuration file.
 const (
 	keyHost      = "host"
 	keyPort      = "port"
@@ -69,8 +69,8 @@ const (
 	keySNI       = "sni"
 )
 
-// differs is the first of the rule's keys, without ip, that the query does not
-// match; "" if it matches all.
+// differs returns the first of the rule's keys, except ip, that the query does
+// not match; "" if it matches all.
 func (r *Rule) differs(q *Query) string {
 	switch {
 	case len(r.Hosts) > 0 && !named(r.Hosts, q.host()):
@@ -91,7 +91,7 @@ func (r *Rule) differs(q *Query) string {
 	return ""
 }
 
-// named says whether a name is one of the patterns'.
+// named reports whether a name matches one of the patterns.
 func named(patterns []string, name string) bool {
 	return name != "" && slices.ContainsFunc(patterns, func(p string) bool {
 		if strings.HasPrefix(p, "*.") {
@@ -106,7 +106,7 @@ func contained(prefixes []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// difference says in words why a key does not match.
+// difference says why a key does not match.
 func (r *Rule) difference(key string, q *Query, addrs []netip.Addr, known bool) string {
 	switch key {
 	case keyHost, keyPort:
@@ -140,7 +140,7 @@ func (r *Rule) difference(key string, q *Query, addrs []netip.Addr, known bool) 
 	return isNot(q.SNI, r.SNIs)
 }
 
-// elsewhere says why the destination is another.
+// elsewhere says why the rule is for another destination.
 func (r *Rule) elsewhere(key string, q *Query) string {
 	switch {
 	case !q.hasDestination():
@@ -153,7 +153,7 @@ func (r *Rule) elsewhere(key string, q *Query) string {
 	return isNot(q.Host, r.Hosts)
 }
 
-// outside says why the rule's IPs do not have the destination.
+// outside says why the rule's IPs do not contain the destination.
 func (r *Rule) outside(q *Query, addrs []netip.Addr, known bool) string {
 	switch {
 	case !q.hasDestination():
@@ -169,7 +169,8 @@ func (r *Rule) outside(q *Query, addrs []netip.Addr, known bool) string {
 	return isOutside(addrs[0].String(), r.IPs)
 }
 
-// says is what the rule does with what it matches, by its IPs those inside.
+// says describes what the rule does with a match; inside are the addresses in its
+// IPs.
 func (r *Rule) says(inside []netip.Addr) string {
 	var text string
 	switch {
@@ -201,7 +202,7 @@ func isOutside(is string, prefixes []netip.Prefix) string {
 	return is + " is not in " + enumerate(texts(prefixes))
 }
 
-// listed is how many of a list's items are worth a reader's time.
+// listed is how many items of a list are written out.
 const listed = 8
 
 func enumerate(items []string) string {

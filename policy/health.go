@@ -5,30 +5,30 @@ import "time"
 // Health is the verdict on an address.
 type Health string
 
-// The verdicts: the words of logs, metrics and the API.
+// The verdicts, as in logs, metrics and the API.
 const (
-	Unknown   Health = "unknown" // nothing has been seen yet; it is used
+	Unknown   Health = "unknown" // no check yet; the address is used
 	Healthy   Health = "healthy"
 	Unhealthy Health = "unhealthy"
 )
 
-// HealthConfig says how many checks in a row change a verdict. If zero, a field
-// is one.
+// HealthConfig says how many checks in a row change a verdict. A field of zero
+// means one.
 type HealthConfig struct{ Rise, Fall int }
 
-// HealthFold is the verdict that follows from a series of checks. Nothing is known
-// before the first; then one that passed is enough to be healthy, and Fall that
-// failed are needed to be unhealthy; from there, Rise that pass. The zero value
-// has seen nothing. It is not safe for concurrent use.
+// HealthFold computes the verdict of a series of checks. Before the first it is
+// Unknown. Then one check that passes makes it Healthy, and Fall that fail make
+// it Unhealthy; from there, Rise that pass are needed. The zero value has seen no
+// check. It is not safe for concurrent use.
 type HealthFold struct {
 	verdict Health // empty: Unknown
-	streak  int    // checks in a row that speak against the verdict
+	streak  int    // checks in a row that contradict the verdict
 	since   time.Time
 	cause   string
 	causeAt time.Time
 }
 
-// Verdict is the verdict now.
+// Verdict returns the current verdict.
 func (h *HealthFold) Verdict() Health {
 	if h.verdict == "" {
 		return Unknown
@@ -36,14 +36,15 @@ func (h *HealthFold) Verdict() Health {
 	return h.verdict
 }
 
-// Since is when the verdict became what it is; zero while nothing was seen.
+// Since returns when the verdict last changed; zero before the first check.
 func (h *HealthFold) Since() time.Time { return h.since }
 
-// LastFailure is what the last check that failed saw, and when; empty if none did.
+// LastFailure returns the cause and the time of the last failed check; empty if
+// none failed.
 func (h *HealthFold) LastFailure() (cause string, at time.Time) { return h.cause, h.causeAt }
 
-// Fold takes the next check and says what the verdict was before it. Cause is what
-// a check that failed saw, in words.
+// Fold adds the next check and returns the verdict before it. Cause describes the
+// failure of a check that did not pass.
 func (h *HealthFold) Fold(cfg HealthConfig, passed bool, cause string, now time.Time) (was Health) {
 	was = h.Verdict()
 	if !passed {
@@ -67,7 +68,7 @@ func (h *HealthFold) Fold(cfg HealthConfig, passed bool, cause string, now time.
 	return was
 }
 
-// Forget makes the verdict Unknown: nothing is asked any more.
+// Forget makes the verdict Unknown, because checks have stopped.
 func (h *HealthFold) Forget(now time.Time) {
 	h.verdict, h.streak, h.since = "", 0, now
 }

@@ -16,17 +16,18 @@ const (
 	maxInput = 1024 // bytes that a name may have in Unicode; 253 of A-labels are fewer
 )
 
-// lookup maps a name in Unicode to the A-labels that it is looked up by (UTS 46).
-// What is ASCII in it is judged here, and not by STD 3, which has no underscore.
+// lookup maps a name in Unicode to the A-labels for its DNS lookup (UTS 46). The
+// ASCII letters in it are checked by checkLabel and not by STD 3, which forbids
+// underscores.
 var lookup = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
-// ParseHost reads what a client names, or a file says, as the host to go to: an IP
-// address, alone or in brackets, gives addr, with IPv4-mapped ones unmapped;
-// anything else gives host, the name's lower-case A-labels without the last dot,
-// of letters, digits, dashes and underscores. Refused are, among others, addresses
-// with a zone, and names that end in a number ("127.1", "0x7f.1", "2130706433"):
-// they are IPv4 addresses in disguise to some who resolve them. The error says
-// what to write. A name that is canonical already costs no allocation.
+// ParseHost parses a host from a client or a file. For an IP address, plain or in
+// brackets, it returns addr, with IPv4-mapped ones unmapped. For anything else it
+// returns host: the name's lower-case A-labels without the trailing dot, of
+// letters, digits, dashes and underscores. It refuses, among others, addresses
+// with a zone, and names whose last label is a number ("127.1", "0x7f.1",
+// "2130706433"): some resolvers take them for IPv4 addresses. The error says what
+// to write. A canonical name costs no allocation.
 func ParseHost(s string) (host string, addr netip.Addr, err error) {
 	if strings.HasPrefix(s, "[") || strings.Contains(s, ":") {
 		addr, err = parseIPv6(s)
@@ -138,8 +139,8 @@ func isNameByte(b byte) bool {
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
-// endsInNumber is the test by which browsers tell IPv4 addresses from names (the
-// URL standard's): the last label is decimal, octal or hexadecimal.
+// endsInNumber is the URL standard's test that separates IPv4 addresses from
+// names: the last label is decimal, octal or hexadecimal.
 func endsInNumber(name string) bool {
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	if hex, ok := strings.CutPrefix(last, "0x"); ok {
@@ -148,8 +149,8 @@ func endsInNumber(name string) bool {
 	return strings.Trim(last, "0123456789") == ""
 }
 
-// ParseHostPattern reads one of a rule's Hosts or SNIs: a name, or "*." and a name
-// that stands for all with one or more labels before it. The result is
+// ParseHostPattern parses one of a rule's Hosts or SNIs: a name, or "*." and a
+// name, which matches every name with one or more labels before it. The result is
 // canonical, as of ParseHost; the error says what to write.
 func ParseHostPattern(s string) (string, error) {
 	suffix, wild := strings.CutPrefix(s, "*.")

@@ -2,18 +2,18 @@ package policy
 
 import "time"
 
-// Rate allows so many events a second, and as many at once after a quiet second:
-// a token bucket. The zero value allows everything. It is not safe for concurrent
-// use.
+// Rate is a token bucket: it allows a number of events per second, and as many at
+// once after a quiet second. The zero value allows everything. It is not safe for
+// concurrent use.
 type Rate struct {
-	// PerSecond is the bound. If zero, there is none.
+	// PerSecond is the limit. If zero, there is none.
 	PerSecond int
 
 	tokens float64
 	last   time.Time
 }
 
-// Allow says whether an event may happen now, and counts it if so.
+// Allow reports whether an event may happen now, and counts it if so.
 func (r *Rate) Allow(now time.Time) bool {
 	if r.PerSecond <= 0 {
 		return true

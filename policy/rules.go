@@ -9,51 +9,53 @@ import (
 	"strings"
 )
 
-// Rule is one line of a listener's rules. Each key that is not empty must match,
-// by one of its values; a rule without keys matches everything. A rule without
-// an Upstream denies.
+// Rule is one line of a listener's rules. Each key that is not empty must match
+// by one of its values; a rule without keys matches everything. A rule without an
+// Upstream denies.
 type Rule struct {
-	// Name is what records and metrics call it. If empty, #N: its place, from 1.
+	// Name identifies it in records and metrics. If empty, #N: its place, from 1.
 	Name string
-	// Hosts are names and "*." patterns as of ParseHostPattern. They never match
+	// Hosts are names and "*." patterns, as of ParseHostPattern. They never match
 	// an address.
 	Hosts []string
 	Ports []PortRange
-	// IPs are where the destination is: an address itself, or what the name
-	// resolves to. A rule that allows keeps the addresses inside and matches if
-	// any remain; one that denies matches if any is inside. A NAT64 or 6to4 address
-	// is the IPv4 one that it reaches to a rule that denies, and never to one that
-	// allows.
+	// IPs are prefixes of the destination: of its address, or of those that its name
+	// resolves to. An allowing rule keeps the addresses inside and matches if any
+	// remain; a denying rule matches if any is inside. For a denying rule, a NAT64 or
+	// 6to4 address counts as the IPv4 address that it reaches; for an allowing rule
+	// it never does.
 	IPs []netip.Prefix
-	// Clients are where the client is. One on a unix socket is nowhere.
+	// Clients are prefixes of the client's address. A client on a unix socket is in
+	// none.
 	Clients []netip.Prefix
-	// Users are the names that clients authenticated with.
+	// Users are names that clients authenticated with.
 	Users []string
-	// UIDs are the system's users at the other end of a unix socket.
+	// UIDs are user IDs of clients on a unix socket.
 	UIDs []uint32
-	// Principals judge the proven principal of a client. They are asked in order,
-	// rule after rule, by many at once.
+	// Principals match the proven principal of a client. They are called in order,
+	// rule after rule, and concurrently.
 	Principals []func(string) bool
-	// SNIs are patterns as Hosts, of the server name in the client's ClientHello.
+	// SNIs are patterns like Hosts, for the server name in the client's ClientHello.
 	SNIs []string
 
-	// Upstream is where an allowed connection goes.
+	// Upstream is the name of the upstream of an allowed connection.
 	Upstream string
-	// Deny says why not, to people.
+	// Deny is the reason for a denial, for people.
 	Deny string
-	// Report lets the connection pass and says why it should not.
+	// Report lets the connection pass and says why it should be denied.
 	Report string
 }
 
-// denies says whether the rule refuses what it matches. One that says both, or
-// neither, does.
+// denies reports whether the rule refuses what it matches. A rule with both Deny
+// and Upstream denies, and so does a rule with neither.
 func (r *Rule) denies() bool { return r.Deny != "" || r.Upstream == "" }
 
 func (r *Rule) proven(principal string) bool {
 	return principal != "" && slices.ContainsFunc(r.Principals, func(match func(string) bool) bool { return match(principal) })
 }
 
-// reaching are the rule's IPs, and if it denies those that reach them in disguise.
+// reaching returns the rule's IPs, and for a denying rule also the IPv6 prefixes
+// that reach them.
 func (r *Rule) reaching() []netip.Prefix {
 	if !r.denies() {
 		return r.IPs
@@ -68,7 +70,7 @@ func (r *Rule) reaching() []netip.Prefix {
 // PortRange is the ports from First to Last, both included.
 type PortRange struct{ First, Last uint16 }
 
-// ParsePortRange reads a port, "443", or a range of them, "8000-8999".
+// ParsePortRange parses a port, "443", or a range of ports, "8000-8999".
 func ParsePortRange(s string) (PortRange, error) {
 	low, high, isRange := strings.Cut(s, "-")
 	first, err := parsePort(low)
@@ -96,10 +98,10 @@ func parsePort(s string) (uint16, error) {
 	return uint16(port), nil
 }
 
-// Contains says whether the port is in the range.
+// Contains reports whether the port is in the range.
 func (p PortRange) Contains(port uint16) bool { return p.First <= port && port <= p.Last }
 
-// String is the range as it is written.
+// String returns the range in the form that ParsePortRange accepts.
 func (p PortRange) String() string {
 	if p.First == p.Last {
 		return strconv.Itoa(int(p.First))
@@ -107,16 +109,16 @@ func (p PortRange) String() string {
 	return fmt.Sprintf("%d-%d", p.First, p.Last)
 }
 
-// Query is what the rules are asked about. What is empty is not known, and matches
-// no key.
+// Query describes a connection for the rules. An empty field is not known, and
+// matches no key.
 type Query struct {
-	// Host is the name that the client wants, canonical as of ParseHost. It is
-	// empty where Addr is valid, and where the client names no destination.
+	// Host is the name that the client requests, canonical as of ParseHost. It is
+	// empty if Addr is valid, and if the client names no destination.
 	Host string
-	// Addr is the address that the client wants instead of a name.
+	// Addr is the address that the client requests instead of a name.
 	Addr netip.Addr
 	Port uint16
-	// Client is where the client is: invalid on a unix socket.
+	// Client is the client's address; invalid on a unix socket.
 	Client netip.Addr
 	User   string
 	// UID is the client's, if HasUID.
@@ -124,11 +126,12 @@ type Query struct {
 	HasUID bool
 	// Principal is the client's, proven by its certificate.
 	Principal string
-	// SNI is canonical as Host.
+	// SNI is canonical like Host.
 	SNI string
 }
 
-// host is the name that host keys are about: none where the destination is an address.
+// host returns the name that host keys match; none if the destination is an
+// address.
 func (q *Query) host() string {
 	if q.Addr.IsValid() {
 		return ""
@@ -136,11 +139,11 @@ func (q *Query) host() string {
 	return q.Host
 }
 
-// hasDestination says whether the client named one at all.
+// hasDestination reports whether the client named a destination.
 func (q *Query) hasDestination() bool { return q.Host != "" || q.Addr.IsValid() }
 
-// addresses are those of the destination, and whether that is all there is to
-// know: only those of a name have to be looked up.
+// addresses returns the destination's addresses, and whether they are known: only
+// a name has to be resolved.
 func (q *Query) addresses(given []netip.Addr, resolved bool) (addrs []netip.Addr, known bool) {
 	switch {
 	case q.Addr.IsValid():
@@ -151,43 +154,43 @@ func (q *Query) addresses(given []netip.Addr, resolved bool) (addrs []netip.Addr
 	return given, resolved
 }
 
-// Verdict is what the rules say.
+// Verdict is the result of the rules.
 type Verdict string
 
 // The verdicts.
 const (
 	Allow     Verdict = "allow"
 	Deny      Verdict = "deny"
-	WouldDeny Verdict = "would_deny" // allowed, by a rule that reports
-	NoRule    Verdict = "none"       // no rule matched: there is no route
+	WouldDeny Verdict = "would_deny" // allowed by a rule with Report
+	NoRule    Verdict = "none"       // no rule matched
 )
 
-// Decision is what the first matching rule says.
+// Decision is the result of the first matching rule.
 type Decision struct {
 	Verdict Verdict
 	// Index is the rule's place, from 0; -1 if none matched. Rule is its name.
 	Index int
 	Rule  string
-	// Upstream is where the connection goes, if it is allowed.
+	// Upstream is the upstream of the connection, if it is allowed.
 	Upstream string
-	// Why is what the rule says about it: the reason of Deny and WouldDeny.
+	// Why is the rule's reason for Deny and WouldDeny.
 	Why string
-	// Addrs are the addresses that may be dialled, as far as the rule goes; May
-	// says the rest. They are the destination's own or, of a name, those that were
-	// given, without those outside the rule's IPs. Nil if not known yet.
+	// Addrs are the addresses that the rule allows; May restricts them further. They
+	// are the destination's own address or the given ones of its name, without those
+	// outside the rule's IPs. Nil if not known yet.
 	Addrs []netip.Addr
 
-	exact, localhost bool           // the name that matched was a whole one; it was localhost
+	exact, localhost bool           // a host key matched by the whole name; that was localhost
 	ips              []netip.Prefix // of the rule
 }
 
-// May says whether a dynamic upstream may dial an address under the rule that
-// decided. Ordinary addresses it may. Those in a special range it may where the
-// rule opens them: a host key that matched by its whole name opens private,
-// unique_local and cgnat; host: localhost opens loopback; and a prefix among the
-// rule's IPs that lies inside one special range opens what it holds of that
-// range, but not the narrower special ranges in it. Else special is the range
-// that forbids it.
+// May reports whether a dynamic upstream may dial an address under the rule that
+// decided. An ordinary address is permitted. An address in a special range is
+// permitted if the rule opens it: a host key that matched by its whole name opens
+// private, unique_local and cgnat; host: localhost opens loopback; a prefix among
+// the rule's IPs that lies inside one special range opens its part of that range,
+// but not the narrower special ranges in it. Otherwise special is the range that
+// forbids the address.
 func (d *Decision) May(addr netip.Addr) (special string, ok bool) {
 	b := narrowest(addr)
 	switch b.is {
@@ -205,15 +208,15 @@ func (d *Decision) May(addr netip.Addr) (special string, ok bool) {
 	return string(b.is), false
 }
 
-// Rules is a listener's rules, in order. It is immutable and safe for concurrent
+// Rules are a listener's rules, in order. It is immutable and safe for concurrent
 // use. Decide costs about the same for each of 5,000 rules as for the first.
 type Rules struct {
 	rules []Rule
 	index index
 }
 
-// NewRules makes the rules. It keeps the slices inside of them, which nobody
-// changes from now on.
+// NewRules makes the rules. It keeps the slices inside them, which must not be
+// modified afterwards.
 func NewRules(rules []Rule) *Rules {
 	r := &Rules{rules: slices.Clone(rules)}
 	for i := range r.rules {
@@ -227,7 +230,7 @@ func NewRules(rules []Rule) *Rules {
 	return r
 }
 
-// Upstreams are the names of the upstreams that the rules choose, each once.
+// Upstreams lists the names of the upstreams that the rules choose, each once.
 func (r *Rules) Upstreams() []string {
 	var names []string
 	for i := range r.rules {
@@ -238,8 +241,8 @@ func (r *Rules) Upstreams() []string {
 	return names
 }
 
-// plainPrefixes are the prefixes as plain addresses are looked up in: masked, and
-// those of IPv4-mapped addresses as the IPv4 ones.
+// plainPrefixes converts prefixes for the lookup of plain addresses: masked, and
+// those of IPv4-mapped addresses as IPv4.
 func plainPrefixes(prefixes []netip.Prefix) []netip.Prefix {
 	plain := slices.Clone(prefixes)
 	for i, p := range plain {
@@ -251,7 +254,7 @@ func plainPrefixes(prefixes []netip.Prefix) []netip.Prefix {
 	return plain
 }
 
-// Names are the names of the rules, by index.
+// Names lists the names of the rules, by index.
 func (r *Rules) Names() []string {
 	names := make([]string, len(r.rules))
 	for i := range r.rules {
@@ -260,13 +263,14 @@ func (r *Rules) Names() []string {
 	return names
 }
 
-// Decide finds the first rule that matches. Addrs are the addresses of q.Host, if
-// resolved; of nothing else they need to be known. NeedAddrs says that it depends
-// on them: the first rule whose other keys match has IPs. Then there is no
-// decision yet: resolve, and ask again, with resolved true even where the name
-// has no addresses.
+// Decide finds the first matching rule. Addrs are the addresses of q.Host, if
+// resolved is true; only a host name needs them. NeedAddrs says that there is no
+// decision yet, because the first rule whose other keys match has IPs: resolve
+// the name and call Decide again, with resolved true even if the name has no
+// addresses.
 //
-// Of the rules that match otherwise, those with Principals are asked one by one.
+// Rules with Principals are tested one by one after their other keys have
+// matched.
 func (r *Rules) Decide(q *Query, addrs []netip.Addr, resolved bool) (d Decision, needAddrs bool) {
 	addrs, known := q.addresses(addrs, resolved)
 	s := r.index.scratch.Get().(*scratch)
@@ -285,7 +289,7 @@ func (r *Rules) Decide(q *Query, addrs []netip.Addr, resolved bool) (d Decision,
 	return Decision{Verdict: NoRule, Index: -1}, false
 }
 
-// decision is what a rule that matches says.
+// decision is the result of a rule that matches.
 func (r *Rules) decision(i int, q *Query, addrs []netip.Addr) Decision {
 	rule := &r.rules[i]
 	d := Decision{Index: i, Rule: rule.Name}

@@ -5,26 +5,26 @@ import (
 	"slices"
 )
 
-// Range is a kind of address that is not an ordinary one of the Internet. A
-// dynamic upstream dials such an address only where a rule opens it; see
-// Decision.May. The empty Range is none.
+// Range is a class of addresses that are not ordinary ones of the Internet. A
+// dynamic upstream dials such an address only if a rule opens it; see
+// Decision.May. Ordinary addresses have the empty Range.
 type Range string
 
-// The ranges. Where several apply, the narrowest is meant: 169.254.169.254 is
-// metadata and not link_local.
+// The ranges. If several apply, the narrowest counts: 169.254.169.254 is metadata
+// and not link_local.
 const (
 	RangeLoopback      Range = "loopback"
 	RangePrivate       Range = "private"      // RFC 1918
 	RangeUniqueLocal   Range = "unique_local" // RFC 4193, IPv6's private
-	RangeCGNAT         Range = "cgnat"        // RFC 6598, between a provider and its customers
+	RangeCGNAT         Range = "cgnat"        // RFC 6598, carrier-grade NAT
 	RangeLinkLocal     Range = "link_local"
-	RangeMetadata      Range = "metadata" // where clouds hand a machine its credentials
+	RangeMetadata      Range = "metadata" // of clouds, which serve credentials there
 	RangeMulticast     Range = "multicast"
-	RangeUnspecified   Range = "unspecified" // which many systems take for the local host
+	RangeUnspecified   Range = "unspecified" // the local host on many systems
 	RangeBroadcast     Range = "broadcast"
 	RangeDocumentation Range = "documentation"
 	RangeBenchmarking  Range = "benchmarking"
-	RangeReserved      Range = "reserved" // what else is no unicast address of the Internet, and the invalid address
+	RangeReserved      Range = "reserved" // everything else that is not Internet unicast, and the invalid address
 )
 
 // block is a range, or a part of one.
@@ -33,16 +33,16 @@ type block struct {
 	is     Range
 }
 
-// blocks are IANA's special-purpose registries, what of the IPv6 address space is
-// not 2000::/3, and the addresses of metadata services. None lies inside one
-// before it, so that the first that contains an address is the narrowest.
+// blocks are IANA's special-purpose registries, the IPv6 address space outside of
+// 2000::/3, and the addresses of metadata services. None lies inside an earlier
+// one, so the first that contains an address is the narrowest.
 //
-// ::/8 has the old disguises of IPv4: IPv4-compatible (::/96) and SIIT's
-// IPv4-translated (::ffff:0:0:0/96). They are not routed, so they stay reserved
-// whatever they hold; and so does 64:ff9b:1::/48, where nothing says which bits
-// are the IPv4 address, and Teredo, whose IPv4 part is that of a relay. AS112,
-// AMT and the anycast addresses of 192.0.0.0/24 are no place for a client of
-// ours either, though some are reachable.
+// ::/8 contains the old forms of IPv4 addresses: IPv4-compatible (::/96) and
+// SIIT's IPv4-translated (::ffff:0:0:0/96). They are not routed, so they stay
+// reserved whatever IPv4 address they contain. So do 64:ff9b:1::/48, where the
+// position of the IPv4 address is unknown, and Teredo, whose IPv4 part is that of
+// a relay. AS112, AMT and the anycast addresses of 192.0.0.0/24 are not for our
+// clients either, though some are reachable.
 var blocks = slices.Concat(
 	blocksOf(RangeMetadata,
 		"169.254.169.254/32", "fd00:ec2::254/128", // most clouds; AWS
@@ -80,7 +80,7 @@ func blocksOf(is Range, prefixes ...string) []block {
 	return all
 }
 
-// The forms of IPv6 that reach an IPv4 address, and at which bit they hold it.
+// The IPv6 forms that reach an IPv4 address, and the bit at which they contain it.
 var (
 	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
 	sixTo4 = netip.MustParsePrefix("2002::/16")    // RFC 3056
@@ -92,16 +92,16 @@ const (
 	isatapAt = 96
 )
 
-// Special says which special range an address is in: none for what may be dialled
-// without more ado. IPv4-mapped addresses are the IPv4 ones; NAT64 (64:ff9b::/96),
-// 6to4 and ISATAP ones are what the IPv4 address inside is, and not special where
-// that is a public one: they reach nothing that it does not. A NAT64 prefix of
-// the network's own cannot be known here, and a zone says nothing.
+// Special returns the special range of an address; empty if the address is
+// ordinary. IPv4-mapped addresses count as IPv4. NAT64 (64:ff9b::/96), 6to4 and
+// ISATAP addresses have the range of the IPv4 address inside, and none if that is
+// public: they reach nothing else. A NAT64 prefix of the local network cannot be
+// known here. A zone is ignored.
 func Special(addr netip.Addr) Range { return narrowest(addr).is }
 
-// narrowest is the narrowest block that has the address; without a range there is
-// none. Of a disguised address it is the part of the disguise that holds the
-// block inside: 64:ff9b::a00:0/104 for 10.0.0.0/8.
+// narrowest returns the narrowest block that contains the address; without a
+// Range if there is none. For an IPv4 address inside an IPv6 one the block is
+// converted: 64:ff9b::a00:0/104 for 10.0.0.0/8.
 func narrowest(addr netip.Addr) block {
 	addr = plain(addr)
 	switch {
@@ -123,7 +123,8 @@ func narrowest(addr netip.Addr) block {
 	return block{}
 }
 
-// inside is the block of the IPv4 address that an IPv6 one holds from a bit on.
+// inside returns the block of the IPv4 address that an IPv6 one contains from a
+// bit on.
 func inside(addr netip.Addr, at int) block {
 	b := addr.As16()
 	found := narrowest(netip.AddrFrom4([4]byte(b[at/8:])))
@@ -133,7 +134,8 @@ func inside(addr netip.Addr, at int) block {
 	return found
 }
 
-// disguises are what of NAT64 and 6to4 holds the addresses of an IPv4 prefix.
+// disguises returns the NAT64 and 6to4 prefixes of the addresses in an IPv4
+// prefix.
 func disguises(p netip.Prefix) []netip.Prefix {
 	if !p.Addr().Is4() {
 		return nil
@@ -147,16 +149,16 @@ func disguises(p netip.Prefix) []netip.Prefix {
 	return []netip.Prefix{at(nat64, nat64At), at(sixTo4, sixTo4At)}
 }
 
-// isISATAP knows the interface identifier of RFC 5214, whatever the prefix.
+// isISATAP recognizes the interface identifier of RFC 5214, with any prefix.
 func isISATAP(addr netip.Addr) bool {
 	b := addr.As16()
 	return addr.Is6() && b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
 }
 
-// plain takes the disguise of IPv4-mapping and the zone from an address.
+// plain converts an IPv4-mapped address to IPv4 and removes the zone.
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-// holds says whether a whole prefix lies inside the block.
+// holds reports whether a whole prefix lies inside the block.
 func (b block) holds(p netip.Prefix) bool {
 	return b.prefix.IsValid() && b.prefix.Bits() <= p.Bits() && b.prefix.Contains(p.Addr())
 }
