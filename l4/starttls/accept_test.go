@@ -15,14 +15,14 @@ func TestAcceptNames(t *testing.T) {
 	}
 }
 
-// The specification of a client that may have TLS of us: what it says, what it
-// hears, and what is left for TLS.
+// The specification of Accept: what the client sends, what it receives, and which
+// bytes are left for TLS.
 func TestPostgresAccept(t *testing.T) {
 	hello := "\x16\x03\x01\x02\x00\x01"
 	for _, tt := range []struct {
-		name, says, hears, unread string
-		want                      Accepted
-		err                       string
+		name, says, receives, unread string
+		want                         Accepted
+		err                          string
 	}{
 		{"SSLRequest", sslRequest + hello, "S", hello, Accepted{}, ""},
 		{"GSSENCRequest first", gssRequest + sslRequest + hello, "NS", hello, Accepted{}, ""},
@@ -39,10 +39,10 @@ func TestPostgresAccept(t *testing.T) {
 			got, err := pgAccept(down)
 			if tt.name == "without TLS" {
 				if text := down.out.String(); !strings.HasPrefix(text, "E") || !strings.Contains(text, tt.err) {
-					t.Errorf("the client hears %q", text)
+					t.Errorf("the client receives %q", text)
 				}
-			} else if heard := down.out.String(); heard != tt.hears || down.unread() != tt.unread {
-				t.Errorf("the client hears %q, and %q is left; want %q and %q", heard, down.unread(), tt.hears, tt.unread)
+			} else if received := down.out.String(); received != tt.receives || down.unread() != tt.unread {
+				t.Errorf("the client receives %q, and %q is left; want %q and %q", received, down.unread(), tt.receives, tt.unread)
 			}
 			var greeting *GreetingError
 			if tt.err != "" && (!errors.As(err, &greeting) || !strings.Contains(err.Error(), tt.err)) || tt.err == "" && err != nil {
@@ -66,7 +66,7 @@ func FuzzPostgresAccept(f *testing.F) {
 	f.Fuzz(func(t *testing.T, client string) {
 		down := newWire(client)
 		got, err := pgAccept(down)
-		said, heard := client[:len(client)-len(down.unread())], down.out.String()
+		said, received := client[:len(client)-len(down.unread())], down.out.String()
 		answers, packet := splitClient(strings.TrimSuffix(said, sslRequest))
 		switch {
 		case err != nil:
@@ -75,27 +75,27 @@ func FuzzPostgresAccept(f *testing.F) {
 				t.Fatalf("%+v beside %v", got, err)
 			}
 		case got.Cancel != nil:
-			if string(got.Cancel) != packet || heard != strings.Repeat("N", answers) {
+			if string(got.Cancel) != packet || received != strings.Repeat("N", answers) {
 				t.Fatalf("cancel %q of %q", got.Cancel, said)
 			}
 		case got.Hello != nil:
-			if string(got.Hello) != said || heard != "" {
-				t.Fatalf("hello %q of %q, the client heard %q", got.Hello, said, heard)
+			if string(got.Hello) != said || received != "" {
+				t.Fatalf("hello %q of %q, the client received %q", got.Hello, said, received)
 			}
-		case !strings.HasSuffix(said, sslRequest) || packet != "" || heard != strings.Repeat("N", answers)+"S":
-			t.Fatalf("TLS after %q, the client heard %q", said, heard)
+		case !strings.HasSuffix(said, sslRequest) || packet != "" || received != strings.Repeat("N", answers)+"S":
+			t.Fatalf("TLS after %q, the client received %q", said, received)
 		}
 	})
 }
 
-// sasl is a client's choice of a mechanism, with the beginning of its message.
+// sasl returns a client's choice of a mechanism, with the beginning of its message.
 func sasl(mechanism, gs2 string) string {
 	body := mechanism + "\x00" + fmt.Sprintf("\x00\x00\x00%c", len(gs2)) + gs2
 	return "p" + fmt.Sprintf("\x00\x00\x00%c", 4+len(body)) + body
 }
 
-// A client with TLS of its own cannot bind its login to that: it is told before
-// the server sees what it would take for an attack.
+// A client with its own TLS cannot bind its login to it: it gets an error before the
+// server sees a message that it would take for an attack.
 func TestPostgresLoginThroughTwoTLS(t *testing.T) {
 	for _, tt := range []struct {
 		name, offer, choice string
@@ -113,7 +113,7 @@ func TestPostgresLoginThroughTwoTLS(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(startup+tt.choice), open(tt.offer)
-			out, err := pgTalk(down, up, true)
+			out, err := pgFinish(down, up, true)
 			want := startup
 			if tt.forwarded {
 				want += tt.choice

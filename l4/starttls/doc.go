@@ -1,10 +1,10 @@
-// Package starttls has the wire dialogue of each STARTTLS protocol: what is said
-// in plaintext to a server before TLS begins, and what is said to a client that
-// does not know of the TLS. It is pure code over io.ReadWriter: it opens and
-// closes nothing, sets no deadline and starts no goroutine. One file per
-// protocol; identify.go guesses what a server is that answered something else.
+// Package starttls implements the dialogue of each STARTTLS protocol: the plaintext
+// messages to a server before TLS begins, and the messages to a client that does
+// not know about the TLS. It is pure code over io.ReadWriter: it opens and closes
+// nothing, sets no deadline and starts no goroutine. There is one file per protocol;
+// identify.go guesses the protocol of a server from an unexpected answer.
 //
-// # What is read, sent, edited and refused
+// # Messages that are read, sent, edited and refused
 //
 // postgres: PostgreSQL documentation, chapter "Frontend/Backend Protocol",
 // protocol 3.0 and 3.2. Lengths include themselves, not the type byte.
@@ -12,14 +12,14 @@
 //	part      from      message                       what happens
 //	Upgrade   us        SSLRequest                    sent: 00 00 00 08 04 d2 16 2f
 //	          upstream  S                             read; TLS begins, nothing more is read
-//	          upstream  N, E, any other byte          read; *RefusedError with the mend
+//	          upstream  N, E, any other byte          read; *RefusedError with the fix
 //	Finish    client    SSLRequest, GSSENCRequest     read, answered N; the fourth: *GreetingError
 //	          client    CancelRequest (16–268 bytes)  read, returned in Outcome.Cancel; ends the dialogue
 //	          client    startup 3.x (8–10004 bytes)   forwarded as it is
 //	          client    anything else                 *GreetingError that names it
 //	          upstream  v NegotiateProtocolVersion    forwarded as it is
 //	          upstream  N NoticeResponse              forwarded as it is
-//	          upstream  R AuthenticationSASL (10)     SCRAM-SHA-256-PLUS struck, length mended, forwarded;
+//	          upstream  R AuthenticationSASL (10)     SCRAM-SHA-256-PLUS removed, length adjusted, forwarded;
 //	                                                  nothing else offered: *RefusedError; ends the dialogue
 //	          upstream  R of any other code           forwarded as it is; ends the dialogue
 //	          upstream  E ErrorResponse               forwarded as it is; ends the dialogue
@@ -48,8 +48,8 @@
 // imap: RFC 9051 (and RFC 3501) §6.2.1; lines of at most 4 KiB.
 //
 //	Upgrade   upstream  * OK greeting                 read, kept without its response code: CAPABILITY
-//	                                                  is from before TLS, ALERT and REFERRAL are not
-//	                                                  to be trusted
+//	                                                  is that before TLS, ALERT and REFERRAL are
+//	                                                  not trusted
 //	          upstream  * BYE greeting                *RefusedError
 //	          upstream  * PREAUTH greeting            *RefusedError: TLS cannot begin after it
 //	          us        A1 STARTTLS                   sent
@@ -75,13 +75,13 @@
 //	          upstream  ERR                           *RefusedError; passed on by Refuse
 //	          upstream  greeting without CLIENT_SSL,  *RefusedError
 //	                    anything else
-//	Begin     upstream  the kept greeting             passed on with CLIENT_SSL struck
+//	Begin     upstream  the kept greeting             passed on with CLIENT_SSL removed
 //	          client    handshake response            read, kept
 //	          client    SSLRequest, protocol before   *GreetingError
 //	                    4.1, anything else
 //	          us        SSLRequest                    sent: the response's first 32 bytes with
 //	                                                  CLIENT_SSL; TLS begins
-//	LogIn     us        handshake response            sent for a trial, number 2: native or
+//	LogIn     us        handshake response            sent by a probe, number 2: native or
 //	                                                  caching_sha2 password; then COM_QUIT
 //	          upstream  AuthMoreData 4                answered with the password itself
 //	          upstream  auth switch to another        *RefusedError, and so is ERR
@@ -91,15 +91,15 @@
 //	          upstream  AuthMoreData 3                passed on, number less 1; the server goes on
 //	          upstream  AuthMoreData 4: the password  to a client on a unix socket: passed on, number
 //	                                                  less 1. To others, or if it then asks for the
-//	                                                  server's RSA key: *GreetingError with the mend
+//	                                                  server's RSA key: *GreetingError with the fix
 //	          upstream  auth switch, plugin data      passed on, number less 1; the client's turn
 //	          client    its answer                    passed on, number plus 1
 //	          either    a number out of order, or     *RefusedError, *GreetingError
 //	                    over the bounds
 //
-// xmpp: RFC 6120 §5; TLS needs the client's first message, which says to whom the
-// stream is. No comments, declarations or CDATA; 8 KiB of the client, 32 of the
-// server, with at most 64 features.
+// xmpp: RFC 6120 §5; TLS needs the client's first message, which names the stream's
+// domain. No comments, declarations or CDATA; at most 8 KiB from the client, and 32
+// from the server, with at most 64 features.
 //
 //	Begin     client    stream header of 1.0, for     read to its last byte, kept
 //	                    jabber:client, jabber:server
@@ -112,10 +112,10 @@
 //	          upstream  anything else                 *RefusedError
 //	Finish    client    the kept header               passed on as it is; the server's is its answer
 //
-// A greeting that is kept was said in plaintext: who can change that connection
-// can change the greeting, and nothing else. A text is one reply in well-formed
-// lines without a code that a client acts upon; what a client of MySQL makes of a
-// greeting goes to the verified server under TLS.
+// A kept greeting was received in plaintext, so an attacker on that connection can
+// change it, and nothing else. A text greeting is passed on as one reply in
+// well-formed lines, without a code that a client acts upon. A MySQL client's
+// response to the greeting goes to the verified server under TLS.
 //
 // SCRAM-SHA-256-PLUS binds the password exchange to the TLS connection
 // (RFC 5929). The client has none, so libpq aborts when it is offered; without
@@ -123,22 +123,22 @@
 //
 // # Promised
 //
-//   - Not one byte behind the last message of a dialogue is read, so nothing sent
-//     in plaintext can be taken for something said under TLS (CVE-2011-0411,
-//     CVE-2021-23214, CVE-2021-23222), and the relay begins at a message's start.
-//   - Upgrade sends no byte of a client and does not wait for one. Where TLS must
-//     (Protocol.NeedsClient), Dialogue.Begin does.
-//   - What is forwarded is whole messages, unchanged but for the table above.
-//   - Refusal is the default: what the table does not have is an error, and so is
-//     a server that does not offer TLS (CVE-2015-3152) or begins a session before
-//     it (CVE-2020-12398).
+//   - No byte behind the last message of a dialogue is read, so plaintext is never
+//     taken for data received under TLS (CVE-2011-0411, CVE-2021-23214,
+//     CVE-2021-23222), and the relay begins at the start of a message.
+//   - Upgrade sends no byte of a client and does not wait for one. If a protocol's
+//     TLS needs the client (Protocol.NeedsClient), Dialogue.Begin waits for it.
+//   - Only whole messages are forwarded, unchanged except as in the table above.
+//   - Refusal is the default: a message that is not in the table is an error, and so
+//     is a server that does not offer TLS (CVE-2015-3152) or begins a session
+//     before it (CVE-2020-12398).
 //   - A dialogue holds at most 128 KiB, whatever lengths the peers claim.
 //
 // # Not promised
 //
 //   - A bound on time. Callers set deadlines on the connections.
-//   - An authentication plugin of MySQL whose server speaks twice in a row, other
-//     than caching_sha2_password: the session waits for its client until the
+//   - A MySQL authentication plugin, other than caching_sha2_password, whose server
+//     sends two packets in a row: the session waits for its client until the
 //     deadline.
 //   - That an S came from PostgreSQL: any server whose first byte is S (a MySQL
 //     greeting of 83 bytes, SSH) passes Upgrade and fails the TLS handshake.

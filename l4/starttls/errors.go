@@ -2,18 +2,18 @@ package starttls
 
 import "fmt"
 
-// RefusedError is a server that declined TLS, or answered something that the
-// protocol does not have there. Another address of the upstream may do better.
+// RefusedError says that a server declined TLS, or sent an answer that is not one
+// of the protocol. Another address of the upstream may work.
 type RefusedError struct {
 	Protocol string
 	Got      []byte // the first bytes of the answer, at most 16
-	What     string // what happened, in words: "the server answered ..."
-	Advice   string // the mend; empty if there is none to name
-	Reply    []byte // the server's own refusal, whole and fit for a client; mostly nil
-	Busy     bool   // the server is at its limit and says so: it is well
+	What     string // what happened: "the server answered ..."
+	Advice   string // how to fix it; empty if not known
+	Reply    []byte // the server's own refusal, complete and suitable for a client; usually nil
+	Busy     bool   // the server is healthy, and reports that its limit is reached
 }
 
-// Error is what happened and its mend.
+// Error says what happened and how to fix it.
 func (e *RefusedError) Error() string {
 	what := e.What
 	if what == "" {
@@ -22,21 +22,22 @@ func (e *RefusedError) Error() string {
 	return withAdvice(e.Protocol+": "+what, e.Advice)
 }
 
-// gotMax bounds RefusedError.Got: enough to know a protocol by, too little to
-// carry a secret into a log.
+// gotMax bounds RefusedError.Got: enough to recognize a protocol, too little to
+// put a secret into a log.
 const gotMax = 16
 
 func got(b []byte) []byte {
 	return append([]byte(nil), b[:min(len(b), gotMax)]...)
 }
 
-// GreetingError is a client that sent what is no greeting of the protocol.
+// GreetingError says that a client sent something that is not the protocol's
+// greeting.
 type GreetingError struct {
 	Protocol string
-	Detail   string // what it sent, in words, and the mend if there is one
+	Detail   string // describes what it sent, and how to fix it if that is known
 }
 
-// Error is what the client sent.
+// Error says what the client sent.
 func (e *GreetingError) Error() string {
 	return e.Protocol + ": the client sent " + e.Detail
 }
@@ -61,22 +62,22 @@ func (s Side) String() string {
 	return fmt.Sprintf("side %d", int(s))
 }
 
-// SideError is an I/O error with the side it came from. io.EOF in Err is a side
-// that closed between two messages, io.ErrUnexpectedEOF one that closed within.
+// SideError is an I/O error of one side. If Err is io.EOF, the side closed
+// between two messages; if it is io.ErrUnexpectedEOF, within one.
 type SideError struct {
 	Side  Side
 	Op    string // "read" or "write"
 	Err   error
 	Clean bool   // the side had not sent a byte in this part of the dialogue
-	Hint  string // what a close at this point usually means, with the mend; often empty
+	Hint  string // what a close at this point usually means, and how to fix it; often empty
 }
 
-// Error is the operation, the side, the cause and the hint.
+// Error has the operation, the side, the cause and the hint.
 func (e *SideError) Error() string {
 	return withAdvice(fmt.Sprintf("%s %s: %v", e.Op, e.Side, e.Err), e.Hint)
 }
 
-// Unwrap gives Err.
+// Unwrap returns Err.
 func (e *SideError) Unwrap() error { return e.Err }
 
 func withAdvice(s, advice string) string {

@@ -47,27 +47,27 @@ func FuzzPostgresDialogue(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, client, server string) {
 		down, up := newWire(client), newWire(server)
-		out, err := pgTalk(down, up, false)
+		out, err := pgFinish(down, up, false)
 		if err != nil {
 			checkDialogueError(t, err)
 		}
-		said, heard := client[:len(client)-len(down.unread())], server[:len(server)-len(up.unread())]
+		said, received := client[:len(client)-len(down.unread())], server[:len(server)-len(up.unread())]
 		answers, packet := splitClient(said)
 		toClient := checkAnswers(t, down.out.String(), answers)
 		switch {
 		case out.Cancel != nil:
-			if err != nil || string(out.Cancel) != packet || up.out.Len() != 0 || heard != "" || toClient != "" {
-				t.Fatalf("cancel %q of %q; sent %q, read %q of the server; err %v", out.Cancel, packet, up.out.String(), heard, err)
+			if err != nil || string(out.Cancel) != packet || up.out.Len() != 0 || received != "" || toClient != "" {
+				t.Fatalf("cancel %q of %q; sent %q, read %q of the server; err %v", out.Cancel, packet, up.out.String(), received, err)
 			}
 		case up.out.Len() == 0:
-			if err == nil || heard != "" || toClient != "" {
-				t.Fatalf("without a startup: err %v, read %q, sent %q", err, heard, toClient)
+			if err == nil || received != "" || toClient != "" {
+				t.Fatalf("without a startup: err %v, read %q, sent %q", err, received, toClient)
 			}
 		default:
 			if up.out.String() != packet {
 				t.Fatalf("sent %q to the server, the client's startup is %q", up.out.String(), packet)
 			}
-			checkServer(t, heard, toClient, err)
+			checkServer(t, received, toClient, err)
 		}
 		if out.Up != int64(up.out.Len()) || out.Down != int64(len(toClient)) {
 			t.Fatalf("Outcome %+v; sent %d and %d", out, up.out.Len(), len(toClient))
@@ -75,9 +75,9 @@ func FuzzPostgresDialogue(f *testing.F) {
 	})
 }
 
-// FuzzUpgrade: for every protocol, what comes behind the last byte that an answer
-// needs is not read, an answer without its last byte is not taken, and errors
-// are of their types.
+// FuzzUpgrade: for every protocol, no byte behind the end of an answer is read, an
+// answer without its last byte is not accepted, and errors have the documented
+// types.
 func FuzzUpgrade(f *testing.F) {
 	for _, server := range []string{"", "S", smtpGreets + smtpLists + smtpGoes, "220-a\r\n220 b\r\n250 STARTTLS\r\n", "421 x\r\n",
 		imapGreets + imapGoes, "* PREAUTH\r\n", "* BYE\r\n", "* OK [CAPABILITY\r\nA1 OK\r\n", pop3Greets + pop3Goes, "-ERR\r\n",
@@ -116,8 +116,8 @@ func FuzzUpgrade(f *testing.F) {
 	})
 }
 
-// FuzzRefuse: whatever a client sends that cannot be served, the answer is
-// bounded and the error of its type.
+// FuzzRefuse: with any input of a client, the answer is bounded and the error has
+// a documented type.
 func FuzzRefuse(f *testing.F) {
 	for _, client := range []string{"", startup, sslRequest + cancel, "\x30\x0c\x02\x01\x07\x60\x07\x02\x01\x03\x04\x00\x80\x00", "\x30\x05\x02\x01\x01\x42\x00", "\x30\x84\xff\xff\xff\xff", xmppOpens, xmppOpens2, "<a>"} {
 		for i := range protocols() {
@@ -138,8 +138,8 @@ func FuzzRefuse(f *testing.F) {
 	})
 }
 
-// checkDialogueError: the error is of one of the three types, and its text and
-// what it keeps are bounded.
+// checkDialogueError: the error has one of the three types, and its text and bytes
+// are bounded.
 func checkDialogueError(t *testing.T, err error) {
 	t.Helper()
 	var refused *RefusedError
@@ -153,7 +153,7 @@ func checkDialogueError(t *testing.T, err error) {
 	}
 }
 
-// splitClient cuts the encryption requests off what was read of a client.
+// splitClient cuts the encryption requests off the bytes read from a client.
 func splitClient(said string) (answers int, packet string) {
 	for answers < pgRequestsMax && (strings.HasPrefix(said, sslRequest) || strings.HasPrefix(said, gssRequest)) {
 		said = said[8:]
@@ -162,7 +162,7 @@ func splitClient(said string) (answers int, packet string) {
 	return answers, said
 }
 
-// checkAnswers cuts the dialogue's own answers off what the client got.
+// checkAnswers cuts the dialogue's own answers off the bytes sent to the client.
 func checkAnswers(t *testing.T, got string, answers int) (forwarded string) {
 	t.Helper()
 	if !strings.HasPrefix(got, strings.Repeat("N", answers)) {
@@ -171,18 +171,18 @@ func checkAnswers(t *testing.T, got string, answers int) (forwarded string) {
 	return got[answers:]
 }
 
-// checkServer: of the messages read of the server, the client got each that is
-// allowed, whole and unchanged but for the struck mechanism; after success
-// reading ended exactly where an R or E ends.
-func checkServer(t *testing.T, heard, toClient string, err error) {
+// checkServer: the client received each allowed message of the server, whole and
+// unchanged except for the removed mechanism; after success reading ended exactly
+// where an R or E ends.
+func checkServer(t *testing.T, received, toClient string, err error) {
 	t.Helper()
 	for {
-		n := messageSize(heard)
+		n := messageSize(received)
 		if n == 0 || toClient == "" {
 			break
 		}
-		msg := heard[:n]
-		heard = heard[n:]
+		msg := received[:n]
+		received = received[n:]
 		if msg[0] == 'R' {
 			msg = struckSlowly(msg)
 		}
@@ -191,8 +191,8 @@ func checkServer(t *testing.T, heard, toClient string, err error) {
 		}
 		toClient = toClient[len(msg):]
 		if msg[0] == 'R' || msg[0] == 'E' {
-			if err != nil || heard != "" || toClient != "" {
-				t.Fatalf("after the last message: err %v, read %q, sent %q", err, heard, toClient)
+			if err != nil || received != "" || toClient != "" {
+				t.Fatalf("after the last message: err %v, read %q, sent %q", err, received, toClient)
 			}
 			return
 		}
@@ -202,8 +202,8 @@ func checkServer(t *testing.T, heard, toClient string, err error) {
 	}
 }
 
-// messageSize is the size of the whole message that s begins with, 0 if it is not
-// whole.
+// messageSize returns the size of the message that s begins with; 0 if it is not
+// complete.
 func messageSize(s string) int {
 	if len(s) < 5 {
 		return 0
@@ -215,7 +215,7 @@ func messageSize(s string) int {
 	return n
 }
 
-// struckSlowly is what pgStrike should make of a message, said in another way.
+// struckSlowly is a second implementation of pgStripPlus.
 func struckSlowly(msg string) string {
 	if !strings.HasPrefix(msg[5:], "\x00\x00\x00\x0a") {
 		return msg

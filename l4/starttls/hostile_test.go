@@ -9,13 +9,13 @@ import (
 	"testing"
 )
 
-// flood is a peer that never ends: it says first, and then unit again and again.
-// Now and then it looks how much memory the dialogue holds.
+// flood is a peer that never stops: it sends first, and then unit again and again.
+// At intervals it measures how much memory the dialogue holds.
 type flood struct {
 	first, unit string
 	read        int    // how many bytes were taken
 	before      uint64 // bytes of memory in use
-	held        uint64 // the most that has come to that
+	held        uint64 // the maximum added to that
 	out         bytes.Buffer
 }
 
@@ -35,7 +35,7 @@ func (f *flood) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// inUse is the memory that is not garbage.
+// inUse returns the size of live memory.
 func inUse() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -45,7 +45,7 @@ func inUse() uint64 {
 
 func (f *flood) Write(b []byte) (int, error) { return f.out.Write(b) }
 
-// play goes through a protocol's dialogue; tls is the server behind TLS.
+// play runs a protocol's dialogue; tls is the server behind TLS.
 func play(p *Protocol, down, up, tls io.ReadWriter) error {
 	d, err := p.Upgrade(up)
 	if err == nil && d.Begin != nil {
@@ -59,11 +59,11 @@ func play(p *Protocol, down, up, tls io.ReadWriter) error {
 
 const (
 	mostRead = 100 << 10 // bytes of a flood: MySQL's longest packet, and the rest
-	mostHeld = 160 << 10 // bytes of memory: what is promised, and the test's own
+	mostHeld = 160 << 10 // bytes of memory: the promised 128 KiB, and the test's own
 )
 
-// drowned plays one flood, and fails the test where it was read, or kept, beyond
-// the bounds.
+// drowned runs one flood, and fails the test if more than the bounds was read or
+// kept.
 func drowned(t *testing.T, f *flood, play func() error) error {
 	t.Helper()
 	f.before = inUse()
@@ -74,8 +74,8 @@ func drowned(t *testing.T, f *flood, play func() error) error {
 	return err
 }
 
-// TestServerWithoutEnd: wherever a server of any protocol does not come to an end
-// before TLS, it is refused, in bounded memory, and its client hears nothing of it.
+// TestServerWithoutEnd: a server of any protocol that sends without end before TLS
+// is refused, in bounded memory, and its client receives nothing of it.
 func TestServerWithoutEnd(t *testing.T) {
 	line := strings.Repeat("x", 500) + "\r\n"
 	for _, tt := range []struct{ protocol, name, first, unit string }{
@@ -117,9 +117,9 @@ func TestServerWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestClientWithoutEnd: a client that does not come to an end is refused, in
-// bounded memory, and the server hears nothing of it; where no word of the client
-// is needed, none is read.
+// TestClientWithoutEnd: a client that sends without end is refused, in bounded
+// memory, and the server receives nothing of it; where no byte of the client is
+// needed, none is read.
 func TestClientWithoutEnd(t *testing.T) {
 	var refused *GreetingError
 	for _, tt := range []struct{ protocol, name, server, first, unit string }{

@@ -5,21 +5,21 @@ import (
 	"fmt"
 )
 
-// Mends that several servers share.
+// Hints that several servers share.
 const (
-	mendNoTLS  = "the server speaks no TLS on this port: use its TLS port, or remove tls (forward: --plain)"
-	mendDirect = "the server speaks TLS at once: remove starttls"
+	hintNoTLS  = "the server speaks no TLS on this port: use its TLS port, or remove tls (forward: --plain)"
+	hintDirect = "the server speaks TLS at once: remove starttls"
 )
 
-// identifyBytes is how many bytes are enough for Identify.
+// identifyBytes is how many bytes suffice for Identify.
 const identifyBytes = 5
 
-// Identify says what a server is that did not speak TLS when we began TLS at
-// once: what names its first bytes ("a MySQL or MariaDB greeting"), advice is the
-// mend. Five bytes are enough, fewer may do. A server that closed without a byte
-// (first is empty) is judged by its port only; then what is empty, and so is
-// advice if TLS is usual on that port. It is a guess either way: for texts, never
-// for decisions.
+// Identify guesses the protocol of a server that did not answer our ClientHello
+// with TLS. What describes its first bytes ("a MySQL or MariaDB greeting"),
+// advice says how to fix it. Five bytes suffice, fewer may. If the server closed
+// without a byte (first is empty), only its port counts; then what is empty, and
+// so is advice if TLS is usual on that port. Use the guess for texts, never for
+// decisions.
 func Identify(first []byte, port uint16) (what, advice string) {
 	if len(first) == 0 {
 		return "", adviceForClose(port)
@@ -41,15 +41,16 @@ func fits(name string) string {
 	return "starttls: " + name + " fits, which this version does not have yet"
 }
 
-// stranger is a server whose first bytes are none of the protocol that starttls
-// names: what the protocol expected there is said with do.
-func stranger(protocol, do string, first []byte) *RefusedError {
+// unexpected is the error for a server whose first bytes are not of the protocol
+// that starttls names. Do is the verb of the message: the server greeted,
+// answered, ….
+func unexpected(protocol, do string, first []byte) *RefusedError {
 	what, advice := Identify(first, 0)
 	switch {
 	case len(first) > 0 && first[0] == 0x15:
-		advice = mendDirect
-	case advice == mendNoTLS:
-		advice = "remove starttls; " + mendNoTLS
+		advice = hintDirect
+	case advice == hintNoTLS:
+		advice = "remove starttls; " + hintNoTLS
 	case advice == "":
 		advice = "check that the endpoint is the right port; if the server speaks TLS at once, remove starttls"
 	}
@@ -75,13 +76,13 @@ func identifyBinary(b []byte) (what, advice string) {
 	return "", ""
 }
 
-// IsMySQLGreeting says whether a server's first bytes are those of MySQL's or
-// MariaDB's greeting, or of the error that comes instead. Five bytes are needed.
+// IsMySQLGreeting reports whether a server's first bytes are those of MySQL's or
+// MariaDB's greeting, or of the error in its place. Five bytes are needed.
 func IsMySQLGreeting(first []byte) bool { return isMySQL(first) }
 
-// isMySQL knows the header of the first packet (3 bytes of length, the lowest
-// first; sequence 0) and its first byte: protocol version 10, or ff for an error
-// such as a blocked host. A greeting is never as long as 4 KiB.
+// isMySQL recognizes the header of the first packet (3 bytes of length, the
+// lowest first; sequence 0) and its first byte: protocol version 10, or ff for an
+// error such as a blocked host. A greeting is always shorter than 4 KiB.
 func isMySQL(b []byte) bool {
 	if len(b) < 5 || b[3] != 0 || b[4] != 0x0a && b[4] != 0xff {
 		return false
@@ -90,8 +91,9 @@ func isMySQL(b []byte) bool {
 	return n > 0 && n < 4096
 }
 
-// isLDAP knows an LDAPMessage (RFC 4511 §4.1.1): a SEQUENCE whose first element
-// is an INTEGER; a length in long form pushes that element out of sight.
+// isLDAP recognizes an LDAPMessage (RFC 4511 §4.1.1): a SEQUENCE whose first
+// element is an INTEGER. If the length has the long form, that element is not
+// within the first bytes.
 func isLDAP(b []byte) bool {
 	if len(b) < 3 || b[0] != 0x30 {
 		return false
@@ -103,10 +105,10 @@ func identifyText(b []byte, port uint16) (what, advice string) {
 	for _, known := range []struct {
 		prefix, what, advice string
 	}{
-		{"HTTP", "an HTTP answer", mendNoTLS},
-		{"<html", "an HTTP answer", mendNoTLS},
-		{"<HTML", "an HTTP answer", mendNoTLS},
-		{"<!DOC", "an HTTP answer", mendNoTLS},
+		{"HTTP", "an HTTP answer", hintNoTLS},
+		{"<html", "an HTTP answer", hintNoTLS},
+		{"<HTML", "an HTTP answer", hintNoTLS},
+		{"<!DOC", "an HTTP answer", hintNoTLS},
 		{"SSH-", "an SSH greeting", "the server speaks SSH, which has no TLS: check the endpoint, or remove tls (forward: --plain)"},
 		{"* OK", "an IMAP greeting", fits("imap")},
 		{"* PRE", "an IMAP greeting", fits("imap")},
@@ -114,9 +116,9 @@ func identifyText(b []byte, port uint16) (what, advice string) {
 		{"+OK", "a POP3 greeting", fits("pop3")},
 		{"<?xml", "an XMPP stream", fits("xmpp")},
 		{"<stre", "an XMPP stream", fits("xmpp")},
-		{"AMQP", "an AMQP header", mendNoTLS},
-		{"INFO ", "a NATS greeting", mendNoTLS},
-		{"ERROR", "a memcached error", mendNoTLS},
+		{"AMQP", "an AMQP header", hintNoTLS},
+		{"INFO ", "a NATS greeting", hintNoTLS},
+		{"ERROR", "a memcached error", hintNoTLS},
 	} {
 		if bytes.HasPrefix(b, []byte(known.prefix)) {
 			return known.what, known.advice
@@ -126,7 +128,7 @@ func identifyText(b []byte, port uint16) (what, advice string) {
 	case isErrorLine(b) && port == 110:
 		return "a POP3 error", fits("pop3")
 	case isErrorLine(b):
-		return "a Redis error", mendNoTLS
+		return "a Redis error", hintNoTLS
 	case isReplyCode(b) && port == 21:
 		return "an FTP greeting", "FTP over TLS is not supported"
 	case isReplyCode(b):
@@ -135,13 +137,13 @@ func identifyText(b []byte, port uint16) (what, advice string) {
 	return "", ""
 }
 
-// isErrorLine knows "-ERR", "-DENIED" and their like, of Redis and POP3.
+// isErrorLine recognizes "-ERR", "-DENIED" and the like, of Redis and POP3.
 func isErrorLine(b []byte) bool {
 	return len(b) >= 2 && b[0] == '-' && b[1] >= 'A' && b[1] <= 'Z'
 }
 
-// isReplyCode knows the three digits that begin an SMTP reply (RFC 5321 §4.2):
-// 220, and the refusals 421 and 5yz.
+// isReplyCode recognizes the three digits that begin an SMTP reply (RFC 5321
+// §4.2): 220, and the refusals 421 and 5yz.
 func isReplyCode(b []byte) bool {
 	if len(b) < 4 || b[3] != ' ' && b[3] != '-' {
 		return false
@@ -169,20 +171,20 @@ func adviceForPort(port uint16) string {
 	case 5222, 5269:
 		return ifPort(port, "XMPP", fits("xmpp"))
 	case 6379:
-		return ifPort(port, "Redis", mendNoTLS)
+		return ifPort(port, "Redis", hintNoTLS)
 	case 80, 8080:
-		return ifPort(port, "HTTP", mendNoTLS)
+		return ifPort(port, "HTTP", hintNoTLS)
 	case 5672:
-		return ifPort(port, "AMQP", mendNoTLS)
+		return ifPort(port, "AMQP", hintNoTLS)
 	case 1883:
-		return ifPort(port, "MQTT", mendNoTLS)
+		return ifPort(port, "MQTT", hintNoTLS)
 	case 1433:
 		return ifPort(port, "Microsoft SQL Server", "its TLS is inside TDS packets, which this version does not have")
 	}
 	return ""
 }
 
-// adviceForClose is for a server that closed on our ClientHello.
+// adviceForClose is the advice for a server that closed after our ClientHello.
 func adviceForClose(port uint16) string {
 	switch port {
 	case 0, 443, 465, 636, 853, 989, 990, 993, 995, 5223, 5671, 6380, 8443, 8883:
@@ -198,16 +200,16 @@ func ifPort(port uint16, protocol, advice string) string {
 	return fmt.Sprintf("port %d is usually %s without TLS: if it is here, %s", port, protocol, advice)
 }
 
-// identifyByte is Identify for a server that was asked for TLS in another
-// protocol and answered with a byte that the protocol does not have. More is not
-// read: it would prolong the caller's wait.
+// identifyByte is Identify for a server that answered a request for TLS with a
+// byte that the protocol does not have. No more is read, because that would
+// prolong the caller's wait.
 func identifyByte(b byte) (what, advice string) {
 	const wrong = "remove starttls; "
 	switch b {
 	case 0x15:
-		return "a TLS alert", mendDirect
+		return "a TLS alert", hintDirect
 	case 'H':
-		return "an HTTP answer", wrong + mendNoTLS
+		return "an HTTP answer", wrong + hintNoTLS
 	case '2':
 		return "an SMTP or FTP greeting", "for SMTP, " + fits("smtp")
 	case '*':
@@ -215,7 +217,7 @@ func identifyByte(b byte) (what, advice string) {
 	case '+':
 		return "a POP3 greeting", fits("pop3")
 	case '-':
-		return "a Redis error", wrong + mendNoTLS
+		return "a Redis error", wrong + hintNoTLS
 	case '<':
 		return "an XMPP stream", fits("xmpp")
 	case 0x30:

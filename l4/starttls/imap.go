@@ -25,7 +25,7 @@ func imapUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	up.ifClosed, up.ifSilent = hintAnswerClosed, ""
-	if err := up.say([]byte(imapStartTLS)); err != nil {
+	if err := up.send([]byte(imapStartTLS)); err != nil {
 		return nil, err
 	}
 	if err := imapAnswer(&up); err != nil {
@@ -34,9 +34,9 @@ func imapUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	return &Dialogue{Finish: replay(greeting)}, nil
 }
 
-// imapGreeting reads the greeting and makes what the client gets of it. PREAUTH
-// is refused: after it there is no STARTTLS (RFC 9051 §6.2.1), and a session in
-// plaintext that has begun must not go on as if it were protected
+// imapGreeting reads the greeting and returns the one for the client. It refuses
+// PREAUTH: STARTTLS is not possible after it (RFC 9051 §6.2.1), and a session
+// that began in plaintext must not continue as if it were protected
 // (CVE-2020-12398).
 func imapGreeting(up *leg) ([]byte, error) {
 	line, err := up.line(imapName, "greeted")
@@ -44,7 +44,7 @@ func imapGreeting(up *leg) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case hasPrefixFold(line, "* OK "), hasPrefixFold(line, "* OK\r"):
-		return imapStrike(line)
+		return imapStripCode(line)
 	case hasPrefixFold(line, "* BYE"):
 		return nil, &RefusedError{Protocol: imapName, Got: got(line),
 			Busy: hasPrefixFold(line, "* BYE [UNAVAILABLE]") || hasPrefixFold(line, "* BYE [LIMIT]"), // RFC 5530, 3
@@ -54,13 +54,14 @@ func imapGreeting(up *leg) ([]byte, error) {
 			What:   "the server greeted with PREAUTH, after which TLS cannot begin",
 			Advice: "let it ask for a login on this port, or use its TLS port (993) without starttls"}
 	}
-	return nil, stranger(imapName, "greeted", line)
+	return nil, unexpected(imapName, "greeted", line)
 }
 
-// imapStrike takes the response code out of a greeting. CAPABILITY names what the
-// server can before TLS (STARTTLS, LOGINDISABLED), and the client is behind it;
-// ALERT and REFERRAL are acted upon, and may have been put there by another.
-func imapStrike(line []byte) ([]byte, error) {
+// imapStripCode removes the response code from a greeting. CAPABILITY lists what
+// the server offers before TLS (STARTTLS, LOGINDISABLED), which does not apply to
+// the client. Clients act upon ALERT and REFERRAL, which an attacker could have
+// inserted.
+func imapStripCode(line []byte) ([]byte, error) {
 	const ok = "* OK "
 	if !bytes.HasPrefix(line[min(len(ok), len(line)):], []byte("[")) {
 		return line, nil
@@ -71,13 +72,13 @@ func imapStrike(line []byte) ([]byte, error) {
 	}
 	text = bytes.TrimLeft(text, " [")
 	if len(bytes.TrimSpace(text)) == 0 {
-		text = []byte("ready\r\n") // the grammar wants some text
+		text = []byte("ready\r\n") // the grammar requires some text
 	}
 	return append([]byte(ok), text...), nil
 }
 
-// imapAnswer reads up to the tagged answer to STARTTLS. What is untagged before
-// it was said in plaintext and is dropped.
+// imapAnswer reads up to the tagged answer to STARTTLS. It drops the untagged
+// lines before it, which were sent in plaintext.
 func imapAnswer(up *leg) error {
 	for range imapMessagesMax {
 		line, err := up.line(imapName, "answered")
@@ -91,7 +92,7 @@ func imapAnswer(up *leg) error {
 				What:   fmt.Sprintf("the server refused STARTTLS: %.200q", bytes.TrimSpace(line)),
 				Advice: "enable TLS there (Dovecot: ssl = required), or use its TLS port (993) without starttls"}
 		case !hasPrefixFold(line, "* "):
-			return stranger(imapName, "answered STARTTLS", line)
+			return unexpected(imapName, "answered STARTTLS", line)
 		}
 	}
 	return &RefusedError{Protocol: imapName, What: fmt.Sprintf("the server sent %d untagged lines and no answer to STARTTLS", imapMessagesMax)}

@@ -12,8 +12,8 @@ const (
 	ldapStartTLS = "\x30\x1d\x02\x01\x01\x77\x18\x80\x16" + "1.3.6.1.4.1.1466.20037"
 	// ldapUnbind is an UnbindRequest with ID 2 (RFC 4511 §4.3).
 	ldapUnbind = "\x30\x05\x02\x01\x02\x42\x00"
-	// ldapMessageMax bounds a message before TLS, and the first of a client that is
-	// refused: a bind with a Kerberos ticket has less than 64 KiB.
+	// ldapMessageMax bounds a message before TLS, and the first message of a refused
+	// client: a bind with a Kerberos ticket has less than 64 KiB.
 	ldapMessageMax = 64 << 10
 	ldapReasonMax  = 1000
 )
@@ -27,7 +27,7 @@ const (
 	ldapExtended = 0x78 // ExtendedResponse
 )
 
-// ldapAnswers are the tags of the responses to those requests that have one.
+// ldapAnswers has the tags of the responses to requests that have one.
 var ldapAnswers = map[byte]byte{
 	0x60: 0x61, // bind
 	0x63: 0x65, // search
@@ -39,8 +39,7 @@ var ldapAnswers = map[byte]byte{
 	0x77: ldapExtended,
 }
 
-// Result codes (RFC 4511, 4.1.9): of a server that cannot serve now, and of one that
-// has too much to do.
+// Result codes (RFC 4511, 4.1.9).
 const (
 	ldapBusy        = 51
 	ldapUnavailable = 52
@@ -53,7 +52,7 @@ func ldap() Protocol {
 func ldapUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	up := leg{side: Upstream, rw: upstream,
 		ifClosed: "the server closed instead of answering StartTLS: it is no LDAP server, or speaks TLS at once (then remove starttls)"}
-	if err := up.say([]byte(ldapStartTLS)); err != nil {
+	if err := up.send([]byte(ldapStartTLS)); err != nil {
 		return nil, err
 	}
 	msg, err := ldapRead(&up)
@@ -61,9 +60,9 @@ func ldapUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	if msg.body == nil {
-		return nil, stranger(ldapName, "answered StartTLS", msg.head)
+		return nil, unexpected(ldapName, "answered StartTLS", msg.head)
 	}
-	if err := ldapJudge(msg.body); err != nil {
+	if err := ldapCheck(msg.body); err != nil {
 		return nil, err
 	}
 	return &Dialogue{}, nil
@@ -71,11 +70,11 @@ func ldapUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 
 // ldapMessage is one LDAPMessage as read.
 type ldapMessage struct {
-	head []byte // tag and length, or what was read where they should be
-	body []byte // what they contain; nil if they are no LDAPMessage's
+	head []byte // tag and length, or the bytes read in their place
+	body []byte // the content; nil if head is not that of an LDAPMessage
 }
 
-// ldapRead reads one LDAPMessage and not a byte more.
+// ldapRead reads one LDAPMessage and no byte beyond it.
 func ldapRead(l *leg) (ldapMessage, error) {
 	head := make([]byte, 2, 6)
 	if err := l.read(head[:1]); err != nil {
@@ -111,8 +110,8 @@ func ldapRead(l *leg) (ldapMessage, error) {
 	return ldapMessage{head, body}, nil
 }
 
-// ldapJudge is nil for an ExtendedResponse to message 1 with result 0.
-func ldapJudge(body []byte) error {
+// ldapCheck returns nil for an ExtendedResponse to message 1 with result 0.
+func ldapCheck(body []byte) error {
 	id, rest, ok := ber(body, berInteger)
 	response, _, ok2 := ber(rest, ldapExtended)
 	code, rest, ok3 := ber(response, berEnum)
@@ -169,10 +168,10 @@ func ldapRefuse(downstream io.ReadWriter, why error) error {
 	}
 	result := append([]byte{berEnum, 1, ldapUnavailable}, berOf(berString, nil)...)
 	result = append(result, berOf(berString, []byte(reason(why, ldapReasonMax)))...)
-	return down.say(berOf(berSequence, append(berOf(berInteger, id), berOf(answer, result)...)))
+	return down.send(berOf(berSequence, append(berOf(berInteger, id), berOf(answer, result)...)))
 }
 
-// berOf is an element with a content of less than 64 KiB.
+// berOf encodes an element with a content of less than 64 KiB.
 func berOf(tag byte, content []byte) []byte {
 	n := len(content)
 	if n < 0x80 {

@@ -11,14 +11,14 @@ import (
 type leg struct {
 	side      Side
 	rw        io.ReadWriter
-	heard     bool   // it has sent a byte
+	answered  bool   // it has sent a byte
 	forwarded int64  // bytes of the other side written to it
-	ifClosed  string // the hint, should it close now
-	ifSilent  string // the hint, should it say nothing now
+	ifClosed  string // the hint if it closes now
+	ifSilent  string // the hint if it sends nothing now
 }
 
-// read fills buf with the beginning of a message, and reads not a byte more. A
-// close is due here, and so is silence: their errors have the hints.
+// read fills buf with the beginning of a message, and reads no byte beyond. A
+// close or a timeout here gets the leg's hint.
 func (l *leg) read(buf []byte) error {
 	err := l.fill(buf)
 	if err == nil {
@@ -36,7 +36,7 @@ func (l *leg) read(buf []byte) error {
 	return e
 }
 
-// ifCut is the hint where a client has left within a message.
+// ifCut returns the hint for a client that closed within a message.
 func (l *leg) ifCut(err error) string {
 	if l.side == Downstream && err == io.ErrUnexpectedEOF {
 		return hintCut
@@ -46,13 +46,13 @@ func (l *leg) ifCut(err error) string {
 
 const hintCut = "the client left inside its first message: check that it speaks this protocol, and its own log for why it gave up"
 
-// readRest fills buf with what remains of a message.
+// readRest fills buf with the rest of a message.
 func (l *leg) readRest(buf []byte) error {
 	err := l.fill(buf)
 	if err == nil {
 		return nil
 	}
-	if err == io.EOF { // io.ReadFull's for an end before the first byte of buf
+	if err == io.EOF { // io.ReadFull returns it for an end before the first byte of buf
 		err = io.ErrUnexpectedEOF
 	}
 	e := l.error("read", err)
@@ -62,12 +62,12 @@ func (l *leg) readRest(buf []byte) error {
 
 func (l *leg) fill(buf []byte) error {
 	n, err := io.ReadFull(l.rw, buf)
-	l.heard = l.heard || n > 0
+	l.answered = l.answered || n > 0
 	return err
 }
 
-// more reads on behind first up to the five bytes that Identify wants, where
-// they come: it is for errors, which are certain already.
+// more reads on after first, up to the five bytes that Identify needs. Its errors
+// do not matter: it serves an error message.
 func (l *leg) more(first []byte) []byte {
 	if len(first) >= identifyBytes {
 		return first
@@ -77,8 +77,8 @@ func (l *leg) more(first []byte) []byte {
 	return all[:len(all)+n]
 }
 
-// say writes bytes of our own.
-func (l *leg) say(b []byte) error {
+// send writes our own bytes.
+func (l *leg) send(b []byte) error {
 	_, err := l.write(b)
 	return err
 }
@@ -101,10 +101,10 @@ func (l *leg) write(b []byte) (int, error) {
 	return n, l.error("write", l.lastWord(err))
 }
 
-// lastWord adds to a failed write what the other end said before it hung up: a
-// TLS 1.3 server's refusal of our certificate waits there to be read, while the
-// write only finds a broken connection. A failed write means that the read does
-// not wait for long.
+// lastWord adds to a failed write the error that the other end sent before it
+// closed: with TLS 1.3 the server's refusal of our certificate is still unread,
+// while the write only reports a broken connection. After a failed write the read
+// does not wait for long.
 func (l *leg) lastWord(write error) error {
 	if l.side != Upstream || isTimeout(write) {
 		return write
@@ -117,7 +117,7 @@ func (l *leg) lastWord(write error) error {
 }
 
 func (l *leg) error(op string, err error) *SideError {
-	return &SideError{Side: l.side, Op: op, Err: err, Clean: !l.heard}
+	return &SideError{Side: l.side, Op: op, Err: err, Clean: !l.answered}
 }
 
 func isTimeout(err error) bool {

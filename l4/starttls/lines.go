@@ -7,18 +7,18 @@ import (
 	"io"
 )
 
-// Bounds of the protocols of lines. SMTP, IMAP and POP3 allow between 512 and
-// 8192 bytes a line; no server's greeting or list of extensions comes near these.
+// Bounds of the line protocols. SMTP, IMAP and POP3 allow between 512 and 8192 bytes
+// a line; no server's greeting or list of extensions comes near these bounds.
 const (
 	lineMax     = 4 << 10
 	lineTextMax = 32 << 10 // of all lines of one answer
-	lineReason  = 400      // of a reason of ours: a POP3 or SMTP line has 512
+	lineReason  = 400      // of our own reason: a POP3 or SMTP line has 512
 )
 
-// line reads one line with its CR LF, byte by byte so that nothing behind it is
-// read. What is not one line of text is a *RefusedError: a lone CR or LF could be
-// the end of a line to one side and not to the other. do says in the error what
-// the server should have done with the line.
+// line reads one line with its CR LF, byte by byte so that no byte behind it is
+// read. It returns a *RefusedError for anything but one line of text: a lone CR
+// or LF could end the line for one side and not for the other. Do is the verb of
+// the message, as of unexpected.
 func (l *leg) line(protocol, do string) ([]byte, error) {
 	line := make([]byte, 0, 128)
 	for read := l.read; len(line) < lineMax; read = l.readRest {
@@ -33,7 +33,7 @@ func (l *leg) line(protocol, do string) ([]byte, error) {
 			return line, nil
 		case afterCR, last < ' ' && last != '\r' && last != '\t', last == 0x7f:
 			if n < identifyBytes {
-				return nil, stranger(protocol, do, l.more(line))
+				return nil, unexpected(protocol, do, l.more(line))
 			}
 			return nil, &RefusedError{Protocol: protocol, Got: got(line),
 				What: fmt.Sprintf("the server sent the byte %#02x in a line", last)}
@@ -47,13 +47,12 @@ func tooLong(protocol string, text []byte, limit int) *RefusedError {
 		What: fmt.Sprintf("the server sent an answer of more than %d bytes", limit)}
 }
 
-// hasPrefixFold compares the beginning of a line without regard to case.
+// hasPrefixFold compares the beginning of a line, ignoring case.
 func hasPrefixFold(line []byte, prefix string) bool {
 	return len(line) >= len(prefix) && bytes.EqualFold(line[:len(prefix)], []byte(prefix))
 }
 
-// replay passes the server's greeting on to the client, once what follows it is
-// protected.
+// replay passes the server's greeting on to the client after TLS has begun.
 func replay(greeting []byte) Part {
 	return func(downstream, _ io.ReadWriter) (Outcome, error) {
 		down := leg{side: Downstream, rw: downstream}
@@ -62,16 +61,16 @@ func replay(greeting []byte) Part {
 	}
 }
 
-// refuseWith tells a client that waits for a greeting why there is none: with
-// the server's own refusal, else in a line that begins with prefix.
+// refuseWith tells a client that waits for a greeting why there is none: with the
+// server's own refusal, else in a line that begins with prefix.
 func refuseWith(prefix string) func(io.ReadWriter, error) error {
 	return func(downstream io.ReadWriter, why error) error {
 		down := leg{side: Downstream, rw: downstream}
-		return down.say(replyOr(why, []byte(prefix+reason(why, lineReason)+"\r\n")))
+		return down.send(replyOr(why, []byte(prefix+reason(why, lineReason)+"\r\n")))
 	}
 }
 
-// replyOr is the server's own refusal, where it is the reason, else ours.
+// replyOr returns the server's own refusal if why has one, else ours.
 func replyOr(why error, ours []byte) []byte {
 	var refused *RefusedError
 	if errors.As(why, &refused) && len(refused.Reply) > 0 {
@@ -80,7 +79,7 @@ func replyOr(why error, ours []byte) []byte {
 	return ours
 }
 
-// Hints that the protocols share in which the server speaks first.
+// Hints shared by the protocols in which the server speaks first.
 const (
 	hintGreetingClosed = "the server closed without a greeting: it refuses connections from here, or is another service"
 	hintGreetingSilent = "the server sent no greeting: if it speaks TLS at once, remove starttls; if it is PostgreSQL, LDAP or XMPP, set starttls to that"

@@ -7,14 +7,14 @@ import (
 	"io"
 )
 
-// Capabilities of client and server, as many as the dialogue knows.
+// The capabilities of client and server that the dialogue uses.
 const (
 	mysqlProtocol41 = 0x0200
 	mysqlSSL        = 0x0800
 )
 
-// First bytes of a server's packet before and during authentication. What is
-// none of these is data of an authentication plugin.
+// First bytes of a server's packet before and during authentication. All others are
+// data of an authentication plugin.
 const (
 	mysqlOK       = 0x00
 	mysqlMoreData = 0x01
@@ -30,15 +30,15 @@ const (
 	// first: its connection attributes have at most 64 KiB.
 	mysqlPacketMax = 96 << 10
 	// mysqlPacketsMax bounds the packets of authentication: PAM may ask a few
-	// questions, one of them for every factor.
+	// questions, one for each factor.
 	mysqlPacketsMax = 64
 	mysqlReasonMax  = 480 // a client keeps 512 bytes of an error
 )
 
 const (
 	mysqlName = "mysql"
-	// mysqlHead is what an SSLRequest has of the client's response: capabilities,
-	// largest packet, character set and 23 reserved bytes.
+	// mysqlHead is the length of the part that an SSLRequest shares with the client's
+	// response: capabilities, largest packet, character set and 23 reserved bytes.
 	mysqlHead = 32
 
 	mysqlHintTLS  = "a client that insists on TLS ends so: set --skip-ssl (MariaDB) or --ssl-mode=PREFERRED (MySQL) in it, the ambassador does the TLS"
@@ -50,33 +50,34 @@ func mysql() Protocol {
 	return Protocol{Name: mysqlName, NeedsClient: true, CountsProbes: true, LogsIn: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
 }
 
-// mysqlDialogue is one connection's. All packets of both sides share one
-// sequence number; ours towards the server are one ahead after the SSLRequest.
+// mysqlDialogue is the state of one connection. All packets of both sides share
+// one sequence number; our numbers towards the server are one ahead after the
+// SSLRequest.
 type mysqlDialogue struct {
-	Dialogue // as the caller has it
+	Dialogue // returned to the caller
 	down, up leg
-	greeting []byte // as the client gets it
+	greeting []byte // for the client
 	response []byte // the client's first packet
 	next     byte   // the number of the next packet, as the client counts
 }
 
-// mysqlUpgrade reads the greeting, without which neither side can go on.
+// mysqlUpgrade reads the greeting, without which neither side can continue.
 func mysqlUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	up := leg{side: Upstream, rw: upstream, ifClosed: hintGreetingClosed, ifSilent: hintGreetingSilent}
 	greeting, err := mysqlReadGreeting(&up)
 	if err != nil {
 		return nil, err
 	}
-	if err := mysqlStrike(greeting); err != nil {
+	if err := mysqlStripTLS(greeting); err != nil {
 		return nil, err
 	}
 	d := &mysqlDialogue{greeting: greeting}
-	d.Dialogue = Dialogue{Begin: d.begin, BeginProbe: mysqlAlone, LogIn: d.logIn, Finish: d.finish, Refuse: d.refuse}
+	d.Dialogue = Dialogue{Begin: d.begin, BeginProbe: mysqlBeginProbe, LogIn: d.logIn, Finish: d.finish, Refuse: d.refuse}
 	return &d.Dialogue, nil
 }
 
 func mysqlReadGreeting(up *leg) ([]byte, error) {
-	first := make([]byte, identifyBytes) // a header and the byte that says which packet
+	first := make([]byte, identifyBytes) // a header and the byte with the packet's kind
 	if err := up.read(first[:1]); err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func mysqlReadGreeting(up *leg) ([]byte, error) {
 	}
 	size := mysqlSize(first)
 	if first[3] != 0 || size == 0 || size > mysqlGreetingMax || first[4] != mysqlGreeting && first[4] != mysqlERR {
-		return nil, stranger(mysqlName, "greeted", first)
+		return nil, unexpected(mysqlName, "greeted", first)
 	}
 	packet := append(first, make([]byte, size-1)...)
 	if err := up.readRest(packet[len(first):]); err != nil {
@@ -98,8 +99,9 @@ func mysqlReadGreeting(up *leg) ([]byte, error) {
 	return packet, nil
 }
 
-// mysqlBusy says whether an ERR packet is about a limit that other clients have
-// reached: ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED.
+// mysqlBusy reports whether an ERR packet is about a limit that other clients
+// have reached: ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS,
+// ER_USER_LIMIT_REACHED.
 func mysqlBusy(packet []byte) bool {
 	if len(packet) < 7 {
 		return false
@@ -111,7 +113,7 @@ func mysqlBusy(packet []byte) bool {
 	return false
 }
 
-// mysqlErrorText is what an ERR packet says, with its number.
+// mysqlErrorText returns the number and text of an ERR packet.
 func mysqlErrorText(packet []byte) string {
 	if len(packet) < 7 {
 		return "an error without a number"
@@ -119,9 +121,10 @@ func mysqlErrorText(packet []byte) string {
 	return fmt.Sprintf("%d %.200q", binary.LittleEndian.Uint16(packet[5:]), packet[7:])
 }
 
-// mysqlStrike takes the offer of TLS out of a greeting: protocol version, server
-// version with a NUL, connection, 8 bytes of challenge, a NUL, capabilities.
-func mysqlStrike(greeting []byte) error {
+// mysqlStripTLS removes the offer of TLS from a greeting: protocol version,
+// server version with a NUL, connection, 8 bytes of challenge, a NUL,
+// capabilities.
+func mysqlStripTLS(greeting []byte) error {
 	version := bytes.IndexByte(greeting[5:], 0)
 	at := 5 + version + 1 + 4 + 8 + 1
 	if version < 0 || len(greeting) < at+2 {
@@ -137,7 +140,8 @@ func mysqlStrike(greeting []byte) error {
 	return nil
 }
 
-// begin is the greeting for the client, its response, and the SSLRequest.
+// begin sends the greeting to the client, reads its response, and sends the
+// SSLRequest.
 func (d *mysqlDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, error) {
 	d.down = leg{side: Downstream, rw: downstream, ifClosed: mysqlHintTLS}
 	d.up = leg{side: Upstream, rw: upstream}
@@ -149,7 +153,7 @@ func (d *mysqlDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, erro
 	if err == nil {
 		request := append([]byte{mysqlHead, 0, 0, 1}, d.response[4:4+mysqlHead]...)
 		request[5] |= mysqlSSL >> 8
-		err = d.up.say(request)
+		err = d.up.send(request)
 	}
 	return Outcome{Down: d.down.forwarded}, err
 }
@@ -160,7 +164,7 @@ func (d *mysqlDialogue) clientResponse() (err error) {
 		return err
 	}
 	if len(d.response) < 4+mysqlHead {
-		return mysqlStranger(d.response)
+		return mysqlUnexpected(d.response)
 	}
 	flags := binary.LittleEndian.Uint16(d.response[4:])
 	switch {
@@ -172,17 +176,17 @@ func (d *mysqlDialogue) clientResponse() (err error) {
 	return nil
 }
 
-func mysqlStranger(first []byte) *GreetingError {
+func mysqlUnexpected(first []byte) *GreetingError {
 	return &GreetingError{Protocol: mysqlName, Detail: fmt.Sprintf("%q, which is no response to a MySQL greeting", got(first))}
 }
 
-// finish is the authentication, up to the server's verdict: packets of both
-// sides in turn, renumbered. Every command after it begins at 0 again.
+// finish relays the authentication up to the server's verdict: packets of both
+// sides in turn, renumbered. Every later command begins at 0 again.
 func (d *mysqlDialogue) finish(downstream, upstream io.ReadWriter) (Outcome, error) {
-	d.down = leg{side: Downstream, rw: downstream, heard: true}
+	d.down = leg{side: Downstream, rw: downstream, answered: true}
 	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}
 	err := d.authenticate()
-	return Outcome{Answered: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Outcome{Answered: d.up.answered, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
 func (d *mysqlDialogue) authenticate() error {
@@ -208,7 +212,7 @@ func (d *mysqlDialogue) authenticate() error {
 		case len(body) > 0 && (body[0] == mysqlOK || body[0] == mysqlERR):
 			return nil
 		case bytes.Equal(body, []byte{mysqlMoreData, 3}):
-			// caching_sha2_password found the password in its cache; OK follows.
+			// caching_sha2_password found the login in its cache; OK follows.
 		default:
 			if err := d.reply(body); err != nil {
 				return err
@@ -218,14 +222,15 @@ func (d *mysqlDialogue) authenticate() error {
 	return &RefusedError{Protocol: mysqlName, What: fmt.Sprintf("the server sent %d packets and no verdict on the login", mysqlPacketsMax)}
 }
 
-// mysqlFull is the question of caching_sha2_password for the password itself. A
-// client whose own leg is not safe does not give it. It ends, or wants the
-// server's RSA key first, which the server, whose leg has TLS, would take for a
-// wrong password.
+// mysqlFull is the request of caching_sha2_password for the password itself. A
+// client whose own connection is not secure does not send it. It gives up, or
+// asks for the server's RSA key first; the server, whose connection has TLS,
+// would take that request for a wrong password.
 const mysqlFull = "\x01\x04" // AuthMoreData, perform_full_authentication
 
-// full refuses that question where the client would. Its place in the order is
-// the refusal's: asked, many a client hides in an error of its own what it is told.
+// full refuses that request if the client would. The refusal takes the request's
+// sequence number. Sending the request first would be worse: many clients then
+// hide our message behind an error of their own.
 func (d *mysqlDialogue) full(question []byte) error {
 	if d.Confidential || string(question) != mysqlFull {
 		return nil
@@ -234,7 +239,7 @@ func (d *mysqlDialogue) full(question []byte) error {
 	return &GreetingError{Protocol: mysqlName, Detail: "a login through plain TCP: " + mysqlHintFull}
 }
 
-// reply passes on what the client says to the plugin data or the auth switch in
+// reply passes on the client's answer to the plugin data or the auth switch in
 // question.
 func (d *mysqlDialogue) reply(question []byte) error {
 	full := string(question) == mysqlFull
@@ -253,7 +258,7 @@ func (d *mysqlDialogue) reply(question []byte) error {
 	return d.up.forward(packet)
 }
 
-// clientPacket reads one packet of the client, whose number must be the next.
+// clientPacket reads one packet of the client, which must have the next number.
 func (d *mysqlDialogue) clientPacket() ([]byte, error) {
 	head := make([]byte, 4)
 	if err := d.down.read(head[:1]); err != nil {
@@ -263,7 +268,7 @@ func (d *mysqlDialogue) clientPacket() ([]byte, error) {
 		return nil, err
 	}
 	if head[3] != d.next || mysqlSize(head) > mysqlPacketMax {
-		return nil, mysqlStranger(head)
+		return nil, mysqlUnexpected(head)
 	}
 	d.next++
 	return d.down.mysqlRest(head)
@@ -288,35 +293,35 @@ func (d *mysqlDialogue) serverPacket() ([]byte, error) {
 	return d.up.mysqlRest(head)
 }
 
-// mysqlSize is the length in a packet's header, which does not count the header.
+// mysqlSize returns the length in a packet's header, which excludes the header.
 func mysqlSize(head []byte) int { return int(head[0]) | int(head[1])<<8 | int(head[2])<<16 }
 
-// mysqlRest reads what follows a packet's header, and returns both.
+// mysqlRest reads the body that follows a packet's header, and returns both.
 func (l *leg) mysqlRest(head []byte) ([]byte, error) {
 	packet := make([]byte, 4+mysqlSize(head))
 	copy(packet, head)
 	return packet, l.readRest(packet[4:])
 }
 
-// mysqlAlone asks for TLS with capabilities of our own.
-func mysqlAlone(upstream io.ReadWriter, _ string) error {
+// mysqlBeginProbe asks for TLS with our own capabilities.
+func mysqlBeginProbe(upstream io.ReadWriter, _ string) error {
 	up := leg{side: Upstream, rw: upstream}
-	return up.say(mysqlFrame(1, mysqlOwnHead()))
+	return up.send(mysqlFrame(1, mysqlOwnHead()))
 }
 
-// refuse is an ERR packet, with the SQLSTATE that a client of protocol 4.1
-// expects once it has answered the greeting.
+// refuse returns an ERR packet, with the SQLSTATE that a client of protocol 4.1
+// expects after it has answered the greeting.
 func (d *mysqlDialogue) refuse(why error) []byte {
 	return mysqlError(d.next, "#08S01", why)
 }
 
-// mysqlRefuse is an ERR packet in the greeting's place.
+// mysqlRefuse sends an ERR packet in place of the greeting.
 func mysqlRefuse(downstream io.ReadWriter, why error) error {
 	down := leg{side: Downstream, rw: downstream}
-	return down.say(replyOr(why, mysqlError(0, "", why)))
+	return down.send(replyOr(why, mysqlError(0, "", why)))
 }
 
-// mysqlError is an ERR packet with the number 1043, ER_HANDSHAKE_ERROR.
+// mysqlError returns an ERR packet with the number 1043, ER_HANDSHAKE_ERROR.
 func mysqlError(sequence byte, state string, why error) []byte {
 	body := "\xff\x13\x04" + state + reason(why, mysqlReasonMax)
 	return append([]byte{byte(len(body)), byte(len(body) >> 8), 0, sequence}, body...)

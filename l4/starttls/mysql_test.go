@@ -39,8 +39,8 @@ const (
 	switchTo  = "\xfeclient_ed25519\x00cccccccccccccccccccccccccccccccc\x00"
 )
 
-// mysqlRun plays the whole dialogue on wires; what the server says before TLS is
-// its greeting alone.
+// mysqlRun runs the whole dialogue on wires; before TLS the server sends only its
+// greeting.
 func mysqlRun(t testing.TB, greeting string, down, up *wire) (*Dialogue, Outcome, error) {
 	t.Helper()
 	d, err := mysqlUpgrade(newWire(greeting))
@@ -98,8 +98,8 @@ func TestMySQL(t *testing.T) {
 	}
 }
 
-// TestMySQLGreeting: what a server may say first, and what stands behind it,
-// which nobody reads in plaintext (CVE-2021-23222 is this in another protocol).
+// TestMySQLGreeting: a server's first packet, and the bytes behind it, which must
+// not be read in plaintext (CVE-2021-23222 is this in another protocol).
 func TestMySQLGreeting(t *testing.T) {
 	blocked := mysqlPacket(0, "\xff\x69\x04Host 'h' is blocked")
 	for _, tt := range []struct {
@@ -173,8 +173,8 @@ func TestMySQLClient(t *testing.T) {
 	wantSide(t, err, SideError{Downstream, "read", io.EOF, true, mysqlHintTLS})
 }
 
-// TestMySQLFullAuthentication: where the server wants the password and the client
-// does not send it without TLS of its own, both are told what to do.
+// TestMySQLFullAuthentication: if the server asks for the password and the client
+// does not send it without its own TLS, the error says what to do.
 func TestMySQLFullAuthentication(t *testing.T) {
 	wants := mysqlPacket(3, "\x01\x04")
 	up := newWire(wants)
@@ -195,8 +195,8 @@ func TestMySQLFullAuthentication(t *testing.T) {
 	wantSide(t, err, SideError{Downstream, "read", io.EOF, false, mysqlHintFull})
 }
 
-// TestMySQLFullAuthenticationByTCP: a client that would not give the password is
-// not asked for it, but told.
+// TestMySQLFullAuthenticationByTCP: a client that would not send the password gets
+// an error instead of the request for it.
 func TestMySQLFullAuthenticationByTCP(t *testing.T) {
 	d, err := mysqlUpgrade(newWire(mariaGreets))
 	if err != nil {
@@ -269,7 +269,7 @@ func TestMySQLRefuse(t *testing.T) {
 	}
 }
 
-func TestMySQLAlone(t *testing.T) {
+func TestMySQLBeginProbe(t *testing.T) {
 	d, err := mysqlUpgrade(newWire(mariaGreets))
 	if err != nil {
 		t.Fatal(err)
@@ -283,8 +283,8 @@ func TestMySQLAlone(t *testing.T) {
 	}
 }
 
-// FuzzMySQL: of each side's packets the other gets those that are in order, whole
-// and renumbered; nothing behind the verdict is read.
+// FuzzMySQL: each side receives the other's packets that are in order, whole and
+// renumbered; nothing behind the verdict is read.
 func FuzzMySQL(f *testing.F) {
 	for _, client := range []string{"", mysqlLogin, mysqlLogin + mysqlPacket(3, "sig") + "\x01\x00\x00\x00\x0e", mysqlLogin + mysqlPacket(3, "\x02"), mysqlAsks, "GET / HTTP"} {
 		for _, server := range []string{"", mysqlPacket(3, mysqlFine) + "x", mysqlPacket(3, switchTo) + mysqlPacket(5, mysqlBad), mysqlPacket(3, "\x01\x03") + mysqlPacket(4, mysqlFine), mysqlPacket(3, "\x01\x04"), mysqlPacket(3, "")} {
@@ -319,8 +319,8 @@ func FuzzMySQL(f *testing.F) {
 		if begun.Down != int64(hello) || out.Down != int64(down.out.Len()-hello) || out.Up != int64(up.out.Len()-36) {
 			t.Fatalf("Outcomes %+v, %+v; sent %d, %d", begun, out, up.out.Len(), down.out.Len())
 		}
-		heard := server[:len(server)-len(up.unread())]
-		checkRenumbered(t, heard, down.out.String()[hello:], 0xff, err == nil)
+		received := server[:len(server)-len(up.unread())]
+		checkRenumbered(t, received, down.out.String()[hello:], 0xff, err == nil)
 		toServer := []byte(up.out.String()[36:])
 		if len(toServer) > 5 {
 			toServer[5] = client[5] // its CLIENT_SSL
@@ -329,8 +329,8 @@ func FuzzMySQL(f *testing.F) {
 	})
 }
 
-// checkRenumbered: what was forwarded is packets of what was read, each with step
-// added to its number; all of them after success.
+// checkRenumbered: the forwarded bytes are packets of those read, each with step
+// added to its number; after success, all of them.
 func checkRenumbered(t *testing.T, read, forwarded string, step byte, all bool) {
 	t.Helper()
 	for forwarded != "" {

@@ -10,32 +10,32 @@ import (
 	"strings"
 )
 
-// A login of our own: to a MySQL server a connection that ends before one is a
-// failed client, so that a health check in good order has to log in and quit.
+// The login of a health check. A MySQL server counts a connection that ends without
+// a login as a failed client, so a health check has to log in and quit.
 
 const (
 	mysqlNative = "mysql_native_password"
 	mysqlSHA2   = "caching_sha2_password"
 	mysqlSwitch = 0xfe // AuthSwitchRequest
 	mysqlQuit   = "\x01\x00\x00\x00\x01"
-	// mysqlSaltLen is what the plugins take of a challenge; a NUL follows it.
+	// mysqlSaltLen is how much of a challenge the plugins use; a NUL follows it.
 	mysqlSaltLen = 20
 )
 
-// logIn logs in under TLS, after BeginProbe, and takes leave. The password itself goes
-// only to a server that asks for it under caching_sha2_password.
+// logIn logs in under TLS, after the SSLRequest, and quits. It sends the password
+// itself only to a server that asks for it under caching_sha2_password.
 func (d *mysqlDialogue) logIn(upstream io.ReadWriter, user, password string) error {
 	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}
 	d.next = 2 // after the SSLRequest, as serverPacket counts: ours are one ahead
 	plugin, salt := mysqlChallenge(d.greeting)
 	proof, known := mysqlProof(plugin, password, salt)
-	if !known { // its default, which is not always the user's
+	if !known { // the server's default plugin, which is not always the user's
 		plugin = mysqlNative
 		proof, _ = mysqlProof(plugin, password, salt)
 	}
 	login := append(mysqlOwnHead(), user...)
 	login = append(append(login, 0, byte(len(proof))), proof...)
-	if err := d.up.say(mysqlFrame(2, append(append(login, plugin...), 0))); err != nil {
+	if err := d.up.send(mysqlFrame(2, append(append(login, plugin...), 0))); err != nil {
 		return err
 	}
 	for range mysqlPacketsMax {
@@ -45,7 +45,7 @@ func (d *mysqlDialogue) logIn(upstream io.ReadWriter, user, password string) err
 		}
 		reply, done, err := mysqlAnswer(answer, password)
 		if done && err == nil {
-			return d.up.say([]byte(mysqlQuit))
+			return d.up.send([]byte(mysqlQuit))
 		}
 		if err != nil {
 			return err
@@ -53,7 +53,7 @@ func (d *mysqlDialogue) logIn(upstream io.ReadWriter, user, password string) err
 		if reply == nil {
 			continue
 		}
-		if err := d.up.say(mysqlFrame(d.next+1, reply)); err != nil {
+		if err := d.up.send(mysqlFrame(d.next+1, reply)); err != nil {
 			return err
 		}
 		d.next++
@@ -61,8 +61,8 @@ func (d *mysqlDialogue) logIn(upstream io.ReadWriter, user, password string) err
 	return &RefusedError{Protocol: mysqlName, What: fmt.Sprintf("the server sent %d packets and no verdict on the login", mysqlPacketsMax)}
 }
 
-// mysqlAnswer is what to say to a packet of authentication; nil is nothing. Done is
-// a login that went well.
+// mysqlAnswer returns the answer to a packet of authentication; nil: no answer is
+// due. Done: the login succeeded.
 func mysqlAnswer(packet []byte, password string) (reply []byte, done bool, err error) {
 	body := packet[4:]
 	switch {
@@ -86,8 +86,8 @@ func mysqlAnswer(packet []byte, password string) (reply []byte, done bool, err e
 	return nil, false, &RefusedError{Protocol: mysqlName, Got: got(packet), What: "the server answered the login with what is no part of it"}
 }
 
-// mysqlProof is what a plugin sends to show that it knows the password. Known says
-// whether we have the plugin. An empty password is shown by nothing.
+// mysqlProof returns a plugin's proof of the password. Known reports whether the
+// plugin is implemented. The proof of an empty password is empty.
 func mysqlProof(plugin, password string, salt []byte) (proof []byte, known bool) {
 	salt = salt[:min(len(salt), mysqlSaltLen)]
 	if plugin != mysqlNative && plugin != mysqlSHA2 {
@@ -113,10 +113,10 @@ func mysqlXOR(a, b []byte) []byte {
 	return a
 }
 
-// mysqlChallenge is the plugin and the salt of a greeting that mysqlStrike has
-// taken: after the capabilities a character set, the status, the upper
-// capabilities, the challenge's length, 10 reserved bytes, the rest of the
-// challenge and the plugin's name. Empty is what is not there.
+// mysqlChallenge returns the plugin and the salt of a greeting that mysqlStripTLS
+// has accepted. After the capabilities follow a character set, the status, the
+// upper capabilities, the challenge's length, 10 reserved bytes, the rest of the
+// challenge and the plugin's name. A missing part is empty.
 func mysqlChallenge(greeting []byte) (plugin string, salt []byte) {
 	at := 5 + bytes.IndexByte(greeting[5:], 0) + 1 + 4
 	salt = append(salt, greeting[at:at+8]...)
@@ -129,7 +129,7 @@ func mysqlChallenge(greeting []byte) (plugin string, salt []byte) {
 	return name, salt
 }
 
-// mysqlOwnHead begins a response of our own: protocol 4.1, its kind of
+// mysqlOwnHead returns the beginning of our own response: protocol 4.1 and its
 // authentication, plugins, TLS, packets of 16 MiB, utf8.
 func mysqlOwnHead() []byte {
 	head := make([]byte, mysqlHead)
@@ -137,7 +137,7 @@ func mysqlOwnHead() []byte {
 	return head
 }
 
-// mysqlFrame puts a header before a body.
+// mysqlFrame adds a header to a body.
 func mysqlFrame(sequence byte, body []byte) []byte {
 	n := len(body)
 	return append([]byte{byte(n), byte(n >> 8), byte(n >> 16), sequence}, body...)

@@ -10,7 +10,7 @@ import (
 const sha2Hello = "\x0a8.0.36\x00\x07\x00\x00\x00abcdefgh\x00\xff\xff\xff\x02\x00\xff\xdf\x15" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" + "abcdefghijkl\x00caching_sha2_password\x00"
 
-// Proofs that another implementation has made, of Python's hashlib.
+// The proofs were computed with Python's hashlib.
 func TestMySQLProof(t *testing.T) {
 	salt := []byte{10, 47, 74, 111, 75, 73, 34, 48, 88, 76, 114, 74, 37, 13, 3, 80, 82, 2, 23, 21, 0}
 	for plugin, want := range map[string]string{
@@ -72,8 +72,8 @@ func TestMySQLLogIn(t *testing.T) {
 	}
 }
 
-// FuzzMySQLLogIn: whatever a server says, its trial ends within bounds, reads nothing
-// behind the verdict, and gives the password itself only to perform_full_authentication.
+// FuzzMySQLLogIn: with any server the login ends within bounds, reads nothing behind
+// the verdict, and sends the password itself only for perform_full_authentication.
 func FuzzMySQLLogIn(f *testing.F) {
 	for _, server := range []string{"", mysqlPacket(3, mysqlFine) + "x", mysqlPacket(3, "\x01\x04") + mysqlPacket(5, mysqlFine), mysqlPacket(3, switchTo),
 		mysqlPacket(3, "\xfe"), mysqlPacket(3, mysqlBad), mysqlPacket(3, "\xfecaching_sha2_password\x00s\x00") + mysqlPacket(5, "\x01\x03") + mysqlPacket(6, mysqlFine)} {

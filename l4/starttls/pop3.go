@@ -25,10 +25,10 @@ func pop3Upgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, refused
 	}
 	if !hasPrefixFold(greeting, "+OK") {
-		return nil, stranger(pop3Name, "greeted", greeting)
+		return nil, unexpected(pop3Name, "greeted", greeting)
 	}
 	up.ifClosed, up.ifSilent = hintAnswerClosed, ""
-	if err := up.say([]byte("STLS\r\n")); err != nil {
+	if err := up.send([]byte("STLS\r\n")); err != nil {
 		return nil, err
 	}
 	answer, err := up.line(pop3Name, "answered STLS")

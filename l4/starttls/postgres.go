@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// Request codes that stand where a startup message has its protocol version.
+// Request codes, which take the place of a startup message's protocol version.
 const (
 	pgSSLRequest    = 80877103 // 1234.5679
 	pgGSSENCRequest = 80877104 // 1234.5680
@@ -17,21 +17,21 @@ const (
 
 // Bounds. Lengths are those on the wire: they include themselves, not the type.
 const (
-	// pgStartupMax is what PostgreSQL's server takes: 10000 bytes behind the length.
+	// pgStartupMax is the limit of PostgreSQL's server: 10000 bytes behind the length.
 	pgStartupMax = 10004
 	// A CancelRequest is length, code, process id and the secret key: always 4
 	// bytes in protocol 3.0, up to 256 in 3.2.
 	pgCancelMin = 12 + 4
 	pgCancelMax = 12 + 256
-	// pgMessageMax bounds a server's message before authentication. libpq takes
+	// pgMessageMax bounds a server's message before authentication. libpq accepts
 	// 2000 bytes for R and 30000 for E.
 	pgMessageMax = 64 << 10
-	// pgRequestsMax: libpq asks once for GSSAPI and once for TLS.
+	// pgRequestsMax: libpq requests once GSSAPI and once TLS.
 	pgRequestsMax = 3
-	// pgMessagesMax bounds the notices before the first R or E; a server sends one
-	// v and hardly ever a notice there.
+	// pgMessagesMax bounds the messages before the first R or E; a server sends one v
+	// there, and a notice almost never.
 	pgMessagesMax = 32
-	// pgReasonMax bounds the text of an ErrorResponse of ours.
+	// pgReasonMax bounds the text of our own ErrorResponse.
 	pgReasonMax = 4096
 )
 
@@ -52,25 +52,25 @@ func postgres() Protocol {
 func pgUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	up := leg{side: Upstream, rw: upstream, ifClosed: pgHintUpgrade}
 	request := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, pgSSLRequest)
-	if err := up.say(request); err != nil {
+	if err := up.send(request); err != nil {
 		return nil, err
 	}
-	var answer [1]byte // exactly one: what follows belongs to TLS
+	var answer [1]byte // exactly one: the next byte belongs to TLS
 	if err := up.read(answer[:]); err != nil {
 		return nil, err
 	}
 	if answer[0] == 'S' {
 		d := &Dialogue{Refuse: pgError}
 		d.Finish = func(downstream, upstream io.ReadWriter) (Outcome, error) {
-			return pgTalk(downstream, upstream, d.Encrypted)
+			return pgFinish(downstream, upstream, d.Encrypted)
 		}
 		return d, nil
 	}
 	return nil, pgDeclined(answer[0])
 }
 
-// pgAccept answers S. A client that begins with TLS at once (libpq's
-// sslnegotiation=direct) may do so; one without is told to use it.
+// pgAccept answers S. A client may also begin with TLS at once (libpq's
+// sslnegotiation=direct). A client without TLS is told to use it.
 func pgAccept(downstream io.ReadWriter) (Accepted, error) {
 	d := pgDialogue{down: leg{side: Downstream, rw: downstream}}
 	for {
@@ -81,13 +81,13 @@ func pgAccept(downstream io.ReadWriter) (Accepted, error) {
 		if d.requests == 0 && bytes.HasPrefix(head, []byte("\x16\x03")) {
 			return Accepted{Hello: head}, nil
 		}
-		packet, code, err := d.packetBehind(head)
+		packet, code, err := d.packetAfter(head)
 		if err != nil {
 			return Accepted{}, err
 		}
 		switch code {
 		case pgSSLRequest:
-			return Accepted{}, d.down.say([]byte{'S'})
+			return Accepted{}, d.down.send([]byte{'S'})
 		case pgCancelRequest:
 			return Accepted{Cancel: packet}, nil
 		case pgGSSENCRequest:
@@ -96,13 +96,13 @@ func pgAccept(downstream io.ReadWriter) (Accepted, error) {
 			}
 		default:
 			e := pgGreeting("a startup message without TLS, which this listener demands: set sslmode=verify-full (or require) in it")
-			return Accepted{}, errors.Join(e, d.down.say(pgError(e)))
+			return Accepted{}, errors.Join(e, d.down.send(pgError(e)))
 		}
 	}
 }
 
 // pgRefuse waits for the startup message, because a client reads nothing before
-// it has sent that. A cancel has no answer.
+// it has sent that. A CancelRequest has no answer.
 func pgRefuse(downstream io.ReadWriter, why error) error {
 	d := pgDialogue{down: leg{side: Downstream, rw: downstream}}
 	_, cancel, err := d.startup()
@@ -112,10 +112,10 @@ func pgRefuse(downstream io.ReadWriter, why error) error {
 	if cancel != nil {
 		return ErrNoAnswer
 	}
-	return d.down.say(pgError(why))
+	return d.down.send(pgError(why))
 }
 
-// pgDeclined names an answer to SSLRequest other than S.
+// pgDeclined describes an answer to SSLRequest other than S.
 func pgDeclined(answer byte) *RefusedError {
 	e := &RefusedError{Protocol: pgName, Got: []byte{answer}}
 	switch answer {
@@ -142,21 +142,21 @@ type pgDialogue struct {
 	down, up leg
 	requests int // SSLRequest and GSSENCRequest answered
 
-	encrypted bool // the client's own leg has TLS
+	encrypted bool // the client's own connection has TLS
 }
 
-func pgTalk(downstream, upstream io.ReadWriter, encrypted bool) (Outcome, error) {
+func pgFinish(downstream, upstream io.ReadWriter, encrypted bool) (Outcome, error) {
 	d := pgDialogue{
 		encrypted: encrypted,
 		down:      leg{side: Downstream, rw: downstream},
 		up:        leg{side: Upstream, rw: upstream, ifClosed: pgHintStartup},
 	}
 	cancel, err := d.run()
-	return Outcome{Cancel: cancel, Answered: d.up.heard, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Outcome{Cancel: cancel, Answered: d.up.answered, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
-// run is the client's requests, its startup message, and the server's messages
-// up to the first that ends the dialogue.
+// run handles the client's requests, its startup message, and the server's
+// messages up to the first that ends the dialogue.
 func (d *pgDialogue) run() (cancel []byte, err error) {
 	packet, cancel, err := d.startup()
 	if err != nil || cancel != nil {
@@ -168,8 +168,8 @@ func (d *pgDialogue) run() (cancel []byte, err error) {
 	return nil, d.authentication()
 }
 
-// startup declines the client's requests for encryption up to its startup
-// message or its CancelRequest, one of which it returns.
+// startup declines the client's requests for encryption up to its startup message
+// or its CancelRequest, and returns one of the two.
 func (d *pgDialogue) startup() (packet, cancel []byte, err error) {
 	for {
 		packet, code, err := d.clientPacket()
@@ -189,18 +189,18 @@ func (d *pgDialogue) startup() (packet, cancel []byte, err error) {
 	}
 }
 
-// clientPacket reads one whole packet of a client that has not started: length,
-// code, rest. Each is judged before the next is waited for.
+// clientPacket reads one whole packet of a client before its session: length,
+// code, rest. Each is checked before the next is read.
 func (d *pgDialogue) clientPacket() (packet []byte, code uint32, err error) {
 	head := make([]byte, 4, 8)
 	if err := d.down.read(head); err != nil {
 		return nil, 0, err
 	}
-	return d.packetBehind(head)
+	return d.packetAfter(head)
 }
 
-// packetBehind is clientPacket once its length is known.
-func (d *pgDialogue) packetBehind(head []byte) (packet []byte, code uint32, err error) {
+// packetAfter is clientPacket after the length has been read.
+func (d *pgDialogue) packetAfter(head []byte) (packet []byte, code uint32, err error) {
 	size := binary.BigEndian.Uint32(head)
 	if size < 8 || size > pgStartupMax {
 		return nil, 0, pgGreeting(pgNoPacket(head))
@@ -245,8 +245,8 @@ func pgGreeting(detail string) *GreetingError {
 	return &GreetingError{Protocol: pgName, Detail: detail}
 }
 
-// pgNoPacket names the four bytes that a client sent where a packet's length
-// should be.
+// pgNoPacket describes the four bytes that a client sent in place of a packet's
+// length.
 func pgNoPacket(head []byte) string {
 	for _, known := range []struct{ prefix, what string }{
 		{"\x16\x03", "a TLS ClientHello: it wants TLS from us at once (sslnegotiation=direct); set sslmode=disable in it, the ambassador does the TLS"},
@@ -267,7 +267,8 @@ func pgNoPacket(head []byte) string {
 	return fmt.Sprintf("%q, which begins no PostgreSQL startup message", head)
 }
 
-// decline answers a request for encryption: the local leg has none.
+// decline refuses a request for encryption, which the client's connection does
+// not have.
 func (d *pgDialogue) decline(code uint32) error {
 	if d.requests == pgRequestsMax {
 		return pgGreeting(fmt.Sprintf("more than %d requests for encryption", pgRequestsMax))
@@ -277,11 +278,11 @@ func (d *pgDialogue) decline(code uint32) error {
 	if code == pgGSSENCRequest {
 		d.down.ifClosed = pgHintGSS
 	}
-	return d.down.say([]byte{'N'})
+	return d.down.send([]byte{'N'})
 }
 
-// authentication passes on the server's messages up to the first R or E. What
-// follows is the relay's.
+// authentication passes on the server's messages up to the first R or E. The
+// relay handles the rest.
 func (d *pgDialogue) authentication() error {
 	for range pgMessagesMax {
 		msg, err := d.serverMessage()
@@ -290,7 +291,7 @@ func (d *pgDialogue) authentication() error {
 		}
 		whole := len(msg)
 		if msg[0] == 'R' {
-			if msg, err = pgStrike(msg); err != nil {
+			if msg, err = pgStripPlus(msg); err != nil {
 				return err
 			}
 		}
@@ -299,7 +300,7 @@ func (d *pgDialogue) authentication() error {
 		}
 		switch {
 		case d.encrypted && len(msg) < whole:
-			return d.unbound()
+			return d.passMechanism()
 		case msg[0] == 'R' || msg[0] == 'E':
 			return nil
 		}
@@ -308,11 +309,11 @@ func (d *pgDialogue) authentication() error {
 		What: fmt.Sprintf("the server sent %d messages without asking for authentication", pgMessagesMax)}
 }
 
-// unbound passes on the client's choice of a mechanism, if it can come to a good
-// end: a client with TLS of its own, to which PLUS was not offered, tells the
-// server that it could have done it, and the server, which did offer it, takes
-// that for an attack (RFC 5802, 6).
-func (d *pgDialogue) unbound() error {
+// passMechanism passes on the client's choice of a mechanism, if the login can
+// succeed. A client with its own TLS, to which PLUS was not offered, may tell the
+// server that it supports channel binding. The server, which did offer PLUS,
+// would take that for a downgrade attack (RFC 5802, 6).
+func (d *pgDialogue) passMechanism() error {
 	head := make([]byte, 5)
 	if err := d.down.read(head); err != nil {
 		return err
@@ -325,14 +326,14 @@ func (d *pgDialogue) unbound() error {
 	if err := d.down.readRest(msg[5:]); err != nil {
 		return err
 	}
-	_, response, _ := bytes.Cut(msg[5:], []byte{0}) // behind the mechanism's name: a length, and the message
+	_, response, _ := bytes.Cut(msg[5:], []byte{0}) // after the mechanism's name: a length, and the message
 	if len(response) > 4 && response[4] == 'y' {
 		return pgGreeting("SCRAM with the wish to bind it to its TLS, which ends here, while the server sees that of the ambassador: set channel_binding=disable in it")
 	}
 	return d.up.forward(msg)
 }
 
-// serverMessage reads one whole message of a kind that the dialogue knows.
+// serverMessage reads one whole message of a type that the dialogue knows.
 func (d *pgDialogue) serverMessage() ([]byte, error) {
 	head := make([]byte, 5)
 	if err := d.up.read(head[:1]); err != nil {
@@ -366,10 +367,10 @@ func pgUnexpected(first []byte, what string) *RefusedError {
 		Advice: "that is not PostgreSQL's protocol 3: check the endpoint"}
 }
 
-// pgStrike takes SCRAM-SHA-256-PLUS out of an AuthenticationSASL; any other R it
-// returns as it is. A list that is not well formed could hide the mechanism, so
-// it is refused.
-func pgStrike(msg []byte) ([]byte, error) {
+// pgStripPlus removes SCRAM-SHA-256-PLUS from an AuthenticationSASL; it returns
+// any other R unchanged. It refuses a malformed list, which could hide the
+// mechanism.
+func pgStripPlus(msg []byte) ([]byte, error) {
 	const list = 1 + 4 + 4 // behind type, length and code
 	if binary.BigEndian.Uint32(msg[5:]) != pgAuthSASL {
 		return msg, nil
@@ -404,7 +405,7 @@ func pgStrike(msg []byte) ([]byte, error) {
 	return out, nil
 }
 
-// pgError is an ErrorResponse: FATAL, SQLSTATE 08006 (connection_failure).
+// pgError returns an ErrorResponse: FATAL, SQLSTATE 08006 (connection_failure).
 func pgError(why error) []byte {
 	body := "SFATAL\x00VFATAL\x00C08006\x00M" + reason(why, pgReasonMax) + "\x00\x00"
 	msg := binary.BigEndian.AppendUint32([]byte{'E'}, uint32(4+len(body)))

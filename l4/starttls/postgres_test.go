@@ -178,7 +178,7 @@ func TestPostgresUpgradeSideErrors(t *testing.T) {
 	}
 }
 
-// wantSide compares all of a SideError but the wrapping of its Err.
+// wantSide compares a SideError, except for the wrapping of its Err.
 func wantSide(t *testing.T, err error, want SideError) {
 	t.Helper()
 	var side *SideError
@@ -234,7 +234,7 @@ func TestPostgresDialogue(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(tt.client), open(tt.server)
-			out, err := pgTalk(down, up, false)
+			out, err := pgFinish(down, up, false)
 			if err != nil {
 				t.Fatalf("err = %v", err)
 			}
@@ -292,7 +292,7 @@ func TestPostgresGreetingErrors(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(tt.client), open("")
-			out, err := pgTalk(down, up, false)
+			out, err := pgFinish(down, up, false)
 			var greeting *GreetingError
 			if !errors.As(err, &greeting) || greeting.Protocol != "postgres" {
 				t.Fatalf("err = %v, want a *GreetingError", err)
@@ -339,7 +339,7 @@ func TestPostgresServerRefused(t *testing.T) {
 	} {
 		bothSpeeds(t, tt.name, func(t *testing.T, open func(string) *wire) {
 			down, up := open(startup), open(tt.server)
-			out, err := pgTalk(down, up, false)
+			out, err := pgFinish(down, up, false)
 			var refused *RefusedError
 			if !errors.As(err, &refused) || refused.Protocol != "postgres" || len(refused.Got) > gotMax {
 				t.Fatalf("err = %v, want a *RefusedError", err)
@@ -391,7 +391,7 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 		{"answer cannot be written", deaf(startup), newWire(authOK), SideError{Downstream, "write", syscall.EPIPE, false, ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			out, err := pgTalk(tt.down, tt.up, false)
+			out, err := pgFinish(tt.down, tt.up, false)
 			wantSide(t, err, tt.want)
 			if out.Cancel != nil || out.Up != int64(tt.up.out.Len()) || out.Down != 0 {
 				t.Errorf("Outcome %+v", out)
@@ -400,25 +400,25 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 	}
 }
 
-// TestPostgresDeafClient: a client that cannot be written to has no last word.
+// TestPostgresDeafClient: nothing is read after a write to the client has failed.
 func TestPostgresDeafClient(t *testing.T) {
 	down := newWire(sslRequest + startup)
 	down.writeErr = syscall.EPIPE
-	_, err := pgTalk(down, newWire(""), false)
+	_, err := pgFinish(down, newWire(""), false)
 	wantSide(t, err, SideError{Downstream, "write", syscall.EPIPE, false, ""})
 	if got := down.unread(); got != startup {
 		t.Errorf("left %q unread, want %q", got, startup)
 	}
 }
 
-// TestPostgresShortWrite: a writer that breaks its contract is an error, and what
-// it took is counted.
+// TestPostgresShortWrite: a writer that breaks its contract is an error, and the
+// bytes that it accepted are counted.
 func TestPostgresShortWrite(t *testing.T) {
 	up := struct {
 		io.Reader
 		io.Writer
 	}{strings.NewReader(authOK), shortWriter{}}
-	out, err := pgTalk(newWire(startup), up, false)
+	out, err := pgFinish(newWire(startup), up, false)
 	wantSide(t, err, SideError{Upstream, "write", io.ErrShortWrite, true, ""})
 	if out.Up != 3 {
 		t.Errorf("Up = %d, want 3", out.Up)
@@ -440,9 +440,9 @@ func TestPostgresError(t *testing.T) {
 	if n := int(long[3])<<8 | int(long[4]); n != len(long)-1 || n > pgReasonMax+100 {
 		t.Errorf("a long reason makes %d bytes, its length says %d", len(long), n)
 	}
-	// The dialogue's own eyes: an ErrorResponse of ours passes as a server's.
+	// The dialogue itself accepts our own ErrorResponse as a server's.
 	down := newWire(startup)
-	if _, err := pgTalk(down, newWire(string(long)), false); err != nil || down.out.String() != string(long) {
+	if _, err := pgFinish(down, newWire(string(long)), false); err != nil || down.out.String() != string(long) {
 		t.Errorf("our ErrorResponse does not pass the dialogue: %v", err)
 	}
 }
@@ -464,7 +464,7 @@ func TestPostgresRefuse(t *testing.T) {
 	}
 	var greeting *GreetingError
 	if err := pgRefuse(newWire("GET / HTTP"), why); !errors.As(err, &greeting) {
-		t.Errorf("a stranger: %v, want a *GreetingError", err)
+		t.Errorf("another protocol: %v, want a *GreetingError", err)
 	}
 }
 

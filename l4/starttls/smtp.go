@@ -8,8 +8,8 @@ import (
 
 const (
 	smtpName = "smtp"
-	// smtpEHLO says who we are: an address literal, as RFC 5321 §4.1.4 wants of a
-	// client without a name of its own. The client's own EHLO follows under TLS.
+	// smtpEHLO has an address literal, as RFC 5321 §4.1.4 requires of a client without
+	// a name of its own. The client's own EHLO follows under TLS.
 	smtpEHLO = "EHLO [127.0.0.1]\r\n"
 )
 
@@ -37,9 +37,9 @@ func smtpUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 	return &Dialogue{Finish: replay(banner.text)}, nil
 }
 
-// smtpBanner reads the greeting. A refusal for now is the client's to see; one for
-// good is told it as one for now, because what was said in plaintext must not
-// bounce its mail.
+// smtpBanner reads the greeting. A transient refusal is passed on to the client.
+// A permanent one becomes transient for the client: plaintext must not make its
+// mail bounce.
 func smtpBanner(up *leg) (*smtpReply, error) {
 	banner, err := smtpRead(up)
 	if err != nil {
@@ -56,7 +56,7 @@ func smtpBanner(up *leg) (*smtpReply, error) {
 	return nil, refused
 }
 
-// smtpOffers asks for the server's extensions, and wants STARTTLS among them.
+// smtpOffers asks for the server's extensions, and requires STARTTLS among them.
 func smtpOffers(up *leg) error {
 	answer, err := smtpAsk(up, smtpEHLO)
 	if err != nil {
@@ -88,14 +88,14 @@ type smtpReply struct {
 func (r *smtpReply) is(code string) bool { return hasPrefixFold(r.text, code) }
 
 func smtpAsk(up *leg, command string) (*smtpReply, error) {
-	if err := up.say([]byte(command)); err != nil {
+	if err := up.send([]byte(command)); err != nil {
 		return nil, err
 	}
 	return smtpRead(up)
 }
 
-// smtpRead reads one reply to its last line, which has no hyphen after its code;
-// every line has the same code.
+// smtpRead reads one reply up to its last line, which has no hyphen after the
+// code. All lines have the same code.
 func smtpRead(up *leg) (*smtpReply, error) {
 	var r smtpReply
 	for {
@@ -104,7 +104,7 @@ func smtpRead(up *leg) (*smtpReply, error) {
 			return nil, err
 		}
 		if !isSMTPLine(line) || len(r.text) > 0 && string(line[:3]) != string(r.text[:3]) {
-			return nil, stranger(smtpName, "answered", line)
+			return nil, unexpected(smtpName, "answered", line)
 		}
 		r.text, r.last = append(r.text, line...), line
 		if len(r.text) > lineTextMax {
@@ -116,7 +116,8 @@ func smtpRead(up *leg) (*smtpReply, error) {
 	}
 }
 
-// isSMTPLine knows a code of three digits, and what may follow it.
+// isSMTPLine recognizes a code of three digits, and the character that may follow
+// it.
 func isSMTPLine(line []byte) bool {
 	return len(line) >= 5 && line[0] >= '2' && line[0] <= '5' && isDigit(line[1]) && isDigit(line[2]) &&
 		(line[3] == ' ' || line[3] == '-' || line[3] == '\r')

@@ -21,9 +21,9 @@ const (
 	ldapGoesAD = "\x30\x84\x00\x00\x00\x28\x02\x01\x01\x78\x84\x00\x00\x00\x1f\x0a\x01\x00\x04\x00\x04\x00\x8a\x161.3.6.1.4.1.1466.20037"
 )
 
-// TestUpgrade: what the server says, what we say, what its client gets after
-// TLS. Behind every last answer stand bytes that are injected in plaintext: they
-// must be left to TLS, which fails over them (CVE-2021-23214, CVE-2011-0411).
+// TestUpgrade: what the server sends, what we send, and what the client receives
+// after TLS. Behind every last answer are bytes injected in plaintext: they must be
+// left to TLS, which fails on them (CVE-2021-23214, CVE-2011-0411).
 func TestUpgrade(t *testing.T) {
 	const injected = "250 injected\r\n* OK injected\r\n+OK injected\r\n"
 	for _, tt := range []struct{ protocol, name, server, sent, replayed string }{
@@ -121,8 +121,8 @@ func TestUpgradeRefused(t *testing.T) {
 	}
 }
 
-// TestUpgradeCutShort: at whatever byte the server closes or falls silent, it is
-// its error, with what that may mean where the server should have begun.
+// TestUpgradeCutShort: a server that closes or stops sending at any byte is an
+// upstream error, with a hint if it had not sent anything yet.
 func TestUpgradeCutShort(t *testing.T) {
 	whole := map[string]string{"smtp": smtpGreets + smtpLists + smtpGoes, "imap": imapGreets + imapGoes, "pop3": pop3Greets + pop3Goes, "ldap": ldapGoes}
 	for protocol, server := range whole {
@@ -177,7 +177,7 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestRefuseWordForWord: what the server itself refused with reaches the client.
+// TestRefuseWordForWord: the server's own refusal reaches the client unchanged.
 func TestRefuseWordForWord(t *testing.T) {
 	for protocol, reply := range map[string]string{"smtp": "421 4.3.2 too busy\r\n", "pop3": "-ERR locked\r\n"} {
 		p := mustLookup(t, protocol)
@@ -189,7 +189,7 @@ func TestRefuseWordForWord(t *testing.T) {
 	}
 }
 
-// TestParts: NeedsClient tells what the Dialogue has.
+// TestParts: NeedsClient agrees with the parts of the Dialogue.
 func TestParts(t *testing.T) {
 	for _, p := range protocols() {
 		if p.Refuse == nil || p.Upgrade == nil || p.Name == "" {
@@ -207,7 +207,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// TestBusy: a server that is at its limit is not one that refuses us.
+// TestBusy: a server at its limit is told apart from one that refuses us.
 func TestBusy(t *testing.T) {
 	for _, tt := range []struct {
 		protocol, server string

@@ -7,8 +7,8 @@ import (
 	"testing/iotest"
 )
 
-// wire is one end of a connection in memory: what the peer sends is read from
-// it, what is written to it is kept.
+// wire is one end of a connection in memory: it serves the peer's bytes and keeps
+// what is written to it.
 type wire struct {
 	io.Reader
 	peer     *bytes.Reader
@@ -16,20 +16,20 @@ type wire struct {
 	writeErr error // if not nil, nothing can be written
 }
 
-// newWire gives the peer's bytes, then io.EOF.
+// newWire serves the peer's bytes, then io.EOF.
 func newWire(peer string) *wire {
 	src := bytes.NewReader([]byte(peer))
 	return &wire{Reader: src, peer: src}
 }
 
-// slowWire gives the peer's bytes one at a time.
+// slowWire serves the peer's bytes one at a time.
 func slowWire(peer string) *wire {
 	w := newWire(peer)
 	w.Reader = iotest.OneByteReader(w.peer)
 	return w
 }
 
-// endingWire gives the peer's bytes, then err.
+// endingWire serves the peer's bytes, then err.
 func endingWire(peer string, err error) *wire {
 	w := newWire(peer)
 	w.Reader = io.MultiReader(w.peer, iotest.ErrReader(err))
@@ -43,7 +43,7 @@ func (w *wire) Write(b []byte) (int, error) {
 	return w.out.Write(b)
 }
 
-// unread is what the peer sent and nobody read.
+// unread returns the peer's bytes that were not read.
 func (w *wire) unread() string {
 	rest := make([]byte, w.peer.Len())
 	w.peer.ReadAt(rest, w.peer.Size()-int64(w.peer.Len()))

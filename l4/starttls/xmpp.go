@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// Bounds, in bytes, of what one side may say before TLS.
+// Bounds, in bytes, of what one side may send before TLS.
 const (
 	xmppHeaderMax   = 8 << 10  // a client's stream header
 	xmppFeaturesMax = 32 << 10 // a server's header, features and answer
 	xmppReasonMax   = 1000
-	// xmppInnerMax bounds the elements directly within one: a tag is kept with many
-	// times its length. Servers list fewer than 20 features.
+	// xmppInnerMax bounds the children of an element: a parsed tag takes many times
+	// its length. Servers list fewer than 20 features.
 	xmppInnerMax = 64
 )
 
@@ -33,25 +33,25 @@ func xmpp() Protocol {
 	return Protocol{Name: xmppName, NeedsClient: true, Upgrade: xmppUpgrade, Refuse: xmppRefuse}
 }
 
-// xmppUpgrade says nothing: which host the stream is to, only the client knows.
+// xmppUpgrade sends nothing: only the client knows the domain of the stream.
 func xmppUpgrade(io.ReadWriter) (*Dialogue, error) {
 	d := new(xmppDialogue)
-	return &Dialogue{Begin: d.begin, BeginProbe: xmppAlone, Finish: d.finish, Refuse: d.refuse}, nil
+	return &Dialogue{Begin: d.begin, BeginProbe: xmppBeginProbe, Finish: d.finish, Refuse: d.refuse}, nil
 }
 
-// xmppDialogue is one connection's.
+// xmppDialogue is the state of one connection.
 type xmppDialogue struct {
 	header xmppHeader
 }
 
 // xmppHeader is the beginning of a client's stream.
 type xmppHeader struct {
-	text              string // all that was read of it
+	text              string // as read
 	to, from, content string // content is the namespace of the stanzas
 }
 
-// begin asks for TLS in the name of the client, whose own header it keeps: the
-// server gets that under TLS.
+// begin asks for TLS on behalf of the client, and keeps the client's header:
+// finish sends it to the server under TLS.
 func (d *xmppDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, error) {
 	var err error
 	if d.header, err = xmppReadHeader(downstream); err != nil {
@@ -60,7 +60,8 @@ func (d *xmppDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, error
 	return Outcome{}, xmppAsk(upstream, d.header)
 }
 
-// finish opens the stream as the client did; the server's answer is the relay's.
+// finish opens the stream with the client's header; the relay handles the
+// server's answer.
 func (d *xmppDialogue) finish(_, upstream io.ReadWriter) (Outcome, error) {
 	up := leg{side: Upstream, rw: upstream}
 	err := up.forward([]byte(d.header.text))
@@ -69,9 +70,9 @@ func (d *xmppDialogue) finish(_, upstream io.ReadWriter) (Outcome, error) {
 
 func (d *xmppDialogue) refuse(why error) []byte { return xmppError(d.header, why) }
 
-// xmppAlone is for a trial of a port for clients: one for servers would want a
-// stream from a server.
-func xmppAlone(upstream io.ReadWriter, serverName string) error {
+// xmppBeginProbe is for the client port of a server: a port for servers would
+// expect the stream of a server.
+func xmppBeginProbe(upstream io.ReadWriter, serverName string) error {
 	if serverName == "" {
 		return &RefusedError{Protocol: xmppName, What: "no name to ask the server for", Advice: "set tls.server_name to its domain"}
 	}
@@ -85,10 +86,11 @@ func xmppRefuse(downstream io.ReadWriter, why error) error {
 		return err
 	}
 	down := leg{side: Downstream, rw: downstream}
-	return down.say(xmppError(header, why))
+	return down.send(xmppError(header, why))
 }
 
-// xmppError is a whole stream that says why it ends (RFC 6120 §4.9).
+// xmppError returns a complete stream with the reason for its end (RFC 6120
+// §4.9).
 func xmppError(h xmppHeader, why error) []byte {
 	content := h.content
 	if content == "" {
@@ -101,12 +103,12 @@ func xmppError(h xmppHeader, why error) []byte {
 
 func escaped(s string) string {
 	var b bytes.Buffer
-	xml.EscapeText(&b, []byte(s)) // a Buffer takes everything
+	xml.EscapeText(&b, []byte(s)) // a Buffer never fails
 	return b.String()
 }
 
 // xmppReadHeader reads a client's XML declaration, if it sends one, and its
-// stream tag, to the last byte of that.
+// stream tag, and no byte beyond.
 func xmppReadHeader(downstream io.ReadWriter) (xmppHeader, error) {
 	r := xmppReader{leg: leg{side: Downstream, rw: downstream}, left: xmppHeaderMax}
 	stream, err := r.open()
@@ -136,8 +138,8 @@ func xmppGreeting(detail string) *GreetingError {
 	return &GreetingError{Protocol: xmppName, Detail: detail}
 }
 
-// xmppAsk opens a stream of our own, with no more of the client's than the
-// server needs for its answer, and begins TLS in it (RFC 6120 §5.4).
+// xmppAsk opens our own stream, with only those attributes of the client's that
+// the server needs for its answer, and begins TLS in it (RFC 6120 §5.4).
 func xmppAsk(upstream io.ReadWriter, h xmppHeader) error {
 	r := xmppReader{left: xmppFeaturesMax, leg: leg{side: Upstream, rw: upstream,
 		ifClosed: "the server closed instead of answering the stream header: it is no XMPP server, or speaks TLS at once (then remove starttls)",
@@ -147,7 +149,7 @@ func xmppAsk(upstream io.ReadWriter, h xmppHeader) error {
 		from = " from='" + escaped(h.from) + "'"
 	}
 	opening := fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s'%s version='1.0' xmlns='%s' xmlns:stream='%s'>", escaped(h.to), from, h.content, xmppStreams)
-	if err := r.say([]byte(opening)); err != nil {
+	if err := r.send([]byte(opening)); err != nil {
 		return err
 	}
 	if _, err := r.open(); err != nil {
@@ -156,13 +158,13 @@ func xmppAsk(upstream io.ReadWriter, h xmppHeader) error {
 	if err := r.features(); err != nil {
 		return xmppRefused(&r, err)
 	}
-	if err := r.say([]byte(xmppRequest)); err != nil {
+	if err := r.send([]byte(xmppRequest)); err != nil {
 		return err
 	}
 	return xmppRefused(&r, r.proceed())
 }
 
-// xmppRefused makes a refusal of what was wrong with the server's XML.
+// xmppRefused turns an xmppSyntax about the server into a RefusedError.
 func xmppRefused(r *xmppReader, err error) error {
 	var wrong *xmppSyntax
 	if !errors.As(err, &wrong) {
@@ -170,17 +172,17 @@ func xmppRefused(r *xmppReader, err error) error {
 	}
 	text := r.text.Bytes()
 	if first := bytes.TrimLeft(text, " \t\r\n"); len(first) == 0 || first[0] != '<' {
-		return stranger(xmppName, "answered", r.more(text))
+		return unexpected(xmppName, "answered", r.more(text))
 	}
 	return &RefusedError{Protocol: xmppName, Got: got(text), What: "the server sent " + wrong.what, Advice: wrong.advice}
 }
 
-// xmppSyntax is a side that sent what does not belong there.
+// xmppSyntax says that a side sent something that is not allowed there.
 type xmppSyntax struct{ what, advice string }
 
 func (e *xmppSyntax) Error() string { return e.what }
 
-// xmppTag is one tag: a start or an end, or both.
+// xmppTag is one tag: a start tag, an end tag, or an empty element.
 type xmppTag struct {
 	xml.StartElement
 	ends, empty bool // </name>, <name/>
@@ -195,14 +197,15 @@ func (t *xmppTag) attr(prefix, name string) string {
 	return ""
 }
 
-// xmppReader reads tags, byte by byte so that nothing behind the last is read.
+// xmppReader reads tags, byte by byte so that no byte behind the last one is
+// read.
 type xmppReader struct {
 	leg
-	text bytes.Buffer // all that was read
-	left int          // how much more may be
+	text bytes.Buffer // all bytes read
+	left int          // how many more may be read
 }
 
-// open reads a stream's beginning.
+// open reads the beginning of a stream.
 func (r *xmppReader) open() (*xmppTag, error) {
 	text, err := r.tag()
 	if err == nil && strings.HasPrefix(text, "<?xml ") {
@@ -221,7 +224,7 @@ func (r *xmppReader) open() (*xmppTag, error) {
 	return stream, nil
 }
 
-// whole reads an element to its end: its tag, and those within it.
+// whole reads an element to its end: its tag, and its children.
 func (r *xmppReader) whole() (first *xmppTag, inner []*xmppTag, err error) {
 	if first, err = r.next(); err == nil && !first.empty {
 		inner, err = r.inside()
@@ -229,7 +232,7 @@ func (r *xmppReader) whole() (first *xmppTag, inner []*xmppTag, err error) {
 	return first, inner, err
 }
 
-// features reads the server's features, and wants STARTTLS among them.
+// features reads the server's features, and requires STARTTLS among them.
 func (r *xmppReader) features() error {
 	first, inner, err := r.whole()
 	if err != nil {
@@ -247,7 +250,7 @@ func (r *xmppReader) features() error {
 		"or use its port for TLS at once (5223) without starttls"}
 }
 
-// proceed reads the answer to STARTTLS, to its last byte.
+// proceed reads the answer to STARTTLS, and no byte beyond.
 func (r *xmppReader) proceed() error {
 	first, inner, err := r.whole()
 	if err != nil {
@@ -259,7 +262,7 @@ func (r *xmppReader) proceed() error {
 	return xmppSaid("%s instead of proceed", first, inner)
 }
 
-// xmppSaid names an element that came instead of another, and what is in it: the
+// xmppSaid describes an unexpected element with its first children, like the
 // condition of an error.
 func xmppSaid(format string, first *xmppTag, inner []*xmppTag) *xmppSyntax {
 	names := fmt.Sprintf("%.50q", first.Name.Local)
@@ -282,8 +285,7 @@ func (r *xmppReader) next() (*xmppTag, error) {
 	return t, err
 }
 
-// inside reads up to the end of an element that has begun, and returns its
-// children.
+// inside reads up to the end of an open element, and returns its children.
 func (r *xmppReader) inside() (children []*xmppTag, err error) {
 	for depth := 1; depth > 0; {
 		text, err := r.tag()
@@ -310,7 +312,7 @@ func (r *xmppReader) inside() (children []*xmppTag, err error) {
 	return children, nil
 }
 
-// tag reads text up to a tag, which it drops, and the tag to its last byte.
+// tag skips text up to a tag, and reads the tag and no byte beyond.
 func (r *xmppReader) tag() (string, error) {
 	var b [1]byte
 	start, quote := -1, byte(0)
@@ -341,8 +343,8 @@ func (r *xmppReader) tag() (string, error) {
 	return "", &xmppSyntax{what: fmt.Sprintf("more than %d bytes", r.text.Len())}
 }
 
-// parseTag takes a tag apart. Comments, declarations and instructions are not
-// allowed in XMPP (RFC 6120 §11.1), and could hide a tag.
+// parseTag parses a tag. It refuses comments, declarations and instructions,
+// which XMPP does not allow (RFC 6120 §11.1), and which could hide a tag.
 func parseTag(text string) (*xmppTag, error) {
 	wrong := &xmppSyntax{what: fmt.Sprintf("%.100q, which is no XMPP", text)}
 	d := xml.NewDecoder(strings.NewReader(text))

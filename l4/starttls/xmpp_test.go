@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What clients and Prosody 0.12 say.
+// Messages of clients and Prosody 0.12.
 const (
 	xmppOpens   = "<?xml version='1.0'?><stream:stream to='x.test' from='me@x.test' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
 	xmppOpens2  = "<s:stream\n xmlns:s=\"http://etherx.jabber.org/streams\" xmlns=\"jabber:server\" version=\"1.0\" to=\"x.test\" from=\"y.test\" xmlns:db='jabber:server:dialback' a='>'>"
@@ -21,7 +21,7 @@ const (
 	prosodyGoes = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 )
 
-// xmppRun plays both parts; up2 is the server under TLS.
+// xmppRun runs both parts; up2 is the server under TLS.
 func xmppRun(t testing.TB, down, up, up2 *wire) (*Dialogue, Outcome, error) {
 	t.Helper()
 	d, err := xmppUpgrade(up)
@@ -153,7 +153,7 @@ func TestXMPPClient(t *testing.T) {
 	}
 }
 
-// checkStream: what a refused client gets is a well-formed stream.
+// checkStream: a refused client receives a well-formed stream.
 func checkStream(t *testing.T, text []byte, from string) {
 	t.Helper()
 	var stream struct {
@@ -177,16 +177,16 @@ func TestXMPPRefuse(t *testing.T) {
 	wantSide(t, err, SideError{Downstream, "read", io.EOF, true, ""})
 }
 
-func TestXMPPAlone(t *testing.T) {
+func TestXMPPBeginProbe(t *testing.T) {
 	up := newWire(prosodyOpen + prosodyTLS + prosodyGoes)
-	if err := xmppAlone(up, "x.test"); err != nil || up.out.String() != xmppHello+xmppRequest {
+	if err := xmppBeginProbe(up, "x.test"); err != nil || up.out.String() != xmppHello+xmppRequest {
 		t.Errorf("%v, sent %q", err, up.out.String())
 	}
-	wantRefused(t, xmppAlone(newWire(""), ""), "xmpp", []string{"server_name"})
+	wantRefused(t, xmppBeginProbe(newWire(""), ""), "xmpp", []string{"server_name"})
 }
 
-// FuzzXMPP: under TLS the server gets what the client said and no more; before
-// it, only a stream of ours; nothing behind either's last byte is read.
+// FuzzXMPP: under TLS the server receives exactly what the client sent; before it,
+// only our own stream; nothing behind the last byte of either is read.
 func FuzzXMPP(f *testing.F) {
 	for _, client := range []string{"", xmppOpens + "<x/>", xmppOpens2, "\x16\x03\x01", "<a b='>'>", "<!-- -->"} {
 		for _, server := range []string{"", prosodyOpen + prosodyTLS + prosodyGoes + "x", prosodyOpen + prosodyBoth + prosodyGoes, prosodyOpen + "<stream:error/>", prosodyOpen + "<a><b></a>", "\x15\x03\x01\x00\x02"} {
@@ -196,9 +196,9 @@ func FuzzXMPP(f *testing.F) {
 	f.Fuzz(func(t *testing.T, client, server string) {
 		down, up, up2 := newWire(client), newWire(server), newWire("")
 		d, out, err := xmppRun(t, down, up, up2)
-		said, heard := client[:len(client)-len(down.unread())], server[:len(server)-len(up.unread())]
-		if len(said) > xmppHeaderMax || len(heard) > xmppFeaturesMax+identifyBytes || down.out.Len() > 0 {
-			t.Fatalf("read %d and %d bytes, told the client %q", len(said), len(heard), down.out.String())
+		said, received := client[:len(client)-len(down.unread())], server[:len(server)-len(up.unread())]
+		if len(said) > xmppHeaderMax || len(received) > xmppFeaturesMax+identifyBytes || down.out.Len() > 0 {
+			t.Fatalf("read %d and %d bytes, told the client %q", len(said), len(received), down.out.String())
 		}
 		if n := strings.Count(up.out.String(), "<"); n > 3 {
 			t.Fatalf("%d tags before TLS: %q", n, up.out.String())
@@ -214,10 +214,10 @@ func FuzzXMPP(f *testing.F) {
 			t.Fatalf("under TLS %q of %q", up2.out.String(), said)
 		}
 		var side *SideError
-		if _, _, err := xmppRun(t, newWire(said), newWire(heard[:len(heard)-1]), newWire("")); !errors.As(err, &side) || side.Side != Upstream {
+		if _, _, err := xmppRun(t, newWire(said), newWire(received[:len(received)-1]), newWire("")); !errors.As(err, &side) || side.Side != Upstream {
 			t.Fatalf("without the server's last byte: %v", err)
 		}
-		if _, _, err := xmppRun(t, newWire(said[:len(said)-1]), newWire(heard), newWire("")); !errors.As(err, &side) || side.Side != Downstream {
+		if _, _, err := xmppRun(t, newWire(said[:len(said)-1]), newWire(received), newWire("")); !errors.As(err, &side) || side.Side != Downstream {
 			t.Fatalf("without the client's last byte: %v", err)
 		}
 	})
