@@ -25,10 +25,11 @@ type Engine struct {
 	epoch    time.Time // all moments of the engine are nanoseconds after it
 	only     bool      // portable alone, for tests
 
-	table table
-	next  atomic.Uint32 // round robin over the loops in use
-	spare sync.Pool     // of *workspace, for who is no loop
-	load  load
+	table   table
+	next    atomic.Uint32 // round robin over the loops in use
+	spare   sync.Pool     // of *workspace, for who is no loop
+	load    load
+	spliced atomic.Int64 // bytes moved by splice, for tests
 
 	mu        sync.Mutex
 	loops     atomic.Pointer[[]*loop] // nil before the first session; set under mu

@@ -525,3 +525,16 @@ func TestAnHourOfSilence(t *testing.T) {
 		}
 	}
 }
+
+func TestBulkBetweenBareSocketsIsSpliced(t *testing.T) {
+	if New().only {
+		t.Skip("only the epoll engine splices")
+	}
+	p := newPair(t, New(), kind{}, kind{})
+	go sendOdd(p.down, 1) // ends with the test's connection
+	receive(p.up)
+	p.up.closeWrite()
+	if r, n := p.result(), p.engine.spliced.Load(); n < bulkSize/2 || r.Up != bulkSize {
+		t.Errorf("%d of %d bytes were spliced", n, r.Up)
+	}
+}

@@ -216,7 +216,7 @@ func bulkIsCopied(t *testing.T, f fault) {
 		t.Error("not what was sent has arrived")
 	}
 	p.up.closeWrite()
-	if r, n := p.result(), p.engine.portable.spliced.Load(); r.End != EndClosed || r.Up != bulkSize+1 || n > 0 {
+	if r, n := p.result(), p.engine.spliced.Load(); r.End != EndClosed || r.Up != bulkSize+1 || n > 0 {
 		t.Errorf("result %+v, %d bytes spliced", r, n)
 	}
 }

@@ -424,7 +424,7 @@ func (f *flow) drainPipe(w *workspace, d direction) {
 			return
 		}
 		dst.pipe.n -= n
-		f.loop.engine.portable.spliced.Add(int64(n))
+		f.loop.engine.spliced.Add(int64(n))
 		f.count(w, d, n)
 	}
 	w.put(dst.pipe)

@@ -26,11 +26,10 @@ func (d direction) to() Side   { return Side(2 - d) }
 // epoll, for connections that are no sockets, and as the reference in tests.
 type portable struct {
 	buffers sync.Pool
-	spliced atomic.Int64 // bytes moved by splice, for tests
 }
 
 // bufferSize is what a pump reads at once. It is a power of two above the usual
-// 16 KiB of a TLS record; a read that fills it is taken as a bulk flow.
+// 16 KiB of a TLS record.
 const bufferSize = 32 << 10
 
 func (e *portable) buffer() *[]byte {

@@ -387,19 +387,6 @@ func receive(e *end) []byte {
 	return hash.Sum(nil)
 }
 
-func TestBulkBetweenBareSocketsIsSpliced(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux has splice")
-	}
-	p := newPair(t, New(), kind{}, kind{})
-	go sendOdd(p.down, 1) // ends with the test's connection
-	receive(p.up)
-	p.up.closeWrite()
-	if r, n := p.result(), p.engine.portable.spliced.Load(); n < bulkSize/2 || r.Up != bulkSize {
-		t.Errorf("%d of %d bytes were spliced", n, r.Up)
-	}
-}
-
 // The counts move while a flow of any kind is under way.
 func TestCountsAreLive(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) {
