@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acceptor is a listening TCP socket that the loops accept from: a connection
+// acceptor is a listening TCP socket from which the loops accept: a connection
 // begins on the thread that will move its bytes.
 type acceptor struct {
 	// Static after construction.
@@ -21,32 +21,31 @@ type acceptor struct {
 	addr      net.Addr
 	keepAlive *net.KeepAliveConfig
 
-	watched  watched // as the table knows the acceptor
+	watched  watched // the acceptor's entry in the table
 	failed   chan error
 	accepted atomic.Int64
 
 	mu    sync.Mutex
 	fd    int32          // guarded by mu; -1 once closed
 	f     func(net.Conn) // guarded by mu
-	loops []*loop        // guarded by mu; those that wait, the first of the engine's
+	loops []*loop        // guarded by mu; those that wait for connections: the first of the engine's
 }
 
-// acceptBatch is how many connections one event may bring, before the loop's
+// acceptBatch is how many connections are accepted per event, before the loop's
 // sessions have their turn.
 const acceptBatch = 4
 
-// Listen makes a Listener of a bound socket, which it takes over, and closes if
-// that fails. On Linux the
-// connections of a TCP socket are Sockets, with keepalive and without Nagle's
-// delay, both inherited from the listening socket.
+// Listen makes a Listener of a bound socket. It takes the socket over, and closes
+// it on failure. On Linux the connections of a TCP socket are Sockets, with
+// keepalive and without Nagle's delay, both inherited from the listening socket.
 func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listener, error) {
 	t, ok := ln.(*net.TCPListener)
-	if !ok || e.only {
+	if !ok || e.portableOnly {
 		return &plainListener{ln}, nil
 	}
 	a := &acceptor{engine: e, addr: ln.Addr(), keepAlive: keepAlive, failed: make(chan error, 1), fd: -1}
 	a.watched.other = a
-	defer ln.Close() // a has a descriptor of its own, or there is nothing to accept
+	defer ln.Close() // a has its own descriptor, or Listen has failed
 	raw, err := t.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -69,22 +68,22 @@ func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listen
 	return a, nil
 }
 
-// Serve lets the loops accept until that fails.
+// Serve makes the loops accept until that fails.
 func (a *acceptor) Serve(f func(net.Conn)) (n int, err error) {
 	a.accepted.Store(0)
 	if err := a.watch(f); err != nil {
 		return 0, a.error(err)
 	}
-	err = <-a.failed // of a loop, or Close
+	err = <-a.failed // by a loop or Close
 	a.unwatch()
 	return int(a.accepted.Load()), a.error(err)
 }
 
-// watch lets the loops in use wait for connections. One is woken for each.
+// watch makes the active loops wait for connections. One is woken for each.
 func (a *acceptor) watch(f func(net.Conn)) error {
 	e := a.engine
 	made := e.allLoops() != nil
-	e.mu.Lock() // first, as everywhere
+	e.mu.Lock() // before a.mu, as everywhere
 	defer e.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -92,7 +91,7 @@ func (a *acceptor) watch(f func(net.Conn)) error {
 		return net.ErrClosed
 	}
 	select {
-	case <-a.failed: // of the time before
+	case <-a.failed: // left from an earlier Serve
 	default:
 	}
 	at := a.engine.table.at(a.fd)
@@ -110,8 +109,8 @@ func (a *acceptor) watch(f func(net.Conn)) error {
 	return nil
 }
 
-// acceptWith makes those loops the ones that wait, as far as there are descriptors
-// for it. The engine's mu is held.
+// acceptWith makes exactly those loops wait for connections, as far as
+// descriptors suffice. The engine's mu is held.
 func (a *acceptor) acceptWith(loops []*loop) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -144,7 +143,7 @@ func (a *acceptor) unwatch() {
 	a.forget()
 }
 
-// forget ends the loops' waiting. Both mu are held.
+// forget removes the acceptor from the loops and the table. Both mu are held.
 func (a *acceptor) forget() {
 	if a.fd < 0 {
 		return
@@ -154,7 +153,7 @@ func (a *acceptor) forget() {
 	a.engine.acceptors = slices.DeleteFunc(a.engine.acceptors, func(other *acceptor) bool { return other == a })
 }
 
-// ready accepts what is there, on a loop.
+// ready accepts the waiting connections, on a loop.
 func (a *acceptor) ready(l *loop) {
 	for range acceptBatch {
 		conn, f, errno := a.accept()
@@ -226,7 +225,7 @@ func accept(listener int32) (fd int32, from netip.AddrPort, errno syscall.Errno)
 	return int32(n), addrPort(&sa), 0
 }
 
-// addrPort is the kernel's form of an address in Go's.
+// addrPort converts the kernel's form of an address.
 func addrPort(sa *unix.RawSockaddrAny) (at netip.AddrPort) {
 	switch sa.Addr.Family {
 	case unix.AF_INET:
@@ -239,7 +238,7 @@ func addrPort(sa *unix.RawSockaddrAny) (at netip.AddrPort) {
 	return at
 }
 
-// withScope names the interface of a link-local address.
+// withScope adds the name of the interface to a link-local address.
 func withScope(a netip.Addr, scope uint32) netip.Addr {
 	if scope == 0 || a.Is4() {
 		return a

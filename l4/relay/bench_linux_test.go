@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// BenchmarkFairness is how long a small message takes there and back, alone, and
-// beside bulk sessions: on another loop, which tells what the machine is busy
-// with, and on its own, whose difference is what they cost it.
+// BenchmarkFairness measures the round trip of a small message: alone; beside
+// bulk sessions on another loop, which shows the load of the machine; and beside
+// bulk sessions on its own loop. The difference of the last two is their cost.
 func BenchmarkFairness(b *testing.B) {
 	for _, k := range []kind{{}, {tls: tls.VersionTLS13}} {
 		for _, bulk := range []int{1, 8} {
@@ -58,7 +58,7 @@ func pingBeside(b *testing.B, k kind, bulk int, sameLoop bool) time.Duration {
 	return took[len(took)/2]
 }
 
-// aroundLoops lets the next session go where the last one went.
+// aroundLoops makes the next session go to the loop of the last one.
 func aroundLoops(e *Engine) {
 	for range len(*e.loops.Load()) - 1 {
 		e.loop()

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// What the engines cost, with both applications in the same process: go test
-// -bench . ./l4/relay. Compare within a run.
+// The cost of the engines, with both applications in the same process: go test
+// -bench . ./l4/relay. Compare results within a run only.
 
 // benchmarks runs one on both engines, with and without TLS upstream.
 func benchmarks(b *testing.B, f func(b *testing.B, e *Engine, up kind)) {
@@ -42,7 +42,7 @@ func benchSession(b *testing.B, e *Engine, upKind kind) (down, up *end, close fu
 	}
 }
 
-// Bytes a second, one way.
+// Bytes per second, one way.
 func BenchmarkBulk(b *testing.B) {
 	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
 		down, up, close := benchSession(b, e, k)
@@ -58,7 +58,7 @@ func BenchmarkBulk(b *testing.B) {
 	})
 }
 
-// Messages there and back a second, one at a time.
+// Round trips per second, one at a time.
 func BenchmarkPing(b *testing.B) {
 	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
 		down, up, close := benchSession(b, e, k)
@@ -78,8 +78,8 @@ func ping(b *testing.B, e *end, buf []byte) {
 	}
 }
 
-// Sessions a second: Start, a byte, and the end. The time of connecting, and of
-// the handshake, is not in it, their allocations are.
+// Sessions per second: Start, a byte, and the end. The time of connecting and of the
+// handshake is excluded, their allocations are included.
 func BenchmarkSession(b *testing.B) {
 	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
 		for b.Loop() {

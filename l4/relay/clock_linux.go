@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// clock knows when each session of a loop must be looked at next: a heap by
-// time, and one timer for its first. Moments are those of the engine.
+// clock has the deadlines of a loop's sessions: a heap by time, and one timer for
+// its first. Times are those of the engine's clock.
 type clock struct {
 	loop *loop
 
 	mu    sync.Mutex
-	heap  []*flow     // guarded by mu; a flow's place is its heapIndex, its time its due
+	heap  []*flow     // guarded by mu; ordered by due; a flow's place is its heapIndex
 	timer *time.Timer // guarded by mu; nil before the first
 	armed int64       // guarded by mu; when the timer will fire; 0: not armed
 }
 
-// set makes the clock look at f at due. Called with f.mu held.
+// set makes the clock call f.tick at due. Called with f.mu held.
 func (c *clock) set(f *flow, due int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -32,7 +32,7 @@ func (c *clock) set(f *flow, due int64) {
 	c.arm()
 }
 
-// remove forgets f. Called with f.mu held.
+// remove removes f. Called with f.mu held.
 func (c *clock) remove(f *flow) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,8 +41,8 @@ func (c *clock) remove(f *flow) {
 	}
 }
 
-// arm lets the timer fire for the first of the heap. A timer that fires too
-// early, because what it was for has ended, is cheaper than one reset each time.
+// arm sets the timer for the first deadline. A timer that fires too early,
+// because its session has ended, is cheaper than a reset each time.
 func (c *clock) arm() {
 	if len(c.heap) == 0 {
 		return
@@ -54,13 +54,13 @@ func (c *clock) arm() {
 	wait := time.Duration(due - c.loop.engine.now())
 	c.armed = due
 	if c.timer == nil {
-		c.timer = time.AfterFunc(wait, c.fire) // stop ends it
+		c.timer = time.AfterFunc(wait, c.fire) // stop stops it
 		return
 	}
 	c.timer.Reset(wait)
 }
 
-// fire looks at all sessions whose time has come.
+// fire calls tick for all sessions whose deadline has passed.
 func (c *clock) fire() {
 	c.mu.Lock()
 	c.armed = 0
@@ -84,7 +84,7 @@ func (c *clock) stop() {
 	}
 }
 
-// Places in the heap count from 1, so that 0 is "not in it".
+// Places in the heap count from 1; 0 means "not in the heap".
 
 func (c *clock) take(i int) *flow {
 	f, n := c.heap[i-1], len(c.heap)

@@ -13,42 +13,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Engine runs sessions: with epoll where both ends are sockets, and else with
-// the portable implementation. It holds nothing before the first session.
+// Engine runs sessions: with epoll if both ends are sockets, else with the
+// portable implementation. It holds nothing before the first session.
 type Engine struct {
-	// Budget counts what sessions hold. Nil: nothing is counted. Static before the
+	// Budget counts the bytes that sessions hold; it may be nil. Static before the
 	// first session.
 	Budget *Budget
 
 	// Static after New.
-	portable portable
-	epoch    time.Time // all moments of the engine are nanoseconds after it
-	only     bool      // portable alone, for tests
+	portable     portable
+	epoch        time.Time // all times of the engine are nanoseconds after it
+	portableOnly bool      // for tests
 
-	table   table
-	next    atomic.Uint32 // round robin over the loops in use
-	spare   sync.Pool     // of *workspace, for who is no loop
-	load    load
-	spliced atomic.Int64 // bytes moved by splice, for tests
+	table      table
+	next       atomic.Uint32 // round robin over the active loops
+	workspaces sync.Pool     // of *workspace, for goroutines other than the loops
+	load       load
+	spliced    atomic.Int64 // bytes moved by splice, for tests
 
 	mu        sync.Mutex
 	loops     atomic.Pointer[[]*loop] // nil before the first session; set under mu
-	active    atomic.Int32            // how many of them are in use: the first; set under mu
-	acceptors []*acceptor             // guarded by mu; those that the loops in use accept from
+	active    atomic.Int32            // how many of them are in use, the first ones; set under mu
+	acceptors []*acceptor             // guarded by mu; those that the active loops accept from
 	ended     sync.WaitGroup          // the loops' goroutines
 }
 
-// New makes an engine. AMBASSADOR_TEST_RELAY=portable, for tests, makes one
-// that runs every session with the portable implementation.
+// New makes an engine. AMBASSADOR_TEST_RELAY=portable, for tests, makes one that
+// runs every session with the portable implementation.
 func New() *Engine {
-	return &Engine{epoch: time.Now(), only: os.Getenv("AMBASSADOR_TEST_RELAY") == "portable"}
+	return &Engine{epoch: time.Now(), portableOnly: os.Getenv("AMBASSADOR_TEST_RELAY") == "portable"}
 }
 
 func (e *Engine) now() int64 { return int64(time.Since(e.epoch)) }
 
 // Start takes both connections over and begins to move bytes.
 func (e *Engine) Start(c Config) Session {
-	if !e.only {
+	if !e.portableOnly {
 		if f := e.startFlow(&c); f != nil {
 			return f
 		}
@@ -56,7 +56,7 @@ func (e *Engine) Start(c Config) Session {
 	return e.portable.start(c, e.Budget)
 }
 
-// Stalls is how long events have taken since the first session.
+// Stalls returns how long events have taken since the first session.
 func (e *Engine) Stalls() (all Stalls) {
 	if loops := e.loops.Load(); loops != nil {
 		for _, l := range *loops {
@@ -66,8 +66,8 @@ func (e *Engine) Stalls() (all Stalls) {
 	return all
 }
 
-// Working is how long the event that has taken longest by now has taken, of those that
-// are not over; 0: there is none.
+// Working returns how long the longest running event has taken so far; 0 if none
+// is running.
 func (e *Engine) Working() (longest time.Duration) {
 	loops := e.loops.Load()
 	if loops == nil {
@@ -82,7 +82,7 @@ func (e *Engine) Working() (longest time.Duration) {
 	return longest
 }
 
-// Close frees what the engine holds, once its sessions have ended. It waits for
+// Close frees the engine's resources, after its sessions have ended. It waits for
 // the loops.
 func (e *Engine) Close() {
 	e.mu.Lock()
@@ -100,8 +100,8 @@ func (e *Engine) Close() {
 	}
 }
 
-// loop chooses the loop of a new session, and makes all of them for the first.
-// It is nil if there are no descriptors for that.
+// loop chooses the loop of a new session; the first call makes all loops. It
+// returns nil if descriptors do not suffice.
 func (e *Engine) loop() *loop {
 	loops := e.allLoops()
 	if loops == nil {
@@ -110,7 +110,7 @@ func (e *Engine) loop() *loop {
 	return (*loops)[e.next.Add(1)%uint32(e.active.Load())]
 }
 
-// homeOrLoop is the loop that has accepted a connection, or the next.
+// homeOrLoop returns the loop that accepted a connection, else the next one.
 func (e *Engine) homeOrLoop(c net.Conn) *loop {
 	s, ok := c.(*Socket)
 	loops := e.loops.Load()
@@ -120,7 +120,7 @@ func (e *Engine) homeOrLoop(c net.Conn) *loop {
 	return s.home
 }
 
-// allLoops are the loops, which the first call makes; nil if that fails.
+// allLoops returns the loops, which the first call makes; nil if that fails.
 func (e *Engine) allLoops() *[]*loop {
 	if loops := e.loops.Load(); loops != nil {
 		return loops
@@ -128,11 +128,11 @@ func (e *Engine) allLoops() *[]*loop {
 	return e.makeLoops()
 }
 
-// processors is how many the program may use, and so how many loops there are.
-// The first call makes room for as many goroutines beside the loops: for Go's
-// scheduler a loop that waits in the kernel uses a processor, until a monitor
-// takes it away; with none to spare the monitor never rests, at the cost of a
-// tenth of all CPU in a busy process.
+// processors is how many processors the program may use, and so the number of
+// loops. The first call makes room for as many goroutines beside the loops: to
+// Go's scheduler, a loop that waits in the kernel uses a processor until the
+// monitor thread takes it away. With no processor to spare the monitor never
+// rests, which costs a tenth of all CPU in a busy process.
 var processors = sync.OnceValue(func() int {
 	n := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(2 * n)
@@ -165,7 +165,7 @@ func (e *Engine) makeLoops() *[]*loop {
 	return &loops
 }
 
-// table finds a session by a descriptor. Pages are made as numbers are met.
+// table finds the receiver of a descriptor's events. Pages are made on demand.
 type table struct {
 	mu    sync.Mutex // held to make a page
 	pages [1 << 11]atomic.Pointer[page]
@@ -175,13 +175,13 @@ const pageSize = 1 << 10 // of the table: descriptors up to 2^21
 
 type page [pageSize]atomic.Pointer[watched]
 
-// watched is who waits for a descriptor's events: a flow, or somebody else.
+// watched is the receiver of a descriptor's events: a flow or another object.
 type watched struct {
 	flow  *flow
 	other interface{ ready(*loop) } // an *acceptor, a dialling, a *Socket
 }
 
-// at is the place of a descriptor in the table; nil if its number is too large.
+// at returns the entry of a descriptor; nil if its number is too large.
 func (t *table) at(fd int32) *atomic.Pointer[watched] {
 	i := int(fd) / pageSize
 	if i >= len(t.pages) {
@@ -199,8 +199,8 @@ func (t *table) at(fd int32) *atomic.Pointer[watched] {
 	return &p[int(fd)%pageSize]
 }
 
-// loop waits for the sockets of its sessions and lets the sessions work. Many
-// goroutines may add and change sockets; one runs it.
+// loop waits for the sockets of its sessions and runs the sessions' work. Any
+// goroutine may add and change sockets; one runs the loop.
 type loop struct {
 	// Static after newLoop.
 	engine *Engine
@@ -208,16 +208,16 @@ type loop struct {
 	wakeFD int32 // an eventfd, for stop
 	clock  clock
 
-	doing  doing
-	stalls stalls
-	giveTo atomic.Pointer[loop]
-	give   atomic.Int32 // how many of its sessions it gives to giveTo
+	activity activity
+	stalls   stalls
+	giveTo   atomic.Pointer[loop]
+	give     atomic.Int32 // how many of its sessions it moves to giveTo
 
 	// Owned by run.
 	work     workspace
-	lastTurn int32 // the descriptor of the heavy flow that had it
-	last     int64 // when the last event was over, on the engine's clock
-	quick    int   // events since it waited that took no more than StallBounds[0]
+	lastTurn int32 // the descriptor of the heavy flow that had the last turn
+	last     int64 // when the last event ended, on the engine's clock
+	quick    int   // events since the last wait that took at most StallBounds[0]
 }
 
 func newLoop(e *Engine) (*loop, syscall.Errno) {
@@ -241,7 +241,7 @@ func newLoop(e *Engine) (*loop, syscall.Errno) {
 
 func (l *loop) stop() { unix.Write(int(l.wakeFD), []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
-// free closes the loop's descriptors; it does not run any more.
+// free closes the loop's descriptors, after run has ended.
 func (l *loop) free() {
 	l.clock.stop()
 	l.work.free()
@@ -249,7 +249,7 @@ func (l *loop) free() {
 	closeFD(l.wakeFD)
 }
 
-// run is the loop, until stop.
+// run runs the loop until stop.
 func (l *loop) run() {
 	l.work.init()
 	var events [128]unix.EpollEvent
@@ -260,7 +260,7 @@ func (l *loop) run() {
 		}
 		l.work.now = l.engine.now()
 		if l.work.now >= l.engine.load.next.Load() {
-			l.engine.look(l.work.now)
+			l.engine.rebalance(l.work.now)
 		}
 		l.last = l.work.now
 		heavy := events[:0]
@@ -280,16 +280,16 @@ func (l *loop) run() {
 		l.stalls.counts[0].Add(uint64(l.quick))
 		l.stalls.sum.Add(l.last - l.work.now)
 		l.quick = 0
-		l.doing.busy.Add(l.last - l.work.now)
+		l.activity.busy.Add(l.last - l.work.now)
 	}
 }
 
-// turnTime is how long heavy flows may keep the others waiting, apart from the one
-// whose turn it is at its end.
+// turnTime is how long heavy flows may delay the others, plus the turn that is
+// running at its end.
 const turnTime = 200 * time.Microsecond
 
-// takeTurns lets heavy flows work, in the order of their descriptors, for a while.
-// Epoll tells again of those that have to wait.
+// takeTurns lets heavy flows work for turnTime, in the order of their
+// descriptors. Epoll reports the events of the others again.
 func (l *loop) takeTurns(events []unix.EpollEvent) {
 	for len(events) > 0 {
 		next := 0
@@ -310,11 +310,11 @@ func (l *loop) takeTurns(events []unix.EpollEvent) {
 	}
 }
 
-// turn is a descriptor's place behind the one that had the last turn.
+// turn returns a descriptor's distance from the one that had the last turn.
 func (l *loop) turn(fd int32) uint32 { return uint32(fd - l.lastTurn - 1) }
 
-// handle passes an event on, and measures it; w is nil if nobody waits for it any
-// more.
+// handle dispatches an event and measures it; w is nil if the descriptor has no
+// receiver any more.
 func (l *loop) handle(w *watched, ev unix.EpollEvent) {
 	l.stalls.began.Store(l.last)
 	l.pass(w, ev)
@@ -338,14 +338,15 @@ func (l *loop) pass(w *watched, ev unix.EpollEvent) {
 	}
 }
 
-// worked notes which session it was, and gives it away if some have to go.
+// worked records the activity of a session, and moves it to another loop if some
+// have to move.
 func (l *loop) worked(f *flow) {
-	const golden = 0x9E3779B97F4A7C15 // spreads what differs little
+	const golden = 0x9E3779B97F4A7C15 // a hash that spreads similar values
 	bit := uint64(1) << (uint64(f.start) * golden >> 58)
-	if d := &l.doing; d.seen.Load()&bit == 0 {
+	if d := &l.activity; d.seen.Load()&bit == 0 {
 		d.seen.Or(bit)
 	}
-	if d := &l.doing; f.isHeavy() && d.heavy.Load()&bit == 0 {
+	if d := &l.activity; f.isHeavy() && d.heavy.Load()&bit == 0 {
 		d.heavy.Or(bit)
 	}
 	if l.give.Load() > 0 && f.move(l, l.giveTo.Load()) {
@@ -353,27 +354,27 @@ func (l *loop) worked(f *flow) {
 	}
 }
 
-// workspace is the memory that handling a session needs while it is handled.
-// Sessions keep nothing of it. Not safe for concurrent use.
+// workspace is the memory for handling one session at a time. Sessions keep
+// nothing of it. Not safe for concurrent use.
 type workspace struct {
-	now   int64  // of the engine's clock
-	in    []byte // what was received
-	plain []byte // what a TLS side's records held
+	now   int64  // on the engine's clock
+	in    []byte // received bytes
+	plain []byte // plaintext of a TLS side
 	out   []byte // records for a TLS side
 	pipes []*pipe
 }
 
 const (
-	// plainRead is what is received at once from a plain side. A read that fills
-	// it makes the direction a bulk flow.
+	// plainRead is the size of a read from a plain side. A read that fills it makes
+	// the direction a bulk flow.
 	plainRead = 32 << 10
-	// tlsRead is what is received at once from a TLS side, or for one: many
-	// records by one call.
+	// tlsRead is the size of a read from a TLS side, or for one: many records by one
+	// call.
 	tlsRead = 256 << 10
-	// tlsSlack is what a tls.Conn may hold of earlier reads, and what records add
-	// to their content.
+	// tlsSlack is for bytes that a tls.Conn holds from earlier reads, and for the
+	// overhead of records.
 	tlsSlack = 64 << 10
-	// pipeSize is asked for; where the system's limit is lower, so is the pipe.
+	// pipeSize is requested for a pipe; the system's limit may be lower.
 	pipeSize = 1 << 20
 	// pipesKept is how many empty pipes a loop keeps.
 	pipesKept = 16
@@ -381,7 +382,7 @@ const (
 
 func (w *workspace) init() { w.in = make([]byte, plainRead) }
 
-// large makes room for a TLS side; plain sessions do without.
+// large allocates the buffers for a TLS side; plain sessions need none.
 func (w *workspace) large() {
 	if len(w.in) < tlsRead {
 		w.in = make([]byte, tlsRead)
@@ -390,9 +391,9 @@ func (w *workspace) large() {
 	}
 }
 
-// workspace lends memory to a goroutine that is no loop.
+// workspace lends memory to a goroutine that is not a loop.
 func (e *Engine) workspace() *workspace {
-	w, ok := e.spare.Get().(*workspace)
+	w, ok := e.workspaces.Get().(*workspace)
 	if !ok {
 		w = new(workspace)
 		w.init()
@@ -407,7 +408,8 @@ type pipe struct {
 	n    int // bytes in it
 }
 
-// pipe lends an empty pipe, or makes one; nil if there are no descriptors left.
+// pipe returns an empty pipe, a kept one or a new one; nil if descriptors do not
+// suffice.
 func (w *workspace) pipe() *pipe {
 	if k := len(w.pipes) - 1; k >= 0 {
 		p := w.pipes[k]
@@ -422,7 +424,7 @@ func (w *workspace) pipe() *pipe {
 	return &pipe{r: int32(fds[0]), w: int32(fds[1])}
 }
 
-// put takes a pipe back. One that is not empty is of no use to another session.
+// put takes a pipe back. A pipe that is not empty cannot be reused.
 func (w *workspace) put(p *pipe) {
 	if p.n == 0 && len(w.pipes) < pipesKept {
 		w.pipes = append(w.pipes, p)

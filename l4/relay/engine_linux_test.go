@@ -20,9 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What only the epoll engine can get wrong.
+// Tests for the epoll engine alone.
 
-// heldFor is what a flow holds for a side.
+// heldFor returns how much a flow holds for a side.
 func (f *flow) heldFor(side Side) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -33,7 +33,7 @@ func (f *flow) heldFor(side Side) int {
 	return len(s.held)
 }
 
-// connecting finds the one dial that a table knows.
+// connecting finds the only dial in a table.
 func connecting(t *testing.T, e *Engine) dialling {
 	t.Helper()
 	var found dialling
@@ -48,7 +48,7 @@ func connecting(t *testing.T, e *Engine) dialling {
 	return found
 }
 
-// deaf is an address whose connects neither succeed nor fail: nobody accepts,
+// deaf returns an address whose connects neither succeed nor fail: nobody accepts,
 // and the queue is full.
 func deaf(t *testing.T) netip.AddrPort {
 	t.Helper()
@@ -76,7 +76,7 @@ func deaf(t *testing.T) netip.AddrPort {
 	return to
 }
 
-// An event for the descriptor's owner of before is no connection.
+// An event for the descriptor's previous owner does not end a connect.
 func TestDialIsNotDeceivedByALateEvent(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -100,9 +100,9 @@ func TestDialIsNotDeceivedByALateEvent(t *testing.T) {
 	}
 }
 
-// Linux connects a socket to itself if the port that it chooses is the very one
-// that is dialled and nobody listens there: a dead service would seem alive, and
-// could not come back.
+// Linux connects a socket to itself if the port that it chooses is the dialled one
+// and nothing listens there: a dead service would seem alive, and could not listen
+// again.
 func TestDialDoesNotConnectToItself(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -125,8 +125,8 @@ func TestDialDoesNotConnectToItself(t *testing.T) {
 	}
 }
 
-// What a tls.Conn has read before Start is delivered, even if the early bytes
-// alone were more than the other side could take.
+// Bytes that a tls.Conn read before Start are delivered, even if the early bytes
+// alone are more than the other side accepts.
 func TestBytesInsideTheTLSConnFollowTheEarlyOnes(t *testing.T) {
 	early := make([]byte, 16<<20)
 	const rest = "and this is inside the tls.Conn"
@@ -144,8 +144,8 @@ func TestBytesInsideTheTLSConnFollowTheEarlyOnes(t *testing.T) {
 	wantRead(t, p.up, rest)
 }
 
-// A TLS side that takes what is held for it, however slowly, moves bytes: they
-// count when it takes them, and no limit takes the session for idle.
+// Bytes held for a slow TLS side are counted when the side accepts them, and keep
+// the session from being idle.
 func TestBytesHeldForTLSCountWhenTheyGo(t *testing.T) {
 	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13})
 	f := p.session.(*flow)
@@ -179,7 +179,7 @@ func TestBytesHeldForTLSCountWhenTheyGo(t *testing.T) {
 	}
 }
 
-// Settled and Done come from different goroutines, and in this order.
+// Settled and Done are called by different goroutines, and in this order.
 func TestDoneWaitsForSettled(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
@@ -210,8 +210,8 @@ func TestDoneWaitsForSettled(t *testing.T) {
 	}
 }
 
-// A socket keeps its keepalive options where it enters Go's poller, which has
-// defaults of its own: every TLS leg does.
+// A socket keeps its keepalive options when it enters Go's poller, as every TLS leg
+// does. Package net would set its own defaults.
 func TestKeepAliveInGosPoller(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -273,8 +273,8 @@ func accepting(t *testing.T, e *Engine) (addr string, from *acceptor, legs chan<
 	return l.Addr().String(), l.(*acceptor), offered, flows
 }
 
-// Only the loops in use accept, and sessions stay with the one that has accepted
-// them, since that wakes nobody.
+// Only active loops accept, and sessions stay with the loop that accepted them, so
+// that no other loop has to be woken.
 func TestLoopsInUseAccept(t *testing.T) {
 	e := New()
 	allInUse(e)
@@ -314,7 +314,7 @@ func inUse(a *acceptor) int {
 	return len(a.loops)
 }
 
-// A loop that is told to give sessions away does, with all that they hold.
+// A loop moves sessions to another loop with the bytes that they hold.
 func TestLoopsGiveSessionsAway(t *testing.T) {
 	e := New()
 	allInUse(e)
@@ -363,39 +363,39 @@ func TestLoad(t *testing.T) {
 	for _, tt := range []struct {
 		active  int
 		used    float64
-		busiest done
+		busiest activityRate
 		want    int
 	}{
-		{1, 0.7, done{0.95, 60, 0}, 1},
-		{1, 0.9, done{0.95, 60, 0}, 2},
-		{1, 0.9, done{0.5, 60, 0}, 1}, // what is busy is not the loop
-		{1, 0.65, done{0.95, 2, 2}, 2},
-		{1, 0.65, done{0.95, 2, 1}, 1}, // one alone could not be in two places
-		{1, 1.9, done{1, 60, 60}, 2},
-		{2, 1.5, done{1, 60, 0}, 2},
-		{2, 1.7, done{1, 60, 0}, 3},
-		{2, 0.7, done{0.5, 60, 0}, 1},
-		{2, 0.5, done{0.5, 8, 8}, 2},
-		{2, 0.3, done{0.5, 8, 8}, 1},
-		{4, 3.9, done{1, 60, 60}, 4}, // there are no more
-		{4, 0, done{}, 3},
-		{1, 0, done{}, 1},
+		{1, 0.7, activityRate{0.95, 60, 0}, 1},
+		{1, 0.9, activityRate{0.95, 60, 0}, 2},
+		{1, 0.9, activityRate{0.5, 60, 0}, 1}, // the process is busy with other work
+		{1, 0.65, activityRate{0.95, 2, 2}, 2},
+		{1, 0.65, activityRate{0.95, 2, 1}, 1}, // a single heavy session cannot use two loops
+		{1, 1.9, activityRate{1, 60, 60}, 2},
+		{2, 1.5, activityRate{1, 60, 0}, 2},
+		{2, 1.7, activityRate{1, 60, 0}, 3},
+		{2, 0.7, activityRate{0.5, 60, 0}, 1},
+		{2, 0.5, activityRate{0.5, 8, 8}, 2},
+		{2, 0.3, activityRate{0.5, 8, 8}, 1},
+		{4, 3.9, activityRate{1, 60, 60}, 4}, // there are no more
+		{4, 0, activityRate{}, 3},
+		{1, 0, activityRate{}, 1},
 	} {
 		if got := wantedLoops(tt.active, 4, tt.used, tt.busiest); got != tt.want {
 			t.Errorf("%d loops, %.2f processors, %v: %d wanted, want %d", tt.active, tt.used, tt.busiest, got, tt.want)
 		}
 	}
 	for _, tt := range []struct {
-		most, least done
+		most, least activityRate
 		want        int
 	}{
-		{done{1, 8, 8}, done{}, 4},
-		{done{1, 64, 0}, done{0.5, 64, 0}, 16},
-		{done{1, 2, 2}, done{}, 1},
-		{done{1, 1, 1}, done{}, 0},
-		{done{0.6, 8, 8}, done{0.4, 8, 8}, 0},
-		{done{0.4, 2, 0}, done{}, 1},
-		{done{}, done{}, 0},
+		{activityRate{1, 8, 8}, activityRate{}, 4},
+		{activityRate{1, 64, 0}, activityRate{0.5, 64, 0}, 16},
+		{activityRate{1, 2, 2}, activityRate{}, 1},
+		{activityRate{1, 1, 1}, activityRate{}, 0},
+		{activityRate{0.6, 8, 8}, activityRate{0.4, 8, 8}, 0},
+		{activityRate{0.4, 2, 0}, activityRate{}, 1},
+		{activityRate{}, activityRate{}, 0},
 	} {
 		if got := sessionsToGive(tt.most, tt.least); got != tt.want {
 			t.Errorf("%v and %v: %d to give, want %d", tt.most, tt.least, got, tt.want)
@@ -403,9 +403,9 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestLookCountsTheWork looks at an engine that has worked, and at one whose loops
-// have nothing to do.
-func TestLookCountsTheWork(t *testing.T) {
+// TestRebalanceCountsTheWork checks the load of an engine that has worked, and of one
+// with idle loops.
+func TestRebalanceCountsTheWork(t *testing.T) {
 	e := New()
 	allInUse(e)
 	loops := *e.loops.Load()
@@ -415,36 +415,36 @@ func TestLookCountsTheWork(t *testing.T) {
 	t.Cleanup(e.Close)
 	at := e.now()
 	e.use(1)
-	e.load.at, e.load.used = at-int64(lookEvery), 1.5
-	loops[0].doing.busy.Store(int64(lookEvery))
-	if e.look(at); e.active.Load() != 2 {
+	e.load.at, e.load.used = at-int64(checkEvery), 1.5
+	loops[0].activity.busy.Store(int64(checkEvery))
+	if e.rebalance(at); e.active.Load() != 2 {
 		t.Errorf("%d loops are in use after one was full", e.active.Load())
 	}
 	allInUse(e)
-	loops[1].doing.busy.Store(int64(lookEvery))
-	loops[1].doing.seen.Store(0b1111)
-	e.load.used = float64(len(loops)) // so that no fewer will do
-	e.look(at + int64(lookEvery))
+	loops[1].activity.busy.Store(int64(checkEvery))
+	loops[1].activity.seen.Store(0b1111)
+	e.load.used = float64(len(loops)) // so that no fewer suffice
+	e.rebalance(at + int64(checkEvery))
 	if n, to := loops[1].give.Load(), loops[1].giveTo.Load(); n != 2 || to != loops[0] {
 		t.Errorf("it gives %d sessions to %p, want 2 to %p", n, to, loops[0])
 	}
-	if next := e.load.next.Load(); next != at+2*int64(lookEvery) {
-		t.Errorf("it looks again after %v", time.Duration(next-at))
+	if next := e.load.next.Load(); next != at+2*int64(checkEvery) {
+		t.Errorf("the next check is after %v", time.Duration(next-at))
 	}
 	e.load.used = 0
-	for i := range calmLooks {
+	for i := range calmChecks {
 		if got := int(e.active.Load()); got != len(loops) {
-			t.Fatalf("%d loops in use after %d calm looks", got, i)
+			t.Fatalf("%d loops in use after %d calm checks", got, i)
 		}
 		e.load.cpu = cpuTime() // as if it had used nothing
-		e.look(e.load.at + int64(time.Hour))
+		e.rebalance(e.load.at + int64(time.Hour))
 	}
 	if got := int(e.active.Load()); got != len(loops)-1 {
-		t.Errorf("%d loops are in use after %d calm looks, want one less than %d", got, calmLooks, len(loops))
+		t.Errorf("%d loops are in use after %d calm checks, want one less than %d", got, calmChecks, len(loops))
 	}
 }
 
-// allInUse makes an engine use all loops, whatever the load.
+// allInUse makes all loops of an engine active, whatever the load.
 func allInUse(e *Engine) {
 	e.load.next.Store(math.MaxInt64)
 	e.use(len(*e.allLoops()))
@@ -463,8 +463,8 @@ func init() {
 	}
 }
 
-// Bulk sessions of one loop take turns: none is forgotten while others are busy,
-// and a small message waits for one of them at most.
+// Bulk sessions of one loop take turns: none starves while others are busy, and a
+// small message waits for at most one of them.
 func TestHeavySessionsTakeTurns(t *testing.T) {
 	e := New()
 	e.load.next.Store(math.MaxInt64) // all stay where they are
@@ -493,9 +493,9 @@ func TestHeavySessionsTakeTurns(t *testing.T) {
 	}
 }
 
-// An hour without a byte: no clock knows of a session without limits once it has
-// settled, and the hour is nothing to it; one that may be idle for an hour ends.
-func TestAnHourOfSilence(t *testing.T) {
+// An hour without a byte: a settled session without limits is in no clock's heap,
+// and lives on; a session with an idle limit of an hour ends.
+func TestAnHourWithoutBytes(t *testing.T) {
 	for _, limit := range []time.Duration{0, time.Hour} {
 		p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS13}, func(c *Config) { c.Limits.Idle = limit })
 		f := p.session.(*flow)
@@ -527,7 +527,7 @@ func TestAnHourOfSilence(t *testing.T) {
 }
 
 func TestBulkBetweenBareSocketsIsSpliced(t *testing.T) {
-	if New().only {
+	if New().portableOnly {
 		t.Skip("only the epoll engine splices")
 	}
 	p := newPair(t, New(), kind{}, kind{})

@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Every system call of the epoll engine that can fail, failing. The kernel does
-// it, by a seccomp filter, which stays: so each case has a process of its own. The
-// engine's calls are not those of package net (recvfrom and read, say), so the
-// applications of the test go on.
+// Every system call of the epoll engine that can fail is made to fail, by a seccomp
+// filter in the kernel. A filter cannot be removed, so each case has its own process.
+// The engine's calls differ from those of package net (recvfrom and read, for
+// example), so the test's applications are not affected.
 
 // fault is a system call that fails.
 type fault struct {
@@ -32,7 +32,7 @@ type fault struct {
 	errno syscall.Errno
 }
 
-// always is the argument of a fault of every call.
+// always is the argument of a fault that affects every call.
 const always = -1
 
 func failRecv(e syscall.Errno) fault { return fault{call: unix.SYS_RECVFROM, arg: always, errno: e} }
@@ -48,7 +48,7 @@ func failEpollCtl(op uint32, e syscall.Errno) fault {
 	return fault{call: unix.SYS_EPOLL_CTL, arg: 1, is: op, errno: e}
 }
 
-// inject lets the calls of all threads fail from now on.
+// inject makes the calls of all threads fail from now on.
 func (f fault) inject(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -73,7 +73,7 @@ func (f fault) inject(t *testing.T) {
 	}
 }
 
-// faultCase says which case a process is for.
+// faultCase is the variable with the case that a process is for.
 const faultCase = "AMBASSADOR_TEST_FAULT"
 
 func TestFaults(t *testing.T) {
@@ -147,7 +147,7 @@ func newFaultyPair(t *testing.T, up kind) faultyPair {
 	return faultyPair{p, before}
 }
 
-// endsWith ends a session by a fault, which must leave nothing behind.
+// endsWith ends a session by a fault, which must not leave anything behind.
 func (p faultyPair) endsWith(want End, errno syscall.Errno) {
 	p.t.Helper()
 	r := p.result()
@@ -160,7 +160,7 @@ func (p faultyPair) endsWith(want End, errno syscall.Errno) {
 	waitFor(p.t, func() bool { return sockets(p.t) == p.before }) // a writer may still hold its own
 }
 
-// sockets is how many sockets and pipes are open.
+// sockets counts the open sockets and pipes.
 func sockets(t *testing.T) (n int) {
 	t.Helper()
 	for fd := 3; fd < 256; fd++ {
@@ -172,7 +172,7 @@ func sockets(t *testing.T) (n int) {
 	return n
 }
 
-// readFails: the failing side has ended so, and the other learns it.
+// readFails: the error of a read is the ending of its side, and is passed on.
 func readFails(t *testing.T, up kind, f fault) {
 	p := newFaultyPair(t, up)
 	f.inject(t)
@@ -185,8 +185,8 @@ func readFails(t *testing.T, up kind, f fault) {
 	p.endsWith(want, f.errno)
 }
 
-// writeFails: a side that refuses is asked by reading how it has ended; anything
-// else is the end at once.
+// writeFails: a side that refuses bytes is read on, to find how it ended; any other
+// error ends the session at once.
 func writeFails(t *testing.T, up kind, f fault, n int) {
 	p := newFaultyPair(t, up)
 	f.inject(t)
@@ -205,7 +205,7 @@ func writeFails(t *testing.T, up kind, f fault, n int) {
 	p.endsWith(want, f.errno)
 }
 
-// bulkIsCopied: what cannot be spliced arrives all the same.
+// bulkIsCopied: bytes that cannot be spliced still arrive.
 func bulkIsCopied(t *testing.T, f fault) {
 	p := newFaultyPair(t, kind{})
 	f.inject(t)
@@ -221,7 +221,7 @@ func bulkIsCopied(t *testing.T, f fault) {
 	}
 }
 
-// fallsBack: a session that epoll cannot have is a portable one.
+// fallsBack: a session that epoll cannot take is run by the portable implementation.
 func fallsBack(t *testing.T, f fault) {
 	for _, loops := range []bool{false, true} {
 		e := New()
@@ -243,7 +243,7 @@ func fallsBack(t *testing.T, f fault) {
 	}
 }
 
-// rearmFails: a session that cannot be watched any more is ended.
+// rearmFails: a session that epoll cannot watch any more is ended.
 func rearmFails(t *testing.T, f fault) {
 	p := newFaultyPair(t, kind{})
 	f.inject(t)

@@ -13,58 +13,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flow is a Session of the epoll engine: two sockets, and no goroutine and no
+// flow is a Session of the epoll engine: two sockets, without a goroutine and a
 // buffer while they are quiet.
 //
-// A socket's event is a hint that there is something to do; what there is, is
-// found out by doing it. So an event that comes too late, for a descriptor that
-// has another owner by now, does no harm.
+// A socket's event is only a hint: the flow tries what can be done. So a late
+// event, for a descriptor that has another owner by now, is harmless.
 type flow struct {
 	// Static after start.
-	watched watched // as the table knows the flow
-	loop    *loop   // whose clock and memory it has; another may wait for its sockets
+	watched watched // the flow's entry in the table
+	loop    *loop   // whose clock and memory it uses; another may wait for its sockets
 	limits  Limits
 	owner   Owner
-	start   int64 // on the engine's clock, as all moments
+	start   int64 // on the engine's clock, like all times
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
 	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
-	heavy atomic.Uint32   // bits of the directions whose last event has moved much
-	held  atomic.Int64    // bytes that the sides hold, as the budget has them
+	heavy atomic.Uint32   // bits of the directions whose last event moved much
+	held  atomic.Int64    // bytes held for the sides, as counted in the budget
 
-	heapIndex int32 // guarded by clock.mu; 0: the clock does not know the flow
+	heapIndex int32 // guarded by clock.mu; 0: not in the clock's heap
 	due       int64 // guarded by clock.mu
 
 	mu        sync.Mutex
 	sides     [2]side // guarded by mu, like all below
 	result    *Result // set when over
 	noSplice  bool    // the kernel cannot splice these sockets, or has no memory for it
-	settling  bool    // Settled was called, or is about to be
-	grown     bool    // it has lived for SettleAfter
+	settling  bool    // Settled was called, or is due
+	aged      bool    // it has lived for SettleAfter
 	over      bool    // result is decided, and the sockets are closed
 	truncated bool
 
-	tellSettled, tellDone bool // what release still has to call
-	telling               bool // Settled is being called, so Done waits for that
+	dueSettled, dueDone bool // the calls that release still has to make
+	inSettled           bool // Settled is running: Done waits for its return
 
-	epfd       int32 // the epoll that waits for its sockets
+	epfd       int32 // the epoll descriptor that has its sockets
 	firstClose Side
 }
 
 // side is one socket of a flow.
 type side struct {
 	fd     int32  // -1 once closed
-	mask   uint32 // what epoll was asked to watch for
-	known  bool   // epoll watches the descriptor
-	hung   bool   // epoll has said that it hung up or failed, which it will not stop saying
+	mask   uint32 // the events that epoll watches
+	known  bool   // epoll has the descriptor
+	hung   bool   // epoll has reported a hang-up or an error, and will report it again
 	eof    bool   // it has sent its FIN
-	passed bool   // which has been passed on
-	bulk   bool   // what it sends is spliced
-	broken error  // a write to it has failed
-	held   []byte // bytes for it that it has not taken yet
+	passed bool   // its FIN has been passed on
+	bulk   bool   // its bytes are spliced
+	broken error  // the error of a failed write to it
+	held   []byte // bytes for it that it has not accepted yet
 	pipe   *pipe  // the same, spliced
 	tls    *tlsSide
-	late   *net.KeepAliveConfig // what the socket still lacks; nil: nothing
+	late   *net.KeepAliveConfig // keepalive options still to be set; nil: none
 }
 
 // tlsSide is the TLS of a side.
@@ -72,20 +71,20 @@ type tlsSide struct {
 	conn      *tls.Conn
 	transport *Transport
 	feed      feed
-	owed      int  // of the application's bytes in held, those not counted yet
-	notified  bool // close_notify was written
-	unread    bool // conn may hold what it has read before Start
+	owed      int  // the application's bytes in held that are not counted yet
+	notified  bool // we have written close_notify
+	unread    bool // conn may hold bytes that it read before Start
 }
 
-// saidGoodbye says whether the side has ended with close_notify. That its socket
-// fails afterwards takes nothing from what it has sent; what it is sent from then
-// on fails, and tells.
-func (s *side) saidGoodbye() bool { return s.eof && s.tls != nil && !s.tls.transport.cut() }
+// sentCloseNotify reports whether the side ended with close_notify. A later
+// failure of its socket does not affect the bytes that it sent; bytes sent to it
+// fail and report that.
+func (s *side) sentCloseNotify() bool { return s.eof && s.tls != nil && !s.tls.transport.cut() }
 
-// refusesGoodbye says whether all that the side does not take is our close_notify,
-// after its own.
-func (s *side) refusesGoodbye() bool {
-	return s.broken != nil && s.saidGoodbye() && s.tls.notified && s.tls.owed == 0
+// refusesCloseNotify reports whether our close_notify, after the side's own, is
+// all that the side did not accept.
+func (s *side) refusesCloseNotify() bool {
+	return s.broken != nil && s.sentCloseNotify() && s.tls.notified && s.tls.owed == 0
 }
 
 func (s *side) holding() bool { return len(s.held) > 0 || s.pipe != nil }
@@ -99,7 +98,7 @@ func (f *flow) Down() int64 { return f.moved[down].Load() }
 // Held is how many bytes the session holds.
 func (f *flow) Held() int64 { return f.held.Load() }
 
-// account makes the budget's count of the session what it holds now.
+// account updates the budget to the bytes that the session holds now.
 func (f *flow) account() {
 	var n int64
 	for i := range f.sides {
@@ -115,12 +114,12 @@ func (f *flow) account() {
 	}
 }
 
-// Quiet is how long no byte has moved, and who sent the last.
+// Quiet is how long no byte has moved, and which side sent the last one.
 func (f *flow) Quiet() (time.Duration, Side) {
 	return quiet(time.Duration(f.loop.engine.now()-f.start), f.last[up].Load(), f.last[down].Load())
 }
 
-// HalfClosed says whether one side has ended and the other has not.
+// HalfClosed reports whether exactly one side has ended.
 func (f *flow) HalfClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -129,8 +128,8 @@ func (f *flow) HalfClosed() bool {
 
 func (f *flow) halfClosed() bool { return f.sides[0].eof != f.sides[1].eof }
 
-// startFlow makes a flow of two sockets. It is nil, and nothing has changed, if
-// a side is no socket, or if epoll or the descriptors do not suffice.
+// startFlow makes a flow of two sockets. It returns nil, and changes nothing, if
+// a side is not a socket or resources do not suffice.
 func (e *Engine) startFlow(c *Config) *flow {
 	loop := e.homeOrLoop(c.Downstream.raw)
 	if loop == nil {
@@ -151,8 +150,8 @@ func (e *Engine) startFlow(c *Config) *flow {
 	return f
 }
 
-// take makes both sockets the flow's own. The caller's are used up if all went
-// well, and else untouched.
+// take makes both sockets the flow's own. On success the caller's connections are
+// used up, else unchanged.
 func (f *flow) take(c *Config) bool {
 	legs := [2]*Leg{&c.Downstream, &c.Upstream}
 	for i, l := range legs {
@@ -181,8 +180,8 @@ func (f *flow) take(c *Config) bool {
 	return true
 }
 
-// descriptor is what epoll can watch: a bare Socket's own, or else a dup, which
-// is not in Go's poller.
+// descriptor returns a descriptor for epoll: that of a Socket outside of Go's
+// poller, or a dup, which is not in Go's poller either.
 func (l *Leg) descriptor() (fd int32, ok bool) {
 	if s, is := l.raw.(*Socket); is {
 		if fd, ok := s.bare(); ok {
@@ -192,7 +191,7 @@ func (l *Leg) descriptor() (fd int32, ok bool) {
 	return dupSocket(l.raw)
 }
 
-// watch lets epoll and the table know a leg's descriptor. Events wait for f.mu.
+// watch adds a leg's descriptor to epoll and the table. Its events wait for f.mu.
 func (f *flow) watch(d direction, l *Leg) bool {
 	s := &f.sides[d]
 	at := f.loop.engine.table.at(s.fd)
@@ -208,8 +207,7 @@ func (f *flow) watch(d direction, l *Leg) bool {
 	return epollCtl(f.loop.epfd, op, s.fd, s.mask) == 0
 }
 
-// untake gives back what take has got so far. Events that wait for f.mu find an
-// ended flow.
+// untake undoes take. Events that wait for f.mu find an ended flow.
 func (f *flow) untake(legs [2]*Leg) {
 	f.over = true
 	for i := range f.sides {
@@ -227,8 +225,8 @@ func (f *flow) untake(legs [2]*Leg) {
 	}
 }
 
-// begin delivers what was read from the legs before Start: early bytes, then
-// what a tls.Conn holds.
+// begin delivers the bytes read from the legs before Start: early bytes, then
+// those that a tls.Conn holds.
 func (f *flow) begin(c *Config) {
 	for i, l := range []*Leg{&c.Downstream, &c.Upstream} {
 		if len(l.early) == 0 && l.tls == nil {
@@ -242,7 +240,7 @@ func (f *flow) begin(c *Config) {
 			w.large()
 			f.decrypted(w, d, nil)
 		}
-		f.loop.engine.spare.Put(w)
+		f.loop.engine.workspaces.Put(w)
 	}
 	f.rearm()
 }
@@ -270,7 +268,7 @@ func (f *flow) event(w *workspace, d direction, events uint32) {
 		f.flush(w, 1-d)
 	}
 	if s.eof && events&unix.EPOLLERR != 0 && !f.over {
-		if errno := pendingError(s.fd); errno != 0 && !s.saidGoodbye() {
+		if errno := pendingError(s.fd); errno != 0 && !s.sentCloseNotify() {
 			f.failed(d.from(), ioError("read", errno))
 		}
 		return
@@ -281,31 +279,31 @@ func (f *flow) event(w *workspace, d direction, events uint32) {
 }
 
 const (
-	// pumpBudget is what one event may move before other sessions have their turn:
-	// about a fifth of a millisecond of work.
+	// pumpBudget is how many bytes one event may move before other sessions have their
+	// turn: about a fifth of a millisecond of work.
 	pumpBudget = 1 << 20
-	// tlsCost is how much more work a byte of TLS is.
+	// tlsCost is the cost of a TLS byte relative to a plain one.
 	tlsCost = 4
-	// heavyFrom is what makes a direction a heavy one, which waits for the others.
+	// heavyFrom makes a direction heavy: it waits for the others.
 	heavyFrom = pumpBudget / 8
 )
 
-// isHeavy says whether the flow has moved much when it was last looked at.
+// isHeavy reports whether the flow's last event moved much.
 func (f *flow) isHeavy() bool { return f.heavy.Load() != 0 }
 
-// heldMax is how much is held for a side that is still read. The application's
-// bytes are never so many: beyond are answers to a peer that asks for new keys
-// again and again, and takes none.
+// heldMax bounds the bytes held for a side that is still read. Application bytes
+// never reach it; only answers to a peer that requests new keys again and again,
+// and reads none, do.
 const heldMax = 2 * tlsRead
 
-// flowing says whether direction d can be read now.
+// flowing reports whether direction d can be read now.
 func (f *flow) flowing(d direction) bool {
 	src, dst := &f.sides[d], &f.sides[1-d]
 	return !f.over && !src.eof && len(src.held) < heldMax && !dst.holding() && dst.broken == nil
 }
 
 // pump moves bytes in direction d while there are some, at most pumpBudget.
-// Ending says that an end or an error is due behind them.
+// Ending says that a FIN or an error is due behind them.
 func (f *flow) pump(w *workspace, d direction, ending bool) {
 	budget := pumpBudget
 	for budget > 0 && f.flowing(d) {
@@ -337,8 +335,8 @@ func (f *flow) pump(w *workspace, d direction, ending bool) {
 	}
 }
 
-// copy reads once from a plain side and delivers it. More says that there may be
-// more to read at once.
+// copy reads once from a plain side and delivers the bytes. More reports that
+// there may be more to read at once.
 func (f *flow) copy(w *workspace, d direction) (n int, more bool) {
 	in := w.in[:plainRead]
 	if f.sides[1-d].tls != nil {
@@ -358,7 +356,7 @@ func (f *flow) copy(w *workspace, d direction) (n int, more bool) {
 	return n, full
 }
 
-// received judges a read; false if it gave no bytes.
+// received handles the result of a read; it returns false if there are no bytes.
 func (f *flow) received(w *workspace, d direction, n int, errno syscall.Errno) bool {
 	switch {
 	case errno == syscall.EAGAIN:
@@ -377,11 +375,11 @@ func (f *flow) canSplice() bool {
 	return !f.noSplice && !f.secure()
 }
 
-// secure says whether a side is TLS.
+// secure reports whether a side is TLS.
 func (f *flow) secure() bool { return f.sides[0].tls != nil || f.sides[1].tls != nil }
 
-// splice moves bytes from socket to socket in the kernel, through a pipe that is
-// the flow's own only while the destination does not take all of it.
+// splice moves bytes from socket to socket in the kernel, through a pipe that the
+// flow keeps only while the destination does not accept all of them.
 func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 	src, dst := &f.sides[d], &f.sides[1-d]
 	p := w.pipe()
@@ -406,12 +404,12 @@ func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 	}
 	f.sides[d].bulk = n >= plainRead
 	p.n, dst.pipe = n, p
-	f.heard(d)
+	f.settleAtFirstByte(d)
 	f.drainPipe(w, d)
 	return n, true
 }
 
-// drainPipe moves what is in the destination's pipe into its socket.
+// drainPipe moves the bytes in the destination's pipe into its socket.
 func (f *flow) drainPipe(w *workspace, d direction) {
 	dst := &f.sides[1-d]
 	for dst.pipe.n > 0 {
@@ -431,7 +429,7 @@ func (f *flow) drainPipe(w *workspace, d direction) {
 	dst.pipe = nil
 }
 
-// pumpTLS reads once from a TLS side and delivers what its records hold.
+// pumpTLS reads once from a TLS side and delivers the plaintext.
 func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	w.large()
 	t, in := f.sides[d].tls, w.in
@@ -453,8 +451,8 @@ func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	return n, n == len(in)
 }
 
-// decrypted lets a side's tls.Conn have what was received, and delivers what it
-// makes of it.
+// decrypted feeds received bytes to a side's tls.Conn, and delivers the
+// plaintext.
 func (f *flow) decrypted(w *workspace, d direction, in []byte) {
 	t := f.sides[d].tls
 	t.feed.in, t.unread = in, false
@@ -479,8 +477,9 @@ func (f *flow) decrypted(w *workspace, d direction, in []byte) {
 	}
 }
 
-// lend lets the tls.Conn of a side write records, and sends them: what it is
-// told to write, and answers of its own, like those to a KeyUpdate.
+// lend calls work with an output buffer for the side's tls.Conn, and then sends
+// the records in it: those that work writes, and answers of crypto/tls, like
+// those to a KeyUpdate.
 func (f *flow) lend(w *workspace, side Side, work func()) {
 	i := int(side) - 1
 	t := f.sides[i].tls
@@ -493,10 +492,10 @@ func (f *flow) lend(w *workspace, side Side, work func()) {
 	}
 }
 
-// deliver gives bytes of direction d to the other side, which holds what it does
-// not take now, and counts them.
+// deliver sends bytes of direction d to the other side and counts them. The other
+// side holds those that it does not accept now.
 func (f *flow) deliver(w *workspace, d direction, b []byte) {
-	f.heard(d)
+	f.settleAtFirstByte(d)
 	dst := &f.sides[1-d]
 	if dst.tls == nil {
 		f.count(w, d, f.put(w, d, b))
@@ -514,15 +513,15 @@ func (f *flow) deliver(w *workspace, d direction, b []byte) {
 	}
 }
 
-// heard settles the session at the first byte from upstream.
-func (f *flow) heard(d direction) {
+// settleAtFirstByte settles the session at the first byte from upstream.
+func (f *flow) settleAtFirstByte(d direction) {
 	if d == down && !f.settling {
-		f.settling, f.tellSettled = true, true
+		f.settling, f.dueSettled = true, true
 	}
 }
 
-// put sends bytes to the destination of direction d, and lets it hold the rest.
-// It returns how many were sent.
+// put sends bytes to the destination of direction d, which holds the rest. It
+// returns how many were sent.
 func (f *flow) put(w *workspace, d direction, b []byte) int {
 	dst := &f.sides[1-d]
 	if dst.holding() {
@@ -543,8 +542,8 @@ func (f *flow) put(w *workspace, d direction, b []byte) int {
 	return n
 }
 
-// flush sends what the destination of direction d holds. When it holds nothing
-// more, the direction goes on: with its FIN, or with what can be read.
+// flush sends the bytes that the destination of direction d holds. When none are
+// left, the direction continues: with its FIN, or with reading.
 func (f *flow) flush(w *workspace, d direction) {
 	dst := &f.sides[1-d]
 	if dst.pipe != nil {
@@ -558,17 +557,17 @@ func (f *flow) flush(w *workspace, d direction) {
 			n = 0
 			f.writeFailed(w, d, ioError("write", errno))
 		}
-		// Moved to the front, so that its capacity stays what it costs.
+		// Move the rest to the front, so that the capacity is what it costs.
 		if dst.held = dst.held[:copy(dst.held, dst.held[min(n, len(dst.held)):])]; len(dst.held) == 0 {
 			dst.held = nil
 		}
-		if dst.tls != nil { // records are longer than what is in them: once all are gone, all is counted
+		if dst.tls != nil { // records are longer than their content, so n overcounts until all are sent
 			n = min(n, dst.tls.owed)
 			dst.tls.owed -= n
 		}
 		f.count(w, d, n)
 	}
-	if dst.holding() || dst.broken != nil && !dst.refusesGoodbye() || f.over {
+	if dst.holding() || dst.broken != nil && !dst.refusesCloseNotify() || f.over {
 		return
 	}
 	if f.sides[d].eof {
@@ -585,14 +584,14 @@ func (f *flow) count(w *workspace, d direction, n int) {
 	}
 }
 
-// fin is the FIN of a side, TLS or not: the other direction may go on.
+// fin handles the FIN of a side, TLS or not: the other direction may continue.
 func (f *flow) fin(w *workspace, d direction) {
 	src := &f.sides[d]
 	src.eof = true
 	switch {
-	case src.refusesGoodbye():
-		f.passFIN(w, 1-d) // as far as it takes one
-	case src.broken != nil: // it refuses our bytes: this is its reset, whose error the write has taken
+	case src.refusesCloseNotify():
+		f.passFIN(w, 1-d) // as far as the side accepts one
+	case src.broken != nil: // it refused our bytes, so this is its reset; the write got the error
 		f.failed(d.from(), src.broken)
 		return
 	}
@@ -607,12 +606,12 @@ func (f *flow) fin(w *workspace, d direction) {
 	}
 }
 
-// passFIN passes a FIN on once all before it has been sent: close_notify first
-// where there is TLS. The second FIN ends the session.
+// passFIN passes a FIN on after all bytes before it were sent: close_notify first
+// if there is TLS. The second FIN ends the session.
 func (f *flow) passFIN(w *workspace, d direction) {
 	src, dst := &f.sides[d], &f.sides[1-d]
-	if src.hung && !f.sides[1-d].passed && !src.saidGoodbye() {
-		if errno := pendingError(src.fd); errno != 0 { // a RST came with the FIN, and epoll need not tell again
+	if src.hung && !f.sides[1-d].passed && !src.sentCloseNotify() {
+		if errno := pendingError(src.fd); errno != 0 { // a RST followed the FIN, and epoll may not report it again
 			f.failed(d.from(), ioError("read", errno))
 			return
 		}
@@ -622,8 +621,8 @@ func (f *flow) passFIN(w *workspace, d direction) {
 		w.large()
 		f.lend(w, d.to(), func() { t.conn.CloseWrite() })
 		t.transport.shut.Store(true)
-		if dst.holding() || dst.broken != nil && !dst.refusesGoodbye() || f.over {
-			return // flush comes back, or the session ends
+		if dst.holding() || dst.broken != nil && !dst.refusesCloseNotify() || f.over {
+			return // flush calls again, or the session ends
 		}
 	}
 	f.sides[d].passed = true
@@ -638,9 +637,10 @@ func (f *flow) passFIN(w *workspace, d direction) {
 	}
 }
 
-// writeFailed ends direction d, whose destination takes no more. What that side
-// had sent before may still be in the kernel, so it is read on and tells how it
-// ended; if it has ended already, this was its reset.
+// writeFailed ends direction d, whose destination does not accept bytes any more.
+// Bytes that the destination sent before may still be in the kernel, so it is
+// read on, which shows how it ended. If it has ended already, the failure is its
+// reset.
 func (f *flow) writeFailed(w *workspace, d direction, err error) {
 	src, dst := &f.sides[d], &f.sides[1-d]
 	dst.broken, dst.held = err, nil
@@ -649,21 +649,21 @@ func (f *flow) writeFailed(w *workspace, d direction, err error) {
 		dst.pipe = nil
 	}
 	switch {
-	case src.broken != nil: // both take no more, so nobody reads: the first to refuse began it
+	case src.broken != nil: // both refuse bytes, so neither is read: the first to refuse counts
 		f.failed(d.from(), src.broken)
-	case dst.refusesGoodbye(): // passFIN goes on
+	case dst.refusesCloseNotify(): // passFIN continues
 	case dst.eof || !isReset(err):
 		f.failed(d.to(), err)
 	}
 }
 
-// failed ends the session because side answered with err.
+// failed ends the session because of an error of side.
 func (f *flow) failed(side Side, err error) {
 	f.conclude(Result{End: ending(side, err), Err: err, ErrSide: side})
 }
 
-// conclude decides how the session ends and closes both sockets: with RST,
-// unless both sides have ended. Only the first call counts.
+// conclude decides how the session ends and closes both sockets: with RST, unless
+// both sides have ended. Only the first call has an effect.
 func (f *flow) conclude(r Result) {
 	if f.over {
 		return
@@ -681,7 +681,7 @@ func (f *flow) decide(r Result) {
 	f.loop.clock.remove(f)
 }
 
-// close closes both sockets, once the ending is decided, and makes the result
+// close closes both sockets, after the ending is decided, and makes the result
 // final.
 func (f *flow) close(reset bool) {
 	for i := range f.sides {
@@ -701,33 +701,33 @@ func (f *flow) close(reset bool) {
 	r := f.result
 	r.Settled = f.settling
 	r.Up, r.Down, r.Duration = f.Up(), f.Down(), time.Duration(f.loop.engine.now()-f.start)
-	f.tellDone = true
+	f.dueDone = true
 }
 
-// release unlocks the flow and calls what is due.
+// release unlocks the flow and makes the calls that are due.
 func (f *flow) release() {
 	f.releaseWith(func() { f.owner.Done(*f.result) })
 }
 
 func (f *flow) releaseWith(done func()) {
-	if f.tellSettled {
-		f.tellSettled, f.telling = false, true
+	if f.dueSettled {
+		f.dueSettled, f.inSettled = false, true
 		f.mu.Unlock()
 		if f.owner != nil {
 			f.owner.Settled()
 		}
 		f.mu.Lock()
-		f.telling = false
+		f.inSettled = false
 	}
-	over := f.tellDone && !f.telling
-	f.tellDone = f.tellDone && !over
+	over := f.dueDone && !f.inSettled
+	f.dueDone = f.dueDone && !over
 	f.mu.Unlock()
 	if over && f.owner != nil {
 		done()
 	}
 }
 
-// contain turns a bug into the end of one session.
+// contain turns a panic into the end of one session.
 func (f *flow) contain() {
 	if v := recover(); v != nil {
 		f.conclude(Result{End: EndInternal, Err: &PanicError{v, debug.Stack()}})
@@ -749,16 +749,16 @@ func (f *flow) FinishIfIdle(atLeast time.Duration, cause error) bool {
 	idle := !f.over && silent >= atLeast && !a.eof && !b.eof && !a.holding() && !b.holding()
 	if idle {
 		f.decide(Result{End: EndStopped, Cause: cause})
-		f.sayGoodbye()
+		f.sendCloseNotify()
 		f.close(false)
 	}
 	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within FinishIfIdle
 	return idle
 }
 
-// sayGoodbye writes close_notify where there is TLS. An idle socket has room for
-// it; one that has not goes without.
-func (f *flow) sayGoodbye() {
+// sendCloseNotify writes close_notify to TLS sides. An idle socket has room for
+// it; if one has not, it is left out.
+func (f *flow) sendCloseNotify() {
 	var out []byte
 	for i := range f.sides {
 		if t := f.sides[i].tls; t != nil {
@@ -771,7 +771,7 @@ func (f *flow) sayGoodbye() {
 	}
 }
 
-// tick looks which limit is reached, and tells the clock when to look next.
+// tick checks the limits, and sets the next deadline.
 func (f *flow) tick() {
 	f.mu.Lock()
 	defer f.release()
@@ -779,8 +779,8 @@ func (f *flow) tick() {
 		return
 	}
 	now := time.Duration(f.loop.engine.now() - f.start)
-	if now >= SettleAfter && !f.grown {
-		f.growUp()
+	if now >= SettleAfter && !f.aged {
+		f.age()
 	}
 	if end, reached := f.limits.reached(now, f.lastMoved(), f.halfClosed()); reached {
 		f.conclude(Result{End: end})
@@ -791,12 +791,12 @@ func (f *flow) tick() {
 	}
 }
 
-// growUp settles a session that has lived for SettleAfter, and gives its sockets
-// what they were spared until then.
-func (f *flow) growUp() {
-	f.grown = true
+// age settles a session that has lived for SettleAfter, and sets the socket
+// options that were delayed until then.
+func (f *flow) age() {
+	f.aged = true
 	if !f.settling {
-		f.settling, f.tellSettled = true, true
+		f.settling, f.dueSettled = true, true
 	}
 	for i := range f.sides {
 		if s := &f.sides[i]; s.late != nil {
@@ -809,7 +809,7 @@ func (f *flow) growUp() {
 // next is when, after the start, a limit could next be reached.
 func (f *flow) next() time.Duration {
 	next := f.limits.next(f.lastMoved(), f.halfClosed())
-	if !f.grown {
+	if !f.aged {
 		next = min(next, SettleAfter)
 	}
 	return next
@@ -819,7 +819,7 @@ func (f *flow) lastMoved() time.Duration {
 	return time.Duration(max(f.last[up].Load(), f.last[down].Load()))
 }
 
-// rearm tells epoll what to watch for, where that has changed.
+// rearm changes the events that epoll watches, as needed.
 func (f *flow) rearm() {
 	if f.over {
 		return
@@ -834,8 +834,8 @@ func (f *flow) rearm() {
 		if s.holding() {
 			mask |= unix.EPOLLOUT
 		}
-		// A socket that has hung up reports that again and again, whatever it is
-		// watched for: it is left alone until there is something to do about it.
+		// Epoll reports a hang-up again and again, whatever events are watched: the
+		// socket is removed until there is something to do with it.
 		known := mask != 0 || !s.hung
 		op := unix.EPOLL_CTL_MOD
 		switch {
@@ -854,9 +854,9 @@ func (f *flow) rearm() {
 	}
 }
 
-// move lets another loop wait for the flow's sockets. It is false, and nothing has
-// changed, where from does not, or that fails. An event that from has already may
-// still be handled there.
+// move moves the flow's sockets to another loop. It returns false, and changes
+// nothing, if from does not have them or the move fails. An event that from has
+// already received may still be handled there.
 func (f *flow) move(from, to *loop) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

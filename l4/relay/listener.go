@@ -4,10 +4,10 @@ import "net"
 
 // Listener accepts connections for an engine.
 type Listener interface {
-	// Serve calls f with every connection until accepting fails, and returns how
-	// many there were and the error: net.ErrClosed after Close. F owns the
-	// connection. It may be called by several goroutines at once, which other
-	// connections need: it must not wait.
+	// Serve calls f with every connection until accepting fails. It returns the
+	// number of connections and the error: net.ErrClosed after Close. F owns the
+	// connection. Several goroutines may call it at once. It must not block, because
+	// other connections need these goroutines.
 	Serve(f func(net.Conn)) (n int, err error)
 	// Close stops accepting, for good.
 	Close() error
@@ -15,7 +15,7 @@ type Listener interface {
 	Addr() net.Addr
 }
 
-// plainListener is any listener of Go's.
+// plainListener adapts any net.Listener.
 type plainListener struct{ net.Listener }
 
 // Serve accepts until that fails.

@@ -9,53 +9,59 @@ import (
 	"time"
 )
 
-// load decides how many loops are in use. One that is busy does the work of two that
-// are half idle for about a tenth less CPU: it is woken less often, and finds more to
-// do each time. So new sessions go to the first loops, of which there are more once
-// those have too much to do, and fewer once they have had too little for a while. A
-// loop with more to do than another gives sessions away.
+// load decides how many loops are active. One busy loop costs about a tenth less
+// CPU than two half idle ones: it is woken less often, and finds more to do each
+// time. So new sessions go to the first loops. Their number grows when they have
+// too much to do, and shrinks when they have had little to do for a while. A loop
+// with much more work than another moves sessions to it.
 type load struct {
-	next atomic.Int64 // when to look, on the engine's clock; loops that work ask
+	next atomic.Int64 // when the next check is due, on the engine's clock; working loops read it
 
 	mu   sync.Mutex
-	at   int64         // guarded by mu, as all below; when the load was looked at last
+	at   int64         // guarded by mu, like all below; when the load was last checked
 	cpu  time.Duration // of the process, until then
-	used float64       // processors, over the last looks
-	calm int           // looks in a row for which fewer loops would have done
+	used float64       // processors, averaged over the last checks
+	calm int           // checks in a row at which fewer loops would have sufficed
 }
 
 const (
-	// lookEvery is the least time between two looks.
-	lookEvery = 20 * time.Millisecond
-	// calmLooks is how many looks make a while.
-	calmLooks = 50
-	// recent is how much of what is known of the processors used the last look is.
+	// checkEvery is the shortest time between two checks.
+	checkEvery = 20 * time.Millisecond
+	// calmChecks is how many calm checks in a row remove a loop.
+	calmChecks = 50
+	// recent is the weight of the last check in the average of processors used.
 	recent = 0.2
-	// unequal is how much more of its time one loop works than another before it gives
-	// sessions away.
+	// unequal is how much more of its time one loop works than another before it moves
+	// sessions to it.
 	unequal = 0.3
+	// growAt and shrinkAt are the use of the active loops' processors at which loops
+	// are added and removed. Messages are cheaper together until a processor is full.
+	// Sessions that move much (the heavy values) need their own processors; on a busy
+	// machine loops do not get whole ones.
+	growAt, shrinkAt           = 0.8, 0.75
+	growAtHeavy, shrinkAtHeavy = 0.6, 0.4
 )
 
-// doing is what a loop has done since the last look.
-type doing struct {
+// activity is the work of a loop since the last check.
+type activity struct {
 	busy  atomic.Int64  // nanoseconds in which it did not wait
 	seen  atomic.Uint64 // a bit for each session that had an event, by hash
-	heavy atomic.Uint64 // the same of those that moved much
+	heavy atomic.Uint64 // the same for those that moved much
 }
 
-// done is what a loop has done in a time.
-type done struct {
-	busy            float64 // the part in which it did not wait
-	sessions, heavy int     // about how many had events, and moved much; up to 64
+// activityRate is the work of a loop between two checks.
+type activityRate struct {
+	busy            float64 // the fraction of time in which it did not wait
+	sessions, heavy int     // about how many had events, and how many moved much; up to 64
 }
 
-// take begins anew.
-func (d *doing) take(elapsed int64) done {
-	return done{float64(d.busy.Swap(0)) / float64(elapsed), bits.OnesCount64(d.seen.Swap(0)), bits.OnesCount64(d.heavy.Swap(0))}
+// take returns the activity and resets it.
+func (d *activity) take(elapsed int64) activityRate {
+	return activityRate{float64(d.busy.Swap(0)) / float64(elapsed), bits.OnesCount64(d.seen.Swap(0)), bits.OnesCount64(d.heavy.Swap(0))}
 }
 
-// look is called by a loop that works, at most every lookEvery.
-func (e *Engine) look(now int64) {
+// rebalance checks the load. A working loop calls it, at most every checkEvery.
+func (e *Engine) rebalance(now int64) {
 	d := &e.load
 	if !d.mu.TryLock() {
 		return
@@ -63,17 +69,17 @@ func (e *Engine) look(now int64) {
 	defer d.mu.Unlock()
 	all := e.loops.Load()
 	if all == nil || now <= d.at {
-		return // it is being closed; or another has just looked
+		return // the engine is being closed, or another loop has just checked
 	}
-	d.next.Store(now + int64(lookEvery))
+	d.next.Store(now + int64(checkEvery))
 	elapsed, cpu := now-d.at, cpuTime()
 	d.used += recent * (float64(cpu-d.cpu)/float64(elapsed) - d.used)
 	d.at, d.cpu = now, cpu
 	loops, active := *all, int(e.active.Load())
 	most, least := 0, 0
-	did := make([]done, len(loops))
+	did := make([]activityRate, len(loops))
 	for i, l := range loops {
-		did[i] = l.doing.take(elapsed)
+		did[i] = l.activity.take(elapsed)
 		if did[i].busy > did[most].busy {
 			most = i
 		}
@@ -85,11 +91,11 @@ func (e *Engine) look(now int64) {
 	case want > active:
 		d.calm = 0
 		e.use(want)
-		return // the next look finds it idle
+		return // the next check finds the new loop idle
 	case want == active:
 		d.calm = 0
 	default:
-		if d.calm++; d.calm >= calmLooks {
+		if d.calm++; d.calm >= calmChecks {
 			d.calm = 0
 			e.use(want)
 		}
@@ -100,14 +106,12 @@ func (e *Engine) look(now int64) {
 	}
 }
 
-// wantedLoops is how many loops should be in use where active are, of at most n, and
-// the process uses so many processors. Messages are better kept together until a
-// processor is full with them. Sessions that move much want processors of their own;
-// on a machine that is busy itself, loops do not get whole ones.
-func wantedLoops(active, n int, used float64, busiest done) int {
-	more, fewer := 0.8, 0.75
+// wantedLoops returns how many loops should be active if active are now, of at
+// most n, and the process uses that many processors.
+func wantedLoops(active, n int, used float64, busiest activityRate) int {
+	more, fewer := growAt, shrinkAt
 	if busiest.heavy > 1 {
-		more, fewer = 0.6, 0.4
+		more, fewer = growAtHeavy, shrinkAtHeavy
 	}
 	switch {
 	case active < n && used > more*float64(active) && busiest.busy > more:
@@ -118,9 +122,9 @@ func wantedLoops(active, n int, used float64, busiest done) int {
 	return active
 }
 
-// sessionsToGive is how many of its sessions a loop gives to one that works for much
-// less of its time. One session alone is as well here as there.
-func sessionsToGive(most, least done) int {
+// sessionsToGive returns how many sessions a loop moves to one that works for
+// much less of its time. A single session gains nothing by a move.
+func sessionsToGive(most, least activityRate) int {
 	difference := most.busy - least.busy
 	if difference < unequal || most.sessions < 2 {
 		return 0
@@ -128,8 +132,8 @@ func sessionsToGive(most, least done) int {
 	return max(1, int(math.Round(float64(most.sessions)*difference/most.busy/2)))
 }
 
-// use makes the first n loops those that accept, and that new sessions go to. It
-// does nothing while others change the engine: there is always a next look.
+// use makes the first n loops accept connections and receive new sessions. It
+// does nothing while the engine is locked: the next check tries again.
 func (e *Engine) use(n int) {
 	if !e.mu.TryLock() {
 		return
@@ -145,7 +149,7 @@ func (e *Engine) use(n int) {
 	}
 }
 
-// cpuTime is what the process has used.
+// cpuTime is the CPU time that the process has used.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

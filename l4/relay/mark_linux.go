@@ -2,8 +2,8 @@ package relay
 
 import "golang.org/x/sys/unix"
 
-// SetMark marks what a socket sends, for the host's routes and filters (SO_MARK).
-// The error is a *MarkError.
+// SetMark sets the mark (SO_MARK) of a socket's packets, for the host's routes
+// and filters. The error is a *MarkError.
 func SetMark(fd uintptr, mark int) error {
 	if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
 		return &MarkError{mark, err}
@@ -11,8 +11,8 @@ func SetMark(fd uintptr, mark int) error {
 	return nil
 }
 
-// MayMark says whether this process may mark its sockets. The error is a
-// *MarkError, or what a socket costs.
+// MayMark returns nil if this process may mark its sockets. The error is a
+// *MarkError, or that of making a socket.
 func MayMark(mark int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {

@@ -4,9 +4,8 @@ package relay
 
 import "errors"
 
-// SetMark marks what a socket sends, which only Linux can. The error is a
-// *MarkError.
+// SetMark fails: only Linux has marks. The error is a *MarkError.
 func SetMark(_ uintptr, mark int) error { return &MarkError{mark, errors.ErrUnsupported} }
 
-// MayMark says whether this process may mark its sockets: it may not.
+// MayMark returns an error: this process may not mark its sockets.
 func MayMark(mark int) error { return SetMark(0, mark) }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// direction is also the index of the leg that it reads from.
+// direction is also the index of the leg that it reads.
 type direction int
 
 const (
@@ -18,18 +18,18 @@ const (
 	down direction = 1
 )
 
-// from is the side that a direction reads, to the one it writes.
+// from is the side that a direction reads; to is the side that it writes.
 func (d direction) from() Side { return Side(d + 1) }
 func (d direction) to() Side   { return Side(2 - d) }
 
-// portable is the engine of two goroutines a session: for systems without
-// epoll, for connections that are no sockets, and as the reference in tests.
+// portable is the engine with two goroutines per session: for systems without
+// epoll, for connections that are not sockets, and as the reference in tests.
 type portable struct {
 	buffers sync.Pool
 }
 
-// bufferSize is what a pump reads at once. It is a power of two above the usual
-// 16 KiB of a TLS record.
+// bufferSize is the size of a read: a power of two above the usual 16 KiB of a TLS
+// record.
 const bufferSize = 32 << 10
 
 func (e *portable) buffer() *[]byte {
@@ -68,7 +68,7 @@ type pumped struct {
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
 	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
-	held  [2]atomic.Bool  // bytes were read and are not written yet, by direction
+	held  [2]atomic.Bool  // bytes are read but not written yet, by direction
 
 	mu       sync.Mutex
 	timer    *time.Timer // guarded by mu, like all below
@@ -77,9 +77,9 @@ type pumped struct {
 	settling bool     // Settled was called
 	ended    [2]bool  // directions whose source has sent a FIN
 	finished [2]bool  // directions that have passed it on
-	broken   [2]error // legs that a write failed on, by the leg's index
-	refused  [2]error // legs that our close_notify failed on
-	pumps    int      // running, and a call of Settled
+	broken   [2]error // the error of a failed write to a leg, by the leg's index
+	refused  [2]error // the error of our close_notify to a leg
+	pumps    int      // running pumps, and a running call of Settled
 }
 
 // Up is the number of bytes delivered to the upstream so far.
@@ -88,7 +88,7 @@ func (s *pumped) Up() int64 { return s.moved[up].Load() }
 // Down is the number of bytes delivered to the downstream so far.
 func (s *pumped) Down() int64 { return s.moved[down].Load() }
 
-// HalfClosed says whether one side has ended and the other has not.
+// HalfClosed reports whether exactly one side has ended.
 func (s *pumped) HalfClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,13 +97,13 @@ func (s *pumped) HalfClosed() bool {
 
 func (s *pumped) halfClosed() bool { return s.ended[up] != s.ended[down] }
 
-// hold says that bytes of a direction were read and are not written yet.
+// hold records that bytes of a direction are read but not written yet.
 func (s *pumped) hold(d direction) {
 	s.held[d].Store(true)
 	s.budget.Add(bufferSize)
 }
 
-func (s *pumped) letGo(d direction) {
+func (s *pumped) release(d direction) {
 	s.held[d].Store(false)
 	s.budget.Add(-bufferSize)
 }
@@ -118,7 +118,7 @@ func (s *pumped) Held() (n int64) {
 	return n
 }
 
-// Quiet is how long no byte has moved, and who sent the last.
+// Quiet is how long no byte has moved, and which side sent the last one.
 func (s *pumped) Quiet() (time.Duration, Side) {
 	return quiet(time.Since(s.start), s.last[up].Load(), s.last[down].Load())
 }
@@ -137,23 +137,24 @@ func (s *pumped) FinishIfIdle(atLeast time.Duration, cause error) bool {
 		return false
 	}
 	s.decide(Result{End: EndStopped, Cause: cause})
-	go s.closeGently() // bounded by gentleTimeout
+	go s.closeWithFIN() // bounded by notifyTimeout
 	return true
 }
 
-// gentleTimeout bounds writing close_notify to an idle peer.
-const gentleTimeout = time.Second
+// notifyTimeout bounds the write of close_notify to an idle peer.
+const notifyTimeout = time.Second
 
-func (s *pumped) closeGently() {
+func (s *pumped) closeWithFIN() {
 	for i := range s.legs {
 		l := &s.legs[i]
-		l.raw.SetWriteDeadline(time.Now().Add(gentleTimeout))
+		l.raw.SetWriteDeadline(time.Now().Add(notifyTimeout))
 		l.closeWrite()
 		l.raw.Close()
 	}
 }
 
-// end decides how the session ends and resets both sides; later calls do nothing.
+// end decides how the session ends and resets both sides; only the first call has
+// an effect.
 func (s *pumped) end(r Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,14 +196,14 @@ func (s *pumped) pump(d direction) {
 	}
 }
 
-// deliver writes what was read to the other side and counts it.
+// deliver writes bytes to the other side and counts them.
 func (s *pumped) deliver(d direction, b []byte) bool {
 	if d == down {
 		s.settle()
 	}
 	s.hold(d)
 	n, err := s.legs[1-d].stream().Write(b)
-	s.letGo(d)
+	s.release(d)
 	s.count(d, int64(n))
 	if err != nil {
 		s.writeFailed(d, err)
@@ -217,8 +218,8 @@ func (s *pumped) count(d direction, n int64) {
 	}
 }
 
-// readFailed ends direction d: at a FIN the other may go on, anything else is
-// the end of the session.
+// readFailed ends direction d: after a FIN the other direction may continue, any
+// other error ends the session.
 func (s *pumped) readFailed(d direction, err error) {
 	src := &s.legs[d]
 	if err != io.EOF {
@@ -236,32 +237,32 @@ func (s *pumped) readFailed(d direction, err error) {
 	s.ended[d] = true
 	s.result.Truncated = s.result.Truncated || src.transport != nil && src.transport.cut()
 	broken := s.broken[d]
-	goodbye := src.saidGoodbye()
-	if broken == nil && !goodbye {
+	clean := src.sentCloseNotify()
+	if broken == nil && !clean {
 		broken = s.refused[d]
 	}
-	if broken == nil && !goodbye && !s.ended[1-d] && wasReset(src.raw) {
-		broken = errResetUnseen // the other pump's write has taken the error, and has not come to tell
+	if broken == nil && !clean && !s.ended[1-d] && wasReset(src.raw) {
+		broken = errResetUnseen // the other pump's write got the error, but has not recorded it yet
 	}
 	s.mu.Unlock()
 	if broken != nil { // it closed both ways, and then refused our bytes
 		s.end(Result{End: ending(d.from(), broken), Err: broken, ErrSide: d.from()})
 		return
 	}
-	if err := s.legs[1-d].closeWrite(); err != nil && s.goodbyeFailed(1-d, err) {
+	if err := s.legs[1-d].closeWrite(); err != nil && s.notifyFailed(1-d, err) {
 		return
 	}
 	s.passedFIN(d)
 }
 
-// goodbyeFailed notes that the leg which direction d reads has refused our
-// close_notify; this may have taken the error that its reader would have met. It
-// says whether that ends the session: if the reader has met its end already, and
-// that was no close_notify.
-func (s *pumped) goodbyeFailed(d direction, err error) bool {
+// notifyFailed records that the leg which direction d reads has refused our
+// close_notify. This write may have consumed the error that the leg's reader
+// would have got. If the reader has already ended, without close_notify, the
+// session ends with a reset.
+func (s *pumped) notifyFailed(d direction, err error) bool {
 	s.mu.Lock()
 	s.refused[d] = err
-	reset := s.ended[d] && !s.legs[d].saidGoodbye()
+	reset := s.ended[d] && !s.legs[d].sentCloseNotify()
 	s.mu.Unlock()
 	if reset {
 		s.end(Result{End: ending(d.from(), err), Err: err, ErrSide: d.from()})
@@ -269,7 +270,7 @@ func (s *pumped) goodbyeFailed(d direction, err error) bool {
 	return reset
 }
 
-// passedFIN ends the session when both directions have ended.
+// passedFIN ends the session if both directions have ended.
 func (s *pumped) passedFIN(d direction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,9 +288,10 @@ func (s *pumped) passedFIN(d direction) {
 	}
 }
 
-// writeFailed ends direction d, whose destination takes no more. What that side
-// had sent before may still be in the kernel, so its own reader goes on and
-// finds out how it ended; if it has ended already, this was its reset.
+// writeFailed ends direction d, whose destination does not accept bytes any more.
+// Bytes that the destination sent before may still be in the kernel, so its own
+// reader goes on and finds how it ended. If it has ended already, the failure is
+// its reset.
 func (s *pumped) writeFailed(d direction, err error) {
 	side := d.to()
 	s.mu.Lock()
@@ -297,14 +299,14 @@ func (s *pumped) writeFailed(d direction, err error) {
 	readerEnded, other := s.ended[1-d], s.broken[d]
 	s.mu.Unlock()
 	switch {
-	case other != nil: // both take no more, so nobody reads: the first to refuse began it
+	case other != nil: // both refuse bytes, so neither is read: the first to refuse counts
 		s.end(Result{End: ending(d.from(), other), Err: other, ErrSide: d.from()})
 	case readerEnded || !isReset(err):
 		s.end(Result{End: ending(side, err), Err: err, ErrSide: side})
 	}
 }
 
-// settle calls Settled the first time. Done waits for it as for a pump.
+// settle calls Settled the first time. Done waits for it like for a pump.
 func (s *pumped) settle() {
 	s.mu.Lock()
 	first := !s.settling && !s.over
@@ -322,7 +324,7 @@ func (s *pumped) settle() {
 	}
 }
 
-// finish is the end of a pump, and with the last one that of the session.
+// finish ends a pump, and with the last one the session.
 func (s *pumped) finish() {
 	s.mu.Lock()
 	s.pumps--
@@ -347,7 +349,7 @@ func (s *pumped) finish() {
 	}
 }
 
-// tick looks which limit is reached and arms the timer for the next.
+// tick checks the limits and sets the timer for the next.
 func (s *pumped) tick() {
 	if time.Since(s.start) >= SettleAfter {
 		s.settle()
@@ -363,7 +365,7 @@ func (s *pumped) tick() {
 	}
 }
 
-// limitReached says which of the session's limits has been reached.
+// limitReached reports which of the session's limits has been reached.
 func (s *pumped) limitReached() (End, bool) {
 	s.mu.Lock()
 	half := s.halfClosed()
@@ -375,8 +377,8 @@ func (s *pumped) lastMoved() time.Duration {
 	return time.Duration(max(s.last[up].Load(), s.last[down].Load()))
 }
 
-// untilNext is the time to the next moment at which a limit could be reached.
-// Mu is held, or nobody else knows the session yet.
+// untilNext returns the time until a limit could next be reached. Mu is held, or
+// the session is not started yet.
 func (s *pumped) untilNext() time.Duration {
 	now := time.Since(s.start)
 	next := s.cfg.next(s.lastMoved(), s.halfClosed())
@@ -386,9 +388,9 @@ func (s *pumped) untilNext() time.Duration {
 	return max(next-now, time.Millisecond)
 }
 
-// closeWrite passes a FIN on: close_notify first where there is TLS, whose error
-// it returns. A connection that cannot end one direction alone stays open until
-// the end.
+// closeWrite passes a FIN on: close_notify first if there is TLS, whose error it
+// returns. A connection that cannot end one direction alone stays open until the
+// end.
 func (l *Leg) closeWrite() (err error) {
 	if l.tls != nil {
 		err = l.tls.CloseWrite()
@@ -400,11 +402,11 @@ func (l *Leg) closeWrite() (err error) {
 	return err
 }
 
-// saidGoodbye says whether a leg that has met its end has sent close_notify: what
-// its socket does then takes nothing from what it has sent.
-func (l *Leg) saidGoodbye() bool { return l.transport != nil && !l.transport.cut() }
+// sentCloseNotify reports whether a leg that has ended sent close_notify: a later
+// failure of its socket does not affect the bytes that it sent.
+func (l *Leg) sentCloseNotify() bool { return l.transport != nil && !l.transport.cut() }
 
-// reset closes with RST where there is one.
+// reset closes with RST if the transport has one.
 func (l *Leg) reset() {
 	if c, ok := l.raw.(*net.TCPConn); ok {
 		c.SetLinger(0)

@@ -14,9 +14,8 @@ type pump struct {
 	src, dst  *Leg
 }
 
-// run moves bytes until the direction ends. The error is what the source
-// answered, io.EOF at its FIN; nil if it was the destination that failed, which
-// the session knows already.
+// run moves bytes until the direction ends. It returns the source's error, io.EOF
+// after its FIN; nil if the destination failed, which the session has recorded.
 func (p *pump) run() error {
 	raw := p.rawSource()
 	for {
@@ -33,8 +32,8 @@ func (p *pump) run() error {
 	}
 }
 
-// rawSource is the source's descriptor where it can be waited for without a
-// buffer; nil where reading is all there is.
+// rawSource returns the source's descriptor if a goroutine can wait for it
+// without a buffer; nil if it can only read.
 func (p *pump) rawSource() syscall.RawConn {
 	c, ok := p.src.raw.(syscall.Conn)
 	if p.src.tls != nil || !ok {
@@ -47,8 +46,8 @@ func (p *pump) rawSource() syscall.RawConn {
 	return raw
 }
 
-// read fills buf at most. On a raw connection buf goes back to the pool while
-// there is nothing to read; held is the buffer that is in use at the end.
+// read reads at most a buffer. A raw connection returns buf to the pool while
+// there is nothing to read; held is the buffer in use at the end.
 func (p *pump) read(raw syscall.RawConn, buf *[]byte) (n int, held *[]byte, err error) {
 	if raw == nil {
 		n, err = p.src.stream().Read(*buf)

@@ -18,9 +18,9 @@ import (
 	"time"
 )
 
-// What TLS 1.3 sends besides application data once the handshake is over, in
-// both directions. crypto/tls makes none of it by itself, so the records of one
-// end are made here, with the keys of its key log.
+// Records of TLS 1.3 other than application data after the handshake, in both
+// directions. crypto/tls does not send them by itself, so the records of one end are
+// made here, with the keys of its key log.
 
 // The content types, handshake messages and alerts that are made here.
 const (
@@ -44,7 +44,7 @@ type recordEnd struct {
 	seq    uint64
 }
 
-// newRecordLeg is newLeg with a recordEnd, whose sides may be changed before the
+// newRecordLeg is newLeg with a recordEnd. Its sides may be changed before the
 // handshake.
 func newRecordLeg(t *testing.T, change func(client *tls.Config)) (*recordEnd, Leg) {
 	t.Helper()
@@ -78,7 +78,7 @@ func newRecordLeg(t *testing.T, change func(client *tls.Config)) (*recordEnd, Le
 	return r, TLS(client, transport, nil)
 }
 
-// connected is a pair of TCP connections to each other.
+// connected returns both ends of a TCP connection.
 func connected(t testing.TB) (far, near net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -107,7 +107,7 @@ func handshake(t testing.TB, a, b *tls.Conn) {
 	}
 }
 
-// use begins a generation of keys.
+// use switches to a generation of keys.
 func (r *recordEnd) use(secret []byte) {
 	r.secret, r.seq = secret, 0
 	block, err := aes.NewCipher(expandLabel(r.t, secret, "key", 16))
@@ -130,7 +130,7 @@ func expandLabel(t *testing.T, secret []byte, label string, n int) []byte {
 	return out
 }
 
-// record makes one.
+// record makes a record.
 func (r *recordEnd) record(contentType byte, content ...byte) []byte {
 	nonce := bytes.Clone(r.iv)
 	var seq [8]byte
@@ -146,7 +146,7 @@ func (r *recordEnd) record(contentType byte, content ...byte) []byte {
 
 func (r *recordEnd) data(s string) []byte { return r.record(typeData, []byte(s)...) }
 
-// keyUpdate makes the message, after which the next keys count.
+// keyUpdate makes the message and switches to the next keys.
 func (r *recordEnd) keyUpdate(request byte) []byte {
 	b := r.record(typeHandshake, messageKeyUpdate, 0, 0, 1, request)
 	r.use(expandLabel(r.t, r.secret, "traffic upd", 32))
@@ -160,8 +160,8 @@ func (r *recordEnd) send(records ...[]byte) {
 	}
 }
 
-// goodbye is close_notify and FIN.
-func (r *recordEnd) goodbye() {
+// closeNotify sends close_notify and FIN.
+func (r *recordEnd) closeNotify() {
 	r.send(r.record(typeAlert, alertWarning, alertCloseNotify))
 	r.raw.(*net.TCPConn).CloseWrite()
 }
@@ -198,7 +198,7 @@ func wantRead(t *testing.T, from io.Reader, want string) {
 	}
 }
 
-// New keys, asked for by either end, at any place of the stream: also where the
+// New keys, requested by either end, at any position of the stream, also if the
 // message arrives in two parts.
 func TestKeyUpdate(t *testing.T) {
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
@@ -215,7 +215,7 @@ func TestKeyUpdate(t *testing.T) {
 			peer.send(peer.keyUpdate(updateNotRequested), peer.data("c"))
 			wantRead(t, p.down, "c")
 		}
-		peer.goodbye()
+		peer.closeNotify()
 		if rest, err := io.ReadAll(p.down); len(rest) > 0 || err != nil {
 			t.Errorf("then %q, %v", rest, err)
 		}
@@ -229,8 +229,8 @@ func TestKeyUpdate(t *testing.T) {
 	})
 }
 
-// A server that answers a client which has ended may change its keys, though
-// nobody can answer it any more.
+// A server may change its keys while it answers a client that has ended, although
+// the change cannot be answered any more.
 func TestKeyUpdateAfterWeHaveEnded(t *testing.T) {
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
 		p.down.closeWrite()
@@ -240,7 +240,7 @@ func TestKeyUpdateAfterWeHaveEnded(t *testing.T) {
 		peer.send(peer.data("a"), peer.keyUpdate(updateWanted), peer.data("b"))
 		wantRead(t, p.down, "ab")
 		peer.send(peer.keyUpdate(updateWanted), peer.data("c"))
-		peer.goodbye()
+		peer.closeNotify()
 		if rest, err := io.ReadAll(p.down); string(rest) != "c" || err != nil {
 			t.Errorf("the client reads %q, %v; want c", rest, err)
 		}
@@ -250,8 +250,8 @@ func TestKeyUpdateAfterWeHaveEnded(t *testing.T) {
 	})
 }
 
-// A peer that asks for new keys again and again and reads no answer is stopped,
-// before its answers fill our memory.
+// A peer that requests new keys again and again and reads no answer is not read any
+// more before the answers fill our memory.
 func TestKeyUpdatesWithoutEnd(t *testing.T) {
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
 		const many = 4 << 20 // more than the small sockets hold, and we
@@ -282,17 +282,16 @@ func TestKeyUpdatesWithoutEnd(t *testing.T) {
 	})
 }
 
-// holder is a session that tells what it holds.
+// holder is a session that reports how many bytes it holds.
 type holder interface{ heldFor(Side) int }
 
-// tickets is a session cache that announces what it is given.
+// tickets is a session cache that announces each entry.
 type tickets chan *tls.ClientSessionState
 
 func (c tickets) Get(string) (*tls.ClientSessionState, bool)    { return nil, false }
 func (c tickets) Put(_ string, session *tls.ClientSessionState) { c <- session }
 
-// Session tickets come when the server likes, in several records if it likes,
-// and reach the cache.
+// Session tickets may arrive at any time, in several records, and reach the cache.
 func TestLateTickets(t *testing.T) {
 	cache := make(tickets, 10)
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
@@ -316,8 +315,8 @@ func TestLateTickets(t *testing.T) {
 	}, func(c *tls.Config) { c.ClientSessionCache, c.ServerName = cache, "tickets.test" })
 }
 
-// A fatal alert of the peer is its reset, and passed on as one, behind what it
-// has sent before.
+// A fatal alert of the peer counts as its reset, and is passed on as one after the
+// bytes that it sent before.
 func TestAlertOfThePeer(t *testing.T) {
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
 		peer.send(peer.data("a"))
@@ -330,7 +329,7 @@ func TestAlertOfThePeer(t *testing.T) {
 	})
 }
 
-// What we cannot read is answered with an alert, which arrives.
+// Records that we cannot read are answered with an alert, which arrives.
 func TestAlertToThePeer(t *testing.T) {
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
 		record := peer.data("a")
@@ -346,7 +345,7 @@ func TestAlertToThePeer(t *testing.T) {
 	})
 }
 
-// isAlert says whether err is an alert that the peer has sent.
+// isAlert reports whether err is an alert of the peer.
 func isAlert(err error) bool {
 	var e *net.OpError
 	return errors.As(err, &e) && e.Op == "remote error"

@@ -20,17 +20,17 @@ type Leg struct {
 	early     []byte
 }
 
-// Plain is a side without TLS: a *net.TCPConn or *net.UnixConn; others work with
-// the limits of the package's comment. Early was read from it already and goes
-// to the other side first.
+// Plain is a side without TLS: a *net.TCPConn, a *net.UnixConn or a *Socket; others
+// work within the limits in the package's comment. Early was already read from conn
+// and goes to the other side first.
 func Plain(conn net.Conn, early []byte) Leg { return Leg{raw: conn, early: early} }
 
-// TLS is a side whose handshake is complete; t is what conn was made on.
+// TLS is a side with a completed handshake; t is the Transport below conn.
 func TLS(conn *tls.Conn, t *Transport, early []byte) Leg {
 	return Leg{raw: t.Conn, tls: conn, transport: t, early: early}
 }
 
-// stream is where the application's bytes are.
+// stream returns the connection with the application's bytes.
 func (l *Leg) stream() net.Conn {
 	if l.tls != nil {
 		return l.tls
@@ -38,31 +38,31 @@ func (l *Leg) stream() net.Conn {
 	return l.raw
 }
 
-// Config is one session. It is not changed after Start.
+// Config describes one session. It is not changed after Start.
 type Config struct {
 	Downstream, Upstream Leg
 	Limits
-	// Owner is told how the session goes. Nil: nobody is.
+	// Owner receives the session's events. It may be nil.
 	Owner Owner
 }
 
-// Owner is told how a session goes.
+// Owner receives the events of a session.
 type Owner interface {
 	// Settled is called at most once: at the first byte from upstream or after
-	// SettleAfter, and not if the session has ended before; Done waits until it
-	// has returned. It must not block.
+	// SettleAfter, and not after the session's end; Done is called after it has
+	// returned. It must not block.
 	Settled()
-	// Done is called once, after everything. It must not block for long.
+	// Done is called once, as the last call. It must not block for long.
 	Done(Result)
 }
 
-// Limits bound a session. Zero is none.
+// Limits bound a session. A zero field is no limit.
 type Limits struct {
-	// Idle ends a session that moved no byte either way for so long.
+	// Idle ends a session in which no byte moved either way for that long.
 	Idle time.Duration
-	// HalfCloseIdle is the same once one side has ended.
+	// HalfCloseIdle is the same after one side has ended.
 	HalfCloseIdle time.Duration
-	// Lifetime bounds the whole.
+	// Lifetime bounds the session as a whole.
 	Lifetime time.Duration
 }
 
@@ -129,53 +129,53 @@ func (e End) String() string {
 	return "internal error"
 }
 
-// Result is the account of a session.
+// Result says how a session ended.
 type Result struct {
 	End End
-	// FirstClose is the side that ended first, by FIN or RST; None if we did.
+	// FirstClose is the side that ended first, by FIN or RST; None if we ended it.
 	FirstClose Side
 	// Truncated: a TLS side's FIN came without close_notify.
 	Truncated bool
-	// Err is what was seen where End is a reset or a loss, on ErrSide.
+	// Err is the error of ErrSide if End is a reset or a loss, or a *PanicError.
 	Err     error
 	ErrSide Side
-	// Cause is what Stop or FinishIfIdle was given.
+	// Cause is the argument of Stop or FinishIfIdle.
 	Cause error
-	// Up went from downstream to upstream, Down the other way, early bytes included.
+	// Up counts the bytes delivered to the upstream, Down those to the downstream,
+	// early bytes included.
 	Up, Down int64
-	// Settled says whether Config.Settled was called.
+	// Settled says whether Owner.Settled was called.
 	Settled  bool
 	Duration time.Duration
 }
 
-// Session is one pair of connections being relayed.
+// Session is a pair of connections that is being relayed.
 type Session interface {
 	// Up is the number of bytes delivered to the upstream so far.
 	Up() int64
 	// Down is the number of bytes delivered to the downstream so far.
 	Down() int64
-	// Quiet is how long no byte has moved, since the start if none ever has, and
-	// which side sent the last one.
+	// Quiet returns how long no byte has moved, since the start if none ever has,
+	// and which side sent the last one.
 	Quiet() (time.Duration, Side)
-	// Held is how many bytes the session holds now for a side that does not take them.
+	// Held is how many bytes the session holds for sides that do not accept them now.
 	Held() int64
-	// HalfClosed says whether one side has ended and the other has not.
+	// HalfClosed reports whether exactly one side has ended.
 	HalfClosed() bool
-	// Stop ends the session with a RST on both sides. The first cause counts;
-	// after the end it does nothing.
+	// Stop ends the session with a RST on both sides. Only the first call has an
+	// effect, and none after the session's end.
 	Stop(cause error)
 	// FinishIfIdle ends the session with a FIN on both sides if no byte has moved
 	// for at least that long, none is waiting for a slow reader, and neither side
-	// has ended. It returns whether it did. A byte that arrives at that very
-	// moment may meet a closed connection, as it would with a server that closes
-	// an idle connection.
+	// has ended. It reports whether it did. A byte that arrives at that moment may
+	// meet a closed connection, as with a server that closes an idle connection.
 	FinishIfIdle(atLeast time.Duration, cause error) bool
 }
 
-// errResetUnseen is a reset whose error a failed write has taken.
+// errResetUnseen stands for a reset whose error was consumed by a failed write.
 const errResetUnseen = syscall.ECONNRESET
 
-// forever is for a limit that there is none of.
+// forever is the deadline of a limit that is not set.
 const forever = 1 << 62 * time.Nanosecond
 
 // next is when, after the start, a limit could next be reached, if no byte
@@ -194,7 +194,7 @@ func (l *Limits) next(last time.Duration, halfClosed bool) time.Duration {
 	return at
 }
 
-// reached says which limit has been reached at now, after the start.
+// reached reports which limit has been reached at now, after the start.
 func (l *Limits) reached(now, last time.Duration, halfClosed bool) (End, bool) {
 	switch {
 	case l.Lifetime > 0 && now >= l.Lifetime:
@@ -207,8 +207,8 @@ func (l *Limits) reached(now, last time.Duration, halfClosed bool) (End, bool) {
 	return 0, false
 }
 
-// quiet is Quiet of a session at now, when each direction last moved at up and
-// down; all in nanoseconds after the start, zero for never.
+// quiet computes Session.Quiet at now from the times at which each direction last
+// moved a byte: in nanoseconds after the start, zero for never.
 func quiet(now time.Duration, up, down int64) (time.Duration, Side) {
 	switch {
 	case up == 0 && down == 0:
@@ -219,7 +219,7 @@ func quiet(now time.Duration, up, down int64) (time.Duration, Side) {
 	return now - time.Duration(down), Upstream
 }
 
-// ending names how a side ended that answered with err.
+// ending classifies the ending of a session whose side failed with err.
 func ending(side Side, err error) End {
 	lost := isLost(err)
 	switch {
@@ -237,8 +237,8 @@ func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// isLost says whether the network gave the peer up: keepalive or retransmission
-// went unanswered.
+// isLost reports whether the network gave up on the peer: keepalive or
+// retransmission went unanswered.
 func isLost(err error) bool {
 	for _, n := range []syscall.Errno{syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
 		if errors.Is(err, n) {

@@ -26,8 +26,8 @@ import (
 // bound is how long a test waits for what should happen at once.
 const bound = 20 * time.Second
 
-// The behaviour tests run against every engine and every kind of leg: what they
-// ask is the package's promise, not an implementation's.
+// The behaviour tests run against every engine and every kind of leg: they test the
+// package's promises, not those of an implementation.
 
 // engines are the implementations.
 var engines = map[string]func() *Engine{"portable": newPortable, "epoll": New}
@@ -235,8 +235,8 @@ func ask(t *testing.T, e *end, question string) string {
 	return string(answer)
 }
 
-// A client that has sent all it has gets its answer, however late; and so does
-// a server that ends first.
+// A client that has ended gets its answer, however late; and so does a server that
+// ends first.
 func TestHalfCloseAndALateAnswer(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) { lateAnswer(t, p, p.down, p.up, Downstream) })
 	everywhere(t, func(t *testing.T, p *pair) { lateAnswer(t, p, p.up, p.down, Upstream) })
@@ -283,7 +283,7 @@ func passesReset(t *testing.T, p *pair, resets, other *end, want End, side Side)
 	}
 }
 
-// wantReset reads on and wants a RST; on a unix socket, an end.
+// wantReset reads on and expects a RST; on a unix socket, an end.
 func wantReset(t *testing.T, e *end) {
 	t.Helper()
 	_, err := io.Copy(io.Discard, e)
@@ -319,8 +319,8 @@ type endless struct{}
 
 func (endless) Read(b []byte) (int, error) { return len(b), nil }
 
-// A server that closes both ways after its answer refuses what comes later with
-// a RST, and the client learns it.
+// A server that closes both ways after its answer refuses later bytes with a RST,
+// which is passed on to the client.
 func TestServerGoneAfterItsFIN(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
@@ -338,7 +338,7 @@ func TestServerGoneAfterItsFIN(t *testing.T) {
 	}
 }
 
-// bulkSize is what goes each way.
+// bulkSize is the number of bytes in each direction.
 const bulkSize = 16 << 20
 
 func TestBulkBothWaysAtOnce(t *testing.T) {
@@ -361,7 +361,7 @@ func TestBulkBothWaysAtOnce(t *testing.T) {
 	})
 }
 
-// sendOdd sends bulkSize random bytes in writes of odd sizes, ends, and gives
+// sendOdd sends bulkSize random bytes in writes of odd sizes, ends, and returns
 // their hash.
 func sendOdd(e *end, seed uint64) []byte {
 	r := mrand.New(mrand.NewPCG(seed, 7))
@@ -387,7 +387,7 @@ func receive(e *end) []byte {
 	return hash.Sum(nil)
 }
 
-// The counts move while a flow of any kind is under way.
+// The counts change while bytes of any kind of flow move.
 func TestCountsAreLive(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) {
 		for n := int64(1); n <= 3; n++ {
@@ -401,7 +401,7 @@ func TestCountsAreLive(t *testing.T) {
 	})
 }
 
-// waitFor waits for a condition that nothing announces.
+// waitFor polls for a condition.
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(bound); !ok(); runtime.Gosched() {
@@ -411,7 +411,7 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
-// A reader that does not read stops its sender, and holds no memory of ours.
+// A reader that does not read stops its sender, and costs us no memory.
 func TestSlowReaderStopsTheSender(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) {
 		if p.down.Conn != p.down.raw {
@@ -483,7 +483,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Activity puts idle off: a busy session outlives its limit several times.
+// Activity restarts the idle limit: a busy session outlives it several times.
 func TestIdleIsMeasuredFromTheLastByte(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) {
 		for start := time.Now(); time.Since(start) < time.Second; {
@@ -549,7 +549,7 @@ func TestFinishIfIdle(t *testing.T) {
 	})
 }
 
-// What waits for a slow reader makes a session busy, however long it waits.
+// Bytes that wait for a slow reader keep a session busy, however long they wait.
 func TestFinishIfIdleLeavesHeldBytes(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) {
 		if p.up.Conn != p.up.raw {
@@ -588,8 +588,8 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// A server that has ended with close_notify and is gone takes nothing from a
-// client that only closes in its turn, but everything from one that goes on.
+// A server sends close_notify and then closes its socket. A client that only closes
+// in its turn ends normally; a client that sends more is reset.
 func TestServerGoneAfterCloseNotify(t *testing.T) {
 	for name, engine := range engines {
 		for _, more := range []bool{false, true} {
@@ -615,7 +615,7 @@ func TestServerGoneAfterCloseNotify(t *testing.T) {
 	}
 }
 
-// The same where our close_notify is refused before its own is read: only its
+// The same if our close_notify is refused before the server's is read: only the
 // order differs.
 func TestServerGoneAfterCloseNotifyMeetsOurs(t *testing.T) {
 	for name, engine := range engines {
@@ -636,8 +636,8 @@ func TestServerGoneAfterCloseNotifyMeetsOurs(t *testing.T) {
 	}
 }
 
-// A server that resets without close_notify has not ended properly, whoever is
-// told of the reset: also where that is our close_notify.
+// A server that resets without close_notify has not ended properly, whichever
+// operation gets the error: also if that is the write of our close_notify.
 func TestResetThatOurCloseNotifyMeets(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
@@ -654,8 +654,8 @@ func TestResetThatOurCloseNotifyMeets(t *testing.T) {
 	}
 }
 
-// A FIN and a RST that are met at once: the RST counts, though a read finds only
-// the FIN.
+// A FIN and a RST that are noticed at once: the RST counts, although a read returns
+// only the FIN.
 func TestResetRightBehindAFIN(t *testing.T) {
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
@@ -721,7 +721,7 @@ func TestSettled(t *testing.T) {
 	})
 }
 
-// What sessions hold is counted, and given back at their end.
+// Held bytes are counted, and subtracted at the end of their session.
 func TestHeldBytesAreCounted(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *pair) {
 		go func() { // ends with the connection
@@ -741,7 +741,7 @@ func TestHeldBytesAreCounted(t *testing.T) {
 	})
 }
 
-// heldBound is about what a session holds at most.
+// heldBound is about the most that a session holds.
 const heldBound = 2 << 20
 
 func TestBudget(t *testing.T) {

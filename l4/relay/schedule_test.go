@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// FuzzSchedule plays a schedule of what two applications do, and what is done to
-// their session, against a model: what each end must see, and which results are
-// allowed. The first byte chooses the engine and the legs, each other is a step.
+// FuzzSchedule runs a schedule of actions of two applications and on their session,
+// and compares with a model: what each end must receive, and which results are
+// allowed. The first byte selects the engine and the legs, each other is a step.
 func FuzzSchedule(f *testing.F) {
 	for first := range byte(2 * len(kinds)) {
 		for _, steps := range [][]byte{
@@ -52,8 +52,8 @@ func FuzzSchedule(f *testing.F) {
 	})
 }
 
-// A step is one of these, for an end (downstream unless upstream is added), and
-// the next comes when the model's consequences have been seen, or atOnce.
+// A step is one of these, for an end (downstream unless upstream is added). The next
+// step follows when the effects of the model have been seen, or atOnce.
 const (
 	opSend   = 0 // and up to 31: how much
 	opEnd    = 32
@@ -80,13 +80,13 @@ type schedule struct {
 
 	may     [EndStopped + 1]bool // the endings that are possible
 	must    bool                 // it ends by itself
-	drained bool                 // FinishIfIdle did it
-	first   Side                 // that has ended first, if that is certain
-	synced  bool                 // what was sent has arrived
+	drained bool                 // FinishIfIdle ended it
+	first   Side                 // the side that ended first, if that is certain
+	synced  bool                 // all bytes sent have arrived
 	settled bool                 // it has ended, and nothing more can happen
 }
 
-// modelEnd is an application, and what it has done.
+// modelEnd is an application, and its state.
 type modelEnd struct {
 	*end
 	side Side
@@ -97,11 +97,11 @@ type modelEnd struct {
 	ended, reset, closed     bool
 	paused                   bool
 	mu                       sync.Mutex
-	gate                     *sync.Cond // paused has changed
+	gate                     *sync.Cond // signals a change of paused
 	received                 int64      // guarded by mu
-	wrong, complete, stopped bool       // guarded by mu; the last two: the stream is over, the first of them properly
-	refused                  bool       // guarded by mu; a write has met an error
-	writing                  int        // guarded by mu; things in todo
+	wrong, complete, stopped bool       // guarded by mu; received wrong bytes; a FIN; any end
+	refused                  bool       // guarded by mu; a write has failed
+	writing                  int        // guarded by mu; entries in todo
 }
 
 func newSchedule(p *pair, portable bool) *schedule {
@@ -126,7 +126,7 @@ func (m *modelEnd) write() {
 	}
 }
 
-// idle says whether the writer has nothing left to do.
+// idle reports whether the writer has nothing left to do.
 func (m *modelEnd) idle() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,7 +153,7 @@ func (m *modelEnd) read(from stream) {
 	}
 }
 
-// do lets the writer do something, in its turn.
+// do queues a function for the writer.
 func (m *modelEnd) do(f func() error) {
 	m.mu.Lock()
 	m.writing++
@@ -214,7 +214,7 @@ func (s *schedule) send(e, other *modelEnd, v byte) {
 	}
 	s.synced = false
 	if other.closed || other.reset {
-		s.may[ending(other.side, nil)] = true // it refuses them
+		s.may[ending(other.side, nil)] = true // it refuses the bytes
 	}
 }
 
@@ -224,7 +224,7 @@ func (s *schedule) end(e, other *modelEnd) {
 	s.fin(e, other)
 }
 
-// fin is an end's FIN.
+// fin records an end's FIN.
 func (s *schedule) fin(e, other *modelEnd) {
 	if other.ended {
 		s.may[EndClosed], s.must = true, true
@@ -235,9 +235,9 @@ func (s *schedule) reset(e, other *modelEnd) {
 	certain := !e.unix && !e.ended && !s.must
 	e.reset = true
 	s.may[ending(e.side, nil)] = true
-	goodbye := e.ended && e.Conn != e.raw // close_notify: a reset takes nothing from that
-	if certain || !s.portable && !e.unix && !goodbye {
-		s.must = true // the portable engine does not look at a side that has ended
+	clean := e.ended && e.Conn != e.raw // after close_notify a reset does not count
+	if certain || !s.portable && !e.unix && !clean {
+		s.must = true // the portable engine does not watch a side that has ended
 	}
 	if e.unix && other.ended {
 		s.may[EndClosed] = true
@@ -245,7 +245,7 @@ func (s *schedule) reset(e, other *modelEnd) {
 	e.end.reset()
 }
 
-// close is FIN both ways: nothing is refused but what comes later.
+// close closes both directions: only later bytes are refused.
 func (s *schedule) close(e, other *modelEnd) {
 	e.ended, e.closed = true, true
 	e.do(e.Conn.Close)
@@ -263,7 +263,7 @@ func (s *schedule) finishIfIdle() {
 	}
 }
 
-// wait opWait for what must come of the steps so far.
+// wait waits for the certain effects of the steps so far.
 func (s *schedule) wait() {
 	if s.must {
 		s.settled = true
@@ -301,7 +301,7 @@ func (s *schedule) wait() {
 	}
 }
 
-// await polls, for what nothing announces.
+// await polls for a condition.
 func (s *schedule) await(what string, side Side, ok func() bool) {
 	for limit := time.Now().Add(bound / 4); !ok(); runtime.Gosched() {
 		if time.Now().After(limit) {
@@ -310,7 +310,7 @@ func (s *schedule) await(what string, side Side, ok func() bool) {
 	}
 }
 
-// finish lets everybody read on, ends the session if that is left to us, and
+// finish lets both ends read on, ends the session if it does not end by itself, and
 // compares.
 func (s *schedule) finish() {
 	for _, e := range s.ends {
@@ -348,7 +348,7 @@ func (s *schedule) finish() {
 	}
 }
 
-// judge says whether an end has seen what it must.
+// judge checks what an end has received.
 func (s *schedule) judge(e, other *modelEnd, moved int64, r Result) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -15,32 +15,32 @@ import (
 )
 
 // Socket is a TCP connection that enters Go's poller only if somebody has to wait
-// for it there, or asks for its *net.TCPConn. One that goes straight to an engine
-// never does, which saves half of the system calls that its life costs; for its
-// first bytes a loop can wait (Await).
+// for it there, or needs its *net.TCPConn. A Socket that goes straight to an
+// engine never does, which saves half of its system calls. A loop can wait for
+// its first bytes (Await).
 type Socket struct {
 	// Static after construction.
 	engine    *Engine
 	remote    netip.AddrPort
 	keepAlive *net.KeepAliveConfig
-	// late: a dialled socket does not have the keepalive options yet. It gets them
-	// when it enters Go's poller, or from the engine once it has lived for a second,
-	// for most that are busy do not live so long.
+	// late: the keepalive options of a dialled socket are not set yet. They are set
+	// when it enters Go's poller, or by the engine after a second: most sockets do not
+	// live that long if connections are frequent.
 	late    bool
-	watched watched // as the table knows the socket
+	watched watched // the socket's entry in the table
 
-	home  *loop          // that has accepted it, or waits for it; nil: dialled
-	local netip.AddrPort // of a dialled one, if it is known
+	home  *loop          // the loop that accepted it or waits for it; nil: dialled
+	local netip.AddrPort // of a dialled socket, if known
 
 	mu   sync.Mutex
-	fd   int32        // guarded by mu; -1 once it is conn's, an engine's, or closed
+	fd   int32        // guarded by mu; -1 after it went to conn or an engine, or was closed
 	conn *net.TCPConn // guarded by mu; nil before it is in Go's poller
 	err  error        // guarded by mu; why there is no conn
 
 	leaver          Leaver    // guarded by mu; told before a wait; nil: nobody is
-	loop            *loop     // guarded by mu; which waits for its bytes; nil: none
+	loop            *loop     // guarded by mu; the loop that waits for its bytes; nil: none
 	arrived         func()    // guarded by mu; see Await
-	missed          bool      // guarded by mu; something came, and nobody was to be told
+	missed          bool      // guarded by mu; an event came while arrived was nil
 	readBy, writeBy time.Time // guarded by mu; the deadlines
 }
 
@@ -50,8 +50,8 @@ func newSocket(e *Engine, fd int32, remote netip.AddrPort, keepAlive *net.KeepAl
 	return s
 }
 
-// TCP is the *net.TCPConn of a connection of Listen or Dial, which from then on is
-// in Go's poller, or c itself if it is one.
+// TCP returns the *net.TCPConn of a connection of Listen or Dial, which is in
+// Go's poller from then on, or c itself if it is one.
 func TCP(c net.Conn) (*net.TCPConn, bool) {
 	if s, ok := c.(*Socket); ok {
 		s.mu.Lock()
@@ -83,7 +83,7 @@ func (s *Socket) poll() (*net.TCPConn, error) {
 	return s.adopt()
 }
 
-// adopt gives the socket to Go's poller. Mu is held.
+// adopt moves the socket to Go's poller. Mu is held.
 func (s *Socket) adopt() (*net.TCPConn, error) {
 	if s.conn != nil || s.err != nil {
 		return s.conn, s.err
@@ -95,13 +95,13 @@ func (s *Socket) adopt() (*net.TCPConn, error) {
 	fd := s.fd
 	f := os.NewFile(uintptr(fd), "")
 	s.fd = -1
-	defer f.Close() // FileConn has made a descriptor of its own
+	defer f.Close() // FileConn dups the descriptor
 	c, err := net.FileConn(f)
 	if err != nil {
 		s.err = err
 		return nil, err
 	}
-	setKeepAlive(fd, s.keepAlive) // package net has just set its own
+	setKeepAlive(fd, s.keepAlive) // package net has just set its own options
 	s.conn = c.(*net.TCPConn)
 	if !s.readBy.IsZero() || !s.writeBy.IsZero() {
 		s.conn.SetReadDeadline(s.readBy)
@@ -110,7 +110,7 @@ func (s *Socket) adopt() (*net.TCPConn, error) {
 	return s.conn, nil
 }
 
-// Read takes what is there, and waits in Go's poller if nothing is.
+// Read reads what is there, and waits in Go's poller if there is nothing.
 func (s *Socket) Read(b []byte) (int, error) {
 	s.mu.Lock()
 	if s.fd >= 0 {
@@ -127,7 +127,7 @@ func (s *Socket) Read(b []byte) (int, error) {
 	return c.Read(b)
 }
 
-// ReadNow is Read that does not wait: ok says that it did not have to.
+// ReadNow is Read without waiting; ok is false if it would have to wait.
 func (s *Socket) ReadNow(b []byte) (n int, err error, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,8 +141,8 @@ func (s *Socket) ReadNow(b []byte) (n int, err error, ok bool) {
 	return n, err, true
 }
 
-// WriteNow is Write that does not wait: n bytes were written, and ok says that those
-// are all that can be.
+// WriteNow is Write without waiting: n bytes were written; ok is false if it
+// would have to wait to write the rest.
 func (s *Socket) WriteNow(b []byte) (n int, err error, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,8 @@ func (s *Socket) WriteNow(b []byte) (n int, err error, ok bool) {
 	return n, err, true
 }
 
-// readNow is Read without waiting. Mu is held, so that the descriptor is ours.
+// readNow is Read without waiting. Mu is held, and the descriptor is the socket's
+// own.
 func (s *Socket) readNow(b []byte) (int, error) {
 	if expired(s.readBy) {
 		return 0, s.opError("read", os.ErrDeadlineExceeded)
@@ -164,7 +165,7 @@ func (s *Socket) readNow(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	s.missed = false // what comes from now on is seen, or told of
+	s.missed = false // this read sees everything up to now; a later event sets it again
 	n, errno := recv(s.fd, b)
 	switch {
 	case errno == syscall.EAGAIN:
@@ -177,7 +178,7 @@ func (s *Socket) readNow(b []byte) (int, error) {
 	return n, nil
 }
 
-// Write gives the system what it takes, and waits in Go's poller if that is not all.
+// Write writes what the system accepts, and waits in Go's poller for the rest.
 func (s *Socket) Write(b []byte) (n int, err error) {
 	s.mu.Lock()
 	if s.fd >= 0 {
@@ -215,13 +216,13 @@ func (s *Socket) writeNow(b []byte) (n int, err error) {
 
 func expired(by time.Time) bool { return !by.IsZero() && !time.Now().Before(by) }
 
-// opError is err in package net's form.
+// opError wraps err in package net's form.
 func (s *Socket) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Addr: s.RemoteAddr(), Err: err}
 }
 
-// watch lets a loop wait for bytes. Of edges: a loop that has told once is quiet
-// until there are more. Mu is held.
+// watch makes a loop wait for bytes, edge-triggered: after an event the loop is
+// quiet until more bytes arrive. Mu is held.
 func (s *Socket) watch() bool {
 	if s.loop != nil {
 		return true
@@ -239,7 +240,7 @@ func (s *Socket) watch() bool {
 	return true
 }
 
-// unwatch ends that. Mu is held.
+// unwatch undoes watch. Mu is held.
 func (s *Socket) unwatch() {
 	if s.loop == nil {
 		return
@@ -249,7 +250,7 @@ func (s *Socket) unwatch() {
 	s.loop, s.arrived = nil, nil
 }
 
-// ready is an event of the socket's, on a loop.
+// ready handles an event of the socket, on a loop.
 func (s *Socket) ready(*loop) {
 	s.mu.Lock()
 	f := s.arrived
@@ -260,10 +261,10 @@ func (s *Socket) ready(*loop) {
 	}
 }
 
-// Await calls f once, on a loop, when there is something to read: bytes, an end, an
-// error; rarely, when there is not. It is not called after Close, and not at all
-// where Await is false. It must not wait. Until it is called nobody may read from the
-// connection.
+// Await calls f once, on a loop, when there is something to read: bytes, an end,
+// an error; rarely, when there is not. It does not call f after Close, or if
+// Await returned false. F must not block. Until f is called nobody may read from
+// the connection.
 func (s *Socket) Await(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,7 +273,7 @@ func (s *Socket) Await(f func()) bool {
 	}
 	if s.missed {
 		s.missed = false
-		go f() // as the loop would have called it
+		go f() // in place of the loop's call
 		return true
 	}
 	s.arrived = f
@@ -292,7 +293,7 @@ func (s *Socket) CloseWrite() error {
 	return os.NewSyscallError("shutdown", unix.Shutdown(int(s.fd), unix.SHUT_WR))
 }
 
-// SetDeadline is that of net.Conn.
+// SetDeadline implements net.Conn.
 func (s *Socket) SetDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,7 +304,7 @@ func (s *Socket) SetDeadline(t time.Time) error {
 	return s.open()
 }
 
-// SetReadDeadline is that of net.Conn.
+// SetReadDeadline implements net.Conn.
 func (s *Socket) SetReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -314,7 +315,7 @@ func (s *Socket) SetReadDeadline(t time.Time) error {
 	return s.open()
 }
 
-// SetWriteDeadline is that of net.Conn.
+// SetWriteDeadline implements net.Conn.
 func (s *Socket) SetWriteDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -325,7 +326,7 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 	return s.open()
 }
 
-// open is the error of a socket that is closed, or an engine's. Mu is held.
+// open returns an error if the socket is closed, or an engine's. Mu is held.
 func (s *Socket) open() error {
 	if s.fd < 0 {
 		return net.ErrClosed
@@ -333,7 +334,7 @@ func (s *Socket) open() error {
 	return nil
 }
 
-// SetLinger is that of net.TCPConn; 0 makes a close a RST.
+// SetLinger is that of net.TCPConn; 0 makes Close send a RST.
 func (s *Socket) SetLinger(seconds int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,7 +349,7 @@ func (s *Socket) SetLinger(seconds int) error {
 	return nil
 }
 
-// Close closes the connection, wherever it is.
+// Close closes the connection, in Go's poller or not.
 func (s *Socket) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -358,7 +359,7 @@ func (s *Socket) Close() error {
 	if s.fd < 0 {
 		return net.ErrClosed
 	}
-	if s.loop != nil { // the table forgets it before the number can be another's
+	if s.loop != nil { // remove it from the table before the number can be reused
 		s.engine.table.at(s.fd).Store(nil)
 	}
 	closeFD(s.fd)
@@ -366,8 +367,8 @@ func (s *Socket) Close() error {
 	return nil
 }
 
-// LocalAddr is our end's address, nil if it is not known once the socket is an
-// engine's or closed.
+// LocalAddr is our end's address; nil if it is not known after the socket was
+// closed or went to an engine.
 func (s *Socket) LocalAddr() net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -390,7 +391,7 @@ func (s *Socket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote
 // RemoteAddrPort is RemoteAddr without an allocation.
 func (s *Socket) RemoteAddrPort() netip.AddrPort { return s.remote }
 
-// Control runs f with the descriptor, which f must neither keep nor close.
+// Control calls f with the descriptor, which f must neither keep nor close.
 func (s *Socket) Control(f func(fd uintptr)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -408,21 +409,23 @@ func (s *Socket) Control(f func(fd uintptr)) error {
 	return nil
 }
 
-// bare is the descriptor, if it is the socket's own.
+// bare returns the descriptor; ok is false if it is not the socket's own any
+// more.
 func (s *Socket) bare() (fd int32, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fd, s.fd >= 0
 }
 
-// holds says whether fd is the socket's own.
+// holds reports whether fd is the socket's own.
 func (s *Socket) holds(fd int32) bool {
 	own, ok := s.bare()
 	return ok && own == fd
 }
 
 // release ends the socket's own waiting, before another owner of the descriptor
-// waits in l. Known: l's epoll has it already, and has to be told for whom.
+// waits in l. Known reports that l's epoll has the descriptor already, and needs
+// only a change.
 func (s *Socket) release(l *loop) (known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -434,7 +437,8 @@ func (s *Socket) release(l *loop) (known bool) {
 	return false
 }
 
-// taken makes the descriptor an engine's; false if it is in Go's poller.
+// taken gives the descriptor to an engine; it returns false if the socket is in
+// Go's poller.
 func (s *Socket) taken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -455,7 +459,7 @@ func setKeepAlive(fd int32, keepAlive *net.KeepAliveConfig) {
 	setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
 
-// bigEndian reads, or makes, a port as it is on the wire.
+// bigEndian converts a port from or to network byte order.
 func bigEndian(port uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&port))
 	return uint16(b[0])<<8 | uint16(b[1])
@@ -463,15 +467,15 @@ func bigEndian(port uint16) uint16 {
 
 // Dial connects to an address without a zone, and returns a connection for Plain
 // or for a Transport. The error is, or wraps, the system's error number or that
-// of ctx. The socket is not bound first, so that ports do not run out. L, if not nil, is
+// of ctx. The socket is not bound before it connects, so that ports do not run out. L, if not nil, is
 // called before the dial has to wait, which one to this host does not, and becomes the
-// connection's SetLeaver. KeepAlive is not changed afterwards.
+// connection's SetLeaver. KeepAlive must not be changed afterwards.
 func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	return e.DialMarked(ctx, to, 0, keepAlive, l)
 }
 
-// DialMarked is Dial from a socket with a mark; 0 is none. The error may also wrap
-// a *MarkError.
+// DialMarked is Dial with a marked socket; 0: no mark. The error may also wrap a
+// *MarkError.
 func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	s, err := e.connect(ctx, to, mark, l)
 	if err != nil {
@@ -502,8 +506,8 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, l Lea
 			return nil, err
 		}
 	}
-	// The second call tells how the first went: to an address of this host it has
-	// ended by then.
+	// The second call returns the result of the first, which to an address of this
+	// host has ended by then.
 	errno = connect(s.fd, to)
 	if errno == syscall.EINPROGRESS {
 		errno = connect(s.fd, to)
@@ -512,9 +516,9 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, l Lea
 	switch errno {
 	case 0, syscall.EISCONN:
 		if s.local = localAddr(s.fd); s.local == unmapped(to) {
-			// Nobody listens there, and the port that the kernel chose for us is just
-			// that: the socket has connected to itself. A dead service would seem alive,
-			// and could not come back.
+			// Nothing listens there, and the kernel has chosen the same port for us: the
+			// socket has connected to itself. A dead service would seem alive, and could
+			// not listen again.
 			err = ioError("connect", syscall.ECONNREFUSED)
 		}
 	case syscall.EALREADY, syscall.EINPROGRESS:
@@ -543,7 +547,7 @@ func connect(fd int32, to netip.AddrPort) syscall.Errno {
 	return errno
 }
 
-// localAddr is a socket's own address; the zero value if there is none.
+// localAddr returns a socket's own address; the zero value if there is none.
 func localAddr(fd int32) netip.AddrPort {
 	var sa unix.RawSockaddrAny
 	size := uint32(unsafe.Sizeof(sa))
@@ -557,7 +561,7 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// dialling is a connect that somebody waits for. It has room for one event.
+// dialling is a connect that a goroutine waits for. It has room for one event.
 type dialling chan struct{}
 
 func (d dialling) ready(*loop) {
@@ -567,8 +571,8 @@ func (d dialling) ready(*loop) {
 	}
 }
 
-// awaitConnect waits until a connect has ended, in a loop's epoll. An event is
-// only a hint, as it is for a flow.
+// awaitConnect waits in a loop's epoll until a connect has ended. An event is
+// only a hint, as for a flow.
 func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) error {
 	l := e.loop()
 	if l == nil {

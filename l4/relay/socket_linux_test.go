@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a Socket owes to who takes it for any net.Conn.
+// A Socket must behave like any net.Conn.
 
-// newSockets are both ends of a connection, each in no poller.
+// newSockets returns both ends of a connection, neither in a poller.
 func newSockets(t *testing.T, e *Engine) (dialled, accepted *Socket) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,13 +40,13 @@ func newSockets(t *testing.T, e *Engine) (dialled, accepted *Socket) {
 	return dialled, accepted
 }
 
-// waiting waits until somebody had to wait for the socket.
+// waiting waits until the socket is in Go's poller.
 func (s *Socket) waiting(t *testing.T) {
 	t.Helper()
 	waitFor(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.conn != nil })
 }
 
-// Both directions at once, more than the buffers take.
+// Both directions at once, with more bytes than the buffers hold.
 func TestSocketMovesBytesBothWays(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -75,7 +75,7 @@ func TestSocketMovesBytesBothWays(t *testing.T) {
 	group.Wait()
 }
 
-// What is there is read, and what fits is written, without Go's poller.
+// Bytes that are there are read, and bytes that fit are written, without Go's poller.
 func TestSocketStaysOutOfGosPoller(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -105,7 +105,7 @@ func TestSocketStaysOutOfGosPoller(t *testing.T) {
 	}
 }
 
-// A deadline ends what waits and what follows, and its removal lets both go on.
+// A deadline ends waiting and later calls; its removal makes them work again.
 func TestSocketDeadlines(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -158,7 +158,7 @@ func TestSocketDeadlines(t *testing.T) {
 	fails("a write that waits without one", write)
 }
 
-// Close ends what waits, and a RST what comes next.
+// Close ends waiting calls, and a RST the next calls.
 func TestSocketEnds(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -193,8 +193,7 @@ func TestSocketEnds(t *testing.T) {
 	}
 }
 
-// In Go's poller a socket has the deadlines that it had before, and there is no
-// more for who awaits it in a loop.
+// A socket keeps its deadlines when it enters Go's poller, and its Await ends.
 func TestSocketEntersGosPoller(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -221,8 +220,8 @@ func TestSocketEntersGosPoller(t *testing.T) {
 	}
 }
 
-// Await tells once, of bytes and of every end, whether they came before or after,
-// and of nothing after Close.
+// Await calls back once, for bytes and for every end, before or after the call, and
+// never after Close.
 func TestAwait(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -265,8 +264,8 @@ func TestAwait(t *testing.T) {
 	}
 }
 
-// An engine takes sockets that have waited in its loops as they are, and nobody
-// else is told of them any more.
+// An engine takes sockets that have waited in its loops over directly, and their
+// Await is not called back any more.
 func TestEngineTakesSocketsAsTheyAre(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -304,7 +303,7 @@ func TestEngineTakesSocketsAsTheyAre(t *testing.T) {
 	}
 }
 
-// A number that is another socket's by now tells nobody of the one before.
+// An event of a reused descriptor number does not reach its previous socket.
 func TestSocketIsForgottenBeforeItsNumberIsUsedAgain(t *testing.T) {
 	e := New()
 	defer e.Close()
@@ -323,7 +322,7 @@ func TestSocketIsForgottenBeforeItsNumberIsUsedAgain(t *testing.T) {
 	}
 }
 
-// What a socket costs that says a word and hears one, before it is relayed.
+// The cost of a socket that exchanges a byte before it is relayed.
 func BenchmarkSocketExchange(b *testing.B) {
 	e := New()
 	defer e.Close()

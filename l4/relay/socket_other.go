@@ -8,7 +8,7 @@ import (
 	"net/netip"
 )
 
-// TCP is c as a *net.TCPConn, if it is one.
+// TCP returns c as a *net.TCPConn, if it is one.
 func TCP(c net.Conn) (*net.TCPConn, bool) {
 	conn, ok := c.(*net.TCPConn)
 	return conn, ok
@@ -25,7 +25,7 @@ func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.Kee
 	return e.DialMarked(ctx, to, 0, keepAlive, l)
 }
 
-// DialMarked is Dial from a socket with a mark, which only Linux has; 0 is none.
+// DialMarked is Dial with a marked socket, which only Linux has; 0: no mark.
 func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	if mark != 0 {
 		return nil, SetMark(0, mark)

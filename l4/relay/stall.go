@@ -8,13 +8,12 @@ import (
 // StallBounds are the upper bounds of Stalls.Counts.
 var StallBounds = [...]time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second}
 
-// Stalls is how long single events have kept the other sessions of their loop
-// waiting.
+// Stalls counts how long single events delayed the other sessions of their loop.
 type Stalls struct {
-	// Counts has how many events took at most as long as StallBounds says, and more
-	// than the bound before it; the last those that took longer.
+	// Counts has the number of events that took at most the bound in StallBounds, and
+	// more than the previous bound; its last element counts longer ones.
 	Counts [len(StallBounds) + 1]uint64
-	// Sum is how long all of them took.
+	// Sum is the total time of all events.
 	Sum time.Duration
 }
 
@@ -22,7 +21,7 @@ type Stalls struct {
 type stalls struct {
 	counts [len(StallBounds) + 1]atomic.Uint64
 	sum    atomic.Int64
-	began  atomic.Int64 // when the present event began, on the engine's clock; 0: there is none
+	began  atomic.Int64 // when the running event began, on the engine's clock; 0: none is running
 }
 
 // note counts an event that took more than the first bound.

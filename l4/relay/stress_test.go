@@ -31,9 +31,9 @@ func stressTime(t *testing.T) time.Duration {
 	return d
 }
 
-// Many short sessions of random kinds that behave at random, many at once: every
-// byte that arrives is the right one, every stream that seems complete is, every
-// session ends, and nothing is left behind.
+// Many short sessions of random kinds with random behaviour, concurrently: every byte
+// that arrives is correct, every stream that ends properly is complete, every session
+// ends, and nothing leaks.
 func TestStress(t *testing.T) {
 	certificate(t)
 	for name, engine := range engines {
@@ -56,8 +56,7 @@ type stress struct {
 	endings  [EndStopped + 1]atomic.Int64
 }
 
-// moveAtRandom lets an engine that can move a session from one place to another; nil:
-// none can.
+// moveAtRandom moves a session between the loops of an engine; nil: no engine has any.
 var moveAtRandom func(s Session, r uint64)
 
 // stressAtOnce is how many sessions there are at a time.
@@ -67,7 +66,7 @@ func (s *stress) run() {
 	for i := range s.ports {
 		s.ports[i] = newMeeting(s.t, s.engine, transport(i))
 	}
-	s.session(s.seed.Add(1)) // what only a first session makes is no leak
+	s.session(s.seed.Add(1)) // allocations of the first session are no leak
 	before := left(s.t)
 	s.sessionsUntilLimit()
 	waitFor(s.t, func() bool {
@@ -106,7 +105,7 @@ func (s *stress) sessionsUntilLimit() {
 // pipesOfLoops is how many descriptors idle loops may keep.
 var pipesOfLoops = runtime.GOMAXPROCS(0) * 2 * 16
 
-// leftovers is what sessions must not leave behind.
+// leftovers are resources that sessions must not leak.
 type leftovers struct {
 	goroutines, descriptors int
 	heap                    uint64
@@ -174,8 +173,8 @@ func (m *meeting) close() {
 	}
 }
 
-// meet connects an application at far to us at near. We have accepted if the
-// leg is the downstream one, or dialled.
+// meet connects an application at far to us at near. We accept the connection of a
+// downstream leg, and dial that of an upstream one.
 func (m *meeting) meet(downstream bool) (far, near net.Conn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -216,7 +215,7 @@ func (s *stress) leg(r *mrand.Rand, downstream bool) (*end, Leg) {
 	return &end{theirs, far}, TLS(ours, t, nil)
 }
 
-// session is one, whose behaviour follows from its seed.
+// session runs a session; its behaviour follows from the seed.
 func (s *stress) session(seed uint64) {
 	r := mrand.New(mrand.NewPCG(seed, 11))
 	var cfg Config
@@ -265,7 +264,7 @@ func (s *stress) session(seed uint64) {
 
 var errKilled, errDrained = errors.New("killed"), errors.New("drained")
 
-// judge compares what both ends have seen with the result.
+// judge compares what both ends have received with the result.
 func (s *stress) judge(seed uint64, a, b *actor, r Result) {
 	s.sessions.Add(1)
 	s.bytes.Add(r.Up + r.Down)
@@ -285,11 +284,11 @@ func (s *stress) judge(seed uint64, a, b *actor, r Result) {
 	}
 }
 
-// plan is how a session goes.
+// plan describes a session.
 type plan struct {
 	scripts   [2]script
-	killAfter int64 // an end that has received as much kills it; 0: nobody does; below: at once
-	pokeAfter int64 // the same, and it is finished if it happens to be idle then
+	killAfter int64 // an end that has received that much kills it; 0: no kill; negative: at once
+	pokeAfter int64 // the same, but FinishIfIdle is called
 	finish    bool  // both ends stay, and the session is finished once idle
 }
 
@@ -312,7 +311,7 @@ func newPlan(r *mrand.Rand) (p plan) {
 	return p
 }
 
-// script is what an end does once it has sent all it has.
+// script is what an end does after it has sent its stream.
 type script int
 
 const (
@@ -335,7 +334,7 @@ type actor struct {
 	script  script
 
 	sent     int64 // owned by write
-	refused  bool  // owned by write, which has taken the error that read would have met
+	refused  bool  // owned by write; it has consumed the error that read would have got
 	received int64 // owned by read
 	complete bool  // owned by read; the stream ended with a FIN, or close_notify
 	err      error // owned by read
@@ -350,20 +349,20 @@ func (a *actor) unix() bool {
 	return unix
 }
 
-// early is what we have read from the actor before the session starts.
+// early returns the bytes that we read from the actor before the session starts.
 func (a *actor) early(r *mrand.Rand) []byte {
 	b := a.stream.at(0, 1+r.IntN(20_000))
 	a.sent = int64(len(b))
 	return b
 }
 
-// write sends the stream, and ends as the script says.
+// write sends the stream, and ends according to the script.
 func (a *actor) write() {
 	for a.sent < a.stream.size {
 		b := a.stream.at(a.sent, 1+a.rand.IntN(100_000))
 		n, err := a.Conn.Write(b)
 		if a.sent += int64(n); err != nil {
-			a.sent += int64(len(b) - n) // some of it may have gone
+			a.sent += int64(len(b) - n) // some of it may have been sent
 			a.refused = true
 			a.hang(err)
 			break
@@ -375,11 +374,11 @@ func (a *actor) write() {
 	case resets:
 		a.reset()
 	case closes:
-		a.refused = a.Conn.Close() != nil || a.refused // TLS says goodbye
+		a.refused = a.Conn.Close() != nil || a.refused // TLS writes close_notify
 	}
 }
 
-// read checks what comes, in pieces of random size.
+// read checks the received bytes, in pieces of random size.
 func (a *actor) read() {
 	r := mrand.New(mrand.NewPCG(uint64(a.stream.offset), 3))
 	buf := make([]byte, 1+a.peer.stream.size/500+r.Int64N(1+r.Int64N(64<<10)))
@@ -406,7 +405,7 @@ func (a *actor) read() {
 	}
 }
 
-// hang tells of an operation that nothing has ended.
+// hang reports an operation that timed out.
 func (a *actor) hang(err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		a.stress.t.Errorf("an end waits for what does not come: %v, of %T on %T, script %d, plan %+v", err, a.Conn, a.raw, a.script, a.plan)
@@ -414,7 +413,7 @@ func (a *actor) hang(err error) {
 	}
 }
 
-// stream is what one end sends: any of it is known by its position.
+// stream is the bytes that one end sends: they follow from the position.
 type stream struct {
 	size   int64
 	offset int
@@ -439,8 +438,7 @@ func newStream(seed uint64, r *mrand.Rand) stream {
 	return stream{size, int(seed * 7919 % uint64(len(noise)))}
 }
 
-// at is what the stream has at a position, at most n bytes and not beyond the
-// noise.
+// at returns the stream's bytes at a position, at most n and not beyond the noise.
 func (s stream) at(pos int64, n int) []byte {
 	b := noise[(int64(s.offset)+pos)%int64(len(noise)):]
 	if int64(n) > s.size-pos {
@@ -449,7 +447,7 @@ func (s stream) at(pos int64, n int) []byte {
 	return b[:min(n, len(b))]
 }
 
-// has says whether b is what the stream has at a position.
+// has reports whether b are the stream's bytes at a position.
 func (s stream) has(pos int64, b []byte) bool {
 	for len(b) > 0 {
 		want := s.at(pos, len(b))

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The calls of this file do not block, so they are made without telling Go's
-// scheduler, which costs more than some of them do. Pointers become numbers only
-// in the very call, as package unsafe asks for.
+// The calls in this file do not block, so they bypass Go's scheduler, whose part costs
+// more than some of the calls. Pointers are converted to uintptr in the call itself,
+// as package unsafe requires.
 
 // recv reads from a non-blocking socket; b is not empty.
 func recv(fd int32, b []byte) (int, syscall.Errno) {
@@ -53,13 +53,13 @@ func shutdownWrite(fd int32) { syscall.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd)
 
 func closeFD(fd int32) { syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) } // not after EINTR: it is closed
 
-// setInt sets a socket option; best effort.
+// setInt sets a socket option. It ignores errors.
 func setInt(fd int32, level, name, value int) {
 	v := int32(value)
 	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v)), 4, 0)
 }
 
-// closeWithReset closes with RST where the transport has one.
+// closeWithReset closes with RST if the transport has one.
 func closeWithReset(fd int32) {
 	setLingerZero(fd)
 	closeFD(fd)
@@ -70,7 +70,7 @@ func setLingerZero(fd int32) {
 	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
 }
 
-// pendingError takes a socket's error; zero if there is none.
+// pendingError returns and clears a socket's error; zero if there is none.
 func pendingError(fd int32) syscall.Errno {
 	var v int32
 	size := uint32(unsafe.Sizeof(v))
@@ -81,8 +81,8 @@ func pendingError(fd int32) syscall.Errno {
 	return syscall.Errno(v)
 }
 
-// dupSocket is a descriptor of our own for a socket of Go's; ok is false for
-// what is no socket, or if there is no descriptor left.
+// dupSocket returns our own descriptor for a socket of Go's; ok is false if c is
+// not a socket, or if there is no descriptor left.
 func dupSocket(c net.Conn) (fd int32, ok bool) {
 	c = pollable(c)
 	if !isSocket(c) {
@@ -102,5 +102,5 @@ func dupSocket(c net.Conn) (fd int32, ok bool) {
 	return fd, err == nil && fd >= 0
 }
 
-// ioError is what a socket answered, in the form that package os gives it.
+// ioError wraps a socket's error like package os does.
 func ioError(op string, errno syscall.Errno) error { return os.NewSyscallError(op, errno) }

@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// Transport is what a tls.Conn must be made on for its session to be relayed.
-// It passes everything through, and remembers what TLS does not tell: whether
-// the stream below has ended. Once the epoll engine has taken the session, the
-// tls.Conn reads what the engine has fed and writes into the engine's buffer;
-// it never waits, and never touches the socket.
+// Transport is the connection below a tls.Conn whose session is to be relayed. It
+// passes everything through, and records what crypto/tls does not report: whether
+// the stream has ended. Once the epoll engine has taken the session, the tls.Conn
+// reads the bytes that the engine feeds and writes into the engine's buffer; it
+// never waits, and never touches the socket.
 type Transport struct {
 	net.Conn
-	ended atomic.Bool // the tls.Conn was given the stream's end
+	ended atomic.Bool // the tls.Conn has read the stream's end
 	taken atomic.Bool // the session is relayed
-	shut  atomic.Bool // close_notify was written: nothing may follow
+	shut  atomic.Bool // close_notify was written: nothing may follow it
 
 	fed *feed // nil: pass through. Set once, by the engine, before any concurrent use
 }
@@ -25,11 +25,11 @@ type Transport struct {
 // session's lock. Its buffers are lent for one call at a time.
 type feed struct {
 	in  []byte  // received, and not read by the tls.Conn yet
-	end error   // what a read finds behind in: io.EOF, the socket's error; nil for "would block"
-	out *[]byte // where the tls.Conn's records are appended
+	end error   // the result of a read behind in: io.EOF, the socket's error; nil for "would block"
+	out *[]byte // the tls.Conn's records are appended to it
 }
 
-// errWouldBlock is temporary, which is what lets a tls.Conn go on after it.
+// errWouldBlock is temporary: a tls.Conn can be used again after it.
 var errWouldBlock net.Error = wouldBlock{}
 
 type wouldBlock struct{}
@@ -38,10 +38,10 @@ func (wouldBlock) Error() string   { return "relay: would block" }
 func (wouldBlock) Timeout() bool   { return true }
 func (wouldBlock) Temporary() bool { return true }
 
-// NewTransport wraps a raw connection, which it does not own before Start.
+// NewTransport wraps a raw connection. It does not own it before Start.
 func NewTransport(raw net.Conn) *Transport { return &Transport{Conn: raw} }
 
-// Read passes through, or takes what was fed.
+// Read passes through, or reads the fed bytes.
 func (t *Transport) Read(b []byte) (n int, err error) {
 	f := t.fed
 	switch {
@@ -62,8 +62,9 @@ func (t *Transport) Read(b []byte) (n int, err error) {
 }
 
 // Write passes through, or appends to the engine's buffer, which never fails.
-// What a tls.Conn writes behind its close_notify, which are answers to a peer
-// that wants new keys, has nowhere to go; and it would not read on after an error.
+// Bytes that a tls.Conn writes after its close_notify, which answer a peer that
+// requests new keys, are dropped without an error, because a tls.Conn does not
+// read on after one.
 func (t *Transport) Write(b []byte) (int, error) {
 	if t.shut.Load() {
 		return len(b), nil
@@ -75,9 +76,9 @@ func (t *Transport) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// SetWriteDeadline passes through until the session is relayed. From then on it
-// does nothing: crypto/tls gives close_notify five seconds and then makes all
-// writes fail, while a slow reader may need longer for what comes before it.
+// SetWriteDeadline passes through until the session is relayed. Then it does
+// nothing: crypto/tls gives close_notify five seconds and then makes all writes
+// fail, while a slow reader may need longer for the bytes before it.
 func (t *Transport) SetWriteDeadline(at time.Time) error {
 	if t.taken.Load() {
 		return nil
@@ -87,6 +88,6 @@ func (t *Transport) SetWriteDeadline(at time.Time) error {
 
 func (t *Transport) handOver() { t.taken.Store(true) }
 
-// cut says whether the stream ended without a close_notify: crypto/tls returns
+// cut reports whether the stream ended without a close_notify: crypto/tls returns
 // io.EOF for both, but after close_notify it does not read on.
 func (t *Transport) cut() bool { return t.ended.Load() }
