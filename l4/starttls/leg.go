@@ -60,6 +60,16 @@ func (l *leg) readRest(buf []byte) error {
 	return e
 }
 
+// head reads the first n bytes of a message.
+func (l *leg) head(n int) ([]byte, error) {
+	b := make([]byte, n)
+	err := l.read(b[:1])
+	if err == nil {
+		err = l.readRest(b[1:])
+	}
+	return b, err
+}
+
 func (l *leg) fill(buf []byte) error {
 	n, err := io.ReadFull(l.rw, buf)
 	l.answered = l.answered || n > 0

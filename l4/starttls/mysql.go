@@ -77,11 +77,8 @@ func mysqlUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 }
 
 func mysqlReadGreeting(up *leg) ([]byte, error) {
-	first := make([]byte, identifyBytes) // a header and the byte with the packet's kind
-	if err := up.read(first[:1]); err != nil {
-		return nil, err
-	}
-	if err := up.readRest(first[1:]); err != nil {
+	first, err := up.head(identifyBytes) // a header and the byte with the packet's kind
+	if err != nil {
 		return nil, err
 	}
 	size := mysqlSize(first)
@@ -260,11 +257,8 @@ func (d *mysqlDialogue) reply(question []byte) error {
 
 // clientPacket reads one packet of the client, which must have the next number.
 func (d *mysqlDialogue) clientPacket() ([]byte, error) {
-	head := make([]byte, 4)
-	if err := d.down.read(head[:1]); err != nil {
-		return nil, err
-	}
-	if err := d.down.readRest(head[1:]); err != nil {
+	head, err := d.down.head(4)
+	if err != nil {
 		return nil, err
 	}
 	if head[3] != d.next || mysqlSize(head) > mysqlPacketMax {
@@ -277,11 +271,8 @@ func (d *mysqlDialogue) clientPacket() ([]byte, error) {
 // serverPacket reads one packet of the server and gives it the number that the
 // client expects.
 func (d *mysqlDialogue) serverPacket() ([]byte, error) {
-	head := make([]byte, 4)
-	if err := d.up.read(head[:1]); err != nil {
-		return nil, err
-	}
-	if err := d.up.readRest(head[1:]); err != nil {
+	head, err := d.up.head(4)
+	if err != nil {
 		return nil, err
 	}
 	if head[3] != d.next+1 || mysqlSize(head) > mysqlPacketMax {
