@@ -1,12 +1,12 @@
 package certs
 
 import (
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"slices"
 )
-
-type extension = pkix.Extension
 
 // Object identifiers of extensions (RFC 5280, 4.2 and 5).
 var (
@@ -52,4 +52,18 @@ func inside(v asn1.RawValue) ([]asn1.RawValue, error) {
 		out = append(out, one)
 	}
 	return out, nil
+}
+
+// extensionElements returns the elements of an extension's SEQUENCE; nil if the
+// certificate does not have the extension.
+func extensionElements(c *x509.Certificate, id asn1.ObjectIdentifier) []asn1.RawValue {
+	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+	if i < 0 {
+		return nil
+	}
+	all, err := elements(c.Extensions[i].Value)
+	if err != nil { // cannot be: crypto/x509 has parsed it
+		return nil
+	}
+	return all
 }

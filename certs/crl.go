@@ -143,15 +143,7 @@ func pointNames(point asn1.RawValue) (out [][]byte, err error) {
 // out those that have lists of other CAs, or lists for some reasons only (RFC
 // 5280, 4.2.1.13).
 func namedPoints(c *x509.Certificate) (out [][]byte) {
-	i := slices.IndexFunc(c.Extensions, func(e extension) bool { return e.Id.Equal(oidCRLDistributionPoints) })
-	if i < 0 {
-		return nil
-	}
-	points, err := elements(c.Extensions[i].Value)
-	if err != nil { // cannot be: crypto/x509 has parsed it
-		return nil
-	}
-	for _, p := range points {
+	for _, p := range extensionElements(c, oidCRLDistributionPoints) {
 		fields, err := inside(p)
 		if err != nil || len(fields) != 1 || fields[0].Tag != 0 {
 			continue

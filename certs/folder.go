@@ -3,7 +3,6 @@ package certs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,7 +79,7 @@ func (f *Folder) Read(name string, secret bool) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, maxStored))
+	return readAll(file, maxStored)
 }
 
 // Create opens a file for reading and writing, and creates it with mode 0600 if

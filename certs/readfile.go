@@ -55,14 +55,20 @@ func read(path string, most int) ([]byte, fs.FileInfo, error) {
 	if info.Size() > int64(most) {
 		return nil, nil, tooLarge(path, most)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1)) // it may grow, and /proc has no sizes
-	if err != nil {
-		return nil, nil, err
+	b, err := readAll(f, most) // it may grow, and files in /proc have no size
+	return b, info, err
+}
+
+// readAll reads at most most bytes. A longer file is an error.
+func readAll(f *os.File, most int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) > most:
+		return nil, tooLarge(f.Name(), most)
 	}
-	if len(b) > most {
-		return nil, nil, tooLarge(path, most)
-	}
-	return b, info, nil
+	return b, nil
 }
 
 // regular returns an error for anything but a regular file.

@@ -146,7 +146,7 @@ func (r *Renewer) try(ctx context.Context) {
 	}
 	r.logged = ""
 	if renewed {
-		r.logRenewal(before)
+		r.source.LogRenewal(r.log, before)
 	}
 }
 
@@ -214,12 +214,6 @@ func (r *Renewer) logFailure(err error) {
 		r.logged = text
 		r.log.Warn("identity not renewed", append([]any{"identity", r.source.name, "failures", r.failures}, Cause(err)...)...)
 	}
-}
-
-func (r *Renewer) logRenewal(old Status) {
-	st := r.source.Status()
-	r.log.Info("identity renewed", "identity", st.Name, "generation", st.Generation, "names", st.Names,
-		"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
 }
 
 func isValidity(err error) bool {

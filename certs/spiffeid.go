@@ -74,16 +74,8 @@ func trustDomain(leaf *x509.Certificate) string {
 // "spiffe://corp/orders".
 func uris(c *x509.Certificate) []string {
 	const uniformResourceIdentifier = 6 // RFC 5280, 4.2.1.6
-	i := slices.IndexFunc(c.Extensions, func(e extension) bool { return e.Id.Equal(oidSAN) })
-	if i < 0 {
-		return nil
-	}
-	names, err := elements(c.Extensions[i].Value)
-	if err != nil { // cannot be: crypto/x509 has parsed it
-		return nil
-	}
 	var out []string
-	for _, n := range names {
+	for _, n := range extensionElements(c, oidSAN) {
 		if n.Class == asn1.ClassContextSpecific && n.Tag == uniformResourceIdentifier {
 			out = append(out, string(n.Bytes))
 		}

@@ -10,13 +10,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
-	"net"
-	"net/url"
 	"strings"
 	"time"
+
+	"ambassador/certs"
 
 	"github.com/smallstep/certificates/authority"
 	"github.com/smallstep/certificates/authority/config"
@@ -123,9 +122,7 @@ func (c *CA) Close() { c.authority.Shutdown() }
 
 // Roots returns a new pool with the root.
 func (c *CA) Roots() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(c.pki.root)
-	return pool
+	return certs.NewPool([]*x509.Certificate{c.pki.root})
 }
 
 // RootPEM is the root in PEM.
@@ -140,7 +137,7 @@ func (c *CA) Issue(ctx context.Context, names []string, life time.Duration) (*tl
 	if err != nil {
 		return nil, err
 	}
-	csr, err := request(names, key)
+	csr, err := certs.NewRequest(names, key)
 	if err != nil {
 		return nil, fmt.Errorf("issue %s: %w", strings.Join(names, ", "), err)
 	}
@@ -151,11 +148,7 @@ func (c *CA) Issue(ctx context.Context, names []string, life time.Duration) (*tl
 	if err != nil {
 		return nil, fmt.Errorf("issue %s: %w", strings.Join(names, ", "), err)
 	}
-	cert := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
-	for _, crt := range chain {
-		cert.Certificate = append(cert.Certificate, crt.Raw)
-	}
-	return cert, nil
+	return certs.NewCertificate(key, chain), nil
 }
 
 // IssuePEM is Issue in PEM: the chain, leaf first, and the key in PKCS #8.
@@ -172,34 +165,6 @@ func (c *CA) IssuePEM(ctx context.Context, names []string, life time.Duration) (
 		return nil, nil, err
 	}
 	return certPEM, encode("PRIVATE KEY", der), nil
-}
-
-// request makes a signing request for the names.
-func request(names []string, key *ecdsa.PrivateKey) (*x509.CertificateRequest, error) {
-	if len(names) == 0 {
-		return nil, errors.New("a certificate needs a name")
-	}
-	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: names[0]}}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-			continue
-		}
-		if !strings.Contains(name, "://") {
-			template.DNSNames = append(template.DNSNames, name)
-			continue
-		}
-		u, err := url.Parse(name)
-		if err != nil {
-			return nil, err
-		}
-		template.URIs = append(template.URIs, u)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
-	if err != nil {
-		return nil, err
-	}
-	return x509.ParseCertificateRequest(der)
 }
 
 // backdate allows for clocks that differ.

@@ -100,11 +100,7 @@ func pooled(roots []*x509.Certificate) *x509.CertPool {
 	if roots == nil {
 		return nil
 	}
-	pool := x509.NewCertPool()
-	for _, c := range roots {
-		pool.AddCert(c)
-	}
-	return pool
+	return certs.NewPool(roots)
 }
 
 // loadPair reads certificate and key from PEM.
@@ -117,7 +113,7 @@ func loadPair(f Files, password []byte) (*tls.Certificate, error) {
 	if err := fits(chain, key, f); err != nil {
 		return nil, err
 	}
-	return assemble(chain, key), nil
+	return certs.NewCertificate(key, chain), nil
 }
 
 // loadPassword reads the password; nil if there is no file.
@@ -191,7 +187,7 @@ func joined(errs ...error) error {
 func fits(chain []*x509.Certificate, key crypto.Signer, f Files) error {
 	for i, c := range chain {
 		switch {
-		case !belongs(c, key):
+		case !certs.BelongsTo(c, key):
 		case i == 0:
 			return nil
 		default:
@@ -199,14 +195,6 @@ func fits(chain []*x509.Certificate, key crypto.Signer, f Files) error {
 		}
 	}
 	return &FileError{f.Key, fmt.Errorf("the key does not match the certificate in %s (serial %x); give the key that this certificate was made for", f.Cert, chain[0].SerialNumber)}
-}
-
-func assemble(chain []*x509.Certificate, key crypto.Signer) *tls.Certificate {
-	cert := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
-	for _, c := range chain {
-		cert.Certificate = append(cert.Certificate, c.Raw)
-	}
-	return cert
 }
 
 // maxFile bounds a file: a chain is a few KiB, a bundle of all public roots

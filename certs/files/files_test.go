@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/certs"
 )
 
 // pair is a self-signed certificate and its key, in PEM.
@@ -260,7 +262,7 @@ func FuzzLoadPEM(f *testing.F) {
 		if (key == nil) != (keyErr != nil) {
 			t.Errorf("key %v, error %v", key, keyErr)
 		}
-		if err == nil && keyErr == nil && fits(chain, key, Files{}) == nil && assemble(chain, key).Leaf == nil {
+		if err == nil && keyErr == nil && fits(chain, key, Files{}) == nil && certs.NewCertificate(key, chain).Leaf == nil {
 			t.Error("a pair without a leaf")
 		}
 	})

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"software.sslmate.com/src/go-pkcs12"
+
+	"ambassador/certs"
 )
 
 // loadPKCS12 reads chain, key and roots from one file; roots may be nil.
@@ -39,7 +41,7 @@ func parsePKCS12(b, password []byte) (*tls.Certificate, []*x509.Certificate, err
 		return nil, nil, fmt.Errorf("a key of type %T cannot sign; use ECDSA, RSA or Ed25519", key)
 	}
 	all := append([]*x509.Certificate{first}, others...)
-	leaf := slices.IndexFunc(all, func(c *x509.Certificate) bool { return belongs(c, signer) })
+	leaf := slices.IndexFunc(all, func(c *x509.Certificate) bool { return certs.BelongsTo(c, signer) })
 	if leaf < 0 {
 		return nil, nil, errors.New("none of its certificates belongs to its key; export both again")
 	}
@@ -54,11 +56,5 @@ func parsePKCS12(b, password []byte) (*tls.Certificate, []*x509.Certificate, err
 			chain = append(chain, c)
 		}
 	}
-	return assemble(chain, signer), roots, nil
-}
-
-// belongs reports whether the key is the certificate's.
-func belongs(c *x509.Certificate, key crypto.Signer) bool {
-	public, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && public.Equal(key.Public())
+	return certs.NewCertificate(signer, chain), roots, nil
 }

@@ -20,6 +20,11 @@ import (
 
 // The encryption of PKCS #8 keys: PBES2 (RFC 8018, 6.2), which OpenSSL has
 // written by default since 1.1. PBES1 is too weak to protect anything.
+//
+// The libraries for it (youmark/pkcs8, go.step.sm/crypto/pemutil; seen in November
+// 2026) set no bound on iterations and memory, and panic if the IV or the data have
+// a wrong length; pemutil knows neither scrypt nor PRFs other than HMAC with SHA-1
+// and SHA-256. Checking a file before them would take most of this code.
 
 type encryptedKey struct {
 	Algorithm pkix.AlgorithmIdentifier

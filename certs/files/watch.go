@@ -224,19 +224,18 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	}
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {
-		w.logRenewed(old, w.source.Status())
+		w.logRenewed(old)
 		w.logLists(roots)
 	}
 	return PollInterval, nil
 }
 
-func (w *Watcher) logRenewed(old, st certs.Status) {
+func (w *Watcher) logRenewed(old certs.Status) {
 	if w.files.onlyRoots() {
-		w.log.Info("roots renewed", "file", w.files.CA, "generation", st.Generation)
+		w.log.Info("roots renewed", "file", w.files.CA, "generation", w.source.Status().Generation)
 		return
 	}
-	w.log.Info("identity renewed", "identity", w.name, "generation", st.Generation, "names", st.Names,
-		"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
+	w.source.LogRenewal(w.log, old)
 }
 
 // logLists logs the revocation lists that make us refuse certificates that are on

@@ -15,7 +15,6 @@ package spiffe
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -80,12 +79,7 @@ func (w *Workload) Run(ctx context.Context) {
 		if answered || w.source.Ready() != nil {
 			pause = shortestPause
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-		t.Stop()
+		certs.Pause(ctx, pause)
 	}
 }
 
@@ -157,27 +151,18 @@ func (w *Workload) take(c *workloadapi.X509Context) error {
 	svid := c.DefaultSVID()
 	roots := &certs.Roots{Domains: map[string]*x509.CertPool{}}
 	for _, bundle := range c.Bundles.Bundles() {
-		pool := x509.NewCertPool()
-		for _, root := range bundle.X509Authorities() {
-			pool.AddCert(root)
-		}
-		roots.Domains[bundle.TrustDomain().Name()] = pool
+		roots.Domains[bundle.TrustDomain().Name()] = certs.NewPool(bundle.X509Authorities())
 	}
 	if roots.Pool = roots.Domains[svid.ID.TrustDomain().Name()]; roots.Pool == nil {
 		return fmt.Errorf("it gives no roots of our own trust domain, %s", svid.ID.TrustDomain())
 	}
-	cert := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
-	for _, crt := range svid.Certificates {
-		cert.Certificate = append(cert.Certificate, crt.Raw)
-	}
+	cert := certs.NewCertificate(svid.PrivateKey, svid.Certificates)
 	if err := certs.Validity(cert.Leaf, time.Now()); err != nil && w.source.Ready() == nil {
 		return err
 	}
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {
-		st := w.source.Status()
-		w.log.Info("identity renewed", "identity", w.name, "generation", st.Generation, "names", st.Names,
-			"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
+		w.source.LogRenewal(w.log, old)
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -20,9 +19,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"ambassador/certs"
 
 	"github.com/smallstep/certificates/api"
 	"github.com/smallstep/certificates/ca"
@@ -71,11 +71,7 @@ func (c *conn) close() { c.plain.CloseIdleConnections() }
 
 // transport trusts the known roots and uses no proxy.
 func (c *conn) transport(cert *tls.Certificate) *http.Transport {
-	pool := x509.NewCertPool()
-	for _, r := range c.roots {
-		pool.AddCert(r)
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: certs.NewPool(c.roots)}
 	if cert != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
@@ -208,25 +204,7 @@ func newRequest(names []string) (*ecdsa.PrivateKey, *x509.CertificateRequest, er
 	if err != nil {
 		return nil, nil, err
 	}
-	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: names[0]}}
-	for _, name := range names {
-		u, err := url.Parse(name)
-		switch ip := net.ParseIP(name); {
-		case ip != nil:
-			template.IPAddresses = append(template.IPAddresses, ip)
-		case strings.Contains(name, "://") && err == nil:
-			template.URIs = append(template.URIs, u)
-		case strings.Contains(name, "@"):
-			template.EmailAddresses = append(template.EmailAddresses, name)
-		default:
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
-	if err != nil {
-		return nil, nil, err
-	}
-	csr, err := x509.ParseCertificateRequest(der)
+	csr, err := certs.NewRequest(names, key)
 	return key, csr, err
 }
 
@@ -246,8 +224,7 @@ func pairOf(resp *api.SignResponse, key crypto.Signer) (*tls.Certificate, error)
 		return nil, errors.New("it answers without a certificate")
 	}
 	cert.Leaf = chain[0].Certificate
-	public, ok := cert.Leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(key.Public()) {
+	if !certs.BelongsTo(cert.Leaf, key) {
 		return nil, errors.New("it answers with a certificate of another key")
 	}
 	return cert, nil

@@ -215,11 +215,7 @@ func namesOf(leaf *x509.Certificate) []string {
 }
 
 func pooled(roots []*x509.Certificate) *certs.Roots {
-	pool := x509.NewCertPool()
-	for _, c := range roots {
-		pool.AddCert(c)
-	}
-	return certs.NewRoots(pool)
+	return certs.NewRoots(certs.NewPool(roots))
 }
 
 func (i *Issuer) known() []*x509.Certificate {
@@ -347,12 +343,7 @@ func (i *Issuer) followRoots(ctx context.Context) {
 		if st := i.source.Status(); !st.NotAfter.IsZero() {
 			every = max(min(st.NotAfter.Sub(st.NotBefore)/10, longestFollow), shortestFollow)
 		}
-		t := time.NewTimer(every)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-		t.Stop()
+		certs.Pause(ctx, every)
 	}
 }
 

@@ -83,13 +83,9 @@ func (s storage) lock(ctx context.Context) (unlock func(), err error) {
 			f.Close()
 			return nil, &fs.PathError{Op: "lock", Path: f.Name(), Err: err}
 		}
-		t := time.NewTimer(lockPoll)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if err := certs.Pause(ctx, lockPoll); err != nil {
 			f.Close()
-			return nil, fmt.Errorf("%s is held by another process: %w", f.Name(), ctx.Err())
+			return nil, fmt.Errorf("%s is held by another process: %w", f.Name(), err)
 		}
 	}
 }
@@ -186,18 +182,18 @@ func (s storage) save(c Config, what stored) error {
 	if s.dir == "" {
 		return nil
 	}
+	text, err := encodePair(what.cert)
+	if err != nil {
+		return err
+	}
+	if err := s.saveRoots(c, what); err != nil {
+		return err
+	}
 	folder, err := certs.OpenFolder(s.dir)
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
-	if err := saveRoots(folder, c, what); err != nil {
-		return err
-	}
-	text, err := encodePair(what.cert)
-	if err != nil {
-		return err
-	}
 	return folder.Replace(pairFile, text, 0o600)
 }
 
@@ -212,10 +208,6 @@ func (s storage) saveRoots(c Config, what stored) error {
 		return err
 	}
 	defer folder.Close()
-	return saveRoots(folder, c, what)
-}
-
-func saveRoots(folder *certs.Folder, c Config, what stored) error {
 	text := []byte(rootsLine + c.Fingerprint + "\n")
 	for _, r := range what.roots {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Raw})...)
