@@ -143,11 +143,11 @@ func watchFolders(events *fsnotify.Watcher, trail []string) {
 	}
 	for _, old := range events.WatchList() {
 		if !slices.Contains(folders, old) {
-			events.Remove(old) //nolint:errcheck // the folder may be gone, and its watch with it
+			events.Remove(old) // fails if the folder is gone, and its watch with it
 		}
 	}
 	for _, folder := range slices.Compact(slices.Sorted(slices.Values(folders))) {
-		events.Add(folder) //nolint:errcheck // see above
+		events.Add(folder) // failure: see above
 	}
 }
 

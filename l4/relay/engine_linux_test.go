@@ -85,7 +85,7 @@ func TestDialIsNotDeceivedByALateEvent(t *testing.T) {
 	failed := make(chan error, 1)
 	to := deaf(t)
 	go func() { // awaited below
-		c, err := e.Dial(ctx, to, &net.KeepAliveConfig{}, nil)
+		c, err := e.DialMarked(ctx, to, 0, &net.KeepAliveConfig{}, nil)
 		if err == nil {
 			c.Close()
 		}
@@ -114,7 +114,7 @@ func TestDialDoesNotConnectToItself(t *testing.T) {
 	ln.Close()
 	to = netip.AddrPortFrom(to.Addr(), to.Port()&^1) // an even one, as those that connect chooses first
 	for range 20_000 {                               // more than there are even ports in the range
-		c, err := e.Dial(t.Context(), to, &net.KeepAliveConfig{}, nil)
+		c, err := e.DialMarked(t.Context(), to, 0, &net.KeepAliveConfig{}, nil)
 		if err == nil {
 			c.Close()
 			t.Fatal("connected, though nobody listens")
@@ -227,7 +227,7 @@ func TestKeepAliveInGosPoller(t *testing.T) {
 	defer l.Close()
 	accepted := make(chan net.Conn, 1)
 	go l.Serve(func(c net.Conn) { accepted <- c }) // Close ends it
-	dialled, err := e.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), keepAlive, nil)
+	dialled, err := e.DialMarked(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), 0, keepAlive, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

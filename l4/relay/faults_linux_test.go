@@ -288,7 +288,7 @@ func dialFails(t *testing.T, f fault) {
 	defer e.Close()
 	f.inject(t)
 	to := netip.MustParseAddrPort("127.0.0.1:9")
-	if _, err := e.Dial(t.Context(), to, &net.KeepAliveConfig{}, nil); !errors.Is(err, f.errno) {
+	if _, err := e.DialMarked(t.Context(), to, 0, &net.KeepAliveConfig{}, nil); !errors.Is(err, f.errno) {
 		t.Errorf("Dial: %v", err)
 	}
 }

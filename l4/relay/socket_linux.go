@@ -50,7 +50,7 @@ func newSocket(e *Engine, fd int32, remote netip.AddrPort, keepAlive *net.KeepAl
 	return s
 }
 
-// TCP returns the *net.TCPConn of a connection of Listen or Dial, which is in
+// TCP returns the *net.TCPConn of a connection of Listen or DialMarked, which is in
 // Go's poller from then on, or c itself if it is one.
 func TCP(c net.Conn) (*net.TCPConn, bool) {
 	if s, ok := c.(*Socket); ok {
@@ -465,17 +465,12 @@ func bigEndian(port uint16) uint16 {
 	return uint16(b[0])<<8 | uint16(b[1])
 }
 
-// Dial connects to an address without a zone, and returns a connection for Plain
-// or for a Transport. The error is, or wraps, the system's error number or that
-// of ctx. The socket is not bound before it connects, so that ports do not run out. L, if not nil, is
+// DialMarked connects to an address without a zone, and returns a connection for
+// Plain or for a Transport. Mark is that of the socket (SO_MARK); 0: none. The error
+// is, or wraps, the system's error number, that of ctx, or a *MarkError. The socket
+// is not bound before it connects, so that ports do not run out. L, if not nil, is
 // called before the dial has to wait, which one to this host does not, and becomes the
 // connection's SetLeaver. KeepAlive must not be changed afterwards.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
-	return e.DialMarked(ctx, to, 0, keepAlive, l)
-}
-
-// DialMarked is Dial with a marked socket; 0: no mark. The error may also wrap a
-// *MarkError.
 func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	s, err := e.connect(ctx, to, mark, l)
 	if err != nil {

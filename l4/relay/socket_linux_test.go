@@ -31,7 +31,7 @@ func newSockets(t *testing.T, e *Engine) (dialled, accepted *Socket) {
 	defer l.Close()
 	got := make(chan net.Conn, 1)
 	go l.Serve(func(c net.Conn) { got <- c }) // Close ends it
-	c, err := e.Dial(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), &net.KeepAliveConfig{}, nil)
+	c, err := e.DialMarked(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), 0, &net.KeepAliveConfig{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,6 +370,6 @@ func BenchmarkSocketExchange(b *testing.B) {
 
 func processorTime() time.Duration {
 	var u syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &u) //nolint:errcheck // it never fails
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u) // never fails
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -19,13 +19,9 @@ func (e *Engine) Listen(ln net.Listener, _ *net.KeepAliveConfig) (Listener, erro
 	return &plainListener{ln}, nil
 }
 
-// Dial connects to an address. The error wraps the system's error number or that
-// of ctx. L, if not nil, is called first: the dial waits.
-func (e *Engine) Dial(ctx context.Context, to netip.AddrPort, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
-	return e.DialMarked(ctx, to, 0, keepAlive, l)
-}
-
-// DialMarked is Dial with a marked socket, which only Linux has; 0: no mark.
+// DialMarked connects to an address. A mark other than 0 is an error: only Linux has
+// marks. The error wraps the system's error number or that of ctx. L, if not
+// nil, is called first: the dial waits.
 func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	if mark != 0 {
 		return nil, SetMark(0, mark)

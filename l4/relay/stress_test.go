@@ -185,7 +185,7 @@ func (m *meeting) meet(downstream bool) (far, near net.Conn) {
 			near = <-m.accepted
 		}
 	case m.kind == engineTCP:
-		near, err = m.engine.Dial(m.t.Context(), m.listener.Addr().(*net.TCPAddr).AddrPort(), &net.KeepAliveConfig{}, nil)
+		near, err = m.engine.DialMarked(m.t.Context(), m.listener.Addr().(*net.TCPAddr).AddrPort(), 0, &net.KeepAliveConfig{}, nil)
 		far, acceptErr = m.listener.Accept()
 	default:
 		far, err = net.Dial(m.listener.Addr().Network(), m.listener.Addr().String())
