@@ -74,7 +74,7 @@ func write(t *testing.T, path string, b []byte) {
 
 func concat(all ...[]byte) []byte { return bytes.Join(all, nil) }
 
-func TestLoadNamesTheFileAndTheMend(t *testing.T) {
+func TestLoadNamesTheFileAndTheFix(t *testing.T) {
 	dir := t.TempDir()
 	a, b := newPair(t, 1, time.Hour), newPair(t, 0x2b, time.Hour)
 	der, _ := pem.Decode(a.cert)
