@@ -91,9 +91,6 @@ func newMetricsOnlyHandler(d adminDeps) http.Handler {
 }
 
 const (
-	// adminReloadTimeout is how long a reload may take: it asks nobody, but the
-	// files may be many.
-	adminReloadTimeout = 30 * time.Second
 	// adminTimeout bounds a request as a whole, a reload included. It bounds
 	// reading as well as writing, because net/http cancels the context of a
 	// request that is still being served when ReadTimeout has passed.
@@ -136,36 +133,26 @@ type adminRoute struct {
 
 func (a *admin) probes() []adminRoute {
 	return []adminRoute{
-		{"GET", "/livez", nil, a.livez},
-		{"GET", "/readyz", []string{"upstream", "verbose"}, a.readyz},
-		{"GET", "/metrics", []string{"name[]"}, a.scrape},
+		{"GET", pathLive, nil, a.livez},
+		{"GET", pathReady, []string{"upstream", "verbose"}, a.readyz},
+		{"GET", pathMetrics, []string{"name[]"}, a.scrape},
 	}
 }
 
 func (a *admin) api() []adminRoute {
 	return []adminRoute{
-		{"GET", "/v1/status", nil, a.status},
-		{"GET", "/v1/sessions", []string{"client"}, a.listSessions},
-		{"GET", "/v1/sessions/recent", []string{"client"}, a.listRecent},
-		{"GET", "/v1/upstreams", nil, a.listUpstreams},
-		{"GET", "/v1/identities", nil, a.listIdentities},
-		{"GET", "/v1/config", nil, a.showConfig},
-		{"POST", "/v1/reload", nil, a.doReload},
-		{"POST", "/v1/drain", nil, a.doDrain},
-		{"POST", "/v1/quit", nil, a.doQuit},
-		{"POST", "/v1/sessions/{id}/kill", nil, a.doKill},
+		{"GET", pathStatus, nil, a.status},
+		{"GET", pathSessions, []string{"client"}, a.listSessions},
+		{"GET", pathRecent, []string{"client"}, a.listRecent},
+		{"GET", pathUpstreams, nil, a.listUpstreams},
+		{"GET", pathIdentities, nil, a.listIdentities},
+		{"GET", pathConfig, nil, a.showConfig},
+		{"POST", pathReload, nil, a.doReload},
+		{"POST", pathDrain, nil, a.doDrain},
+		{"POST", pathQuit, nil, a.doQuit},
+		{"POST", pathKill, nil, a.doKill},
 	}
 }
-
-// apiError is what a refused request is answered with.
-type apiError struct {
-	Status int      `json:"-"`
-	Text   string   `json:"error"`
-	Mend   string   `json:"mend,omitempty"`
-	Paths  []string `json:"paths,omitempty"`
-}
-
-func (e *apiError) Error() string { return e.Text }
 
 // handler makes one handler of the routes. Every request passes the guard first.
 func (a *admin) handler(routes []adminRoute) http.Handler {
@@ -245,7 +232,7 @@ func (r *adminRoute) costs(req *http.Request) bool {
 // isProbe says whether the request is that of a supervisor or a balancer, which asks
 // often and knows nothing.
 func isProbe(r *http.Request) bool {
-	return (r.URL.Path == "/livez" || r.URL.Path == "/readyz") && r.URL.RawQuery == ""
+	return (r.URL.Path == pathLive || r.URL.Path == pathReady) && r.URL.RawQuery == ""
 }
 
 func (r *adminRoute) knownQuery() string {
@@ -496,12 +483,12 @@ func addressMatcher(want string) func(client netip.AddrPort) bool {
 }
 
 func (a *admin) listUpstreams(w http.ResponseWriter, _ *http.Request) error {
-	replyJSON(w, http.StatusOK, map[string]any{"upstreams": orEmpty(a.upstreams())})
+	replyJSON(w, http.StatusOK, upstreamsReply{orEmpty(a.upstreams())})
 	return nil
 }
 
 func (a *admin) listIdentities(w http.ResponseWriter, _ *http.Request) error {
-	replyJSON(w, http.StatusOK, map[string]any{"identities": a.identityReplies()})
+	replyJSON(w, http.StatusOK, identitiesReply{a.identityReplies()})
 	return nil
 }
 
@@ -524,20 +511,20 @@ func (a *admin) doReload(w http.ResponseWriter, r *http.Request) error {
 	if err := a.reload(ctx); err != nil {
 		return &apiError{Status: http.StatusUnprocessableEntity, Text: err.Error(), Mend: "the old configuration is still in use, whole; mend the file and reload again"}
 	}
-	replyJSON(w, http.StatusOK, map[string]any{"reloaded": true})
+	replyJSON(w, http.StatusOK, reloadReply{Reloaded: true})
 	return nil
 }
 
 func (a *admin) doDrain(w http.ResponseWriter, _ *http.Request) error {
 	a.drain()
-	replyJSON(w, http.StatusAccepted, map[string]any{"draining": true, "sessions": a.active()})
+	replyJSON(w, http.StatusAccepted, drainReply{Draining: true, Sessions: a.active()})
 	return nil
 }
 
 // doQuit answers before it acts: afterwards there may be nobody to answer.
 func (a *admin) doQuit(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Connection", "close")
-	replyJSON(w, http.StatusAccepted, map[string]any{"quitting": true, "sessions": a.active()})
+	replyJSON(w, http.StatusAccepted, quitReply{Quitting: true, Sessions: a.active()})
 	http.NewResponseController(w).Flush()
 	a.quit()
 	return nil
@@ -556,6 +543,6 @@ func (a *admin) doKill(w http.ResponseWriter, r *http.Request) error {
 	if !a.kill(id) {
 		return &apiError{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Mend: "see GET /v1/sessions for their ids"}
 	}
-	replyJSON(w, http.StatusOK, map[string]any{"killed": id})
+	replyJSON(w, http.StatusOK, killReply{Killed: id})
 	return nil
 }

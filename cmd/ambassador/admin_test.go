@@ -12,71 +12,18 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
-// fakeServer is what the admin API of a test shows. Fields are set before use.
-type fakeServer struct {
-	readiness  l4.Readiness
-	upstreams  []l4.UpstreamStatus
-	live, over []l4.Record
-	identities []certs.Status
-	reloadErr  error
-
-	reloads, drains, quits atomic.Int32
-	killed                 atomic.Value // string
-}
-
-// noon is when the records of the tests are told.
-func noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
-
-func beforeNoon(d time.Duration) *time.Time {
-	t := noon().Add(-d)
-	return &t
-}
-
-func newFakeServer() *fakeServer {
-	return &fakeServer{
-		readiness: l4.Readiness{Ready: true},
-		upstreams: []l4.UpstreamStatus{
-			{Name: "orders_db", Required: true, Reached: true, ReachedAt: beforeNoon(time.Hour), Active: 1, StartTLS: "postgres", TLS: true,
-				Endpoints: []l4.EndpointStatus{
-					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: beforeNoon(3 * time.Second), LastReason: l4.ReasonOK,
-						Addresses: []l4.AddressStatus{{Address: "10.0.0.1:5432", Health: "healthy", HealthSince: beforeNoon(time.Hour), Breaker: "closed", Sessions: 1, Spares: 2}}},
-					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: beforeNoon(90 * time.Second), LastReason: l4.ReasonRefused,
-						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused",
-						Addresses: []l4.AddressStatus{{Address: "10.0.0.2:5432", Health: "unhealthy", HealthSince: beforeNoon(time.Minute), Breaker: "open", NextTrial: beforeNoon(-4 * time.Second),
-							LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused", LastErrorAt: beforeNoon(10 * time.Second)}}},
-				}},
-			{Name: "mail", Endpoints: []l4.EndpointStatus{{Endpoint: "mail.internal:25"}}},
-		},
-		live: []l4.Record{
-			{ID: "K7QX-41", Start: *beforeNoon(time.Minute), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
-				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Attempts: 1, BytesUp: 1500, BytesDown: 3 << 20, Establish: l4.Seconds(4200 * time.Microsecond), Duration: l4.Seconds(time.Minute)},
-		},
-		over: []l4.Record{
-			{ID: "K7QX-40", Start: *beforeNoon(2 * time.Minute), Listener: "postgres", Client: "127.0.0.1:39998", Upstream: "orders_db", Endpoint: "db1.internal:5432",
-				Address: "10.0.0.1:5432", Stage: l4.StageTLS, Reason: l4.ReasonUpstreamTLSRejected, Cause: "tls orders_db 10.0.0.1:5432: remote error: tls: certificate required",
-				Attempts: 3, Duration: l4.Seconds(1234500 * time.Microsecond)},
-			{ID: "K7QX-39", Start: *beforeNoon(26 * time.Hour), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
-				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed, Attempts: 1, BytesUp: 12, BytesDown: 1023, FirstClose: "downstream",
-				Establish: l4.Seconds(9 * time.Millisecond), Duration: l4.Seconds(time.Hour), Truncated: true},
-		},
-		identities: []certs.Status{
-			{Name: "orders", Ready: true, Names: []string{"dns:orders.svc", "spiffe://corp/orders"}, Serial: "4d2", NotBefore: *beforeNoon(24 * time.Hour),
-				NotAfter: noon().Add(7*24*time.Hour + 16*time.Hour), Loads: 2, Failures: 1, NextRenewal: noon().Add(5*time.Hour + 10*time.Minute), LastError: "load client.crt: no such file or directory"},
-		},
-	}
-}
-
-func (f *fakeServer) deps() adminDeps {
+// depsOf is what the admin API of a test shows and does.
+func depsOf(f *cmdtest.FakeServer) adminDeps {
 	return adminDeps{
-		ready: func() l4.Readiness { return f.readiness },
+		ready: func() l4.Readiness { return f.Readiness },
 		listeners: func() []l4.ListenerStatus {
 			return []l4.ListenerStatus{
 				{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}},
@@ -84,38 +31,27 @@ func (f *fakeServer) deps() adminDeps {
 					TLS: &l4.ListenerTLSStatus{Identities: []string{"orders"}, Client: "required", Principals: []string{"spiffe://corp/batch/*", "dns:*.svc"}}},
 			}
 		},
-		upstreams: func() []l4.UpstreamStatus { return f.upstreams },
+		upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
 		traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
-		sessions:   func() []l4.Record { return slices.Clone(f.live) },
-		recent:     func() []l4.Record { return slices.Clone(f.over) },
-		kill:       func(id string) bool { f.killed.Store(id); return id == "K7QX-41" },
-		identities: func() []certs.Status { return f.identities },
+		sessions:   func() []l4.Record { return slices.Clone(f.Live) },
+		recent:     func() []l4.Record { return slices.Clone(f.Over) },
+		kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
+		identities: func() []certs.Status { return f.Identities },
 		config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
-		reload:     func(context.Context) error { f.reloads.Add(1); return f.reloadErr },
-		drain:      func() { f.drains.Add(1) },
-		quit:       func() { f.quits.Add(1) },
+		reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
+		drain:      func() { f.Drains.Add(1) },
+		quit:       func() { f.Quits.Add(1) },
 		metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
 		version:    "v0.1.0",
-		started:    noon().Add(-3*time.Hour - 12*time.Minute),
+		started:    cmdtest.Noon().Add(-3*time.Hour - 12*time.Minute),
 	}
-}
-
-// askHandler asks a handler without a connection.
-func askHandler(h http.Handler, method, target string, edit ...func(*http.Request)) (status int, body string) {
-	r := httptest.NewRequest(method, target, nil)
-	for _, f := range edit {
-		f(r)
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w.Code, w.Body.String()
 }
 
 func TestAdminPaths(t *testing.T) {
-	f := newFakeServer()
-	h := newAdminHandler(f.deps(), adminOptions{})
+	f := cmdtest.NewFakeServer()
+	h := newAdminHandler(depsOf(f), adminOptions{})
 	for _, tt := range []struct {
 		method, target string
 		status         int
@@ -154,7 +90,7 @@ func TestAdminPaths(t *testing.T) {
 		{"POST", "/readyz", 405, "this path takes only GET"},
 		{"DELETE", "/v1/sessions", 405, "this path takes only GET"},
 	} {
-		status, body := askHandler(h, tt.method, tt.target)
+		status, body := cmdtest.AskHandler(h, tt.method, tt.target)
 		if status != tt.status || !strings.Contains(body, tt.want) {
 			t.Errorf("%s %s: %d, want %d with %q:\n%s", tt.method, tt.target, status, tt.status, tt.want, body)
 		}
@@ -162,23 +98,23 @@ func TestAdminPaths(t *testing.T) {
 			t.Errorf("%s %s: not JSON: %s", tt.method, tt.target, body)
 		}
 	}
-	if f.reloads.Load() != 1 || f.drains.Load() != 1 || f.quits.Load() != 1 {
-		t.Errorf("%d reloads, %d drains, %d quits; want 1 each", f.reloads.Load(), f.drains.Load(), f.quits.Load())
+	if f.Reloads.Load() != 1 || f.Drains.Load() != 1 || f.Quits.Load() != 1 {
+		t.Errorf("%d reloads, %d drains, %d quits; want 1 each", f.Reloads.Load(), f.Drains.Load(), f.Quits.Load())
 	}
 }
 
 func TestMethodNotAllowedNamesTheMethod(t *testing.T) {
 	w := httptest.NewRecorder()
-	newAdminHandler(newFakeServer().deps(), adminOptions{}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/drain", nil))
+	newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/drain", nil))
 	if got := w.Header().Get("Allow"); got != "POST" {
 		t.Errorf("Allow: %q", got)
 	}
 }
 
 func TestNotReadyHasAReasonALine(t *testing.T) {
-	f := newFakeServer()
-	f.readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet; dial:\nrefused", "upstream b: no_identity: expired"}}
-	status, body := askHandler(newAdminHandler(f.deps(), adminOptions{}), "GET", "/readyz")
+	f := cmdtest.NewFakeServer()
+	f.Readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet; dial:\nrefused", "upstream b: no_identity: expired"}}
+	status, body := cmdtest.AskHandler(newAdminHandler(depsOf(f), adminOptions{}), "GET", "/readyz")
 	if want := "upstream a: not reached yet; dial:\\nrefused\nupstream b: no_identity: expired\n"; status != 503 || body != want {
 		t.Errorf("%d %q, want 503 %q", status, body, want)
 	}
@@ -211,21 +147,21 @@ func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
 }
 
 func TestFailedReloadSaysSo(t *testing.T) {
-	f := newFakeServer()
-	f.reloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
-	status, body := askHandler(newAdminHandler(f.deps(), adminOptions{}), "POST", "/v1/reload")
+	f := cmdtest.NewFakeServer()
+	f.ReloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
+	status, body := cmdtest.AskHandler(newAdminHandler(depsOf(f), adminOptions{}), "POST", "/v1/reload")
 	if status != 422 || !strings.Contains(body, "unknown key") || !strings.Contains(body, "the old configuration is still in use") {
 		t.Errorf("%d %s", status, body)
 	}
-	d := f.deps()
+	d := depsOf(f)
 	d.reload = nil
-	if status, body := askHandler(newAdminHandler(d, adminOptions{}), "POST", "/v1/reload"); status != 409 {
+	if status, body := cmdtest.AskHandler(newAdminHandler(d, adminOptions{}), "POST", "/v1/reload"); status != 409 {
 		t.Errorf("without a file: %d %s", status, body)
 	}
 }
 
 func TestQuitIsAnsweredBeforeItHappens(t *testing.T) {
-	d := newFakeServer().deps()
+	d := depsOf(cmdtest.NewFakeServer())
 	w := httptest.NewRecorder()
 	d.quit = func() {
 		if !w.Flushed || !strings.Contains(w.Body.String(), "quitting") {
@@ -237,7 +173,7 @@ func TestQuitIsAnsweredBeforeItHappens(t *testing.T) {
 
 // The answer is whole even where quitting closes every connection at once.
 func TestQuitIsAnsweredInWhole(t *testing.T) {
-	d := newFakeServer().deps()
+	d := depsOf(cmdtest.NewFakeServer())
 	var server *httptest.Server
 	d.quit = func() { server.Config.Close() }
 	server = httptest.NewServer(newAdminHandler(d, adminOptions{}))
@@ -253,18 +189,18 @@ func TestQuitIsAnsweredInWhole(t *testing.T) {
 }
 
 func TestTCPGuardHost(t *testing.T) {
-	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Hosts: []string{"Admin.corp"}})
+	h := newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TCP: true, Hosts: []string{"Admin.corp"}})
 	for host, want := range map[string]int{
 		"127.0.0.1": 200, "127.0.0.1:9901": 200, "[::1]:9901": 200, "[::1]": 200, "10.1.2.3:1": 200, "localhost": 200, "LOCALHOST:9901": 200, "localhost.": 200,
 		"admin.corp:9901": 200, "ADMIN.corp": 200,
 		"evil.example": 403, "evil.example:9901": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403, "admin.corp.evil": 403, "": 403, "x:y:z": 403,
 	} {
-		status, body := askHandler(h, "GET", "/livez", func(r *http.Request) { r.Host = host })
+		status, body := cmdtest.AskHandler(h, "GET", "/livez", func(r *http.Request) { r.Host = host })
 		if status != want || want == 403 && !strings.Contains(body, "admin.hosts") {
 			t.Errorf("Host %q: %d, want %d: %s", host, status, want, body)
 		}
 	}
-	if status, _ := askHandler(h, "GET", "/no/such", func(r *http.Request) { r.Host = "evil.example" }); status != 403 {
+	if status, _ := cmdtest.AskHandler(h, "GET", "/no/such", func(r *http.Request) { r.Host = "evil.example" }); status != 403 {
 		t.Errorf("the guard lets an unknown path through: %d", status)
 	}
 }
@@ -278,16 +214,16 @@ func TestTCPGuardToken(t *testing.T) {
 		{"secret", "", 401}, {"secret", "Bearer", 401}, {"secret", "Bearer wrong", 401}, {"secret", "Basic secret", 401}, {"secret", "secret", 401},
 		{"secret", "Bearer secret", 202}, {"secret", "bearer secret", 202}, {"secret", "Bearer secrets", 401},
 	} {
-		f := newFakeServer()
-		h := newAdminHandler(f.deps(), adminOptions{TCP: true, Token: tt.token})
-		status, body := askHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) { r.Header.Set("Authorization", tt.header) })
+		f := cmdtest.NewFakeServer()
+		h := newAdminHandler(depsOf(f), adminOptions{TCP: true, Token: tt.token})
+		status, body := cmdtest.AskHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) { r.Header.Set("Authorization", tt.header) })
 		if status != tt.want || status != 202 && !strings.Contains(body, "admin.token_file") {
 			t.Errorf("token %q, Authorization %q: %d, want %d: %s", tt.token, tt.header, status, tt.want, body)
 		}
-		if done := f.drains.Load() == 1; done != (tt.want == 202) {
+		if done := f.Drains.Load() == 1; done != (tt.want == 202) {
 			t.Errorf("token %q, Authorization %q: drained: %v", tt.token, tt.header, done)
 		}
-		if status, _ := askHandler(h, "GET", "http://127.0.0.1/v1/status"); status != 200 {
+		if status, _ := cmdtest.AskHandler(h, "GET", "http://127.0.0.1/v1/status"); status != 200 {
 			t.Errorf("reading needs no token: %d", status)
 		}
 	}
@@ -295,29 +231,29 @@ func TestTCPGuardToken(t *testing.T) {
 
 // With token_for: all only probes need no token.
 func TestTCPGuardTokenForAll(t *testing.T) {
-	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Token: "secret", TokenForAll: true})
+	h := newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TCP: true, Token: "secret", TokenForAll: true})
 	for target, open := range map[string]bool{
 		"/livez": true, "/readyz": true, "/readyz?verbose": false, "/readyz?upstream=mail": false, "/metrics": false, "/v1/status": false,
 		"/v1/sessions": false, "/v1/sessions/recent": false, "/v1/upstreams": false, "/v1/identities": false, "/v1/config": false, "/": false, "/none": false,
 	} {
 		for _, method := range []string{"GET", "HEAD"} {
-			status, _ := askHandler(h, method, "http://127.0.0.1"+target)
+			status, _ := cmdtest.AskHandler(h, method, "http://127.0.0.1"+target)
 			if (status != 401) != open {
 				t.Errorf("%s %s without a token: %d", method, target, status)
 			}
-			status, _ = askHandler(h, method, "http://127.0.0.1"+target, func(r *http.Request) { r.Header.Set("Authorization", "Bearer secret") })
+			status, _ = cmdtest.AskHandler(h, method, "http://127.0.0.1"+target, func(r *http.Request) { r.Header.Set("Authorization", "Bearer secret") })
 			if status == 401 || status == 403 {
 				t.Errorf("%s %s with the token: %d", method, target, status)
 			}
 		}
 	}
-	if status, _ := askHandler(newAdminHandler(newFakeServer().deps(), adminOptions{TokenForAll: true}), "GET", "/v1/status"); status != 200 {
+	if status, _ := cmdtest.AskHandler(newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TokenForAll: true}), "GET", "/v1/status"); status != 200 {
 		t.Errorf("on a unix socket: %d", status)
 	}
 }
 
 func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
-	h := newAdminHandler(newFakeServer().deps(), adminOptions{TCP: true, Token: "secret"})
+	h := newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TCP: true, Token: "secret"})
 	for _, tt := range []struct {
 		key, value string
 		want       int
@@ -325,7 +261,7 @@ func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
 		{"Sec-Fetch-Site", "cross-site", 403}, {"Sec-Fetch-Site", "same-site", 403}, {"Origin", "https://evil.example", 403}, {"Origin", "null", 403},
 		{"Sec-Fetch-Site", "same-origin", 202}, {"Sec-Fetch-Site", "none", 202}, {"Origin", "http://127.0.0.1", 202},
 	} {
-		status, body := askHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) {
+		status, body := cmdtest.AskHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) {
 			r.Header.Set("Authorization", "Bearer secret")
 			r.Header.Set(tt.key, tt.value)
 		})
@@ -336,21 +272,21 @@ func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
 }
 
 func TestUnixNeedsNoGuard(t *testing.T) {
-	status, body := askHandler(newAdminHandler(newFakeServer().deps(), adminOptions{}), "POST", "/v1/drain", func(r *http.Request) { r.Host = "anything" })
+	status, body := cmdtest.AskHandler(newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{}), "POST", "/v1/drain", func(r *http.Request) { r.Host = "anything" })
 	if status != 202 {
 		t.Errorf("%d %s", status, body)
 	}
 }
 
 func TestMetricsOnly(t *testing.T) {
-	h := newMetricsOnlyHandler(newFakeServer().deps())
+	h := newMetricsOnlyHandler(depsOf(cmdtest.NewFakeServer()))
 	for target, want := range map[string]int{"/livez": 200, "/readyz": 200, "/metrics": 200, "/v1/status": 404, "/v1/config": 404, "/": 404} {
-		status, body := askHandler(h, "GET", "http://any.name"+target)
+		status, body := cmdtest.AskHandler(h, "GET", "http://any.name"+target)
 		if status != want || want == 404 && strings.Contains(body, "POST") {
 			t.Errorf("%s: %d, want %d: %s", target, status, want, body)
 		}
 	}
-	if status, _ := askHandler(h, "POST", "/v1/quit"); status != 404 {
+	if status, _ := cmdtest.AskHandler(h, "POST", "/v1/quit"); status != 404 {
 		t.Errorf("POST /v1/quit: %d", status)
 	}
 }
@@ -392,14 +328,14 @@ func FuzzSessionMatcher(f *testing.F) {
 
 // A real server on a real socket, with the server's bounds.
 func TestAdminOverItsSockets(t *testing.T) {
-	for _, at := range []adminListen{{Address: "unix:" + shortDir(t) + "/a.sock"}, {Address: "127.0.0.1:0"}} {
-		addr := serveAdmin(t, newFakeServer(), at, adminOptions{TCP: !strings.HasPrefix(at.Address, "unix:")})
-		c, err := (&adminFlags{admin: addr}).client(t.Context(), appWith())
-		if err != nil {
-			t.Fatal(err)
+	for _, at := range []adminListen{{Address: "unix:" + cmdtest.ShortDir(t) + "/a.sock"}, {Address: "127.0.0.1:0"}} {
+		addr := serveAdmin(t, cmdtest.NewFakeServer(), at, adminOptions{TCP: !strings.HasPrefix(at.Address, "unix:")})
+		body, status, err := cmdtest.AskPrinted(addr, "GET", "/v1/status")
+		if err != nil || status != http.StatusOK {
+			t.Fatal(status, err)
 		}
 		var s statusReply
-		if err := c.get(t.Context(), "/v1/status", &s); err != nil {
+		if err := json.Unmarshal([]byte(body), &s); err != nil {
 			t.Fatal(err)
 		}
 		if s.Version != "v0.1.0" || !s.Readiness.Ready || s.Sessions != 1 || len(s.Upstreams) != 2 || s.Identities[0].LastError == "" {
@@ -409,13 +345,13 @@ func TestAdminOverItsSockets(t *testing.T) {
 }
 
 // serveAdmin serves the admin API of f until the test ends.
-func serveAdmin(t *testing.T, f *fakeServer, at adminListen, o adminOptions) (addr string) {
+func serveAdmin(t *testing.T, f *cmdtest.FakeServer, at adminListen, o adminOptions) (addr string) {
 	t.Helper()
-	ln, addr, err := appWith().listenAdmin(t.Context(), at)
+	ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, ln, addr, newAdminHandler(f.deps(), o))
+	return serveOn(t, ln, addr, newAdminHandler(depsOf(f), o))
 }
 
 // The whole of it over a real server: a connection that is refused is in
@@ -468,11 +404,11 @@ func TestAdminOfARealServer(t *testing.T) {
 		"/readyz":                                "ready",
 		"/metrics?name[]=ambassador_bytes_total": `ambassador_bytes_total{direction="up",listener="in",upstream="up"} 0`,
 	} {
-		if _, body := askHandler(h, "GET", target); !strings.Contains(body, want) {
+		if _, body := cmdtest.AskHandler(h, "GET", target); !strings.Contains(body, want) {
 			t.Errorf("%s: want %s in\n%s", target, want, body)
 		}
 	}
-	if status, _ := askHandler(h, "POST", "/v1/sessions/none/kill"); status != 404 {
+	if status, _ := cmdtest.AskHandler(h, "POST", "/v1/sessions/none/kill"); status != 404 {
 		t.Errorf("kill of nothing: %d", status)
 	}
 }
@@ -489,5 +425,17 @@ func TestHTTPServerBoundsEveryWait(t *testing.T) {
 	}
 	if min(s.ReadTimeout, s.WriteTimeout) <= adminReloadTimeout {
 		t.Error("a reload may take longer than its request")
+	}
+}
+
+// What the admin API answers.
+func TestAnswersCanBeSeen(t *testing.T) {
+	f := cmdtest.NewFakeServer()
+	f.Readiness = l4.Readiness{Waiting: []string{cmdtest.Evil}}
+	f.Over[0].User, f.Over[0].Tag = cmdtest.Evil, cmdtest.Evil
+	h := newAdminHandler(depsOf(f), adminOptions{})
+	for _, path := range []string{"/readyz", "/v1/status", "/v1/sessions/recent", "/v1/%1b%c2%9b%e2%80%ae"} {
+		_, body := cmdtest.AskHandler(h, "GET", path)
+		cmdtest.MustBeVisible(t, path, body)
 	}
 }

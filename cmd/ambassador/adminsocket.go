@@ -28,11 +28,11 @@ type adminListen struct {
 
 // listenAdmin binds the admin API's socket and gives its address as printed. To
 // close the listener also removes the socket's file, if it is still ours.
-func (a *app) listenAdmin(ctx context.Context, at adminListen) (ln net.Listener, addr string, err error) {
+func listenAdmin(ctx context.Context, env func(string) (string, bool), at adminListen) (ln net.Listener, addr string, err error) {
 	path, unix := strings.CutPrefix(at.Address, "unix:")
 	switch {
 	case at.Address == "":
-		ln, err = listenAdminDefault(ctx, defaultAdminFolder(a.env))
+		ln, err = listenAdminDefault(ctx, defaultAdminFolder(env))
 	case unix:
 		ln, err = l4.ListenUnix(ctx, path, l4.SocketConfig{})
 	default:

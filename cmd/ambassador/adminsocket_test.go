@@ -13,37 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
-// shortDir is a folder whose path leaves room for a socket's name.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "amb")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-// appWith is an app with nothing in its environment but pairs ("KEY=value").
-func appWith(pairs ...string) *app {
-	return &app{stdin: strings.NewReader(""), stdout: &strings.Builder{}, stderr: &strings.Builder{},
-		env: func(key string) (string, bool) {
-			for _, p := range pairs {
-				if v, ok := strings.CutPrefix(p, key+"="); ok {
-					return v, true
-				}
-			}
-			return "", false
-		}}
-}
-
 // listenDefault binds a default admin socket; it is closed when the test ends.
-func listenDefault(t *testing.T, a *app) string {
+func listenDefault(t *testing.T, env func(string) (string, bool)) string {
 	t.Helper()
-	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	ln, addr, err := listenAdmin(t.Context(), env, adminListen{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +51,7 @@ func TestDefaultAdminFolder(t *testing.T) {
 		{[]string{"XDG_RUNTIME_DIR=", "TMPDIR=/t"}, adminFolder{"/t/ambassador-" + uid, false}},
 		{nil, adminFolder{"/tmp/ambassador-" + uid, false}},
 	} {
-		if got := defaultAdminFolder(appWith(tt.env...).env); got != tt.want {
+		if got := defaultAdminFolder(cmdtest.EnvOf(tt.env...)); got != tt.want {
 			t.Errorf("with %q: %+v, want %+v", tt.env, got, tt.want)
 		}
 	}
@@ -95,8 +72,8 @@ func TestAdminFoldersOfTheEnvironment(t *testing.T) {
 }
 
 func TestDefaultSocketIsGuardedAndRemoved(t *testing.T) {
-	tmp := shortDir(t)
-	ln, addr, err := appWith("TMPDIR="+tmp).listenAdmin(t.Context(), adminListen{})
+	tmp := cmdtest.ShortDir(t)
+	ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf("TMPDIR="+tmp), adminListen{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,23 +97,23 @@ func TestDefaultSocketIsGuardedAndRemoved(t *testing.T) {
 }
 
 func TestSecondAmbassadorHasItsOwnSocket(t *testing.T) {
-	a := appWith("RUNTIME_DIRECTORY=" + shortDir(t))
-	first, second := listenDefault(t, a), listenDefault(t, a)
+	env := cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
+	first, second := listenDefault(t, env), listenDefault(t, env)
 	if filepath.Base(first) != "admin.sock" || filepath.Base(second) != fmt.Sprintf("admin-%d.sock", os.Getpid()) {
 		t.Errorf("sockets %s, %s", first, second)
 	}
-	live, failed := liveAdminSockets(t.Context(), adminFolders(a.env)[:1])
+	live, failed := liveAdminSockets(t.Context(), adminFolders(env)[:1])
 	if len(live) != 2 || len(failed) > 0 {
 		t.Errorf("live %q, failed %v", live, failed)
 	}
 }
 
 func TestDeadSocketsAreRemovedAndOthersKept(t *testing.T) {
-	dir := shortDir(t)
+	dir := cmdtest.ShortDir(t)
 	for _, name := range []string{"admin.sock", "admin-1.sock", "other.sock"} {
 		deadSocket(t, filepath.Join(dir, name))
 	}
-	if addr := listenDefault(t, appWith("RUNTIME_DIRECTORY="+dir)); filepath.Base(addr) != "admin.sock" {
+	if addr := listenDefault(t, cmdtest.EnvOf("RUNTIME_DIRECTORY="+dir)); filepath.Base(addr) != "admin.sock" {
 		t.Errorf("address %s", addr)
 	}
 	entries, _ := os.ReadDir(dir)
@@ -150,13 +127,13 @@ func TestDeadSocketsAreRemovedAndOthersKept(t *testing.T) {
 }
 
 func TestCloseKeepsASuccessorsSocket(t *testing.T) {
-	path := filepath.Join(shortDir(t), "a.sock")
-	old, _, err := appWith().listenAdmin(t.Context(), adminListen{Address: "unix:" + path})
+	path := filepath.Join(cmdtest.ShortDir(t), "a.sock")
+	old, _, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "unix:" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	os.Remove(path)
-	next, _, err := appWith().listenAdmin(t.Context(), adminListen{Address: "unix:" + path})
+	next, _, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "unix:" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,14 +156,14 @@ func TestFoldersThatAreNotOurs(t *testing.T) {
 		{"open to others", func(p string) error { return errors.Join(os.Mkdir(p, 0o700), os.Chmod(p, 0o750)) }, "lets others in"},
 		{"another user's", func(p string) error { return errors.Join(os.Mkdir(p, 0o700), os.Chown(p, 4711, -1)) }, "another user"},
 	} {
-		tmp := shortDir(t)
+		tmp := cmdtest.ShortDir(t)
 		if err := tt.make(filepath.Join(tmp, name)); errors.Is(err, os.ErrPermission) {
 			continue // only root can give a folder away
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		a := appWith("TMPDIR=" + tmp)
-		ln, _, err := a.listenAdmin(t.Context(), adminListen{})
+		env := cmdtest.EnvOf("TMPDIR=" + tmp)
+		ln, _, err := listenAdmin(t.Context(), env, adminListen{})
 		if err == nil {
 			ln.Close()
 		}
@@ -198,8 +175,8 @@ func TestFoldersThatAreNotOurs(t *testing.T) {
 
 // A client must not speak to a socket that another user may have planted.
 func TestClientsLeaveOutFoldersThatAreNotOurs(t *testing.T) {
-	tmp := shortDir(t)
-	a := appWith("TMPDIR="+tmp, "RUNTIME_DIRECTORY="+shortDir(t))
+	tmp := cmdtest.ShortDir(t)
+	env := cmdtest.EnvOf("TMPDIR="+tmp, "RUNTIME_DIRECTORY="+cmdtest.ShortDir(t))
 	dir := filepath.Join(tmp, fmt.Sprintf("ambassador-%d", os.Geteuid()))
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)); err != nil {
 		t.Fatal(err)
@@ -209,13 +186,13 @@ func TestClientsLeaveOutFoldersThatAreNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if live, _ := liveAdminSockets(t.Context(), adminFolders(a.env)); len(live) > 0 {
+	if live, _ := liveAdminSockets(t.Context(), adminFolders(env)); len(live) > 0 {
 		t.Errorf("live sockets: %q", live)
 	}
 }
 
 func TestFolderInUseIsWaitedForWithABound(t *testing.T) {
-	dir := shortDir(t)
+	dir := cmdtest.ShortDir(t)
 	unlock, err := lockFolder(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -234,13 +211,13 @@ func TestFolderInUseIsWaitedForWithABound(t *testing.T) {
 }
 
 func TestConfiguredAdminListen(t *testing.T) {
-	dir := shortDir(t)
+	dir := cmdtest.ShortDir(t)
 	file, dead, long := filepath.Join(dir, "file"), filepath.Join(dir, "dead"), filepath.Join(dir, strings.Repeat("x", 110))
 	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	deadSocket(t, dead)
-	taken := listenDefault(t, appWith("RUNTIME_DIRECTORY="+dir))
+	taken := listenDefault(t, cmdtest.EnvOf("RUNTIME_DIRECTORY="+dir))
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +239,7 @@ func TestConfiguredAdminListen(t *testing.T) {
 		{adminListen{Address: "0.0.0.0:0", Unsafe: true}, ""},
 		{adminListen{Address: busy.Addr().String()}, "in use"},
 	} {
-		ln, addr, err := appWith().listenAdmin(t.Context(), tt.at)
+		ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf(), tt.at)
 		if err == nil {
 			ln.Close()
 		}
@@ -281,7 +258,7 @@ func TestConfiguredAdminListen(t *testing.T) {
 }
 
 func TestAdminSocketIsNoMPTCP(t *testing.T) {
-	ln, _, err := appWith().listenAdmin(t.Context(), adminListen{Address: "127.0.0.1:0"})
+	ln, _, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v4"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // shared are listeners that share what the first has, and rules.
@@ -40,7 +42,7 @@ func TestAliasesAreBounded(t *testing.T) {
 		"a circle of two":            {"x: &x {y: &y [*x, *y]}", "a.yaml:1:15: *x stands for a section that it is a part of"},
 		"a circle, met from outside": {"y: &y [a, &x [*y]]\nz: *x", "a.yaml:1:15: *y stands for a section that it is a part of"},
 	} {
-		d := &decoder{file: "a.yaml", env: testEnv}
+		d := &decoder{file: "a.yaml", env: cmdtest.Env}
 		_, err := d.decodeFile("/", []byte(tt.text))
 		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v; want %q alone", name, err, tt.want)
@@ -51,8 +53,8 @@ func TestAliasesAreBounded(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"20 listeners that share 200 rules": shared(20, 200),
-		"what all upstreams share":          good + "    connect: &c {timeout: 5s}\n    health: &h {interval: 1s}\n  v: {endpoints: ['h:2'], connect: *c, health: *h}\n",
-		"a text":                            strings.Replace(good, `"127.0.0.1:1"`, "&a 127.0.0.1:1", 1) + "metrics: {listen: *a}\n",
+		"what all upstreams share":          cmdtest.Good + "    connect: &c {timeout: 5s}\n    health: &h {interval: 1s}\n  v: {endpoints: ['h:2'], connect: *c, health: *h}\n",
+		"a text":                            strings.Replace(cmdtest.Good, `"127.0.0.1:1"`, "&a 127.0.0.1:1", 1) + "metrics: {listen: *a}\n",
 	} {
 		if _, err := parse(text); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -93,10 +95,10 @@ func TestMistakesAreBounded(t *testing.T) {
 		fmt.Fprintf(&names, "  i%d: {files: {cert: a, key: b}}\n", i)
 	}
 	for name, text := range map[string]string{
-		"unknown keys":       good + text.String(),
-		"references":         good + refs.String() + "identities:\n" + names.String(),
-		"items of a list":    strings.Replace(good, `["h:1"]`, "["+strings.Repeat("h,", 3*maxProblems)+"]", 1),
-		"long keys and text": good + strings.Repeat("k", 1<<20) + ": 1\n" + "log: {level: " + strings.Repeat("v", 1<<20) + "}\n",
+		"unknown keys":       cmdtest.Good + text.String(),
+		"references":         cmdtest.Good + refs.String() + "identities:\n" + names.String(),
+		"items of a list":    strings.Replace(cmdtest.Good, `["h:1"]`, "["+strings.Repeat("h,", 3*maxProblems)+"]", 1),
+		"long keys and text": cmdtest.Good + strings.Repeat("k", 1<<20) + ": 1\n" + "log: {level: " + strings.Repeat("v", 1<<20) + "}\n",
 	} {
 		_, err := parse(text)
 		var all *ConfigError
@@ -112,7 +114,7 @@ func TestMistakesAreBounded(t *testing.T) {
 			}
 		}
 	}
-	_, err := parse(good + "log: {level: " + strings.Repeat("v", 1<<20) + "}\n")
+	_, err := parse(cmdtest.Good + "log: {level: " + strings.Repeat("v", 1<<20) + "}\n")
 	if err == nil || !strings.HasSuffix(err.Error(), "is none of debug, info, warn, error") {
 		t.Error("the fix of a long mistake is gone")
 	}

@@ -224,3 +224,6 @@ identities:
 `, addr, visible(f.root), server.Fingerprint(), embedded.ProvisionerName, visible(f.passwordFile),
 		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), quote(server.Fingerprint()), embedded.ProvisionerName, quote(f.passwordFile))
 }
+
+// caConnections is the same for `ca`, which has all descriptors to itself.
+func caConnections(descriptors int) int { return min(max(descriptors/4, 4), 256) }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // startCA runs `ca` until stop or the end of the test, and gives what it printed,
@@ -24,11 +25,11 @@ func startCA(t *testing.T, args ...string) (printed string, stop func() int) {
 }
 
 // startCAWithLog is startCA, and gives the log, too.
-func startCAWithLog(t *testing.T, args ...string) (printed string, log *output, stop func() int) {
+func startCAWithLog(t *testing.T, args ...string) (printed string, log *cmdtest.Output, stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	out := newOutput()
-	log = newOutput()
+	out := cmdtest.NewOutput()
+	log = cmdtest.NewOutput()
 	code, done := 0, make(chan struct{})
 	go func() { // stop waits for it
 		defer close(done)
@@ -54,7 +55,7 @@ func startCAWithLog(t *testing.T, args ...string) (printed string, log *output, 
 			t.Fatalf("it has ended with code %d:\n%s%s", code, out, log)
 		case <-time.After(10 * time.Millisecond):
 		}
-		if time.Since(start) > patience {
+		if time.Since(start) > cmdtest.Patience {
 			t.Fatalf("it says only:\n%s%s", out, log)
 		}
 	}
@@ -72,15 +73,16 @@ func pasted(t *testing.T, printed string) string {
 
 // What `ca` prints can be pasted, and an ambassador gets its certificate by it.
 func TestCAPrintsWhatWorks(t *testing.T) {
-	dir := shortDir(t)
+	dir := cmdtest.ShortDir(t)
 	t.Setenv("TMPDIR", dir)
 	printed, stop := startCA(t)
-	s := serveFile(t, pasted(t, printed)+`
+	path := cmdtest.WriteConfig(t, pasted(t, printed)+`
 upstreams: {u: {endpoints: ["127.0.0.1:1"], required: false, tls: {identity: me}}}
 listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
 `)
-	s.err.await(t, `"msg":"identity renewed","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
-	if _, err := os.Stat(filepath.Join(filepath.Dir(s.config), "me-identity", "identity.pem")); err != nil {
+	_, log := runFile(t, path)
+	log.Await(t, `"msg":"identity renewed","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
+	if _, err := os.Stat(filepath.Join(filepath.Dir(path), "me-identity", "identity.pem")); err != nil {
 		t.Error(err)
 	}
 	if code := stop(); code != 0 {
@@ -95,8 +97,8 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
 func TestCAStorage(t *testing.T) {
 	dir := t.TempDir()
 	password, wrong := filepath.Join(dir, "pw"), filepath.Join(dir, "wrong")
-	writeFile(t, password, "correct horse\n")
-	writeFile(t, wrong, "wrong\n")
+	cmdtest.WriteFile(t, password, "correct horse\n")
+	cmdtest.WriteFile(t, wrong, "wrong\n")
 	fingerprint := regexp.MustCompile(`(?m)^fingerprint +([0-9a-f]{64})$`)
 	for _, args := range [][]string{{"--storage", filepath.Join(dir, "plain")}, {"--storage", filepath.Join(dir, "encrypted"), "--password-file", password}} {
 		first, stop := startCA(t, args...)
@@ -124,8 +126,8 @@ func TestCAStorage(t *testing.T) {
 		"no such file":                         {"--password-file", filepath.Join(dir, "absent")},
 		`--listen: "nonsense" is no HOST:PORT`: {"--listen", "nonsense"},
 	} {
-		log := newOutput()
-		if code := run(t.Context(), append([]string{"ca", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), newOutput(), log); code == 0 || !strings.Contains(log.String(), want) {
+		log := cmdtest.NewOutput()
+		if code := run(t.Context(), append([]string{"ca", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), cmdtest.NewOutput(), log); code == 0 || !strings.Contains(log.String(), want) {
 			t.Errorf("%v: exit code %d, %s; want one with %q", args, code, log, want)
 		}
 	}
@@ -136,8 +138,8 @@ func TestCAStorage(t *testing.T) {
 func TestCAWarns(t *testing.T) {
 	dir := t.TempDir()
 	short, long := filepath.Join(dir, "short"), filepath.Join(dir, "long")
-	writeFile(t, short, "elevenbytes\n")
-	writeFile(t, long, "twelve bytes\n")
+	cmdtest.WriteFile(t, short, "elevenbytes\n")
+	cmdtest.WriteFile(t, long, "twelve bytes\n")
 	for _, tt := range []struct {
 		address, password string
 		want              bool
@@ -152,7 +154,7 @@ func TestCAWarns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		log := newOutput()
+		log := cmdtest.NewOutput()
 		f := &caFiles{password: password, passwordFile: tt.password}
 		f.warn(slog.New(slog.NewJSONHandler(log, nil)), net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.address)))
 		if text := log.String(); strings.Contains(text, `"msg":"short password: every client of the address`) != tt.want || !tt.want && text != "" {
@@ -178,8 +180,8 @@ func TestCAWarns(t *testing.T) {
 	}
 	refuses := func(want string) {
 		t.Helper()
-		log := newOutput()
-		if code := run(t.Context(), []string{"ca", "--listen", "127.0.0.1:0", "--storage", storage}, strings.NewReader(""), newOutput(), log); code != 2 || !strings.Contains(log.String(), want) {
+		log := cmdtest.NewOutput()
+		if code := run(t.Context(), []string{"ca", "--listen", "127.0.0.1:0", "--storage", storage}, strings.NewReader(""), cmdtest.NewOutput(), log); code != 2 || !strings.Contains(log.String(), want) {
 			t.Errorf("exit code %d, %s; want one with %q", code, log, want)
 		}
 	}

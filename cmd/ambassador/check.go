@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -64,7 +65,7 @@ whatever they decide, and 2 for a question that makes no sense.`,
 func (a *app) check(path string, asJSON bool) error {
 	f, err := loadFile(path, a.env)
 	if err == nil {
-		err = configError(f.checkFiles())
+		err = configError(checkFiles(f))
 	}
 	switch {
 	case asJSON:
@@ -72,7 +73,7 @@ func (a *app) check(path string, asJSON bool) error {
 	case err != nil:
 		return &exitError{Code: 2, Err: err}
 	}
-	for _, w := range slices.Concat(f.warnings(), f.exposures(), f.unused()) {
+	for _, w := range slices.Concat(f.warnings(), exposures(f), unused(f)) {
 		fmt.Fprintf(a.stdout, "warning: %s\n", visible(w))
 	}
 	for _, n := range f.notes() {
@@ -100,7 +101,7 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	case err != nil:
 		reply.Problems = []checkProblem{{File: path, Text: err.Error()}}
 	default:
-		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), f.exposures(), f.unused()), f.notes()
+		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), exposures(f), unused(f)), f.notes()
 	}
 	if err := writeJSON(a.stdout, reply); err != nil {
 		return err
@@ -109,4 +110,25 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 		return &exitError{Code: 2}
 	}
 	return nil
+}
+
+// explain answers a question about the file's rules. The exit code is 2 for one that
+// makes no sense.
+func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error {
+	f, err := loadFile(path, a.env)
+	if err != nil {
+		return &exitError{Code: 2, Err: err}
+	}
+	q, err := newQuestion(f, text)
+	if err != nil {
+		return &exitError{Code: 2, Err: fmt.Errorf("--explain: %w", err)}
+	}
+	e, err := q.answer(ctx)
+	if err != nil {
+		return err
+	}
+	if !asJSON {
+		return e.write(a.stdout, q)
+	}
+	return writeJSON(a.stdout, e)
 }

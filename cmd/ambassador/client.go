@@ -20,6 +20,16 @@ import (
 	"ambassador/l4"
 )
 
+// commands are those that speak to a running ambassador.
+type commands struct{ world }
+
+// clientCommands are the commands that speak to a running ambassador.
+func clientCommands(w world) []*cobra.Command {
+	a := &commands{w}
+	return []*cobra.Command{a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
+		a.reloadCommand(), a.drainCommand(), a.quitCommand()}
+}
+
 // adminFlags are the flags of the commands that speak to a running ambassador.
 type adminFlags struct {
 	admin, tokenFile string
@@ -53,7 +63,7 @@ type adminClient struct {
 }
 
 // client finds the admin API that the flags mean.
-func (f *adminFlags) client(ctx context.Context, a *app) (*adminClient, error) {
+func (f *adminFlags) client(ctx context.Context, a *commands) (*adminClient, error) {
 	c := &adminClient{where: f.admin}
 	if c.where == "" {
 		path, err := a.onlyAdminSocket(ctx)
@@ -115,7 +125,7 @@ func (e *severalError) Error() string {
 }
 
 // onlyAdminSocket is the one default socket on which a process answers.
-func (a *app) onlyAdminSocket(ctx context.Context) (string, error) {
+func (a *commands) onlyAdminSocket(ctx context.Context) (string, error) {
 	folders := adminFolders(a.env)
 	live, failed := liveAdminSockets(ctx, folders)
 	switch {
@@ -202,7 +212,7 @@ func (c *adminClient) get(ctx context.Context, path string, v any) error {
 }
 
 // clientCommand is a command that speaks to a running ambassador.
-func (a *app) clientCommand(use, short, example string, args cobra.PositionalArgs, run func(context.Context, *adminFlags, []string) error) *cobra.Command {
+func (a *commands) clientCommand(use, short, example string, args cobra.PositionalArgs, run func(context.Context, *adminFlags, []string) error) *cobra.Command {
 	f := &adminFlags{}
 	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error { return run(cmd.Context(), f, args) }}
@@ -210,28 +220,28 @@ func (a *app) clientCommand(use, short, example string, args cobra.PositionalArg
 	return cmd
 }
 
-func (a *app) statusCommand() *cobra.Command {
+func (a *commands) statusCommand() *cobra.Command {
 	return a.clientCommand("status", "Show readiness, listeners, upstreams and identities of a running ambassador",
 		"  ambassador status\n  ambassador status --admin unix:/run/ambassador/admin.sock --json", cobra.NoArgs, a.status)
 }
 
-func (a *app) status(ctx context.Context, f *adminFlags, _ []string) error {
+func (a *commands) status(ctx context.Context, f *adminFlags, _ []string) error {
 	c, err := f.client(ctx, a)
 	if err != nil {
 		return err
 	}
 	if f.json {
-		return a.copyAnswer(ctx, c, "/v1/status")
+		return a.copyAnswer(ctx, c, pathStatus)
 	}
 	var s statusReply
-	if err := c.get(ctx, "/v1/status", &s); err != nil {
+	if err := c.get(ctx, pathStatus, &s); err != nil {
 		return err
 	}
 	return writeStatus(a.stdout, s, time.Now())
 }
 
 // copyAnswer prints the API's JSON.
-func (a *app) copyAnswer(ctx context.Context, c *adminClient, path string) error {
+func (a *commands) copyAnswer(ctx context.Context, c *adminClient, path string) error {
 	got, err := c.ask(ctx, http.MethodGet, path, clientTimeout)
 	if err != nil {
 		return err
@@ -239,13 +249,13 @@ func (a *app) copyAnswer(ctx context.Context, c *adminClient, path string) error
 	return writeAnswer(a.stdout, got.body)
 }
 
-func (a *app) sessionsCommand() *cobra.Command {
-	path, recent := "/v1/sessions", false
+func (a *commands) sessionsCommand() *cobra.Command {
+	path, recent := pathSessions, false
 	cmd := a.clientCommand("sessions", "List open sessions, or those that have ended",
 		"  ambassador sessions\n  ambassador sessions --recent --json", cobra.NoArgs,
 		func(ctx context.Context, f *adminFlags, _ []string) error {
 			if recent {
-				path = "/v1/sessions/recent"
+				path = pathRecent
 			}
 			c, err := f.client(ctx, a)
 			if err != nil {
@@ -264,7 +274,7 @@ func (a *app) sessionsCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) whyCommand() *cobra.Command {
+func (a *commands) whyCommand() *cobra.Command {
 	cmd := a.clientCommand("why ADDR|ID", "Tell how a connection ended, by its client's own address",
 		"  ambassador why 127.0.0.1:40000\n  ambassador why 40000\n  ambassador why K7QX-42 --json", oneClient, a.why)
 	cmd.Long = `Tell how a connection ended, what was seen, and what can be done.
@@ -286,7 +296,7 @@ func oneClient(_ *cobra.Command, args []string) error {
 	return fmt.Errorf("unexpected %q: one connection at a time", args[1])
 }
 
-func (a *app) why(ctx context.Context, f *adminFlags, args []string) error {
+func (a *commands) why(ctx context.Context, f *adminFlags, args []string) error {
 	c, err := f.client(ctx, a)
 	if err != nil {
 		return err
@@ -295,10 +305,10 @@ func (a *app) why(ctx context.Context, f *adminFlags, args []string) error {
 	// twice rather than not at all.
 	query := "?client=" + url.QueryEscape(args[0])
 	var live, ended sessionsReply
-	if err := c.get(ctx, "/v1/sessions"+query, &live); err != nil {
+	if err := c.get(ctx, pathSessions+query, &live); err != nil {
 		return err
 	}
-	if err := c.get(ctx, "/v1/sessions/recent"+query, &ended); err != nil {
+	if err := c.get(ctx, pathRecent+query, &ended); err != nil {
 		return err
 	}
 	live.Sessions = withoutEnded(live.Sessions, ended.Sessions)
@@ -327,32 +337,27 @@ func withoutEnded(live, ended []l4.Record) []l4.Record {
 	return out
 }
 
-func (a *app) reloadCommand() *cobra.Command {
+func (a *commands) reloadCommand() *cobra.Command {
 	return a.clientCommand("reload", "Let a running ambassador load its configuration again",
-		"  ambassador reload", cobra.NoArgs, a.tell("/v1/reload", reloadTimeout, func(changeReply) string { return "reloaded" }))
+		"  ambassador reload", cobra.NoArgs, tell(a, pathReload, reloadTimeout, func(reloadReply) string { return "reloaded" }))
 }
 
-func (a *app) drainCommand() *cobra.Command {
+func (a *commands) drainCommand() *cobra.Command {
 	return a.clientCommand("drain", "Let a running ambassador stop accepting; it stays, unready, while sessions end",
-		"  ambassador drain", cobra.NoArgs, a.tell("/v1/drain", clientTimeout, func(t changeReply) string {
+		"  ambassador drain", cobra.NoArgs, tell(a, pathDrain, clientTimeout, func(t drainReply) string {
 			return "draining, " + plural(t.Sessions, "session") + " open; `ambassador sessions` lists them"
 		}))
 }
 
-func (a *app) quitCommand() *cobra.Command {
+func (a *commands) quitCommand() *cobra.Command {
 	return a.clientCommand("quit", "Let a running ambassador drain and end, as SIGTERM does",
-		"  ambassador quit", cobra.NoArgs, a.tell("/v1/quit", clientTimeout, func(t changeReply) string {
+		"  ambassador quit", cobra.NoArgs, tell(a, pathQuit, clientTimeout, func(t quitReply) string {
 			return "quitting, " + plural(t.Sessions, "session") + " open"
 		}))
 }
 
-// changeReply is the answer to a change.
-type changeReply struct {
-	Sessions int `json:"sessions"`
-}
-
-// tell sends a change and prints what it led to.
-func (a *app) tell(path string, timeout time.Duration, words func(changeReply) string) func(context.Context, *adminFlags, []string) error {
+// tell sends a change and prints what it led to, which words makes of the answer.
+func tell[T any](a *commands, path string, timeout time.Duration, words func(T) string) func(context.Context, *adminFlags, []string) error {
 	return func(ctx context.Context, f *adminFlags, _ []string) error {
 		c, err := f.client(ctx, a)
 		if err != nil {
@@ -365,7 +370,7 @@ func (a *app) tell(path string, timeout time.Duration, words func(changeReply) s
 		if f.json {
 			return writeAnswer(a.stdout, got.body)
 		}
-		var t changeReply
+		var t T
 		if err := json.Unmarshal(got.body, &t); err != nil {
 			return fmt.Errorf("POST %s: %w; check --admin", path, err)
 		}
@@ -374,7 +379,7 @@ func (a *app) tell(path string, timeout time.Duration, words func(changeReply) s
 	}
 }
 
-func (a *app) waitCommand() *cobra.Command {
+func (a *commands) waitCommand() *cobra.Command {
 	w := &waitFlags{}
 	cmd := a.clientCommand("wait", "Wait until a running or starting ambassador is ready",
 		"  ambassador wait --timeout 1m && psql -h 127.0.0.1\n  ambassador wait --upstream orders_db", cobra.NoArgs,
@@ -397,9 +402,9 @@ type waitFlags struct {
 // path is what is asked again and again.
 func (w *waitFlags) path() string {
 	if w.upstream == "" {
-		return "/readyz"
+		return pathReady
 	}
-	return "/readyz?upstream=" + url.QueryEscape(w.upstream)
+	return pathReady + "?upstream=" + url.QueryEscape(w.upstream)
 }
 
 // waitInterval is the pause between two questions of `wait`.
@@ -407,7 +412,7 @@ const waitInterval = 100 * time.Millisecond
 
 // wait asks until the answer is yes. An ambassador that is not there yet may be
 // starting; what another question would not change ends the wait.
-func (a *app) wait(parent context.Context, f *adminFlags, w *waitFlags) error {
+func (a *commands) wait(parent context.Context, f *adminFlags, w *waitFlags) error {
 	ctx, cancel := context.WithTimeout(parent, w.timeout)
 	defer cancel()
 	tick := time.NewTicker(waitInterval)
@@ -453,7 +458,7 @@ func isTimeout(err error) bool {
 }
 
 // askReady asks once. No reasons and no error: it is ready.
-func (a *app) askReady(ctx context.Context, f *adminFlags, w *waitFlags) (reasons []string, err error) {
+func (a *commands) askReady(ctx context.Context, f *adminFlags, w *waitFlags) (reasons []string, err error) {
 	c, err := f.client(ctx, a)
 	if err != nil {
 		return nil, err
@@ -465,10 +470,13 @@ func (a *app) askReady(ctx context.Context, f *adminFlags, w *waitFlags) (reason
 	return strings.Split(string(bytes.TrimSpace(got.body)), "\n"), nil
 }
 
-func (a *app) printReady(f *adminFlags, reasons []string) error {
+func (a *commands) printReady(f *adminFlags, reasons []string) error {
 	if !f.json {
 		_, err := fmt.Fprintln(a.stdout, "ready")
 		return err
 	}
-	return json.NewEncoder(jsonWriter{a.stdout}).Encode(map[string]any{"ready": len(reasons) == 0, "waiting": orEmpty(reasons)})
+	if reasons == nil {
+		reasons = []string{} // an empty list in JSON
+	}
+	return json.NewEncoder(jsonWriter{w: a.stdout}).Encode(readyReply{len(reasons) == 0, reasons})
 }

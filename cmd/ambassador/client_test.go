@@ -5,11 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,42 +19,83 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
-// serveOn serves h on ln until the test ends.
-func serveOn(t *testing.T, ln net.Listener, addr string, h http.Handler) string {
+// serveAPI serves h on ln until the test ends.
+func serveAPI(t *testing.T, ln net.Listener, addr string, h http.Handler) string {
 	t.Helper()
-	serveGated(t, ln, newTestGate(32), h)
+	s := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ln) }() // the cleanup waits for it
+	t.Cleanup(func() { s.Close(); <-done })
 	return addr
 }
 
-// serveGated serves as endpoints do, until the test ends.
-func serveGated(t *testing.T, ln net.Listener, gate *connGate, h http.Handler) {
+// listenLive binds a default admin socket; it is closed when the test ends.
+func listenLive(t *testing.T, env func(string) (string, bool)) string {
 	t.Helper()
-	s := newHTTPServer(h, gate, adminTimeout, slog.New(slog.DiscardHandler))
-	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(gate.listen(ln)) }() // the cleanup waits for it
-	t.Cleanup(func() { s.Close(); <-done })
-}
-
-// runningAdmin is an ambassador with a default admin socket, and an app of its user.
-func runningAdmin(t *testing.T, f *fakeServer) (a *app, out *bytes.Buffer) {
-	t.Helper()
-	a, out = appWith("RUNTIME_DIRECTORY="+shortDir(t)), &bytes.Buffer{}
-	a.stdout = out
-	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	ln, addr, err := listenAdmin(t.Context(), env, adminListen{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, ln, addr, newAdminHandler(f.deps(), adminOptions{}))
+	t.Cleanup(func() { ln.Close() })
+	return addr
+}
+
+// fakeDeps is what the admin API of a test shows and does.
+func fakeDeps(f *cmdtest.FakeServer) adminDeps {
+	return adminDeps{
+		ready: func() l4.Readiness { return f.Readiness },
+		listeners: func() []l4.ListenerStatus {
+			return []l4.ListenerStatus{
+				{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}},
+				{Bound: l4.Bound{Name: "inbound", Addr: "0.0.0.0:6432"}, StartTLS: "postgres",
+					TLS: &l4.ListenerTLSStatus{Identities: []string{"orders"}, Client: "required", Principals: []string{"spiffe://corp/batch/*", "dns:*.svc"}}},
+			}
+		},
+		upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
+		traffic: func() []l4.Traffic {
+			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
+		},
+		sessions:   func() []l4.Record { return slices.Clone(f.Live) },
+		recent:     func() []l4.Record { return slices.Clone(f.Over) },
+		kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
+		identities: func() []certs.Status { return f.Identities },
+		config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
+		reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
+		drain:      func() { f.Drains.Add(1) },
+		quit:       func() { f.Quits.Add(1) },
+		metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
+		version:    "v0.1.0",
+		started:    cmdtest.Noon().Add(-3*time.Hour - 12*time.Minute),
+	}
+}
+
+// commandsWith are the commands with nothing in their environment but pairs ("KEY=value").
+func commandsWith(pairs ...string) *commands {
+	return &commands{world{stdin: strings.NewReader(""), stdout: &strings.Builder{}, stderr: &strings.Builder{}, env: cmdtest.EnvOf(pairs...)}}
+}
+
+// runningAdmin is an ambassador with a default admin socket, and the commands of its user.
+func runningAdmin(t *testing.T, f *cmdtest.FakeServer) (a *commands, out *bytes.Buffer) {
+	t.Helper()
+	a, out = commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t)), &bytes.Buffer{}
+	a.stdout = out
+	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveAPI(t, ln, addr, newAdminHandler(fakeDeps(f), adminOptions{}))
 	return a, out
 }
 
 // runClient runs a command line, as the root command would.
-func runClient(ctx context.Context, a *app, args ...string) error {
+func runClient(ctx context.Context, a *commands, args ...string) error {
 	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(), a.reloadCommand(), a.drainCommand(), a.quitCommand())
+	root.AddCommand(clientCommands(a.world)...)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }
@@ -71,8 +113,8 @@ func exitCode(err error) int {
 }
 
 func TestClientCommandsHaveExamples(t *testing.T) {
-	a := appWith()
-	for _, cmd := range []*cobra.Command{a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(), a.reloadCommand(), a.drainCommand(), a.quitCommand()} {
+	a := commandsWith()
+	for _, cmd := range clientCommands(a.world) {
 		if !strings.Contains(cmd.Example, "ambassador "+cmd.Name()) || cmd.Short == "" {
 			t.Errorf("%s: example %q, short %q", cmd.Name(), cmd.Example, cmd.Short)
 		}
@@ -108,7 +150,7 @@ func TestCommandsAgainstARunningOne(t *testing.T) {
 		{[]string{"quit"}, "quitting, 1 session open\n"},
 		{[]string{"drain", "--json"}, `"draining": true`},
 	} {
-		a, out := runningAdmin(t, newFakeServer())
+		a, out := runningAdmin(t, cmdtest.NewFakeServer())
 		if err := runClient(t.Context(), a, tt.args...); err != nil || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%q: %v, want %q in\n%s", tt.args, err, tt.want, out)
 		}
@@ -120,10 +162,10 @@ func TestCommandsAgainstARunningOne(t *testing.T) {
 
 // A session that ends between the two questions of `why` is told of once, as ended.
 func TestWhyOfASessionThatEndsMeanwhile(t *testing.T) {
-	f := newFakeServer()
-	live := f.over[0]
+	f := cmdtest.NewFakeServer()
+	live := f.Over[0]
 	live.Reason = ""
-	f.live = append(f.live, live)
+	f.Live = append(f.Live, live)
 	a, out := runningAdmin(t, f)
 	if err := runClient(t.Context(), a, "why", live.ID); err != nil {
 		t.Fatal(err)
@@ -134,8 +176,8 @@ func TestWhyOfASessionThatEndsMeanwhile(t *testing.T) {
 }
 
 func TestCommandsThatFail(t *testing.T) {
-	f := newFakeServer()
-	f.reloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
+	f := cmdtest.NewFakeServer()
+	f.ReloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
 	a, _ := runningAdmin(t, f)
 	for _, tt := range []struct {
 		args []string
@@ -161,18 +203,18 @@ func TestCommandsThatFail(t *testing.T) {
 }
 
 func TestNobodyIsRunning(t *testing.T) {
-	err := runClient(t.Context(), appWith("RUNTIME_DIRECTORY="+shortDir(t), "TMPDIR="+shortDir(t)), "status")
+	err := runClient(t.Context(), commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t), "TMPDIR="+cmdtest.ShortDir(t)), "status")
 	if exitCode(err) != 1 || !strings.Contains(err.Error(), "ambassador run") || !strings.Contains(err.Error(), "--admin") {
 		t.Errorf("exit code %d: %v", exitCode(err), err)
 	}
 }
 
 func TestSeveralAreRunning(t *testing.T) {
-	xdg, tmp := shortDir(t), shortDir(t)
-	one := listenDefault(t, appWith("XDG_RUNTIME_DIR="+xdg))
-	two := listenDefault(t, appWith("TMPDIR="+tmp))
+	xdg, tmp := cmdtest.ShortDir(t), cmdtest.ShortDir(t)
+	one := listenLive(t, cmdtest.EnvOf("XDG_RUNTIME_DIR="+xdg))
+	two := listenLive(t, cmdtest.EnvOf("TMPDIR="+tmp))
 	// A folder of its own for RUNTIME_DIRECTORY keeps the search out of the system's.
-	err := runClient(t.Context(), appWith("RUNTIME_DIRECTORY="+shortDir(t), "XDG_RUNTIME_DIR="+xdg, "TMPDIR="+tmp), "wait")
+	err := runClient(t.Context(), commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t), "XDG_RUNTIME_DIR="+xdg, "TMPDIR="+tmp), "wait")
 	if exitCode(err) != 2 || !strings.Contains(err.Error(), "--admin "+one) || !strings.Contains(err.Error(), "--admin "+two) {
 		t.Errorf("exit code %d: %v", exitCode(err), err)
 	}
@@ -193,18 +235,22 @@ func TestParseAdmin(t *testing.T) {
 }
 
 func TestTokenOverTCP(t *testing.T) {
-	f := newFakeServer()
-	addr := serveAdmin(t, f, adminListen{Address: "127.0.0.1:0"}, adminOptions{TCP: true, Token: "secret"})
+	f := cmdtest.NewFakeServer()
+	ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveAPI(t, ln, addr, newAdminHandler(fakeDeps(f), adminOptions{TCP: true, Token: "secret"}))
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := runClient(t.Context(), appWith(), "drain", "--admin", addr); err == nil || !strings.Contains(err.Error(), "--token-file") {
+	if err := runClient(t.Context(), commandsWith(), "drain", "--admin", addr); err == nil || !strings.Contains(err.Error(), "--token-file") {
 		t.Errorf("without the token: %v", err)
 	}
-	a := appWith()
-	if err := runClient(t.Context(), a, "drain", "--admin", "http://"+addr, "--token-file", file); err != nil || f.drains.Load() != 1 {
-		t.Errorf("with the token: %v, %d drains", err, f.drains.Load())
+	a := commandsWith()
+	if err := runClient(t.Context(), a, "drain", "--admin", "http://"+addr, "--token-file", file); err != nil || f.Drains.Load() != 1 {
+		t.Errorf("with the token: %v, %d drains", err, f.Drains.Load())
 	}
 }
 
@@ -213,7 +259,7 @@ func TestSomebodyElsesServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := serveOn(t, ln, ln.Addr().String(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	addr := serveAPI(t, ln, ln.Addr().String(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host == "evil.example" {
 			t.Error("a redirect is followed")
 		}
@@ -224,7 +270,7 @@ func TestSomebodyElsesServer(t *testing.T) {
 		w.Write([]byte("<html>"))
 	}))
 	for _, args := range [][]string{{"status"}, {"sessions"}, {"drain"}} {
-		err := runClient(t.Context(), appWith(), append(args, "--admin", addr)...)
+		err := runClient(t.Context(), commandsWith(), append(args, "--admin", addr)...)
 		if err == nil || !strings.Contains(err.Error(), "check --admin") {
 			t.Errorf("%q: %v", args, err)
 		}
@@ -232,8 +278,8 @@ func TestSomebodyElsesServer(t *testing.T) {
 }
 
 func TestWaitUntilReady(t *testing.T) {
-	f := newFakeServer()
-	d := f.deps()
+	f := cmdtest.NewFakeServer()
+	d := fakeDeps(f)
 	var asked atomic.Int32
 	d.ready = func() l4.Readiness {
 		if asked.Add(1) < 3 {
@@ -241,12 +287,12 @@ func TestWaitUntilReady(t *testing.T) {
 		}
 		return l4.Readiness{Ready: true}
 	}
-	a := appWith("RUNTIME_DIRECTORY=" + shortDir(t))
-	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
+	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, ln, addr, newAdminHandler(d, adminOptions{}))
+	serveAPI(t, ln, addr, newAdminHandler(d, adminOptions{}))
 	if err := runClient(t.Context(), a, "wait"); err != nil || asked.Load() != 3 {
 		t.Errorf("%v after %d questions", err, asked.Load())
 	}
@@ -254,22 +300,22 @@ func TestWaitUntilReady(t *testing.T) {
 
 // `wait` may be called before the ambassador is there.
 func TestWaitForOneThatIsStarting(t *testing.T) {
-	a := appWith("RUNTIME_DIRECTORY="+shortDir(t), "TMPDIR="+shortDir(t))
+	a := commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t), "TMPDIR="+cmdtest.ShortDir(t))
 	done := make(chan error, 1)
 	go func() { done <- runClient(t.Context(), a, "wait", "--timeout", "10s") }() // collected below
-	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, ln, addr, newAdminHandler(newFakeServer().deps(), adminOptions{}))
+	serveAPI(t, ln, addr, newAdminHandler(fakeDeps(cmdtest.NewFakeServer()), adminOptions{}))
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 }
 
 func TestWaitGivesUpWithTheReasons(t *testing.T) {
-	f := newFakeServer()
-	f.readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet", "upstream b: no_identity: expired"}}
+	f := cmdtest.NewFakeServer()
+	f.Readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet", "upstream b: no_identity: expired"}}
 	a, out := runningAdmin(t, f)
 	err := runClient(t.Context(), a, "wait", "--timeout", "150ms")
 	want := "not ready after 150ms:\n  upstream a: not reached yet\n  upstream b: no_identity: expired"
@@ -287,15 +333,15 @@ func TestWaitGivesUpWithTheReasons(t *testing.T) {
 func TestWaitEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stopped := errors.New("interrupted")
-	f := newFakeServer()
-	d := f.deps()
+	f := cmdtest.NewFakeServer()
+	d := fakeDeps(f)
 	d.ready = func() l4.Readiness { cancel(stopped); return l4.Readiness{} }
-	a := appWith("RUNTIME_DIRECTORY=" + shortDir(t))
-	ln, addr, err := a.listenAdmin(t.Context(), adminListen{})
+	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
+	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, ln, addr, newAdminHandler(d, adminOptions{}))
+	serveAPI(t, ln, addr, newAdminHandler(d, adminOptions{}))
 	if err := runClient(ctx, a, "wait"); !errors.Is(err, stopped) {
 		t.Error(err)
 	}
@@ -304,14 +350,29 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 // An ambassador that accepts and says nothing does not hold a command for longer
 // than its bound.
 func TestSilentAdminAPI(t *testing.T) {
-	ln, err := net.Listen("unix", filepath.Join(shortDir(t), "a.sock"))
+	ln, err := net.Listen("unix", filepath.Join(cmdtest.ShortDir(t), "a.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
 	start := time.Now()
-	err = runClient(t.Context(), appWith(), "wait", "--timeout", "100ms", "--admin", ln.Addr().String())
+	err = runClient(t.Context(), commandsWith(), "wait", "--timeout", "100ms", "--admin", ln.Addr().String())
 	if exitCode(err) != 1 || time.Since(start) > 5*time.Second {
 		t.Errorf("exit code %d after %v: %v", exitCode(err), time.Since(start), err)
+	}
+}
+
+// What a command makes of the answers of the admin API.
+func TestCommandsPrintAnswersThatCanBeSeen(t *testing.T) {
+	f := cmdtest.NewFakeServer()
+	f.Readiness = l4.Readiness{Waiting: []string{cmdtest.Evil}}
+	f.Over[0].User, f.Over[0].Tag = cmdtest.Evil, cmdtest.Evil
+	a, out := runningAdmin(t, f)
+	for _, args := range [][]string{{"status"}, {"status", "--json"}, {"sessions", "--recent"}, {"sessions", "--recent", "--json"}} {
+		out.Reset()
+		if err := runClient(t.Context(), a, args...); err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
+		cmdtest.MustBeVisible(t, strings.Join(args, " "), out.String())
 	}
 }

@@ -55,9 +55,9 @@ func findCommand(args []string) error {
 // startChild starts COMMAND with our standard input, output and error. It has our
 // environment, but for what the service manager said to us alone, and the
 // descriptor limit that we were started with.
-func (a *app) startChild(args []string) (*child, error) {
+func startChild(w world, args []string) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
-	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = a.stdin, a.stdout, a.stderr
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = w.stdin, w.stdout, w.stderr
 	c.cmd.Env = slices.DeleteFunc(os.Environ(), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		return slices.Contains(managerVariables(), name)

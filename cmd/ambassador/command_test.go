@@ -2,20 +2,19 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // withCommand runs the test binary as COMMAND.
 func withCommand(t *testing.T, args ...string) func(*served, *serveOptions) {
 	t.Helper()
-	t.Setenv(testAs, "command")
-	return func(_ *served, o *serveOptions) { o.command = append([]string{self(t)}, args...) }
+	t.Setenv(cmdtest.As, "command")
+	return func(_ *served, o *serveOptions) { o.command = append([]string{cmdtest.Self(t)}, args...) }
 }
 
 // codeOf is the exit code that an error stands for.
@@ -41,7 +40,7 @@ func TestTheExitCodeOfCommandIsOurs(t *testing.T) {
 		{[]string{"kill"}, 128 + 9},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
-			s := serveFile(t, oneListener("127.0.0.1:1"), withCommand(t, c.args...))
+			s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), withCommand(t, c.args...))
 			if got := codeOf(s.ended()); got != c.code {
 				t.Errorf("exit code %d, want %d", got, c.code)
 			}
@@ -58,29 +57,12 @@ func TestTheExitCodeOfCommandIsOurs(t *testing.T) {
 	}
 }
 
-func TestCommandGetsStandardInput(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	t.Setenv(testAs, "command")
-	out, log := newOutput(), newOutput()
-	w.WriteString("for the command")
-	w.Close()
-	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
-	code := run(t.Context(), []string{"run", "-c", writeConfig(t, oneListener("127.0.0.1:1")), "--", self(t), "cat"}, r, out, log)
-	if code != 0 || out.String() != "for the command" {
-		t.Errorf("exit code %d, output %q:\n%s", code, out, log)
-	}
-}
-
 func TestCommandStartsOnceReady(t *testing.T) {
-	dead := nobody(t)
-	s := serveFile(t, strings.Replace(oneListener(dead), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
-	front := s.err.await(t, `listening front (\S+)\n`)[1]
-	s.err.await(t, "listening admin")
-	if c := dialPrinted(t, front); c == nil { // connections are taken meanwhile
+	dead := cmdtest.Nobody(t)
+	s := serveFile(t, strings.Replace(cmdtest.OneListener(dead), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
+	front := s.err.Await(t, `listening front (\S+)\n`)[1]
+	s.err.Await(t, "listening admin")
+	if c := cmdtest.DialPrinted(t, front); c == nil { // connections are taken meanwhile
 		t.Fatal("not listening")
 	}
 	s.running()
@@ -92,15 +74,15 @@ func TestCommandStartsOnceReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	serveEcho(ln, "late")
+	cmdtest.ServeEcho(ln, "late")
 	if got := codeOf(s.ended()); got != 5 || s.out.String() != "started\n" {
 		t.Errorf("exit code %d, output %q", got, s.out)
 	}
 }
 
 func TestASignalBeforeCommandIsTheEnd(t *testing.T) {
-	s := serveFile(t, strings.Replace(oneListener(nobody(t)), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
-	s.err.await(t, "listening admin")
+	s := serveFile(t, strings.Replace(cmdtest.OneListener(cmdtest.Nobody(t)), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
+	s.err.Await(t, "listening admin")
 	s.signals <- syscall.SIGTERM
 	if err := s.ended(); err != nil || s.out.String() != "" {
 		t.Errorf("%v, output %q; want a clean end without COMMAND", err, s.out)
@@ -112,17 +94,17 @@ func TestSignalsGoToCommand(t *testing.T) {
 		"terminated": func(s *served) { s.signals <- syscall.SIGTERM },
 		"interrupt":  func(s *served) { s.signals <- syscall.SIGINT },
 		"quit": func(s *served) {
-			addr := s.err.await(t, `listening admin (\S+)\n`)[1]
-			if _, status, err := askPrinted(addr, "POST", "/v1/quit"); err != nil || status != 202 {
+			addr := s.err.Await(t, `listening admin (\S+)\n`)[1]
+			if _, status, err := cmdtest.AskPrinted(addr, "POST", "/v1/quit"); err != nil || status != 202 {
 				t.Errorf("quit: %d, %v", status, err)
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serveFile(t, oneListener("127.0.0.1:1"), withCommand(t, "await"))
-			s.out.await(t, "up\n")
+			s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), withCommand(t, "await"))
+			s.out.Await(t, "up\n")
 			s.signals <- syscall.SIGHUP // ours alone
-			s.err.await(t, `"msg":"reloaded"`)
+			s.err.Await(t, `"msg":"reloaded"`)
 			send(s)
 			if got := codeOf(s.ended()); got != 3 {
 				t.Errorf("exit code %d, want COMMAND's 3", got)
@@ -136,36 +118,10 @@ func TestSignalsGoToCommand(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsCommand(t *testing.T) {
-	s := serveFile(t, oneListener("127.0.0.1:1"), withCommand(t, "await"))
-	s.out.await(t, "up\n")
+	s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), withCommand(t, "await"))
+	s.out.Await(t, "up\n")
 	s.stop()
 	if got := codeOf(s.ended()); got != 128+9 {
 		t.Errorf("exit code %d, want 137", got)
-	}
-}
-
-// TestDescriptorLimit: Go raises our soft limit at its start. A COMMAND that uses
-// select(2) breaks with more than 1024 descriptors, so it must not inherit that.
-func TestDescriptorLimit(t *testing.T) {
-	config := writeConfig(t, oneListener("127.0.0.1:1", `admin: {listen: ""}`))
-	if _, err := exec.LookPath("sh"); err != nil {
-		t.Skip("this test needs a shell")
-	}
-	tell := `ulimit -S -n; [ ! -r /proc/$PPID/limits ] || while read -r l; do case $l in *"open files"*) echo "$l";; esac; done </proc/$PPID/limits`
-	cmd := exec.Command("sh", "-c", `ulimit -S -n 300 && exec "$0" run -c "$1" -- sh -c "$2"`, self(t), config, tell)
-	cmd.Env = append(os.Environ(), testAs+"=ambassador")
-	var log strings.Builder
-	cmd.Stderr = &log
-	text, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v:\n%s", err, &log)
-	}
-	theirs, ours, _ := strings.Cut(string(text), "\n")
-	if theirs != "300" {
-		t.Errorf("COMMAND may have %s descriptors, want the 300 that we were started with", theirs)
-	}
-	var soft, hard int
-	if n, _ := fmt.Sscanf(ours, "Max open files %d %d", &soft, &hard); n == 2 && soft < hard-1 { // Go stays one below it, to know its own value again
-		t.Errorf("we may have %d descriptors, want the hard limit %d", soft, hard)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -309,29 +308,8 @@ func (l *ListenerSection) fields() []field {
 	}
 }
 
-// findConfig is the configuration file to use: the given one, or the first
-// default that is there.
-func findConfig(given string) (string, error) {
-	if given != "" {
-		return given, nil
-	}
-	defaults := []string{"ambassador.yaml", "/etc/ambassador/ambassador.yaml"}
-	for _, path := range defaults {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("no configuration file: neither ./%s nor %s is there; name one with -c FILE, or use `ambassador forward`, which needs none", defaults[0], defaults[1])
-}
-
-// loadFile reads a configuration at a path, once.
-func loadFile(path string, env func(string) (string, bool)) (*File, error) {
-	return (&configSource{path: path}).load(env)
-}
-
-// load reads a configuration. The error is a *ConfigError with every mistake
-// in its text, and beside those with every one in the files that it names. Where
-// the text is good, whoever takes up the files finds what is wrong with them.
+// load reads a configuration. The error is a *ConfigError with every mistake in its
+// text; beside it the File has what could be read, and is nil where nothing could.
 func (s *configSource) load(env func(string) (string, bool)) (*File, error) {
 	source, err := s.read()
 	if err != nil {
@@ -345,21 +323,7 @@ func (s *configSource) load(env func(string) (string, bool)) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := parseFile(s.path, folder, source, env)
-	if err != nil {
-		return nil, f.withFileProblems(err)
-	}
-	return f, nil
-}
-
-// withFileProblems adds the mistakes in the files that f names to those in its
-// text.
-func (f *File) withFileProblems(err error) error {
-	var text *ConfigError
-	if !errors.As(err, &text) {
-		return err
-	}
-	return configError(append(text.Problems, f.fileProblems()...))
+	return parseFile(s.path, folder, source, env)
 }
 
 // parseFile decodes a configuration whose relative paths start at folder. Beside
@@ -786,6 +750,9 @@ func (f *File) warnings() []string {
 	return out
 }
 
+// name is that of the file, as it was given; the command's where flags made it.
+func (f *File) name() string { return f.places.file }
+
 // printYAML writes the configuration as it was written, variables and all, with ***
 // for secrets. Most of those are in files of their own: see secretField. Comments are
 // the writer's.
@@ -793,3 +760,20 @@ func (f *File) printYAML(w io.Writer) error {
 	_, err := w.Write(f.printed)
 	return err
 }
+
+// The values of sandbox.landlock.
+const (
+	landlockAuto     = "auto"
+	landlockOff      = "off"
+	landlockRequired = "required"
+)
+
+// SandboxSection is sandbox; an empty string is the default.
+type SandboxSection struct{ Landlock string }
+
+func (s *SandboxSection) fields() []field {
+	return []field{enumField("landlock", "Keeps the process to the files and TCP ports that the configuration names, by Landlock (Linux). auto does what the kernel can, and nothing with COMMAND; required does not start without; applies from the next start on. Default auto.",
+		&s.Landlock, landlockAuto, landlockOff, landlockRequired)}
+}
+
+func (s SandboxSection) landlock() string { return orDefault(s.Landlock, landlockAuto) }

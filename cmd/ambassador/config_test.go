@@ -10,31 +10,21 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/jsonschema-go/jsonschema"
 	"go.yaml.in/yaml/v4"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func testEnv(name string) (string, bool) {
-	v, ok := map[string]string{"APP_CERT": "app.crt", "APP_KEY": "/keys/app.key", "PORT": "5432", "EMPTY": "", "YES": "true", "TWO": "2s",
-		"CA": "2f4cf5b1a3c2e0d97b6f7a8e9d0c1b2a3f4e5d6c7b8a99887766554433221100"}[name]
-	return v, ok
+func parse(text string) (*File, error) {
+	return parseFile("a.yaml", "/etc/a", []byte(text), cmdtest.Env)
 }
-
-func parse(text string) (*File, error) { return parseFile("a.yaml", "/etc/a", []byte(text), testEnv) }
-
-// good is a configuration to make mistakes in; %s is more of the upstream.
-const good = `listeners: {l: {listen: "127.0.0.1:1", upstream: u}}
-upstreams:
-  u:
-    endpoints: ["h:1"]
-`
 
 // listening is good on every address, with an identity and more of the listener.
 func listening(more string) string {
-	return strings.NewReplacer("127.0.0.1", "0.0.0.0", "upstream: u", "upstream: u, "+more).Replace(good) +
+	return strings.NewReplacer("127.0.0.1", "0.0.0.0", "upstream: u", "upstream: u, "+more).Replace(cmdtest.Good) +
 		"identities: {me: {files: {cert: a, key: b}}}"
 }
 
@@ -43,70 +33,70 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"empty file", "", "a.yaml:1:1: the file is empty"},
 		{"no YAML", "a: [", "a.yaml:1:1: no YAML"},
 		{"a tab", "listeners:\n\tl: {}", "a.yaml:2:1: no YAML: found character that cannot start any token; indent with spaces: this line has a tab"},
-		{"a control", good + "# a\u009b31m", "a.yaml:5:4: the character U+009B, which cannot be seen; remove it, or write it in double quotes as \"\\u009b\""},
-		{"another control", good + "# a\x1b[31m", "a.yaml:5:4: the character U+001B"},
-		{"a direction", good + "# \u202e", "a.yaml:5:3: the character U+202E"},
-		{"a direction in quotes", good + "log: {level: \"\\u202e\"}", `"\u202e" is none of`},
-		{"line ends of Windows, and a mark", "\ufeff" + strings.ReplaceAll(good, "\n", "\r\n"), ""},
+		{"a control", cmdtest.Good + "# a\u009b31m", "a.yaml:5:4: the character U+009B, which cannot be seen; remove it, or write it in double quotes as \"\\u009b\""},
+		{"another control", cmdtest.Good + "# a\x1b[31m", "a.yaml:5:4: the character U+001B"},
+		{"a direction", cmdtest.Good + "# \u202e", "a.yaml:5:3: the character U+202E"},
+		{"a direction in quotes", cmdtest.Good + "log: {level: \"\\u202e\"}", `"\u202e" is none of`},
+		{"line ends of Windows, and a mark", "\ufeff" + strings.ReplaceAll(cmdtest.Good, "\n", "\r\n"), ""},
 		{"a list", "- a", "a.yaml:1:1: a list where a section is needed"},
-		{"two documents", good + "---\na: b", "a second document"},
+		{"two documents", cmdtest.Good + "---\na: b", "a second document"},
 		{"no listener", "upstreams: {u: {endpoints: [\"h:1\"]}}", "listeners: no listener"},
-		{"unknown section", good + "listner: 1", `a.yaml:5:1: listner: unknown key; did you mean listeners?`},
-		{"health off and on", good + "    health: {interval: 0s, rise: 2}", "upstreams.u.health.interval: 0s turns health off"},
-		{"health without a pause", good + "    health: {interval: 1ns}", "upstreams.u.health.interval: 1ns is too short"},
-		{"http without port", good + "    health: {http: {path: /primary}}", "upstreams.u.health.http: no port"},
-		{"http path", good + "    health: {http: {port: 1, path: primary}}", "no path; write one like /primary"},
-		{"http of a unix socket", strings.Replace(good, "h:1", "unix:/s", 1) + "    health: {http: {port: 1}}", "has no host that could be asked"},
-		{"far from any key", good + "zzzzzzzz: 1", "there are admin, metrics"},
-		{"twice", good + "log: {}\nlog: {}", "a.yaml:6:1: log: given twice"},
-		{"bad name", good + "identities: {Me: {}}", `a.yaml:5:14: identities.Me: "Me" is no name`},
-		{"no source", good + "identities: {me: {}}", "identities.me: no source of certificates; give files"},
-		{"two sources", good + "identities: {me: {files: {pkcs12: a}, spiffe: {socket: 'unix:///a'}}}", "identities.me: an identity has one source of certificates; give only one of files, spiffe"},
-		{"spiffe over TCP", good + "identities: {me: {spiffe: {socket: 'tcp://127.0.0.1:1'}}}", "identities.me.spiffe.socket: \"tcp://127.0.0.1:1\" is no socket of a SPIFFE agent"},
-		{"spiffe without a socket", good + "identities: {me: {spiffe: {}}}", "identities.me.spiffe: no socket"},
-		{"step without anything", good + "identities: {me: {step: {}}}", "identities.me.step: no fingerprint; give the SHA-256"},
-		{"step with a bad URL", good + "identities: {me: {step: {url: 'http://ca'}}}", "identities.me.step.url: \"http://ca\" is no URL of a step-ca"},
-		{"step with a bad fingerprint", good + "identities: {me: {step: {fingerprint: abc}}}", "identities.me.step.fingerprint: not the SHA-256 of a certificate"},
-		{"step without a name", good + "identities: {me: {step: {names: []}}}", "identities.me.step.names: empty"},
-		{"step with a bad name", good + "identities: {me: {step: {names: ['a b']}}}", "identities.me.step.names[0]: \"a b\" is no name"},
-		{"step without a way to enrol", good + "identities: {me: {step: {provisioner: p}}}", "identities.me.step: no way to enrol"},
-		{"step with two ways to enrol", good + "identities: {me: {step: {provisioner: p, token_file: t, storage: s}}}", "identities.me.step.token_file: enrol by a token, or by"},
-		{"step with a token and no storage", good + "identities: {me: {step: {token_file: t}}}", "identities.me.step.token_file: a token is good once"},
-		{"pkcs12 beside cert", good + "identities: {me: {files: {pkcs12: a, cert: b}}}", "identities.me.files.pkcs12: pkcs12 has certificate and key in one file"},
-		{"nothing", good + "    connect:", "nothing where a section is needed"},
-		{"text for a section", good + "    connect: fast", `a.yaml:5:14: upstreams.u.connect: "fast" where a section is needed`},
-		{"list for a text", good + "    starttls: [postgres]", "a list where a text is needed"},
-		{"text for a list", good + "    tls: {alpn: h2}", "write it in [brackets]"},
-		{"no duration", good + "    connect: {timeout: soon}", `a.yaml:5:24: upstreams.u.connect.timeout: "soon" is no duration; write one like`},
-		{"negative duration", good + "drain: {timeout: -1s}", "too short"},
-		{"no bool", good + "    required: maybe", `"maybe" is neither true nor false`},
-		{"no number", good + "limits: {connections: many}", "no whole number from 0"},
-		{"attempts", good + "    connect: {attempts: 0}", "from 1 to 100"},
-		{"not in the list", good + "    starttls: gopher\n    tls: {}", `"gopher" is none of none, postgres`},
-		{"attempt longer than all", good + "    connect: {attempt_timeout: 20s}", "upstreams.u.connect.attempt_timeout: 20s is longer than connect.timeout (10s)"},
-		{"starttls alone", good + "    starttls: postgres", "there is no tls to start"},
-		{"preconnect before the client", good + "    starttls: mysql\n    tls: {}\n    preconnect: {connections: 1}", "a.yaml:7:31: upstreams.u.preconnect.connections: with starttls: mysql TLS begins after"},
-		{"a login of nobody", good + "    health: {password_file: p}", "upstreams.u.health.password_file: whose? give user too"},
-		{"a login without a protocol", good + "    starttls: ldap\n    tls: {}\n    health: {user: me}", "a.yaml:7:20: upstreams.u.health.user: probes log in with starttls: mysql only"},
-		{"a login and words", good + "    starttls: mysql\n    tls: {}\n    health: {user: me, expect: x}", "quits then; remove user, or send and expect"},
-		{"a login", good + "    starttls: mysql\n    tls: {}\n    health: {user: me, password_file: p}", ""},
-		{"preconnect of none", good + "    starttls: xmpp\n    tls: {}\n    preconnect: {connections: 0}", ""},
+		{"unknown section", cmdtest.Good + "listner: 1", `a.yaml:5:1: listner: unknown key; did you mean listeners?`},
+		{"health off and on", cmdtest.Good + "    health: {interval: 0s, rise: 2}", "upstreams.u.health.interval: 0s turns health off"},
+		{"health without a pause", cmdtest.Good + "    health: {interval: 1ns}", "upstreams.u.health.interval: 1ns is too short"},
+		{"http without port", cmdtest.Good + "    health: {http: {path: /primary}}", "upstreams.u.health.http: no port"},
+		{"http path", cmdtest.Good + "    health: {http: {port: 1, path: primary}}", "no path; write one like /primary"},
+		{"http of a unix socket", strings.Replace(cmdtest.Good, "h:1", "unix:/s", 1) + "    health: {http: {port: 1}}", "has no host that could be asked"},
+		{"far from any key", cmdtest.Good + "zzzzzzzz: 1", "there are admin, metrics"},
+		{"twice", cmdtest.Good + "log: {}\nlog: {}", "a.yaml:6:1: log: given twice"},
+		{"bad name", cmdtest.Good + "identities: {Me: {}}", `a.yaml:5:14: identities.Me: "Me" is no name`},
+		{"no source", cmdtest.Good + "identities: {me: {}}", "identities.me: no source of certificates; give files"},
+		{"two sources", cmdtest.Good + "identities: {me: {files: {pkcs12: a}, spiffe: {socket: 'unix:///a'}}}", "identities.me: an identity has one source of certificates; give only one of files, spiffe"},
+		{"spiffe over TCP", cmdtest.Good + "identities: {me: {spiffe: {socket: 'tcp://127.0.0.1:1'}}}", "identities.me.spiffe.socket: \"tcp://127.0.0.1:1\" is no socket of a SPIFFE agent"},
+		{"spiffe without a socket", cmdtest.Good + "identities: {me: {spiffe: {}}}", "identities.me.spiffe: no socket"},
+		{"step without anything", cmdtest.Good + "identities: {me: {step: {}}}", "identities.me.step: no fingerprint; give the SHA-256"},
+		{"step with a bad URL", cmdtest.Good + "identities: {me: {step: {url: 'http://ca'}}}", "identities.me.step.url: \"http://ca\" is no URL of a step-ca"},
+		{"step with a bad fingerprint", cmdtest.Good + "identities: {me: {step: {fingerprint: abc}}}", "identities.me.step.fingerprint: not the SHA-256 of a certificate"},
+		{"step without a name", cmdtest.Good + "identities: {me: {step: {names: []}}}", "identities.me.step.names: empty"},
+		{"step with a bad name", cmdtest.Good + "identities: {me: {step: {names: ['a b']}}}", "identities.me.step.names[0]: \"a b\" is no name"},
+		{"step without a way to enrol", cmdtest.Good + "identities: {me: {step: {provisioner: p}}}", "identities.me.step: no way to enrol"},
+		{"step with two ways to enrol", cmdtest.Good + "identities: {me: {step: {provisioner: p, token_file: t, storage: s}}}", "identities.me.step.token_file: enrol by a token, or by"},
+		{"step with a token and no storage", cmdtest.Good + "identities: {me: {step: {token_file: t}}}", "identities.me.step.token_file: a token is good once"},
+		{"pkcs12 beside cert", cmdtest.Good + "identities: {me: {files: {pkcs12: a, cert: b}}}", "identities.me.files.pkcs12: pkcs12 has certificate and key in one file"},
+		{"nothing", cmdtest.Good + "    connect:", "nothing where a section is needed"},
+		{"text for a section", cmdtest.Good + "    connect: fast", `a.yaml:5:14: upstreams.u.connect: "fast" where a section is needed`},
+		{"list for a text", cmdtest.Good + "    starttls: [postgres]", "a list where a text is needed"},
+		{"text for a list", cmdtest.Good + "    tls: {alpn: h2}", "write it in [brackets]"},
+		{"no duration", cmdtest.Good + "    connect: {timeout: soon}", `a.yaml:5:24: upstreams.u.connect.timeout: "soon" is no duration; write one like`},
+		{"negative duration", cmdtest.Good + "drain: {timeout: -1s}", "too short"},
+		{"no bool", cmdtest.Good + "    required: maybe", `"maybe" is neither true nor false`},
+		{"no number", cmdtest.Good + "limits: {connections: many}", "no whole number from 0"},
+		{"attempts", cmdtest.Good + "    connect: {attempts: 0}", "from 1 to 100"},
+		{"not in the list", cmdtest.Good + "    starttls: gopher\n    tls: {}", `"gopher" is none of none, postgres`},
+		{"attempt longer than all", cmdtest.Good + "    connect: {attempt_timeout: 20s}", "upstreams.u.connect.attempt_timeout: 20s is longer than connect.timeout (10s)"},
+		{"starttls alone", cmdtest.Good + "    starttls: postgres", "there is no tls to start"},
+		{"preconnect before the client", cmdtest.Good + "    starttls: mysql\n    tls: {}\n    preconnect: {connections: 1}", "a.yaml:7:31: upstreams.u.preconnect.connections: with starttls: mysql TLS begins after"},
+		{"a login of nobody", cmdtest.Good + "    health: {password_file: p}", "upstreams.u.health.password_file: whose? give user too"},
+		{"a login without a protocol", cmdtest.Good + "    starttls: ldap\n    tls: {}\n    health: {user: me}", "a.yaml:7:20: upstreams.u.health.user: probes log in with starttls: mysql only"},
+		{"a login and words", cmdtest.Good + "    starttls: mysql\n    tls: {}\n    health: {user: me, expect: x}", "quits then; remove user, or send and expect"},
+		{"a login", cmdtest.Good + "    starttls: mysql\n    tls: {}\n    health: {user: me, password_file: p}", ""},
+		{"preconnect of none", cmdtest.Good + "    starttls: xmpp\n    tls: {}\n    preconnect: {connections: 0}", ""},
 		{"no port", "listeners: {l: {listen: \"127.0.0.1\", upstream: u}}\nupstreams: {u: {endpoints: [h]}}", "listeners.l.listen: \"127.0.0.1\" is no HOST:PORT"},
 		{"endpoint", "listeners: {l: {listen: \"127.0.0.1:1\", upstream: u}}\nupstreams: {u: {endpoints: [h]}}", `a.yaml:2:29: upstreams.u.endpoints[0]: "h" is no HOST:PORT`},
-		{"endpoint of port 0", strings.Replace(good, "h:1", "h:0", 1), "nobody listens on port 0"},
-		{"endpoint without host", strings.Replace(good, "h:1", ":1", 1), "has no host"},
-		{"no endpoints", strings.Replace(good, `["h:1"]`, "[]", 1), "a.yaml:4:16: upstreams.u.endpoints: empty"},
-		{"endpoint section", strings.Replace(good, `"h:1"`, "{}", 1), "no address"},
-		{"weight", strings.Replace(good, `"h:1"`, `{address: "h:1", weight: 0}`, 1), "from 1 to 1000"},
-		{"an address for srv", strings.Replace(good, `endpoints: ["h:1"]`, `srv: "h:1"`, 1), "no SRV name"},
-		{"endpoints and srv", good + "    srv: _pg._tcp.h", "upstreams.u.srv: endpoints say where it is already"},
-		{"srv and tls without a name", strings.Replace(good, `endpoints: ["h:1"]`, "srv: _pg._tcp.h", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
-		{"per client of a unix socket", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", limits: {per_client: 1}", 1), "no addresses to tell them apart by"},
-		{"balance", good + "    balance: fair", `"fair" is none of round_robin, random, least_connections`},
-		{"breaker", good + "    breaker: {open: 1m}", "upstreams.u.breaker.max_open: 30s is shorter than breaker.open (1m0s)"},
-		{"unknown upstream", strings.Replace(good, "upstream: u", "upstream: v", 1), `a.yaml:1:50: listeners.l.upstream: there is no "v" in upstreams; there is u`},
-		{"unknown identity", good + "    tls: {identity: me}", `upstreams.u.tls.identity: there is no "me": the file has no identities`},
-		{"open plaintext", strings.Replace(good, "127.0.0.1", "0.0.0.0", 1), "or set unsafe_plaintext_listen: true"},
+		{"endpoint of port 0", strings.Replace(cmdtest.Good, "h:1", "h:0", 1), "nobody listens on port 0"},
+		{"endpoint without host", strings.Replace(cmdtest.Good, "h:1", ":1", 1), "has no host"},
+		{"no endpoints", strings.Replace(cmdtest.Good, `["h:1"]`, "[]", 1), "a.yaml:4:16: upstreams.u.endpoints: empty"},
+		{"endpoint section", strings.Replace(cmdtest.Good, `"h:1"`, "{}", 1), "no address"},
+		{"weight", strings.Replace(cmdtest.Good, `"h:1"`, `{address: "h:1", weight: 0}`, 1), "from 1 to 1000"},
+		{"an address for srv", strings.Replace(cmdtest.Good, `endpoints: ["h:1"]`, `srv: "h:1"`, 1), "no SRV name"},
+		{"endpoints and srv", cmdtest.Good + "    srv: _pg._tcp.h", "upstreams.u.srv: endpoints say where it is already"},
+		{"srv and tls without a name", strings.Replace(cmdtest.Good, `endpoints: ["h:1"]`, "srv: _pg._tcp.h", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
+		{"per client of a unix socket", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:/s\", limits: {per_client: 1}", 1), "no addresses to tell them apart by"},
+		{"balance", cmdtest.Good + "    balance: fair", `"fair" is none of round_robin, random, least_connections`},
+		{"breaker", cmdtest.Good + "    breaker: {open: 1m}", "upstreams.u.breaker.max_open: 30s is shorter than breaker.open (1m0s)"},
+		{"unknown upstream", strings.Replace(cmdtest.Good, "upstream: u", "upstream: v", 1), `a.yaml:1:50: listeners.l.upstream: there is no "v" in upstreams; there is u`},
+		{"unknown identity", cmdtest.Good + "    tls: {identity: me}", `upstreams.u.tls.identity: there is no "me": the file has no identities`},
+		{"open plaintext", strings.Replace(cmdtest.Good, "127.0.0.1", "0.0.0.0", 1), "or set unsafe_plaintext_listen: true"},
 		{"tls without anything", listening("tls: {}"), "listeners.l.tls: no certificate to show; give identity"},
 		{"tls without principals", listening("tls: {identity: me}"), "listeners.l.tls: clients must show a certificate, and nothing says whose; give principals ([any]"},
 		{"tls without roots", listening("tls: {identity: me, principals: [any]}"), "nothing verifies clients: give ca: FILE here, or files.ca of identity me"},
@@ -118,39 +108,39 @@ func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
 		{"listener's principal", listening("tls: {identity: me, ca: x, principals: [db]}"), "listeners.l.tls.principals[0]: principal \"db\""},
 		{"old TLS", listening("tls: {identity: me, client: none, min_version: \"1.1\"}"), `"1.1" is none of 1.2, 1.3`},
 		{"tls and plaintext", listening("unsafe_plaintext_listen: true, tls: {identity: me, client: none}"), "the listener has tls, so nothing is plaintext"},
-		{"starttls of plaintext", strings.Replace(good, "upstream: u", "upstream: u, starttls: postgres", 1), "listeners.l.starttls: there is no tls to start for clients"},
+		{"starttls of plaintext", strings.Replace(cmdtest.Good, "upstream: u", "upstream: u, starttls: postgres", 1), "listeners.l.starttls: there is no tls to start for clients"},
 		{"starttls of clients", listening("starttls: mysql, tls: {identity: me, client: none}"), `"mysql" is none of none, postgres`},
 		{"two protocols", strings.Replace(listening("starttls: postgres, tls: {identity: me, client: none}"), "identities:", "    starttls: mysql\n    tls: {}\nidentities:", 1), "upstream u speaks mysql"},
 		{"proxies of nowhere", listening("tls: {identity: me, client: none}, proxy_protocol: {}"), "listeners.l.proxy_protocol: nobody may send headers; give from"},
 		{"no range", listening("proxy_protocol: {from: [lb]}"), `listeners.l.proxy_protocol.from[0]: "lb" is no range`},
 		{"range with bits", listening("proxy_protocol: {from: [10.0.0.1/8]}"), "did you mean 10.0.0.0/8, or the address 10.0.0.1?"},
-		{"proxies by a socket", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", proxy_protocol: {from: [10.0.0.1]}", 1), "no addresses that could be in from"},
+		{"proxies by a socket", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:/s\", proxy_protocol: {from: [10.0.0.1]}", 1), "no addresses that could be in from"},
 		{"proxies", listening("tls: {identity: me, client: none}, proxy_protocol: {from: [10.0.0.0/8, 192.0.2.1, '2001:db8::/32']}"), ""},
-		{"ready-made connections of nobody", good + "    proxy_protocol: v2\n    preconnect: {connections: 1}", "upstreams.u.proxy_protocol: a connection that is made before its client"},
-		{"proxy protocol", good + "    proxy_protocol: v3", `"v3" is none of none, v1, v2`},
+		{"ready-made connections of nobody", cmdtest.Good + "    proxy_protocol: v2\n    preconnect: {connections: 1}", "upstreams.u.proxy_protocol: a connection that is made before its client"},
+		{"proxy protocol", cmdtest.Good + "    proxy_protocol: v3", `"v3" is none of none, v1, v2`},
 		{"tls anywhere", listening("tls: {identity: me, ca: x, principals: [any]}"), ""},
 		{"tls for anybody", listening("tls: {identities: [me], client: none}"), ""},
-		{"every address", strings.Replace(good, "127.0.0.1", "", 1), "every address of this host"},
-		{"same address", good + "", ""},
-		{"socket of TCP", strings.Replace(good, "upstream: u", "upstream: u, socket: {mode: \"0600\"}", 1), "only a listener on unix:/path"},
-		{"mode", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", socket: {mode: rw}", 1), "no mode; write it in octal"},
-		{"owner", strings.Replace(good, "127.0.0.1:1\"", "unix:/s\", socket: {owner: nobody-at-all}", 1), `there is no user "nobody-at-all"`},
-		{"min version", good + "    tls: {min_version: \"1.1\"}", "set unsafe_min_version: true"},
-		{"principal", good + "    tls: {principals: [db]}", "upstreams.u.tls.principals[0]: principal \"db\": "},
-		{"principals of nobody", good + "    tls: {principals: [any], unsafe_skip_verify: true}", "have no meaning"},
-		{"unix endpoint and tls", strings.Replace(good, "h:1", "unix:/s", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
-		{"identity without files", good + "identities: {me: {}}", "identities.me: no source of certificates"},
-		{"identity without key", good + "identities: {me: {files: {cert: a}}}", "identities.me.files: no key"},
-		{"a token for all, and none", good + "admin: {token_for: all}", "admin.token_for: there is no token that all could need; give token_file"},
-		{"open admin", good + "admin: {listen: \"0.0.0.0:1\"}", "unsafe_admin_listen: true"},
-		{"dns", good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
-		{"variable", good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},
-		{"an anchor is no trick", good + "x: &x {a: *x}", "a.yaml:5:11: *x stands for a section that it is a part of"},
-		{"long socket path", strings.Replace(good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "listeners.l.listen: the path of a socket has at most 90 bytes"},
-		{"long relative socket path", strings.Replace(good, "127.0.0.1:1", "unix:"+strings.Repeat("x", 85), 1), "at most 90 bytes, and /etc/a/xx"},
-		{"long endpoint path", strings.Replace(good, "h:1", "unix:/"+strings.Repeat("x", 104), 1), "upstreams.u.endpoints[0]: the path of a socket has at most 103"},
-		{"endpoint path of 103", strings.Replace(good, "h:1", "unix:/"+strings.Repeat("x", 102), 1), ""},
-		{"same socket by two names", strings.Replace(good, "{l: {listen: \"127.0.0.1:1\", upstream: u}}", "{k: {listen: \"unix:s\", upstream: u}, l: {listen: \"unix:/etc/a/./s\", upstream: u}}", 1), "unix:/etc/a/./s is the address of listener k already"},
+		{"every address", strings.Replace(cmdtest.Good, "127.0.0.1", "", 1), "every address of this host"},
+		{"same address", cmdtest.Good + "", ""},
+		{"socket of TCP", strings.Replace(cmdtest.Good, "upstream: u", "upstream: u, socket: {mode: \"0600\"}", 1), "only a listener on unix:/path"},
+		{"mode", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:/s\", socket: {mode: rw}", 1), "no mode; write it in octal"},
+		{"owner", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:/s\", socket: {owner: nobody-at-all}", 1), `there is no user "nobody-at-all"`},
+		{"min version", cmdtest.Good + "    tls: {min_version: \"1.1\"}", "set unsafe_min_version: true"},
+		{"principal", cmdtest.Good + "    tls: {principals: [db]}", "upstreams.u.tls.principals[0]: principal \"db\": "},
+		{"principals of nobody", cmdtest.Good + "    tls: {principals: [any], unsafe_skip_verify: true}", "have no meaning"},
+		{"unix endpoint and tls", strings.Replace(cmdtest.Good, "h:1", "unix:/s", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
+		{"identity without files", cmdtest.Good + "identities: {me: {}}", "identities.me: no source of certificates"},
+		{"identity without key", cmdtest.Good + "identities: {me: {files: {cert: a}}}", "identities.me.files: no key"},
+		{"a token for all, and none", cmdtest.Good + "admin: {token_for: all}", "admin.token_for: there is no token that all could need; give token_file"},
+		{"open admin", cmdtest.Good + "admin: {listen: \"0.0.0.0:1\"}", "unsafe_admin_listen: true"},
+		{"dns", cmdtest.Good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
+		{"variable", cmdtest.Good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},
+		{"an anchor is no trick", cmdtest.Good + "x: &x {a: *x}", "a.yaml:5:11: *x stands for a section that it is a part of"},
+		{"long socket path", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "listeners.l.listen: the path of a socket has at most 90 bytes"},
+		{"long relative socket path", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:"+strings.Repeat("x", 85), 1), "at most 90 bytes, and /etc/a/xx"},
+		{"long endpoint path", strings.Replace(cmdtest.Good, "h:1", "unix:/"+strings.Repeat("x", 104), 1), "upstreams.u.endpoints[0]: the path of a socket has at most 103"},
+		{"endpoint path of 103", strings.Replace(cmdtest.Good, "h:1", "unix:/"+strings.Repeat("x", 102), 1), ""},
+		{"same socket by two names", strings.Replace(cmdtest.Good, "{l: {listen: \"127.0.0.1:1\", upstream: u}}", "{k: {listen: \"unix:s\", upstream: u}, l: {listen: \"unix:/etc/a/./s\", upstream: u}}", 1), "unix:/etc/a/./s is the address of listener k already"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := parse(tt.text)
@@ -281,7 +271,7 @@ func TestExamplesLoadAndValidate(t *testing.T) {
 	}
 	schema := schemaOf(t)
 	for _, path := range examples {
-		f, err := loadFile(path, testEnv)
+		f, err := loadFile(path, cmdtest.Env)
 		if err != nil {
 			t.Errorf("%v", err)
 			continue
@@ -290,73 +280,16 @@ func TestExamplesLoadAndValidate(t *testing.T) {
 			t.Errorf("%s and the schema: %v", path, err)
 		}
 	}
-	for _, wrong := range []string{good + "listner: {}", good + "    required: [1]", good + "    starttls: gopher", "listeners: {}",
-		ruled("socks5: {}", "{hots: a.b, upstream: net}"), ruled("socks5: {}", "{host: [], upstream: net}"), ruled("socks5: {user: a}", allowAll), good + "    mark: -1"} {
+	for _, wrong := range []string{cmdtest.Good + "listner: {}", cmdtest.Good + "    required: [1]", cmdtest.Good + "    starttls: gopher", "listeners: {}",
+		cmdtest.Ruled("socks5: {}", "{hots: a.b, upstream: net}"), cmdtest.Ruled("socks5: {}", "{host: [], upstream: net}"), cmdtest.Ruled("socks5: {user: a}", cmdtest.AllowAll), cmdtest.Good + "    mark: -1"} {
 		if schema.Validate(asJSON(t, []byte(wrong))) == nil {
 			t.Errorf("the schema takes\n%s", wrong)
 		}
 	}
 }
 
-func TestForwardFlags(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		ff   forwardFlags
-		want string // empty: good
-	}{
-		{"tls", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}}, ""},
-		{"everything", forwardFlags{listenFlags: listenFlags{listen: "unix:/s", idle: 5e9, socketMode: "0660"}, to: []string{"h:1", "[::1]:2"}, starttls: "postgres", cert: "c", key: "k", ca: "ca", serverName: "n"}, ""},
-		{"principals and system", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"unix:/x"}, ca: "system", principals: []string{"any"}}, ""},
-		{"plain", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, plain: true}, ""},
-		{"a variable is none", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, serverName: "${HOME}"}, ""},
-		{"nothing", forwardFlags{}, "--listen: required"},
-		{"nothing, in one pass", forwardFlags{}, "--to: required"},
-		{"no port", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h"}, plain: true}, `--to: "h" is no HOST:PORT`},
-		{"open", forwardFlags{listenFlags: listenFlags{listen: "0.0.0.0:0"}, to: []string{"h:1"}}, "or set --unsafe-plaintext-listen"},
-		{"half a pair", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, cert: "c"}, "--cert: needs --key"},
-		{"other half", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, key: "k"}, "--key: needs --cert"},
-		{"contradiction", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, plain: true, ca: "c"}, "--ca: has no meaning with --plain"},
-		{"protocol", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, starttls: "gopher"}, `--starttls: "gopher" is none of`},
-		{"unix without a name", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"unix:/x"}}, "--to: a unix socket has no host that a certificate could be for; set --server-name or --principal"},
-		{"principal", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}, principals: []string{"x"}}, "--principal: "},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			f, err := forwardFile(&tt.ff)
-			if tt.want != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "listeners.forward") {
-					t.Errorf("error:\n%v\nwant one with\n%s", err, tt.want)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			roundTrip(t, f)
-			if tls := f.Upstreams[0].TLS; (tls == nil) != tt.ff.plain || tls != nil && tls.ServerName != tt.ff.serverName {
-				t.Errorf("tls: %+v", tls)
-			}
-		})
-	}
-}
-
-// roundTrip prints a configuration, loads it, and wants the same.
-func roundTrip(t *testing.T, f *File) {
-	t.Helper()
-	var b bytes.Buffer
-	if err := f.printYAML(&b); err != nil {
-		t.Fatal(err)
-	}
-	again, err := parseFile("again.yaml", "/", b.Bytes(), testEnv)
-	if err != nil {
-		t.Fatalf("printed, it does not load: %v\n%s", err, b.String())
-	}
-	if diff := cmp.Diff(f, again, cmpopts.IgnoreUnexported(File{})); diff != "" {
-		t.Errorf("printed and loaded, it differs: %s", diff)
-	}
-}
-
 func FuzzParseFile(f *testing.F) {
-	f.Add([]byte(good))
+	f.Add([]byte(cmdtest.Good))
 	examples, _ := filepath.Glob("examples/*.yaml")
 	for _, path := range examples {
 		b, _ := os.ReadFile(path)
@@ -367,7 +300,7 @@ func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(shared(3, 3)))
 	f.Add([]byte(bomb(20)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		file, err := parseFile("fuzz.yaml", "/", b, testEnv)
+		file, err := parseFile("fuzz.yaml", "/", b, cmdtest.Env)
 		if err == nil {
 			file.warnings()
 			file.notes()

@@ -172,3 +172,19 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		t.Errorf("%d connections are open", len(gate.conns))
 	}
 }
+
+// serveOn serves h on ln until the test ends.
+func serveOn(t *testing.T, ln net.Listener, addr string, h http.Handler) string {
+	t.Helper()
+	serveGated(t, ln, newTestGate(32), h)
+	return addr
+}
+
+// serveGated serves as endpoints do, until the test ends.
+func serveGated(t *testing.T, ln net.Listener, gate *connGate, h http.Handler) {
+	t.Helper()
+	s := newHTTPServer(h, gate, adminTimeout, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(gate.listen(ln)) }() // the cleanup waits for it
+	t.Cleanup(func() { s.Close(); <-done })
+}

@@ -29,6 +29,8 @@ const (
 	demoTimeout = 10 * time.Second
 	// demoIdle is how long a client of the service may be silent.
 	demoIdle = 10 * time.Minute
+	// demoPause is the pause after the service could not accept a connection.
+	demoPause = 100 * time.Millisecond
 	// demoLife is how long the demo's certificates are valid.
 	demoLife = 24 * time.Hour
 )
@@ -141,10 +143,16 @@ func (d *demo) close() {
 func (d *demo) serve() {
 	for {
 		conn, err := d.service.Accept()
-		switch {
-		case err == nil:
+		if err == nil {
 			d.conns.Go(func() { d.echo(tls.Server(conn, d.tls)) })
-		case errors.Is(err, net.ErrClosed) || !sleep(d.ctx, 100*time.Millisecond):
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		select {
+		case <-time.After(demoPause):
+		case <-d.ctx.Done():
 			return
 		}
 	}
@@ -189,12 +197,12 @@ func (d *demo) configuration(listen string) (*File, error) {
 func (d *demo) run(ctx context.Context, a *app, f *File) error {
 	signals, stop := endSignals()
 	defer stop()
-	p, err := a.start(ctx, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
+	p, err := start(ctx, a.world, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	d.explain(a.stdout, p.server.Listening()[0].Addr)
+	d.explain(a.stdout, p.listening()[0].Addr)
 	return p.wait()
 }
 
@@ -237,7 +245,7 @@ func (d *demo) runOnce(ctx context.Context, a *app, f *File) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	f.Admin.Off = true // nobody will have the time to ask
-	p, err := a.start(ctx, f, serveOptions{})
+	p, err := start(ctx, a.world, f, serveOptions{})
 	if err != nil {
 		return err
 	}
@@ -245,7 +253,7 @@ func (d *demo) runOnce(ctx context.Context, a *app, f *File) error {
 	defer p.drain(l4.Drain{Timeout: time.Second})
 	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
-	answer, err := plainRoundTrip(ctx, p.server.Listening()[0].Addr, "hi")
+	answer, err := plainRoundTrip(ctx, p.listening()[0].Addr, "hi")
 	if err != nil {
 		return fmt.Errorf("demo: plain client, through the ambassador: %w", err)
 	}
@@ -309,3 +317,7 @@ func (d *demo) withoutCertificate(ctx context.Context) error {
 	_, err = conn.Read(make([]byte, 1)) // in TLS 1.3 the refusal arrives here
 	return err
 }
+
+// demoConnections is the same for the service of `demo`, whose clients are sessions
+// with two descriptors of their own.
+func demoConnections(descriptors int) int { return min(max(descriptors/16, 4), 1024) }

@@ -7,15 +7,17 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // inTempDir lets the demo make its folder in one of the test's own, and says what
 // is left of it.
 func inTempDir(t *testing.T) (left func() []string) {
 	t.Helper()
-	dir := shortDir(t)
+	dir := cmdtest.ShortDir(t)
 	t.Setenv("TMPDIR", dir)
-	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
+	t.Setenv("RUNTIME_DIRECTORY", cmdtest.ShortDir(t))
 	return func() []string {
 		found, _ := filepath.Glob(filepath.Join(dir, "ambassador-demo-*"))
 		return found
@@ -24,7 +26,7 @@ func inTempDir(t *testing.T) (left func() []string) {
 
 func TestDemoOnce(t *testing.T) {
 	left := inTempDir(t)
-	out, log := newOutput(), newOutput()
+	out, log := cmdtest.NewOutput(), cmdtest.NewOutput()
 	if code := run(t.Context(), []string{"demo", "--once"}, strings.NewReader(""), out, log); code != 0 {
 		t.Fatalf("exit code %d:\n%s%s", code, out, log)
 	}
@@ -65,8 +67,7 @@ func TestDemoOnceFails(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := appWith()
-			a.stdout, a.stderr = newOutput(), newOutput()
+			a := &app{world{stdout: cmdtest.NewOutput(), stderr: cmdtest.NewOutput(), env: cmdtest.EnvOf()}}
 			if err := d.runOnce(t.Context(), a, f); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want an error with %q", err, c.want)
 			}
@@ -77,7 +78,7 @@ func TestDemoOnceFails(t *testing.T) {
 	}
 }
 
-func otherCA(t *testing.T) []byte { return newPairs(t).ca.RootPEM() }
+func otherCA(t *testing.T) []byte { return cmdtest.NewPairs(t).CA.RootPEM() }
 
 func TestDemo(t *testing.T) {
 	left := inTempDir(t)
@@ -89,24 +90,23 @@ func TestDemo(t *testing.T) {
 	if info, err := os.Stat(d.folder); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the folder with the key: %v, %v; want mode 0700", info.Mode(), err)
 	}
-	socket := filepath.Join(shortDir(t), "s")
+	socket := filepath.Join(cmdtest.ShortDir(t), "s")
 	f, err := d.configuration("unix:" + socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &served{t: t, app: appWith("RUNTIME_DIRECTORY=" + shortDir(t)), out: newOutput(), err: newOutput(), done: make(chan struct{})}
-	s.app.stdout, s.app.stderr = s.out, s.err
-	p, err := s.app.start(t.Context(), f, serveOptions{})
+	out := cmdtest.NewOutput()
+	p, err := start(t.Context(), world{stdout: out, stderr: cmdtest.NewOutput(), env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}, f, serveOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.explain(s.out, p.server.Listening()[0].Addr)
+	d.explain(out, p.listening()[0].Addr)
 	for _, want := range []string{"echo hi \\| nc -N -U " + socket + "\n", "ambassador why ADDR:PORT", "A service at 127.0.0.1:", "Ctrl-C"} {
-		s.out.await(t, want)
+		out.Await(t, want)
 	}
-	c := dialPrinted(t, s.addr("forward"))
-	says(t, c, "one", "hello demo-client: one")
-	says(t, c, "two", "hello demo-client: two")
+	c := cmdtest.DialPrinted(t, out.Await(t, `(?m)^listening forward (\S+)$`)[1])
+	cmdtest.Says(t, c, "one", "hello demo-client: one")
+	cmdtest.Says(t, c, "two", "hello demo-client: two")
 	p.quit()
 	if err := p.wait(); err != nil {
 		t.Error(err)

@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -20,14 +21,14 @@ import (
 // ours lists every package of this module and which of ours it may import. A
 // package that is not here has no charter yet: write its doc.go, then its line.
 var ours = map[string][]string{
-	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/htpasswd", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
+	"ambassador/cmd/ambassador": {"ambassador/l4", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/certs",
 		"ambassador/certs/files", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/certs/embedded", "ambassador/policy"},
 	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/l4/task", "ambassador/policy"},
 	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
 	"ambassador/l4/preface":     {"ambassador/policy"}, // ParseHost: rules and clients spell host names alike
+	"ambassador/l4/task":        {},
 	"ambassador/l4/relay":       {},
 	"ambassador/l4/starttls":    {},
-	"ambassador/l4/task":        {},
 	"ambassador/certs":          {},
 	"ambassador/certs/files":    {"ambassador/certs"},
 	"ambassador/certs/step":     {"ambassador/certs"},
@@ -35,6 +36,12 @@ var ours = map[string][]string{
 	"ambassador/certs/embedded": {"ambassador/certs"},
 	"ambassador/policy":         {},
 	"ambassador/integration":    {},
+	"ambassador/cmd/ambassador/internal/cmdtest": {
+		"ambassador/certs",          // states to show
+		"ambassador/certs/embedded", // issues certificates
+		"ambassador/certs/files",    // the pairs that it issues
+		"ambassador/l4",             // records and states to show
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -55,8 +62,8 @@ var wrapped = map[string][]string{
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4/htpasswd", "ambassador/l4/preface"}, // bcrypt; cryptobyte
-	"golang.org/x/net":                  {"ambassador/policy"},                                                         // its idna; the tables are x/text's
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest"},
+	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
 	"github.com/armon/go-socks5":        {"ambassador/l4/preface"},
@@ -69,12 +76,12 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/policy", "os", "policy decides and does no I/O"},
 	{"ambassador/policy", "context", "what needs a context waits, and policy never waits"},
 	{"ambassador/policy", "crypto/tls", "policy decides and does no I/O"},
-	{"ambassador/l4/starttls", "net", "a dialogue is io.ReadWriter code, so that it can be fuzzed"},
-	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
-	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
 	{"ambassador/l4/htpasswd", "os", "cmd reads and watches the file"},
 	{"ambassador/l4/htpasswd", "net", "connections are the session's"},
 	{"ambassador/l4/preface", "os", "what a client says comes through a connection"},
+	{"ambassador/l4/starttls", "net", "a dialogue is io.ReadWriter code, so that it can be fuzzed"},
+	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
+	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
 	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
 	{"ambassador/certs", "net/http", "certs holds identities; fetching them is certs/step's"},
 }
@@ -149,7 +156,7 @@ func checkImports(t *testing.T, p listed, packages map[string]listed) {
 		case banned[path] != "":
 			t.Errorf("%s imports %s: %s", p.ImportPath, path, banned[path])
 		case isOurs(path) && !slices.Contains(allowed, path):
-			t.Errorf("%s imports %s: imports point cmd → l4, certs, policy; l4 → policy and what is below l4; l4/htpasswd, l4/preface → policy; certs/* → certs", p.ImportPath, path)
+			t.Errorf("%s imports %s: imports point cmd → l4, certs, policy; l4 → policy and what is below l4; certs/* → certs", p.ImportPath, path)
 		case !isOurs(path) && !packages[path].Standard && !slices.Contains(wrapped[module(path)], p.ImportPath):
 			t.Errorf("%s imports %s: allowed in %q; a library is wrapped in one package", p.ImportPath, path, wrapped[module(path)])
 		}
@@ -172,13 +179,18 @@ func module(pkg string) string {
 	return ""
 }
 
+// heavy lists the packages that the embedded CA, step-ca's client or the SPIFFE client
+// come with.
+var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
+	"ambassador/cmd/ambassador/internal/cmdtest"}
+
 // TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
 // 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind
 // certs/spiffe.
 func TestHeavyDependencies(t *testing.T) {
 	packages := list(t, "linux")
 	for name, p := range packages {
-		if !isOurs(name) || slices.Contains([]string{"ambassador/cmd/ambassador", "ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe"}, name) {
+		if !isOurs(name) || slices.Contains(heavy, name) {
 			continue
 		}
 		for _, dep := range p.Deps {
@@ -273,22 +285,30 @@ func TestOlderVersion(t *testing.T) {
 	}
 }
 
+// sources lists the Go files of the repository but tests, as paths from here.
+func sources(t *testing.T) (out []string) {
+	t.Helper()
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			out = append(out, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 // TestNoMultipathTCP asserts that no socket of ours is MPTCP, which Go's listeners
 // are unless told otherwise, and its dialers where GODEBUG says so: Landlock's rules
 // about ports are for TCP alone. A function that makes a dialer or a listener also
 // calls SetMultipathTCP(false), or is about unix sockets.
 func TestNoMultipathTCP(t *testing.T) {
-	var files []string
-	for _, pattern := range []string{"../../*/*.go", "../../*/*/*.go"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil || len(found) == 0 {
-			t.Fatalf("%s: %d files, %v", pattern, len(found), err)
-		}
-		files = append(files, found...)
-	}
+	files := sources(t)
 	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") || strings.Contains(name, "/integration/") {
-			continue
+		if strings.Contains(name, "/integration/") || strings.Contains(name, "/cmdtest/") {
+			continue // tests dial as clients do
 		}
 		fset := token.NewFileSet()
 		file, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
@@ -352,4 +372,35 @@ func hasKey(lit *ast.CompositeLit, name string) bool {
 		key, ok := kv.Key.(*ast.Ident)
 		return ok && key.Name == name
 	})
+}
+
+// TestFilesHaveOneReader asserts that whoever reads a file reads it through
+// certs.ReadFile or certs.Folder, which wait for nobody and have a bound.
+func TestFilesHaveOneReader(t *testing.T) {
+	opens := map[string]string{ // what may open files itself, and why
+		"certs/readfile.go":             "the reader",
+		"cmd/ambassador/given.go":       "pipes that a command line names",
+		"cmd/ambassador/adminsocket.go": "locks a folder",
+	}
+	for _, path := range sources(t) {
+		rel, _ := filepath.Rel("../..", path)
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := ""
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if pkg, ok := call.X.(*ast.Ident); ok && pkg.Name == "os" && slices.Contains([]string{"ReadFile", "Open", "OpenFile"}, call.Sel.Name) {
+				found = call.Sel.Name
+			}
+			return true
+		})
+		if why := opens[rel]; (found != "") != (why != "") {
+			t.Errorf("%s calls os.%s; it is listed here %q: read files by certs.ReadFile", rel, found, why)
+		}
+	}
 }

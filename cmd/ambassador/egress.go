@@ -270,3 +270,13 @@ func (l *ListenerSection) egressNotes(f *File) (out []string) {
 	}
 	return append(out, l.unreachableRules()...)
 }
+
+// usersPaths are the files of those who may ask at listeners, each once.
+func (f *File) usersPaths() (out []string) {
+	for _, l := range f.Listeners {
+		if path := l.usersFile(); path != "" && !slices.Contains(out, path) {
+			out = append(out, path)
+		}
+	}
+	return out
+}

@@ -7,31 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
+	"ambassador/l4/htpasswd"
 	"ambassador/policy"
 )
-
-// ruled is a configuration with one listener: keys are those of the listener, rules
-// those of its rules, a line each. It has the upstreams net, which is dynamic, and u.
-func ruled(keys string, rules ...string) string {
-	text := "listeners:\n  l:\n    listen: 127.0.0.1:1\n" + indent(keys) + "    rules:\n"
-	for _, r := range rules {
-		text += "      - " + r + "\n"
-	}
-	return text + "upstreams:\n  net: {dynamic: true}\n  u: {endpoints: [\"h:1\"]}\n"
-}
-
-// indent puts keys, a line each, where those of a listener are.
-func indent(keys string) (out string) {
-	for line := range strings.SplitSeq(keys, "\n") {
-		if line != "" {
-			out += "    " + line + "\n"
-		}
-	}
-	return out
-}
-
-const allowAll = "{upstream: net}"
 
 // with changes a configuration: old, new pairs.
 func with(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
@@ -42,89 +23,89 @@ func TestMistakesOfEgressHaveTheirPlaceAndMend(t *testing.T) {
 	identity := "identities: {me: {files: {cert: a, key: b}}}\n"
 	onUnix := []string{"127.0.0.1:1", "unix:/s"}
 	for _, tt := range []struct{ name, text, want string }{
-		{"rules", ruled(socks, "{name: a, host: [h.x, '*.y'], port: [1, '2-3'], ip: 10.0.0.0/8, client: 10.1.1.1, upstream: net}", "{deny: no}"), ""},
+		{"rules", cmdtest.Ruled(socks, "{name: a, host: [h.x, '*.y'], port: [1, '2-3'], ip: 10.0.0.0/8, client: 10.1.1.1, upstream: net}", "{deny: no}"), ""},
 		{"nothing to choose by", "listeners: {l: {listen: '127.0.0.1:1'}}\nupstreams: {u: {endpoints: ['h:1']}}", "listeners.l: no upstream; name one of upstreams, or give rules that choose"},
-		{"upstream and rules", ruled(socks+"\nupstream: u", allowAll), "a.yaml:7:7: listeners.l.rules: upstream says where all sessions go; remove one of them"},
-		{"no rule", with(ruled(socks), "rules:", "rules: []"), "listeners.l.rules: empty, so that every session would be refused"},
-		{"no list", with(ruled(socks), "rules:", "rules: {deny: x}"), "listeners.l.rules: a section where a list is needed; write each rule behind a dash"},
-		{"no section", ruled(socks, "deny"), `listeners.l.rules[0]: "deny" where a section is needed`},
-		{"unknown key", ruled(socks, "{hots: a, upstream: net}"), "a.yaml:6:10: listeners.l.rules[0].hots: unknown key; did you mean host?"},
-		{"no verdict", ruled(socks, "{host: a.b}"), "listeners.l.rules[0]: it does nothing; give upstream: NAME to allow, or deny: WHY"},
-		{"two verdicts", ruled(socks, "{upstream: net, deny: x}"), "listeners.l.rules[0].deny: a rule allows or refuses"},
-		{"report of a deny", ruled(socks, "{deny: x, report: y}"), "listeners.l.rules[0].report: report allows what would be refused"},
-		{"deny without a word", ruled(socks, "{deny: ''}"), "listeners.l.rules[0].deny: empty; say why"},
-		{"report without a word", ruled(socks, "{upstream: net, report: ''}"), "listeners.l.rules[0].report: empty; say why"},
-		{"unknown upstream", ruled(socks, "{upstream: nat}"), `a.yaml:6:20: listeners.l.rules[0].upstream: there is no "nat" in upstreams; there is net, u`},
-		{"same name", ruled(socks, "{name: a, upstream: net}", "{name: b, deny: x}", "{name: a, deny: x}"), "listeners.l.rules[2].name: rule #1 has this name already"},
-		{"name of another's place", ruled(socks, "{name: '#2', upstream: net}"), `"#2": so the rules without a name are called`},
-		{"bad name", ruled(socks, "{name: 'A b', upstream: net}"), `"A b" is no name; use at most 63`},
-		{"empty list", ruled(socks, "{host: [], upstream: net}"), "listeners.l.rules[0].host: empty; give at least one"},
-		{"address as a host", ruled(socks, "{host: 10.0.0.1, upstream: net}"), "write ip: [10.0.0.1/32]"},
-		{"address and port as a host", ruled(socks, "{host: '[::1]:80', upstream: net}"), `"[::1]:80" has a port; write ip: "::1" and port: 80`},
-		{"host with a port", ruled(socks, "{host: ['a.b', 'db:5432'], upstream: net}"), `listeners.l.rules[0].host[1]: "db:5432" has a port; write host: "db" and port: 5432`},
-		{"star inside", ruled(socks, "{host: 'a.*.b', upstream: net}"), "* stands for one or more whole labels at the beginning"},
-		{"star alone", ruled(socks, "{host: '*', upstream: net}"), "leave the key out to match every name"},
-		{"disguised address", ruled(socks, "{host: '127.1', upstream: net}"), "write an IPv4 address as four decimal numbers"},
-		{"upper case, a last dot, a star, IDN", ruled(socks, "{host: [DB.Internal., '*.Example.COM', 'bücher.example'], upstream: net}"), ""},
-		{"no port", ruled(socks, "{port: http, upstream: net}"), `port "http": not a port`},
-		{"ports backwards", ruled(socks, "{port: '9-8', upstream: net}"), "write 8-9"},
-		{"port 0", ruled(socks, "{port: 0, upstream: net}"), "from 1 to 65535"},
-		{"range with bits", ruled(socks, "{ip: 10.0.0.1/8, upstream: net}"), "did you mean 10.0.0.0/8, or the address 10.0.0.1?"},
-		{"client with bits", ruled(socks, "{client: [10.0.0.1/8], upstream: net}"), "listeners.l.rules[0].client[0]: 10.0.0.1/8 has bits"},
-		{"a user is no user", ruled("socks5: {users_file: f}", "{user: 'a:b', upstream: net}"), "write the name as users_file has it, before the colon"},
-		{"no uid", with(ruled(socks, "{uid: root, upstream: net}"), onUnix...), "write the number that `id -u USER` prints"},
-		{"no principal", with(ruled(socks+"\n"+withTLS, "{principal: batch, upstream: net}"), "upstreams:", identity+"upstreams:"), `listeners.l.rules[0].principal: principal "batch":`},
+		{"upstream and rules", cmdtest.Ruled(socks+"\nupstream: u", cmdtest.AllowAll), "a.yaml:7:7: listeners.l.rules: upstream says where all sessions go; remove one of them"},
+		{"no rule", with(cmdtest.Ruled(socks), "rules:", "rules: []"), "listeners.l.rules: empty, so that every session would be refused"},
+		{"no list", with(cmdtest.Ruled(socks), "rules:", "rules: {deny: x}"), "listeners.l.rules: a section where a list is needed; write each rule behind a dash"},
+		{"no section", cmdtest.Ruled(socks, "deny"), `listeners.l.rules[0]: "deny" where a section is needed`},
+		{"unknown key", cmdtest.Ruled(socks, "{hots: a, upstream: net}"), "a.yaml:6:10: listeners.l.rules[0].hots: unknown key; did you mean host?"},
+		{"no verdict", cmdtest.Ruled(socks, "{host: a.b}"), "listeners.l.rules[0]: it does nothing; give upstream: NAME to allow, or deny: WHY"},
+		{"two verdicts", cmdtest.Ruled(socks, "{upstream: net, deny: x}"), "listeners.l.rules[0].deny: a rule allows or refuses"},
+		{"report of a deny", cmdtest.Ruled(socks, "{deny: x, report: y}"), "listeners.l.rules[0].report: report allows what would be refused"},
+		{"deny without a word", cmdtest.Ruled(socks, "{deny: ''}"), "listeners.l.rules[0].deny: empty; say why"},
+		{"report without a word", cmdtest.Ruled(socks, "{upstream: net, report: ''}"), "listeners.l.rules[0].report: empty; say why"},
+		{"unknown upstream", cmdtest.Ruled(socks, "{upstream: nat}"), `a.yaml:6:20: listeners.l.rules[0].upstream: there is no "nat" in upstreams; there is net, u`},
+		{"same name", cmdtest.Ruled(socks, "{name: a, upstream: net}", "{name: b, deny: x}", "{name: a, deny: x}"), "listeners.l.rules[2].name: rule #1 has this name already"},
+		{"name of another's place", cmdtest.Ruled(socks, "{name: '#2', upstream: net}"), `"#2": so the rules without a name are called`},
+		{"bad name", cmdtest.Ruled(socks, "{name: 'A b', upstream: net}"), `"A b" is no name; use at most 63`},
+		{"empty list", cmdtest.Ruled(socks, "{host: [], upstream: net}"), "listeners.l.rules[0].host: empty; give at least one"},
+		{"address as a host", cmdtest.Ruled(socks, "{host: 10.0.0.1, upstream: net}"), "write ip: [10.0.0.1/32]"},
+		{"address and port as a host", cmdtest.Ruled(socks, "{host: '[::1]:80', upstream: net}"), `"[::1]:80" has a port; write ip: "::1" and port: 80`},
+		{"host with a port", cmdtest.Ruled(socks, "{host: ['a.b', 'db:5432'], upstream: net}"), `listeners.l.rules[0].host[1]: "db:5432" has a port; write host: "db" and port: 5432`},
+		{"star inside", cmdtest.Ruled(socks, "{host: 'a.*.b', upstream: net}"), "* stands for one or more whole labels at the beginning"},
+		{"star alone", cmdtest.Ruled(socks, "{host: '*', upstream: net}"), "leave the key out to match every name"},
+		{"disguised address", cmdtest.Ruled(socks, "{host: '127.1', upstream: net}"), "write an IPv4 address as four decimal numbers"},
+		{"upper case, a last dot, a star, IDN", cmdtest.Ruled(socks, "{host: [DB.Internal., '*.Example.COM', 'bücher.example'], upstream: net}"), ""},
+		{"no port", cmdtest.Ruled(socks, "{port: http, upstream: net}"), `port "http": not a port`},
+		{"ports backwards", cmdtest.Ruled(socks, "{port: '9-8', upstream: net}"), "write 8-9"},
+		{"port 0", cmdtest.Ruled(socks, "{port: 0, upstream: net}"), "from 1 to 65535"},
+		{"range with bits", cmdtest.Ruled(socks, "{ip: 10.0.0.1/8, upstream: net}"), "did you mean 10.0.0.0/8, or the address 10.0.0.1?"},
+		{"client with bits", cmdtest.Ruled(socks, "{client: [10.0.0.1/8], upstream: net}"), "listeners.l.rules[0].client[0]: 10.0.0.1/8 has bits"},
+		{"a user is no user", cmdtest.Ruled("socks5: {users_file: f}", "{user: 'a:b', upstream: net}"), "write the name as users_file has it, before the colon"},
+		{"no uid", with(cmdtest.Ruled(socks, "{uid: root, upstream: net}"), onUnix...), "write the number that `id -u USER` prints"},
+		{"no principal", with(cmdtest.Ruled(socks+"\n"+withTLS, "{principal: batch, upstream: net}"), "upstreams:", identity+"upstreams:"), `listeners.l.rules[0].principal: principal "batch":`},
 
-		{"user of nobody", ruled(socks, "{user: a, upstream: net}"), "listeners.l.rules[0].user: nobody is asked who he is here; give users_file"},
-		{"user of an original destination", ruled("original_destination: true", "{user: a, upstream: net}"), "nobody is asked who he is here"},
-		{"uid over TCP", ruled(socks, "{uid: 0, upstream: net}"), "listeners.l.rules[0].uid: only the clients of a unix socket have a uid"},
-		{"uid", with(ruled(socks, "{uid: [0, '33'], upstream: net}"), onUnix...), ""},
-		{"uid of a passed socket", with(ruled(socks, "{uid: 0, upstream: net}"), "127.0.0.1:1", "systemd:s"), ""},
-		{"client of a unix socket", with(ruled(socks, "{client: 10.0.0.1, upstream: net}"), onUnix...), "the clients of a unix socket have no addresses; use uid"},
-		{"principal of plaintext", ruled(socks, "{principal: any, upstream: net}"), "clients prove nothing here; give the listener tls"},
-		{"principal", with(ruled(socks+"\n"+withTLS, "{principal: 'dns:*.b', upstream: net}"), "upstreams:", identity+"upstreams:"), ""},
-		{"sni that nobody reads", ruled("original_destination: true", "{sni: a.b, upstream: net}"), "listeners.l.rules[0].sni: no ClientHello is read here; give the listener sni: true"},
-		{"host without a destination", ruled("", "{host: a.b, upstream: u}"), "listeners.l.rules[0].host: clients of this listener do not say where they want to go"},
-		{"ip without a destination", ruled("", "{ip: 10.0.0.1, upstream: u}"), "listeners.l.rules[0].ip: clients of this listener do not say"},
-		{"host of an original destination", ruled("original_destination: true", "{host: a.b, upstream: net}"), "a redirected connection goes to an address, and has no name; use ip, or sni"},
-		{"client without a destination", ruled("", "{client: 127.0.0.0/8, upstream: u}"), ""},
+		{"user of nobody", cmdtest.Ruled(socks, "{user: a, upstream: net}"), "listeners.l.rules[0].user: nobody is asked who he is here; give users_file"},
+		{"user of an original destination", cmdtest.Ruled("original_destination: true", "{user: a, upstream: net}"), "nobody is asked who he is here"},
+		{"uid over TCP", cmdtest.Ruled(socks, "{uid: 0, upstream: net}"), "listeners.l.rules[0].uid: only the clients of a unix socket have a uid"},
+		{"uid", with(cmdtest.Ruled(socks, "{uid: [0, '33'], upstream: net}"), onUnix...), ""},
+		{"uid of a passed socket", with(cmdtest.Ruled(socks, "{uid: 0, upstream: net}"), "127.0.0.1:1", "systemd:s"), ""},
+		{"client of a unix socket", with(cmdtest.Ruled(socks, "{client: 10.0.0.1, upstream: net}"), onUnix...), "the clients of a unix socket have no addresses; use uid"},
+		{"principal of plaintext", cmdtest.Ruled(socks, "{principal: any, upstream: net}"), "clients prove nothing here; give the listener tls"},
+		{"principal", with(cmdtest.Ruled(socks+"\n"+withTLS, "{principal: 'dns:*.b', upstream: net}"), "upstreams:", identity+"upstreams:"), ""},
+		{"sni that nobody reads", cmdtest.Ruled("original_destination: true", "{sni: a.b, upstream: net}"), "listeners.l.rules[0].sni: no ClientHello is read here; give the listener sni: true"},
+		{"host without a destination", cmdtest.Ruled("", "{host: a.b, upstream: u}"), "listeners.l.rules[0].host: clients of this listener do not say where they want to go"},
+		{"ip without a destination", cmdtest.Ruled("", "{ip: 10.0.0.1, upstream: u}"), "listeners.l.rules[0].ip: clients of this listener do not say"},
+		{"host of an original destination", cmdtest.Ruled("original_destination: true", "{host: a.b, upstream: net}"), "a redirected connection goes to an address, and has no name; use ip, or sni"},
+		{"client without a destination", cmdtest.Ruled("", "{client: 127.0.0.0/8, upstream: u}"), ""},
 
-		{"dynamic without a destination", ruled("", allowAll), "listeners.l.rules[0].upstream: upstream net is dynamic, and clients of this listener do not say where"},
-		{"dynamic without rules or destination", good + "    dynamic: true", "listeners.l.upstream: upstream u is dynamic"},
-		{"dynamic with endpoints", good + "    dynamic: true", "upstreams.u.endpoints: a dynamic upstream dials what the client asked for, so endpoints has no meaning"},
-		{"dynamic with health", with(ruled(socks, allowAll), "dynamic: true", "dynamic: true, health: {interval: 0s}"), "upstreams.net.health: a dynamic upstream"},
-		{"dynamic with limits", with(ruled(socks, allowAll), "dynamic: true", "dynamic: true, limits: {connections: 1}"), "upstreams.net.limits: a dynamic upstream"},
-		{"dynamic with preconnect, balance, resolve", with(ruled(socks, allowAll), "dynamic: true", "dynamic: true, preconnect: {connections: 1}, balance: random, resolve: 1s"), "so resolve has no meaning"},
-		{"dynamic and required", with(ruled(socks, allowAll), "dynamic: true", "dynamic: true, required: true"), "upstreams.net.required: nobody knows before a client asks"},
-		{"dynamic and not required", with(ruled(socks, allowAll), "dynamic: true", "dynamic: true, required: false, breaker: {failures: 3}, connect: {attempts: 1}, proxy_protocol: v2"), ""},
-		{"not dynamic", good + "    dynamic: false", ""},
+		{"dynamic without a destination", cmdtest.Ruled("", cmdtest.AllowAll), "listeners.l.rules[0].upstream: upstream net is dynamic, and clients of this listener do not say where"},
+		{"dynamic without rules or destination", cmdtest.Good + "    dynamic: true", "listeners.l.upstream: upstream u is dynamic"},
+		{"dynamic with endpoints", cmdtest.Good + "    dynamic: true", "upstreams.u.endpoints: a dynamic upstream dials what the client asked for, so endpoints has no meaning"},
+		{"dynamic with health", with(cmdtest.Ruled(socks, cmdtest.AllowAll), "dynamic: true", "dynamic: true, health: {interval: 0s}"), "upstreams.net.health: a dynamic upstream"},
+		{"dynamic with limits", with(cmdtest.Ruled(socks, cmdtest.AllowAll), "dynamic: true", "dynamic: true, limits: {connections: 1}"), "upstreams.net.limits: a dynamic upstream"},
+		{"dynamic with preconnect, balance, resolve", with(cmdtest.Ruled(socks, cmdtest.AllowAll), "dynamic: true", "dynamic: true, preconnect: {connections: 1}, balance: random, resolve: 1s"), "so resolve has no meaning"},
+		{"dynamic and required", with(cmdtest.Ruled(socks, cmdtest.AllowAll), "dynamic: true", "dynamic: true, required: true"), "upstreams.net.required: nobody knows before a client asks"},
+		{"dynamic and not required", with(cmdtest.Ruled(socks, cmdtest.AllowAll), "dynamic: true", "dynamic: true, required: false, breaker: {failures: 3}, connect: {attempts: 1}, proxy_protocol: v2"), ""},
+		{"not dynamic", cmdtest.Good + "    dynamic: false", ""},
 		{"no endpoints", "listeners: {l: {listen: '127.0.0.1:1', upstream: u}}\nupstreams: {u: {}}", "or dynamic: true"},
-		{"TLS to a redirected destination", with(ruled("original_destination: true", allowAll), "dynamic: true", "dynamic: true, tls: {}"), "a redirected connection has only an address; set tls.server_name or tls.principals"},
-		{"TLS to a redirected destination with a name", with(ruled("original_destination: true", allowAll), "dynamic: true", "dynamic: true, tls: {server_name: a}"), ""},
-		{"TLS by rule", with(ruled(socks, allowAll), "dynamic: true", "dynamic: true, tls: {}, starttls: postgres"), ""},
+		{"TLS to a redirected destination", with(cmdtest.Ruled("original_destination: true", cmdtest.AllowAll), "dynamic: true", "dynamic: true, tls: {}"), "a redirected connection has only an address; set tls.server_name or tls.principals"},
+		{"TLS to a redirected destination with a name", with(cmdtest.Ruled("original_destination: true", cmdtest.AllowAll), "dynamic: true", "dynamic: true, tls: {server_name: a}"), ""},
+		{"TLS by rule", with(cmdtest.Ruled(socks, cmdtest.AllowAll), "dynamic: true", "dynamic: true, tls: {}, starttls: postgres"), ""},
 
-		{"two ways to ask", ruled("socks5: {}\nhttp_connect: {}", allowAll), "listeners.l.http_connect: clients say in one way where they want to go; give only one of socks5, http_connect"},
-		{"three ways to ask", ruled("socks5: {}\noriginal_destination: true", allowAll), "give only one of socks5, original_destination"},
-		{"unknown key of socks5", ruled("socks5: {user_file: x}", allowAll), "listeners.l.socks5.user_file: unknown key; did you mean users_file?"},
-		{"redirected to a unix socket", with(ruled("original_destination: true", allowAll), onUnix...), "listeners.l.original_destination: only connections over TCP are redirected"},
-		{"redirected to a passed socket", with(ruled("original_destination: true", allowAll), "127.0.0.1:1", "systemd:s"), "only connections over TCP are redirected"},
-		{"sni", ruled("sni: true", "{sni: '*.a.b', upstream: u}"), ""},
-		{"sni with tls", with(ruled("sni: true\n"+withTLS, "{sni: a.b, upstream: u}"), "upstreams:", identity+"upstreams:"), "listeners.l.sni: the listener's tls ends the client's TLS"},
-		{"sni with socks5", ruled("sni: true\nsocks5: {}", "{sni: a.b, upstream: net}"), "listeners.l.sni: the ClientHello comes only after the answer to the socks5 request"},
-		{"sni with http_connect", ruled("sni: true\nhttp_connect: {}", "{sni: a.b, upstream: net}"), "the answer to the http_connect request"},
-		{"sni for nobody", ruled("sni: true", "{upstream: u}"), "listeners.l.sni: the name is read for rules, and none of them has sni"},
-		{"sni without rules", with(good, "upstream: u", "upstream: u, sni: true"), "listeners.l.sni: the name is read for rules"},
-		{"context of nobody", ruled("socks5: {}\ncontext: true", allowAll), "listeners.l.context: nothing could carry it"},
-		{"context of users", ruled("socks5: {users_file: f}\ncontext: true", allowAll), ""},
-		{"context in a header", ruled("http_connect: {}\ncontext: true", allowAll), ""},
-		{"context of a proxy", ruled("proxy_protocol: {from: [10.0.0.1]}\ncontext: true", "{upstream: u}"), ""},
-		{"starttls and socks5", with(ruled("starttls: postgres\nsocks5: {}\n"+withTLS, allowAll), "upstreams:", identity+"upstreams:"), "clients begin with their socks5 request, not with postgres"},
-		{"starttls against a rule", with(ruled("starttls: postgres\n"+withTLS, "{upstream: u}"), "upstreams:", identity+"upstreams:", `["h:1"]`, `["h:1"], starttls: mysql, tls: {}`), "upstream u speaks mysql"},
+		{"two ways to ask", cmdtest.Ruled("socks5: {}\nhttp_connect: {}", cmdtest.AllowAll), "listeners.l.http_connect: clients say in one way where they want to go; give only one of socks5, http_connect"},
+		{"three ways to ask", cmdtest.Ruled("socks5: {}\noriginal_destination: true", cmdtest.AllowAll), "give only one of socks5, original_destination"},
+		{"unknown key of socks5", cmdtest.Ruled("socks5: {user_file: x}", cmdtest.AllowAll), "listeners.l.socks5.user_file: unknown key; did you mean users_file?"},
+		{"redirected to a unix socket", with(cmdtest.Ruled("original_destination: true", cmdtest.AllowAll), onUnix...), "listeners.l.original_destination: only connections over TCP are redirected"},
+		{"redirected to a passed socket", with(cmdtest.Ruled("original_destination: true", cmdtest.AllowAll), "127.0.0.1:1", "systemd:s"), "only connections over TCP are redirected"},
+		{"sni", cmdtest.Ruled("sni: true", "{sni: '*.a.b', upstream: u}"), ""},
+		{"sni with tls", with(cmdtest.Ruled("sni: true\n"+withTLS, "{sni: a.b, upstream: u}"), "upstreams:", identity+"upstreams:"), "listeners.l.sni: the listener's tls ends the client's TLS"},
+		{"sni with socks5", cmdtest.Ruled("sni: true\nsocks5: {}", "{sni: a.b, upstream: net}"), "listeners.l.sni: the ClientHello comes only after the answer to the socks5 request"},
+		{"sni with http_connect", cmdtest.Ruled("sni: true\nhttp_connect: {}", "{sni: a.b, upstream: net}"), "the answer to the http_connect request"},
+		{"sni for nobody", cmdtest.Ruled("sni: true", "{upstream: u}"), "listeners.l.sni: the name is read for rules, and none of them has sni"},
+		{"sni without rules", with(cmdtest.Good, "upstream: u", "upstream: u, sni: true"), "listeners.l.sni: the name is read for rules"},
+		{"context of nobody", cmdtest.Ruled("socks5: {}\ncontext: true", cmdtest.AllowAll), "listeners.l.context: nothing could carry it"},
+		{"context of users", cmdtest.Ruled("socks5: {users_file: f}\ncontext: true", cmdtest.AllowAll), ""},
+		{"context in a header", cmdtest.Ruled("http_connect: {}\ncontext: true", cmdtest.AllowAll), ""},
+		{"context of a proxy", cmdtest.Ruled("proxy_protocol: {from: [10.0.0.1]}\ncontext: true", "{upstream: u}"), ""},
+		{"starttls and socks5", with(cmdtest.Ruled("starttls: postgres\nsocks5: {}\n"+withTLS, cmdtest.AllowAll), "upstreams:", identity+"upstreams:"), "clients begin with their socks5 request, not with postgres"},
+		{"starttls against a rule", with(cmdtest.Ruled("starttls: postgres\n"+withTLS, "{upstream: u}"), "upstreams:", identity+"upstreams:", `["h:1"]`, `["h:1"], starttls: mysql, tls: {}`), "upstream u speaks mysql"},
 
-		{"mark", good + "    mark: 0xa3", ""},
-		{"no mark", good + "    mark: blue", `upstreams.u.mark: "blue" is no mark`},
-		{"mark of more than 32 bits", good + "    mark: 0x100000000", "from 0 to 4294967295"},
-		{"mark of a unix socket", with(good, "h:1", "unix:/s") + "    mark: 1", "connections to unix sockets have no mark"},
+		{"mark", cmdtest.Good + "    mark: 0xa3", ""},
+		{"no mark", cmdtest.Good + "    mark: blue", `upstreams.u.mark: "blue" is no mark`},
+		{"mark of more than 32 bits", cmdtest.Good + "    mark: 0x100000000", "from 0 to 4294967295"},
+		{"mark of a unix socket", with(cmdtest.Good, "h:1", "unix:/s") + "    mark: 1", "connections to unix sockets have no mark"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if runtime.GOOS != "linux" && (strings.Contains(tt.text, "original_destination") || strings.Contains(tt.text, "mark")) {
@@ -148,7 +129,7 @@ func config(t *testing.T, text string) l4.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := f.serverConfig(nil, nil, nil)
+	cfg, err := f.serverConfig(noParts())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +137,7 @@ func config(t *testing.T, text string) l4.Config {
 }
 
 func TestRulesReachTheServer(t *testing.T) {
-	cfg := config(t, with(ruled("socks5: {}",
+	cfg := config(t, with(cmdtest.Ruled("socks5: {}",
 		"{name: api, host: [API.example, '*.suffix.example'], port: [80, '8000-8999'], client: 10.0.0.0/8, upstream: net}",
 		"{ip: [192.0.2.0/24], deny: no way}",
 		"{port: 443, upstream: u, report: later}"), "upstreams:", "dns: {servers: [10.0.0.2]}\nupstreams:"))
@@ -194,10 +175,10 @@ func TestEveryKeyOfARuleReachesTheServer(t *testing.T) {
 		text string
 		q    policy.Query
 	}{
-		{ruled(keys, "{sni: '*.b', upstream: net}"), policy.Query{Addr: netip.MustParseAddr("192.0.2.1"), Port: 1, SNI: "a.b"}},
-		{ruled("socks5: {users_file: f}", "{user: batch, upstream: net}"), policy.Query{Host: "h", Port: 1, User: "batch"}},
-		{with(ruled("", "{uid: 0, upstream: u}"), "127.0.0.1:1", "unix:/s"), policy.Query{HasUID: true}},
-		{with(ruled("tls: {identity: me, ca: x, principals: [any]}", "{principal: 'spiffe://corp/batch/*', upstream: u}"), "upstreams:", identity), policy.Query{Principal: "spiffe://corp/batch/7"}},
+		{cmdtest.Ruled(keys, "{sni: '*.b', upstream: net}"), policy.Query{Addr: netip.MustParseAddr("192.0.2.1"), Port: 1, SNI: "a.b"}},
+		{cmdtest.Ruled("socks5: {users_file: f}", "{user: batch, upstream: net}"), policy.Query{Host: "h", Port: 1, User: "batch"}},
+		{with(cmdtest.Ruled("", "{uid: 0, upstream: u}"), "127.0.0.1:1", "unix:/s"), policy.Query{HasUID: true}},
+		{with(cmdtest.Ruled("tls: {identity: me, ca: x, principals: [any]}", "{principal: 'spiffe://corp/batch/*', upstream: u}"), "upstreams:", identity), policy.Query{Principal: "spiffe://corp/batch/7"}},
 	} {
 		f, err := parse(tt.text)
 		if err != nil {
@@ -221,7 +202,7 @@ func TestEgressReachesTheServer(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has mark and original_destination")
 	}
-	text := with(ruled("original_destination: true\nsni: true", "{sni: a.b, upstream: net}"), "dynamic: true", "dynamic: true, mark: 0xa3")
+	text := with(cmdtest.Ruled("original_destination: true\nsni: true", "{sni: a.b, upstream: net}"), "dynamic: true", "dynamic: true, mark: 0xa3")
 	cfg := config(t, text)
 	l, u := cfg.Listeners[0], cfg.Upstreams[0]
 	if l.Request != l4.RequestOriginal || !l.SNI || l.Context {
@@ -233,17 +214,17 @@ func TestEgressReachesTheServer(t *testing.T) {
 	if other := config(t, with(text, "0xa3", "0xa4")).Upstreams[0]; other.Key == u.Key {
 		t.Error("the key does not follow the mark")
 	}
-	if l := config(t, ruled("http_connect: {}\ncontext: true", allowAll)).Listeners[0]; l.Request != l4.RequestConnect || !l.Context || l.SNI {
+	if l := config(t, cmdtest.Ruled("http_connect: {}\ncontext: true", cmdtest.AllowAll)).Listeners[0]; l.Request != l4.RequestConnect || !l.Context || l.SNI {
 		t.Errorf("listener: %+v", l)
 	}
-	if l := config(t, good).Listeners[0]; l.Request != l4.RequestNone || l.Rules != nil {
+	if l := config(t, cmdtest.Good).Listeners[0]; l.Request != l4.RequestNone || l.Rules != nil {
 		t.Errorf("listener: %+v", l)
 	}
 }
 
 func TestUsersFileStartsAtTheFile(t *testing.T) {
 	for _, key := range []string{"socks5", "http_connect"} {
-		f, err := parse(ruled(key+": {users_file: sub/users}", allowAll))
+		f, err := parse(cmdtest.Ruled(key+": {users_file: sub/users}", cmdtest.AllowAll))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,18 +238,18 @@ func TestWarningsAndNotesOfEgress(t *testing.T) {
 	open := []string{"127.0.0.1:1", "0.0.0.0:1", "    rules:", "    unsafe_plaintext_listen: true\n    rules:"}
 	identity := "identities: {me: {files: {cert: a, key: b}}}\nupstreams:"
 	for _, tt := range []struct{ name, text, warning, note string }{
-		{"nothing", ruled("socks5: {}", "{host: a.b, upstream: net}", "{deny: x}"), "", ""},
-		{"an open proxy", with(ruled("socks5: {}", "{host: a.b, upstream: net}"), open...), "listeners.l.socks5: whoever reaches 0.0.0.0:1 may go where the rules allow", ""},
-		{"passwords in plaintext", with(ruled("http_connect: {users_file: f}", "{host: a.b, upstream: net}"), open...), "listeners.l.http_connect.users_file: passwords cross the network in plaintext", ""},
-		{"an open proxy with TLS", with(ruled("socks5: {}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "whoever reaches 127.0.0.1:1 may go", ""},
-		{"passwords in TLS", with(ruled("socks5: {users_file: f}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "", ""},
-		{"metadata", ruled("socks5: {}", "{host: a.b, upstream: net}", "{ip: [10.0.0.0/8, 169.254.169.254], upstream: net}"), "listeners.l.rules[1].ip: 169.254.169.254 opens the metadata service", ""},
-		{"no metadata", ruled("socks5: {}", "{ip: 169.254.169.254, deny: x}", "{ip: 169.254.0.0/16, upstream: net}"), "", ""},
-		{"unreachable", ruled("socks5: {}", "{port: 1, upstream: net}", "{upstream: net}", "{deny: x}"), "", "listeners.l.rules[2]: it can never match, nor those after it, because rule #2 before it matches everything"},
-		{"everything", with(good, "upstream: u", "upstream: u, socks5: {}", `endpoints: ["h:1"]`, "dynamic: true"), "", "every destination is allowed but special addresses"},
-		{"whatever is asked for", with(good, "upstream: u", "upstream: u, socks5: {}"), "", "all sessions go to u, whatever their clients ask for"},
-		{"addresses without a name", with(ruled("socks5: {}", "{ip: 192.0.2.0/24, upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", "upstream net verifies what was asked for"},
-		{"names", with(ruled("socks5: {}", "{ip: 192.0.2.0/24, host: '*.b', upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", ""},
+		{"nothing", cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}", "{deny: x}"), "", ""},
+		{"an open proxy", with(cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}"), open...), "listeners.l.socks5: whoever reaches 0.0.0.0:1 may go where the rules allow", ""},
+		{"passwords in plaintext", with(cmdtest.Ruled("http_connect: {users_file: f}", "{host: a.b, upstream: net}"), open...), "listeners.l.http_connect.users_file: passwords cross the network in plaintext", ""},
+		{"an open proxy with TLS", with(cmdtest.Ruled("socks5: {}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "whoever reaches 127.0.0.1:1 may go", ""},
+		{"passwords in TLS", with(cmdtest.Ruled("socks5: {users_file: f}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "", ""},
+		{"metadata", cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}", "{ip: [10.0.0.0/8, 169.254.169.254], upstream: net}"), "listeners.l.rules[1].ip: 169.254.169.254 opens the metadata service", ""},
+		{"no metadata", cmdtest.Ruled("socks5: {}", "{ip: 169.254.169.254, deny: x}", "{ip: 169.254.0.0/16, upstream: net}"), "", ""},
+		{"unreachable", cmdtest.Ruled("socks5: {}", "{port: 1, upstream: net}", "{upstream: net}", "{deny: x}"), "", "listeners.l.rules[2]: it can never match, nor those after it, because rule #2 before it matches everything"},
+		{"everything", with(cmdtest.Good, "upstream: u", "upstream: u, socks5: {}", `endpoints: ["h:1"]`, "dynamic: true"), "", "every destination is allowed but special addresses"},
+		{"whatever is asked for", with(cmdtest.Good, "upstream: u", "upstream: u, socks5: {}"), "", "all sessions go to u, whatever their clients ask for"},
+		{"addresses without a name", with(cmdtest.Ruled("socks5: {}", "{ip: 192.0.2.0/24, upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", "upstream net verifies what was asked for"},
+		{"names", with(cmdtest.Ruled("socks5: {}", "{ip: 192.0.2.0/24, host: '*.b', upstream: net}"), "dynamic: true", "dynamic: true, tls: {}"), "", ""},
 	} {
 		f, err := parse(tt.text)
 		if err != nil {
@@ -289,7 +270,7 @@ func TestWarningsAndNotesOfEgress(t *testing.T) {
 }
 
 func TestRuleLabels(t *testing.T) {
-	f, err := parse(with(ruled("socks5: {}", "{name: api, port: 443, upstream: net}", "{port: 80, upstream: net, report: x}", "{deny: x}"), "listeners:",
+	f, err := parse(with(cmdtest.Ruled("socks5: {}", "{name: api, port: 443, upstream: net}", "{port: 80, upstream: net, report: x}", "{deny: x}"), "listeners:",
 		"listeners:\n  all: {listen: '127.0.0.1:2', socks5: {}, upstream: net}\n  one: {listen: '127.0.0.1:3', upstream: u}"))
 	if err != nil {
 		t.Fatal(err)
@@ -298,4 +279,10 @@ func TestRuleLabels(t *testing.T) {
 	if got := f.ruleLabels(); !slices.Equal(got, want) {
 		t.Errorf("labels %v, want %v", got, want)
 	}
+}
+
+// noParts gives nothing of what a configuration names.
+func noParts() parts {
+	source := func(string) *certs.Source { return nil }
+	return parts{identity: source, roots: source, users: func(string) *htpasswd.Users { return nil }}
 }

@@ -18,7 +18,7 @@ import (
 // endpoints are the HTTP sockets of a process: the admin API, and the metrics
 // where they have one of their own. Its methods are called one at a time.
 type endpoints struct {
-	app         *app
+	env         func(string) (string, bool)
 	log         *slog.Logger
 	deps        adminDeps
 	connections int // at a time, of each
@@ -79,13 +79,28 @@ func (s *endpointSet) discard() {
 	}
 }
 
-// prepare binds what f wants and is not bound yet. On an error nothing is left of
+// webSockets is where a process serves HTTP.
+type webSockets struct {
+	// admin is where the admin API is; nil: it is off.
+	admin *adminSocket
+	// metrics is the address of /livez, /readyz and /metrics alone; empty: none.
+	metrics string
+}
+
+// adminSocket is where the admin API is, and how it is guarded there. Whether that is
+// on TCP follows from the address.
+type adminSocket struct {
+	at    adminListen
+	guard adminOptions
+}
+
+// prepare binds what is wanted and not bound yet. On an error nothing is left of
 // that. A default admin socket that cannot be made is a warning.
-func (m *endpoints) prepare(ctx context.Context, f *File) (*endpointSet, error) {
+func (m *endpoints) prepare(ctx context.Context, want webSockets) (*endpointSet, error) {
 	set := &endpointSet{}
-	err := m.prepareAdmin(ctx, set, f)
+	err := m.prepareAdmin(ctx, set, want.admin)
 	if err == nil {
-		err = m.prepareMetrics(ctx, set, f)
+		err = m.prepareMetrics(ctx, set, want.metrics)
 	}
 	if err != nil {
 		set.discard()
@@ -94,18 +109,14 @@ func (m *endpoints) prepare(ctx context.Context, f *File) (*endpointSet, error) 
 	return set, nil
 }
 
-func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, f *File) error {
-	if f.Admin.Off {
+func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, want *adminSocket) error {
+	if want == nil {
 		return nil
 	}
-	token, err := f.adminToken()
-	if err != nil {
-		return &exitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
-	}
-	at := adminListen{Address: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen}
+	at := want.at
 	e := m.find("admin", at.Address)
 	if e == nil {
-		ln, addr, err := m.app.listenAdmin(ctx, at)
+		ln, addr, err := listenAdmin(ctx, m.env, at)
 		if err != nil && at.Address == "" {
 			m.log.Warn("no admin socket: status, why and the other commands cannot ask this process", "cause", err.Error(), "mend", `set admin.listen, or --admin ADDR; --admin "" for none`)
 			return nil
@@ -117,12 +128,13 @@ func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, f *File)
 	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
 	}
-	set.add(e, newAdminHandler(m.deps, adminOptions{TCP: e.listener.Addr().Network() != "unix", Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == tokenForAll}))
+	guard := want.guard
+	guard.TCP = e.listener.Addr().Network() != "unix"
+	set.add(e, newAdminHandler(m.deps, guard))
 	return nil
 }
 
-func (m *endpoints) prepareMetrics(ctx context.Context, set *endpointSet, f *File) error {
-	at := f.Metrics.Listen
+func (m *endpoints) prepareMetrics(ctx context.Context, set *endpointSet, at string) error {
 	if at == "" {
 		return nil
 	}
@@ -203,3 +215,7 @@ func (m *endpoints) close() {
 	}
 	m.serving.Wait()
 }
+
+// webConnections is how many connections the admin API and the metrics have at a
+// time, each, where so many descriptors may be open. Scrapers and people need few.
+func webConnections(descriptors int) int { return min(max(descriptors/32, 4), 32) }

@@ -23,6 +23,21 @@ type question struct {
 	listener string
 	query    policy.Query
 	addrs    []netip.Addr // of addr
+	file     *File
+	of       *ListenerSection // that it is about
+}
+
+// newQuestion reads 'KEY=VALUE …', a question about f. The error says how to ask.
+func newQuestion(f *File, text string) (*question, error) {
+	q, err := parseQuestion(text)
+	if err != nil {
+		return nil, err
+	}
+	q.file = f
+	if q.of, err = q.about(f); err != nil {
+		return nil, err
+	}
+	return &q, q.fits(q.of)
 }
 
 // questionKeys are the keys of a question.
@@ -183,38 +198,13 @@ type explainedAddress struct {
 // explainTimeout bounds the look-up of a name.
 const explainTimeout = 10 * time.Second
 
-// explain answers a question about the file's rules. The exit code is 2 for one that
-// makes no sense.
-func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error {
-	f, err := loadFile(path, a.env)
-	if err != nil {
-		return &exitError{Code: 2, Err: err}
-	}
-	q, err := parseQuestion(text)
-	var l *ListenerSection
-	if err == nil {
-		l, err = q.about(f)
-	}
-	if err == nil {
-		err = q.fits(l)
-	}
-	if err != nil {
-		return &exitError{Code: 2, Err: fmt.Errorf("--explain: %w", err)}
-	}
-	rules, err := l.rules()
-	if err != nil {
-		return err
-	}
-	e := f.answer(ctx, l, rules, &q)
-	if !asJSON {
-		return e.write(a.stdout, &q)
-	}
-	return writeJSON(a.stdout, e)
-}
-
 // answer decides as a session would, and tells why.
-func (f *File) answer(ctx context.Context, l *ListenerSection, rules *policy.Rules, q *question) explanation {
-	e := explanation{Listener: l.Name, Question: q.text}
+func (q *question) answer(ctx context.Context) (e explanation, err error) {
+	rules, err := q.of.rules()
+	if err != nil {
+		return e, err
+	}
+	e.Listener, e.Question = q.of.Name, q.text
 	addrs, resolved := q.addrs, q.has["addr"]
 	d, need := rules.Decide(&q.query, addrs, resolved)
 	if need {
@@ -222,7 +212,7 @@ func (f *File) answer(ctx context.Context, l *ListenerSection, rules *policy.Rul
 		defer cancel()
 		var err error
 		e.LookedUp = q.query.Host
-		if addrs, err = l4.LookUp(ctx, f.dnsServers(), q.query.Host); err != nil {
+		if addrs, err = l4.LookUp(ctx, q.file.dnsServers(), q.query.Host); err != nil {
 			e.LookupError, e.Reason = err.Error(), l4.ReasonDNS
 		} else {
 			for i := range addrs {
@@ -236,9 +226,9 @@ func (f *File) answer(ctx context.Context, l *ListenerSection, rules *policy.Rul
 		e.Rules = append(e.Rules, explainedRule{Rule: s.Rule, Matches: s.Matched, Key: s.Key, Text: s.Text})
 	}
 	if e.Resolved = addrs; e.Reason == "" {
-		e.decided(d, f, q.query.Port)
+		e.decided(d, q.file, q.query.Port)
 	}
-	return e
+	return e, nil
 }
 
 // decided takes in what the rules of the file decided about a port.
@@ -258,7 +248,7 @@ func (e *explanation) decided(d policy.Decision, f *File, port uint16) {
 	dialled := false
 	for _, addr := range d.Addrs {
 		special, ok := d.May(addr)
-		loop := f.listensAt(netip.AddrPortFrom(addr, port))
+		loop := listensAt(f, netip.AddrPortFrom(addr, port))
 		switch {
 		case loop:
 			refused = l4.ReasonLoop
@@ -276,7 +266,7 @@ func (e *explanation) decided(d policy.Decision, f *File, port uint16) {
 // listensAt says whether one of our sockets would be met at an address, as far as
 // the file tells: ports that the system chooses, and what systemd passes, are known
 // only at run time.
-func (f *File) listensAt(to netip.AddrPort) bool {
+func listensAt(f *File, to netip.AddrPort) bool {
 	all := []string{f.Admin.Listen, f.Metrics.Listen}
 	for _, l := range f.Listeners {
 		all = append(all, l.Listen)

@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // egressFile is a configuration with the listener "egress", and rules of all kinds.
 func egressFile(t *testing.T, more ...string) string {
 	t.Helper()
-	return writeConfig(t, fmt.Sprintf(`
+	return cmdtest.WriteConfig(t, fmt.Sprintf(`
 dns: {servers: ["127.0.0.1:1"]}
 upstreams:
   net: {dynamic: true}
@@ -35,7 +37,7 @@ listeners:
 
 func explained(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	out, errs := newOutput(), newOutput()
+	out, errs := cmdtest.NewOutput(), cmdtest.NewOutput()
 	code = run(t.Context(), append([]string{"check"}, args...), strings.NewReader(""), out, errs)
 	return out.String(), errs.String(), code
 }
@@ -118,7 +120,7 @@ func TestExplainAsJSON(t *testing.T) {
 
 // What is refused whatever the rules say is not said to be dialled.
 func TestExplainLoop(t *testing.T) {
-	path := writeConfig(t, `metrics: {listen: "127.0.0.1:9"}
+	path := cmdtest.WriteConfig(t, `metrics: {listen: "127.0.0.1:9"}
 upstreams: {net: {dynamic: true}}
 listeners: {egress: {listen: "localhost:1080", socks5: {}, rules: [{ip: 127.0.0.0/8, upstream: net}]}}
 `)
@@ -142,7 +144,7 @@ listeners: {egress: {listen: "localhost:1080", socks5: {}, rules: [{ip: 127.0.0.
 func TestBadQuestions(t *testing.T) {
 	good := egressFile(t)
 	two := egressFile(t, "  other:\n    listen: 127.0.0.1:2\n    original_destination: true\n    rules: [{port: 443, upstream: net}]")
-	none := writeConfig(t, oneListener("127.0.0.1:1"))
+	none := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1"))
 	for _, tt := range []struct{ file, question, want string }{
 		{good, "", "--explain: clients of listener egress say where they want to go; add dest=HOST:PORT"},
 		{good, "db.internal:5432", `"db.internal:5432": write KEY=VALUE with spaces between; there are dest, client`},
@@ -165,26 +167,11 @@ func TestBadQuestions(t *testing.T) {
 		{two, "dest=a:443 listener=other", "a redirected connection goes to an address; write dest=IP:443"},
 		{two, "dest=10.0.0.1:443 user=a listener=other", "user and listener other: nobody is asked who he is here"},
 		{none, "dest=a:1", "no listener of the file has rules"},
-		{writeConfig(t, "listeners: {}"), "dest=a:1", "listeners: no listener"},
+		{cmdtest.WriteConfig(t, "listeners: {}"), "dest=a:1", "listeners: no listener"},
 	} {
 		out, errs, code := explained(t, "-c", tt.file, "--explain", tt.question)
 		if code != 2 || out != "" || !strings.Contains(errs, tt.want) {
 			t.Errorf("%s: exit code %d, %q, want 2 and %q", tt.question, code, errs+out, tt.want)
 		}
 	}
-}
-
-func FuzzQuestion(f *testing.F) {
-	f.Add("user=batch dest=db.internal:5432 client=10.1.2.3 uid=3 principal=dns:a sni=a.b listener=egress addr=::1,10.0.0.7")
-	f.Add("dest=[::ffff:10.0.0.1]:1")
-	f.Add("dest=:0 = a=")
-	f.Fuzz(func(t *testing.T, text string) {
-		q, err := parseQuestion(text)
-		if err != nil {
-			return
-		}
-		if q.has["dest"] && (q.query.Port == 0 || q.query.Host == "" && !q.query.Addr.IsValid() || q.query.Host != "" && q.query.Addr.IsValid()) {
-			t.Errorf("%q is about %+v", text, q.query)
-		}
-	})
 }

@@ -13,7 +13,7 @@ import (
 
 // exposures are the files with secrets that every user of this host may read, one line
 // each.
-func (f *File) exposures() (out []string) {
+func exposures(f *File) (out []string) {
 	look := func(key, path string) {
 		if path == "" {
 			return
@@ -26,7 +26,7 @@ func (f *File) exposures() (out []string) {
 	for _, id := range f.Identities {
 		at := "identities." + id.Name + "."
 		for _, path := range id.Files.Secrets() {
-			look(at+id.keyOf(&files.FileError{Path: path}), path)
+			look(at+keyOf(id, &files.FileError{Path: path}), path)
 		}
 		if id.Step != nil {
 			look(at+"step.password_file", id.Step.PasswordFile)
@@ -44,7 +44,7 @@ func (f *File) exposures() (out []string) {
 
 // unused is what is in files and has no effect, or less than one might expect, one
 // line each. What runs logs it.
-func (f *File) unused() (out []string) {
+func unused(f *File) (out []string) {
 	for _, id := range f.Identities {
 		at := "identities." + id.Name + "."
 		if id.Step != nil {

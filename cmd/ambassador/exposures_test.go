@@ -14,27 +14,29 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // checked is what `check` prints about a configuration, and its exit code.
 func checked(t *testing.T, text string, args ...string) (out string, code int) {
 	t.Helper()
-	stdout, stderr := newOutput(), newOutput()
-	code = run(t.Context(), append([]string{"check", "-c", writeConfig(t, text)}, args...), strings.NewReader(""), stdout, stderr)
+	stdout, stderr := cmdtest.NewOutput(), cmdtest.NewOutput()
+	code = run(t.Context(), append([]string{"check", "-c", cmdtest.WriteConfig(t, text)}, args...), strings.NewReader(""), stdout, stderr)
 	return stdout.String() + stderr.String(), code
 }
 
 // exposing is a configuration with all kinds of files, by name in a folder.
 func exposing(t *testing.T) (text, folder string) {
 	t.Helper()
-	p := newPairs(t)
-	p.issue("a")
-	writeFile(t, filepath.Join(p.folder, "pw"), "secret\n")
-	writeFile(t, filepath.Join(p.folder, "token"), "secret\n")
-	writeFile(t, filepath.Join(p.folder, "probe"), "secret\n")
-	writeFile(t, filepath.Join(p.folder, "ca.crt"), string(p.ca.RootPEM()))
-	writeFile(t, filepath.Join(p.folder, "admin"), strings.Repeat("x", 16)+"\n")
-	writeFile(t, filepath.Join(p.folder, "users"), htpasswdLine(t, "alice", "wonderland"))
+	p := cmdtest.NewPairs(t)
+	p.Issue("a")
+	cmdtest.WriteFile(t, filepath.Join(p.Folder, "pw"), "secret\n")
+	cmdtest.WriteFile(t, filepath.Join(p.Folder, "token"), "secret\n")
+	cmdtest.WriteFile(t, filepath.Join(p.Folder, "probe"), "secret\n")
+	cmdtest.WriteFile(t, filepath.Join(p.Folder, "ca.crt"), string(p.CA.RootPEM()))
+	cmdtest.WriteFile(t, filepath.Join(p.Folder, "admin"), strings.Repeat("x", 16)+"\n")
+	cmdtest.WriteFile(t, filepath.Join(p.Folder, "users"), cmdtest.Htpasswd(t, "alice", "wonderland"))
 	return strings.ReplaceAll(`
 identities:
   a: {files: {cert: DIR/a.crt, key: DIR/a.key, ca: DIR/ca.crt, password_file: DIR/pw}}
@@ -43,7 +45,7 @@ upstreams:
   u: {endpoints: ["127.0.0.1:1"], starttls: mysql, required: false, tls: {identity: a}, health: {user: u, password_file: DIR/probe}}
 listeners: {front: {listen: "127.0.0.1:0", upstream: u, http_connect: {users_file: DIR/users}}}
 admin: {token_file: DIR/admin}
-`, "DIR", p.folder), p.folder
+`, "DIR", p.Folder), p.Folder
 }
 
 // A secret that every user may read is a warning of `check` and of the log; a file
@@ -88,7 +90,7 @@ func TestCheckOfFileModes(t *testing.T) {
 }
 
 func TestConfigurationThatEverybodyMayWrite(t *testing.T) {
-	path := writeConfig(t, good)
+	path := cmdtest.WriteConfig(t, cmdtest.Good)
 	for mode, want := range map[fs.FileMode]int{0o666: 2, 0o644: 0, 0o660: 0} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
@@ -96,20 +98,6 @@ func TestConfigurationThatEverybodyMayWrite(t *testing.T) {
 		if _, errs, code := explained(t, "-c", path); code != want || code != 0 && !strings.Contains(errs, path+": every user of this host may write it (mode 0666); chmod o-w it") {
 			t.Errorf("mode %#o: exit code %d, want %d\n%s", mode, code, want, errs)
 		}
-	}
-}
-
-// A users_file that others come to write is not taken up.
-func TestUsersThatEverybodyMayWrite(t *testing.T) {
-	m, path, log := watchedUsers(t, htpasswdLine(t, "alice", "wonderland"))
-	m.running, _ = m.prepare([]string{path})
-	writeFile(t, path, htpasswdLine(t, "mallory", "x"))
-	if err := os.Chmod(path, 0o606); err != nil {
-		t.Fatal(err)
-	}
-	m.refresh()
-	if u := m.running.users(path); !checks(t, u, "alice", "wonderland") || checks(t, u, "mallory", "x") || !strings.Contains(log.String(), "every user of this host may write it") {
-		t.Errorf("the users of a file that everybody may write are taken up:\n%s", log)
 	}
 }
 
@@ -128,8 +116,8 @@ func TestKubernetesSecret(t *testing.T) {
 		t.Errorf("code %d\n%s", code, out)
 	}
 	text, _, _ = strings.Cut(text, "  s: {step") // whose CA is not there
-	s := serveFile(t, text+"upstreams: {u: {endpoints: [\"127.0.0.1:1\"], required: false, tls: {identity: a}}}\nlisteners: {front: {listen: \"127.0.0.1:0\", upstream: u}}\n")
-	s.err.await(t, `"level":"WARN","msg":"secret not kept from other users","setting":"identities\.a\.files\.key: `)
+	_, log := runFile(t, cmdtest.WriteConfig(t, text+"upstreams: {u: {endpoints: [\"127.0.0.1:1\"], required: false, tls: {identity: a}}}\nlisteners: {front: {listen: \"127.0.0.1:0\", upstream: u}}\n"))
+	log.Await(t, `"level":"WARN","msg":"secret not kept from other users","setting":"identities\.a\.files\.key: `)
 }
 
 // A revocation list that refuses all of its CA is a mistake for `check`, one that
@@ -159,7 +147,7 @@ func TestCheckOfRevocationLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, filepath.Join(folder, "ca.crl"), string(list))
+		cmdtest.WriteFile(t, filepath.Join(folder, "ca.crl"), string(list))
 		if out, code := checked(t, text); code != tt.code || !strings.Contains(out, tt.want) {
 			t.Errorf("code %d\n%s\nwant code %d with %q", code, out, tt.code, tt.want)
 		}

@@ -37,7 +37,8 @@ func (ff *forwardFlags) bind(flags *pflag.FlagSet) {
 // what --print-config shows, and which is read like any file. The error is a
 // *ConfigError whose problems name flags.
 func forwardFile(ff *forwardFlags) (*File, error) {
-	return madeFile("forward", ff.yaml(), ff.contradictions(), ff.flagOf)
+	f, err := madeFile("forward", ff.yaml(), ff.contradictions(), ff.flagOf)
+	return f, withFileProblems(f, err)
 }
 
 // contradictions are mistakes that the YAML would not show.

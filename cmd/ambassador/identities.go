@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -85,7 +83,7 @@ func (m *identities) prepare(want []*IdentitySection) (next identitySet, failed 
 func (id *identity) open(section *IdentitySection, log *slog.Logger) error {
 	switch {
 	case section.Step != nil:
-		if err := section.checkPassword(); err != nil {
+		if err := checkPassword(section); err != nil {
 			return err
 		}
 		issuer, err := step.Open(*section.Step, id.source, log)
@@ -101,81 +99,6 @@ func (id *identity) open(section *IdentitySection, log *slog.Logger) error {
 	watcher, err := files.Open(section.Files, id.source, log)
 	id.run, id.rerun = watcher.Run, true
 	return err
-}
-
-// keyError is a mistake found under a key of an identity.
-type keyError struct {
-	key string
-	err error
-}
-
-func (e *keyError) Error() string { return e.err.Error() }
-func (e *keyError) Unwrap() error { return e.err }
-
-// key is the text of all that makes an identity another one.
-func (id *IdentitySection) key() string {
-	switch {
-	case id.Step != nil:
-		return id.Step.Key()
-	case id.SPIFFE != "":
-		return "spiffe " + id.SPIFFE
-	}
-	return fmt.Sprintf("%#v", id.Files)
-}
-
-// checkPassword reads the password file of a provisioner, if there is one.
-func (id *IdentitySection) checkPassword() error {
-	if id.Step.PasswordFile == "" {
-		return nil
-	}
-	if _, err := certs.ReadSecret(id.Step.PasswordFile); err != nil {
-		return &keyError{"step.password_file", err}
-	}
-	return nil
-}
-
-// identityProblems are mistakes in the files of identities, at their places.
-func (f *File) identityProblems(failed map[string]error) []Problem {
-	var problems []Problem
-	for _, id := range f.Identities {
-		if failed[id.Name] == nil {
-			continue
-		}
-		for _, err := range flatten(failed[id.Name]) {
-			problems = append(problems, f.problem("identities."+id.Name+"."+id.keyOf(err), err))
-		}
-	}
-	return problems
-}
-
-// keyOf is the key of an identity whose file is meant by err; that of the
-// certificate if it is none in particular.
-func (id *IdentitySection) keyOf(err error) string {
-	var at *keyError
-	if errors.As(err, &at) {
-		return at.key
-	}
-	certificate := "files.cert"
-	if id.Files.PKCS12 != "" {
-		certificate = "files.pkcs12"
-	}
-	var file *files.FileError
-	if !errors.As(err, &file) {
-		return certificate
-	}
-	switch file.Path {
-	case id.Files.Certificate():
-		return certificate
-	case id.Files.Key:
-		return "files.key"
-	case id.Files.CA:
-		return "files.ca"
-	case id.Files.CRL:
-		return "files.crl"
-	case id.Files.PasswordFile:
-		return "files.password_file"
-	}
-	return certificate
 }
 
 // commit keeps the new ones current and stops those that are not wanted any more.

@@ -14,40 +14,10 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"ambassador/certs"
-	"ambassador/certs/embedded"
 	"ambassador/certs/files"
 	"ambassador/certs/step"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
-
-// pairs issues identities into files of a folder.
-type pairs struct {
-	t      *testing.T
-	ca     *embedded.CA
-	folder string
-}
-
-func newPairs(t *testing.T) *pairs {
-	t.Helper()
-	ca, err := embedded.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ca.Close)
-	return &pairs{t, ca, t.TempDir()}
-}
-
-// issue writes a new pair under a name; the old one of that name is replaced.
-func (p *pairs) issue(name string) files.Files {
-	p.t.Helper()
-	cert, key, err := p.ca.IssuePEM(p.t.Context(), []string{name}, time.Hour)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	f := files.Files{Cert: filepath.Join(p.folder, name+".crt"), Key: filepath.Join(p.folder, name+".key")}
-	writeFile(p.t, f.Key, string(key))
-	writeFile(p.t, f.Cert, string(cert))
-	return f
-}
 
 func managed(t *testing.T) *identities {
 	t.Helper()
@@ -77,8 +47,8 @@ func (m *identities) take(t *testing.T, want map[string]files.Files) identitySet
 }
 
 func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
-	p, m := newPairs(t), managed(t)
-	a, b, c := p.issue("a"), p.issue("b"), p.issue("c")
+	p, m := cmdtest.NewPairs(t), managed(t)
+	a, b, c := p.Issue("a"), p.Issue("b"), p.Issue("c")
 	first := m.take(t, map[string]files.Files{"same": a, "other": b, "gone": c})
 	second := m.take(t, map[string]files.Files{"same": a, "other": c, "new": b})
 	if first["same"] != second["same"] {
@@ -103,10 +73,10 @@ func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 }
 
 func TestAFailedPrepareChangesNothing(t *testing.T) {
-	p, m := newPairs(t), managed(t)
-	a := p.issue("a")
+	p, m := cmdtest.NewPairs(t), managed(t)
+	a := p.Issue("a")
 	m.take(t, map[string]files.Files{"a": a})
-	absent := files.Files{Cert: filepath.Join(p.folder, "absent"), Key: filepath.Join(p.folder, "absent")}
+	absent := files.Files{Cert: filepath.Join(p.Folder, "absent"), Key: filepath.Join(p.Folder, "absent")}
 	_, failed := m.prepare(sections(map[string]files.Files{"a": a, "b": absent, "c": absent}))
 	if len(failed) != 2 || failed["b"] == nil || failed["c"] == nil {
 		t.Errorf("failed are %v, want b and c", failed)
@@ -119,7 +89,7 @@ func TestAFailedPrepareChangesNothing(t *testing.T) {
 // awaitSerial waits until the source has another certificate.
 func awaitSerial(t *testing.T, s *certs.Source, old string) {
 	t.Helper()
-	end := time.After(patience)
+	end := time.After(cmdtest.Patience)
 	for {
 		changed := s.Changed()
 		if s.Status().Serial != old {
@@ -134,14 +104,14 @@ func awaitSerial(t *testing.T, s *certs.Source, old string) {
 }
 
 func TestARenewedPairIsTakenUp(t *testing.T) {
-	p, m := newPairs(t), managed(t)
-	set := m.take(t, map[string]files.Files{"a": p.issue("a")})
+	p, m := cmdtest.NewPairs(t), managed(t)
+	set := m.take(t, map[string]files.Files{"a": p.Issue("a")})
 	old := set.source("a").Status().Serial
-	p.issue("a")
+	p.Issue("a")
 	awaitSerial(t, set.source("a"), old)
 	old = set.source("a").Status().Serial
 	m.refresh()
-	p.issue("a")
+	p.Issue("a")
 	m.refresh() // the watcher lives on
 	awaitSerial(t, set.source("a"), old)
 }
@@ -151,14 +121,14 @@ func TestARenewedPairIsTakenUp(t *testing.T) {
 func TestCheckOfStepIdentities(t *testing.T) {
 	folder := t.TempDir()
 	in := func(name string) string { return filepath.Join(folder, name) }
-	writeFile(t, in("pw"), "secret\n")
-	writeFile(t, in("empty"), "\n")
+	cmdtest.WriteFile(t, in("pw"), "secret\n")
+	cmdtest.WriteFile(t, in("empty"), "\n")
 	for name, mode := range map[string]fs.FileMode{"ours": 0o755, "everybodys": 0o777} {
 		if err := errors.Join(os.Mkdir(in(name), 0o700), os.Chmod(in(name), mode)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	writeFile(t, filepath.Join(in("ours"), "identity.pem"), "half of a pair")
+	cmdtest.WriteFile(t, filepath.Join(in("ours"), "identity.pem"), "half of a pair")
 	for _, tt := range []struct{ keys, want string }{
 		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("none"), ""},
 		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("everybodys"), "identities.me.step.storage: use " + in("everybodys") + ": others may write it (mode 0777); chmod go-w it"},
@@ -170,12 +140,12 @@ func TestCheckOfStepIdentities(t *testing.T) {
 		{"storage: s, token_file: " + in("pw"), ""},
 		{"storage: s, token_file: " + in("absent"), "identities.me.step.token_file: open " + in("absent") + ": no such file or directory; storage has no certificate yet"},
 	} {
-		f, err := parse(good + "identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: " + strings.Repeat("0", 64) + ", names: [a], " + tt.keys + "}}}")
+		f, err := parse(cmdtest.Good + "identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: " + strings.Repeat("0", 64) + ", names: [a], " + tt.keys + "}}}")
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, p := range f.checkFiles() {
+		for _, p := range checkFiles(f) {
 			got = append(got, p.String())
 		}
 		if text := strings.Join(got, "\n"); (text == "") != (tt.want == "") || !strings.Contains(text, tt.want) {
@@ -188,7 +158,7 @@ func TestCheckOfStepIdentities(t *testing.T) {
 // configuration of it is another identity.
 func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 	m, folder := managed(t), t.TempDir()
-	writeFile(t, filepath.Join(folder, "pw"), "secret\n")
+	cmdtest.WriteFile(t, filepath.Join(folder, "pw"), "secret\n")
 	section := func(names ...string) []*IdentitySection {
 		return []*IdentitySection{{Name: "me", Step: &step.Config{URL: "https://127.0.0.1:1", Fingerprint: strings.Repeat("0", 64), Provisioner: "p",
 			PasswordFile: filepath.Join(folder, "pw"), Names: names, Storage: filepath.Join(folder, "me")}}}
@@ -205,7 +175,7 @@ func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 	if sets[0]["me"] != sets[1]["me"] || sets[1]["me"] == sets[2]["me"] {
 		t.Error("an unchanged identity was replaced, or another one kept")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), cmdtest.Patience)
 	defer cancel()
 	if err := sets[2].source("me").Await(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("await: %v", err)
@@ -214,7 +184,7 @@ func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 	bad[0].Step.PasswordFile += ".absent"
 	f := &File{Identities: bad, places: &decoder{file: "a.yaml", at: map[string]*yaml.Node{}}}
 	_, failed := m.prepare(bad)
-	if problems := f.identityProblems(failed); len(problems) != 1 || problems[0].Path != "identities.me.step.password_file" {
+	if problems := identityProblems(f, failed); len(problems) != 1 || problems[0].Path != "identities.me.step.password_file" {
 		t.Errorf("problems %v", problems)
 	}
 }

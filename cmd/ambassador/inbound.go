@@ -158,12 +158,12 @@ func (f *File) notes() (out []string) {
 	return out
 }
 
-// server translates the section for l4. ids gives the source of an identity, roots
-// that of the file of ca.
-func (t *ListenerTLSSection) server(alpn []string, ids identitySet, roots *certs.Source) (*l4.ServerTLS, error) {
+// server translates the section for l4. Identity gives the source of an identity,
+// roots is that of the file of ca.
+func (t *ListenerTLSSection) server(alpn []string, identity func(name string) *certs.Source, roots *certs.Source) (*l4.ServerTLS, error) {
 	p := certs.ServerPolicy{Clients: t.Client == clientRequired, Roots: roots, SystemRoots: t.CA == "system", ALPN: alpn, MinVersion: tlsVersions()[t.MinVersion]}
 	for _, name := range t.names() {
-		p.Sources = append(p.Sources, ids.source(name))
+		p.Sources = append(p.Sources, identity(name))
 	}
 	var err error
 	if p.Principals, err = parsePrincipals(t.Principals); err != nil {

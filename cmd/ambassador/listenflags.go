@@ -1,11 +1,8 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -63,39 +60,6 @@ func (lf *listenFlags) flagOf(path string) string {
 	return ""
 }
 
-// madeFile reads a configuration that was made of a command's flags. Problems are
-// the mistakes that were found before, flagOf is the flag that a key comes from. The
-// error is a *ConfigError whose problems name flags.
-func madeFile(command, text string, problems []Problem, flagOf func(path string) string) (*File, error) {
-	d := &decoder{file: command, env: func(string) (string, bool) { return "", false }, flagOf: flagOf}
-	f, err := d.decodeFile("/", []byte(text))
-	var config *ConfigError
-	switch {
-	case errors.As(err, &config):
-		for _, p := range config.Problems {
-			if flag := flagOf(p.Path); !mentions(problems, flag) {
-				problems = append(problems, Problem{File: flag, Text: withFlags(p.Text)})
-			}
-		}
-	case err != nil:
-		return nil, err
-	}
-	if len(problems) > 0 {
-		return nil, &ConfigError{append(problems, f.fileProblems()...)}
-	}
-	return f, nil
-}
-
-func mentions(problems []Problem, flag string) bool {
-	return slices.ContainsFunc(problems, func(p Problem) bool { return p.File == flag })
-}
-
-// withFlags puts flags where a text names keys of the file.
-func withFlags(text string) string {
-	return strings.NewReplacer("unsafe_plaintext_listen: true", "--unsafe-plaintext-listen", "with unsafe_plaintext_listen", "with --unsafe-plaintext-listen",
-		"tls.server_name or tls.principals", "--server-name or --principal", "server_name", "--server-name").Replace(text)
-}
-
 func absolute(path string) string {
 	if path == "" {
 		return ""
@@ -116,16 +80,6 @@ func absoluteSockets(addresses []string) (out []string) {
 		out = append(out, a)
 	}
 	return out
-}
-
-// quote is a text as a YAML scalar that nothing is expanded in. JSON's strings
-// are YAML's.
-func quote(s string) string {
-	b, err := json.Marshal(strings.ReplaceAll(s, "${", "$${"))
-	if err != nil {
-		return `""`
-	}
-	return string(b)
 }
 
 func quoteAll(all []string) string {

@@ -41,7 +41,7 @@ func newLogging(w io.Writer) *logging {
 	l.out.lost = func(n int) []byte { return l.line("log lines dropped: nobody reads the log fast enough", "lines", n) }
 	l.Logger = slog.New(&formatHandler{asText: &l.asText,
 		text: slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
-		json: slog.NewJSONHandler(jsonWriter{w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
+		json: slog.NewJSONHandler(jsonWriter{w: w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
 	return l
 }
 

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
@@ -47,12 +49,12 @@ func TestResetAfterTheClientsEndIsNoTrouble(t *testing.T) {
 }
 
 func someRecord() *l4.Record {
-	return &l4.Record{ID: "AB-1", Start: noon(), Listener: "front", Client: "127.0.0.1:40000", Upstream: "db", Stage: l4.StageRelay,
+	return &l4.Record{ID: "AB-1", Start: cmdtest.Noon(), Listener: "front", Client: "127.0.0.1:40000", Upstream: "db", Stage: l4.StageRelay,
 		Reason: l4.ReasonClosed, BytesUp: 3, Establish: l4.Seconds(1500 * time.Microsecond), Duration: l4.Seconds(90 * time.Second)}
 }
 
 func TestTheLineOfASession(t *testing.T) {
-	out := newOutput()
+	out := cmdtest.NewOutput()
 	l := newLogging(out)
 	l.session(someRecord())
 	l.close()
@@ -67,7 +69,7 @@ func TestTheLineOfASession(t *testing.T) {
 		}
 	}
 
-	out = newOutput()
+	out = cmdtest.NewOutput()
 	l = newLogging(out)
 	l.set(slog.LevelInfo, "text")
 	l.session(someRecord())
@@ -87,13 +89,13 @@ func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
 	for _, r := range []*l4.Record{someRecord(), {}, awkward} {
 		var want bytes.Buffer
 		h := slog.NewJSONHandler(&want, &slog.HandlerOptions{ReplaceAttr: inSeconds})
-		line := slog.NewRecord(noon(), slog.LevelWarn, "session", 0)
+		line := slog.NewRecord(cmdtest.Noon(), slog.LevelWarn, "session", 0)
 		line.AddAttrs(r.LogAttrs()...)
 		if err := h.Handle(t.Context(), line); err != nil {
 			t.Fatal(err)
 		}
 		var gotFields, wantFields map[string]any
-		got := appendSession(nil, noon(), slog.LevelWarn, r)
+		got := appendSession(nil, cmdtest.Noon(), slog.LevelWarn, r)
 		if err := errors.Join(json.Unmarshal(got, &gotFields), json.Unmarshal(want.Bytes(), &wantFields)); err != nil {
 			t.Fatalf("%v in %s", err, got)
 		}
@@ -104,7 +106,7 @@ func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
 }
 
 func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
-	out := newOutput()
+	out := cmdtest.NewOutput()
 	l := newLogging(out)
 	derived := l.With("part", "one").WithGroup("g") // made before the change
 	l.set(slog.LevelWarn, "text")
@@ -124,7 +126,7 @@ func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 
 func TestSessionsAreLoggedFromTheirLevelOn(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
-		out := newOutput()
+		out := cmdtest.NewOutput()
 		l := newLogging(out)
 		l.set(slog.LevelWarn, format)
 		l.session(someRecord())
@@ -143,8 +145,8 @@ func TestTextOnATerminalIsBrief(t *testing.T) {
 		attr slog.Attr
 		want string
 	}{
-		{slog.Time(slog.TimeKey, noon().Add(5*time.Millisecond)), "12:00:00.005"},
-		{slog.Time("start", noon()), "12:00:00.000"},
+		{slog.Time(slog.TimeKey, cmdtest.Noon().Add(5*time.Millisecond)), "12:00:00.005"},
+		{slog.Time("start", cmdtest.Noon()), "12:00:00.000"},
 		{slog.Duration("duration", 1234567*time.Nanosecond), "1.235ms"},
 		{slog.String("client", "127.0.0.1:1"), "127.0.0.1:1"},
 	} {
@@ -165,4 +167,55 @@ func TestParseLevel(t *testing.T) {
 			t.Errorf("%q: %v, want an error with the words to use", in, err)
 		}
 	}
+}
+
+// A line of the log has one line and can be seen, in both formats, whoever made it.
+func TestLogLinesCanBeSeen(t *testing.T) {
+	for _, format := range []string{"json", "text"} {
+		out := cmdtest.NewOutput()
+		l := newLogging(out)
+		l.set(slog.LevelInfo, format)
+		r := someRecord()
+		r.User, r.Tag, r.Cause, r.Destination = cmdtest.Evil, cmdtest.Evil, cmdtest.Evil, cmdtest.Evil
+		l.session(r)
+		l.Warn("something", "cause", cmdtest.Evil, "err", errors.New(cmdtest.Evil), "list", []string{cmdtest.Evil}, "addr", &net.AddrError{Err: cmdtest.Evil})
+		l.With("users_file", cmdtest.Evil).WithGroup("g").Error(cmdtest.Evil, "since", time.Second)
+		l.close()
+		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+		if len(lines) != 3 {
+			t.Errorf("%s: %d lines, want 3:\n%s", format, len(lines), out)
+		}
+		cmdtest.MustBeVisible(t, format, out.String())
+		want := strings.ToValidUTF8(cmdtest.Evil, "\ufffd")
+		for i, key := range map[int]string{0: "user", 1: "cause", 2: "users_file"} {
+			var line map[string]any
+			if format == "text" {
+				continue
+			}
+			if err := json.Unmarshal([]byte(lines[i]), &line); err != nil || line[key] != want {
+				t.Errorf("%s: %q, %v; want %q", lines[i], line[key], err, want)
+			}
+		}
+	}
+}
+
+// What is logged of a record is what was put in, and can be seen.
+func FuzzAppendString(f *testing.F) {
+	f.Add(cmdtest.Evil)
+	f.Add("\U0001f600\ufffd\\ud800\"<&>")
+	f.Fuzz(func(t *testing.T, s string) {
+		plain, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want string
+		if err := json.Unmarshal(plain, &want); err != nil { // another string than s where that is no UTF-8
+			t.Fatal(err)
+		}
+		text := appendString(nil, s)
+		if err := json.Unmarshal(text, &got); err != nil || got != want {
+			t.Errorf("%s is %q, %v; want %q", text, got, err, want)
+		}
+		cmdtest.OnlyVisible(t, "appendString", string(text))
+	})
 }

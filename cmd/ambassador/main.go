@@ -17,39 +17,17 @@ func main() {
 
 // runAlone is run in a process of its own.
 func runAlone() int {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, alone: true}
+	a := &app{world{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, version: buildVersion(), alone: true}}
 	return a.execute(context.Background(), os.Args[1:])
 }
 
-// app is what every command is given of the world.
-type app struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	env            func(string) (string, bool)
-	alone          bool // the process is ours, and what is done to it for good harms nobody
-}
-
-// exitError is an error that decides the exit code: 2 for usage and
-// configuration, that of COMMAND for `run -- COMMAND`. Others are 1. Err may be
-// nil: there is nothing to say.
-type exitError struct {
-	Code int
-	Err  error
-}
-
-func (e *exitError) Error() string {
-	if e.Err == nil {
-		return fmt.Sprintf("exit code %d", e.Code)
-	}
-	return e.Err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.Err }
+// app has the commands.
+type app struct{ world }
 
 // run is the whole program, in a process that others may use too; it returns the
 // exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: os.LookupEnv}
+	a := &app{world{stdin: stdin, stdout: stdout, stderr: stderr, env: os.LookupEnv, version: buildVersion()}}
 	return a.execute(ctx, args)
 }
 
@@ -127,7 +105,7 @@ them, and it says of every connection how it ended and why.`,
 
   # Everything in a file, and the program that needs it, started once all is reached
   ambassador run -c ambassador.yaml -- ./legacy-app --db 127.0.0.1:5432`,
-		Version:                    buildVersion(),
+		Version:                    a.version,
 		SuggestionsMinimumDistance: 2,
 		SilenceErrors:              true,
 		SilenceUsage:               true,
@@ -142,8 +120,7 @@ them, and it says of every connection how it ended and why.`,
 		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
 	addGroup(root, groupRun, a.forwardCommand(), a.socks5Command(), a.runCommand(), a.demoCommand(), a.caCommand())
 	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
-	addGroup(root, groupAsk, a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
-		a.reloadCommand(), a.drainCommand(), a.quitCommand())
+	addGroup(root, groupAsk, clientCommands(a.world)...)
 	root.AddCommand(a.versionCommand())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()

@@ -1,180 +1,54 @@
 package main
 
 import (
-	"bytes"
-	"fmt"
-	"io"
-	"net"
+	"context"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
-	"time"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
-// patience bounds every wait of a test for something that should happen at once.
-const patience = 30 * time.Second
-
-// testAs says what the test binary is to be instead of tests, in a process that a
-// test starts: the ambassador, a COMMAND of it, or what its sandbox is tried in.
-const testAs = "AMBASSADOR_TEST_AS"
-
 func TestMain(m *testing.M) {
-	switch os.Getenv(testAs) {
+	switch os.Getenv(cmdtest.As) {
 	case "ambassador":
 		os.Exit(runAlone())
 	case "command":
-		os.Exit(beCommand(os.Args[1:]))
+		os.Exit(cmdtest.BeCommand(os.Args[1:]))
 	case "sandboxed":
 		os.Exit(beSandboxed(os.Args[1], os.Args[2:]))
 	}
 	os.Exit(m.Run())
 }
 
-// beCommand is a COMMAND: `exit N`, `kill`, `await` a signal, `cat`.
-func beCommand(args []string) int {
-	switch args[0] {
-	case "exit":
-		var code int
-		fmt.Sscan(args[1], &code)
-		fmt.Println("started")
-		return code
-	case "kill":
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	case "await":
-		c := make(chan os.Signal, 8)
-		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-		fmt.Println("up")
-		select {
-		case s := <-c:
-			fmt.Println("got", s)
-			return 3
-		case <-time.After(patience):
-			return 99
-		}
-	case "cat":
-		io.Copy(os.Stdout, os.Stdin)
-		return 0
-	}
-	return 98
-}
-
-// self is the test binary.
-func self(t *testing.T) string {
+// runFile runs a configuration file until the test ends.
+func runFile(t *testing.T, path string) (out, log *cmdtest.Output) {
 	t.Helper()
-	path, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// output is what a process, or a part of this one, has printed so far.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer  // guarded by mu
-	more chan struct{} // guarded by mu; closed at the next write
-}
-
-func newOutput() *output { return &output{more: make(chan struct{})} }
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	close(o.more)
-	o.more = make(chan struct{})
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-// await waits for a match and gives its submatches.
-func (o *output) await(t *testing.T, re string) []string {
-	t.Helper()
-	end := time.After(patience)
-	for {
-		o.mu.Lock()
-		m, more := regexp.MustCompile(re).FindStringSubmatch(o.text.String()), o.more
-		o.mu.Unlock()
-		if m != nil {
-			return m
-		}
-		select {
-		case <-more:
-		case <-end:
-			t.Fatalf("%q was never printed:\n%s", re, o)
-		}
-	}
-}
-
-// writeConfig writes a configuration and gives its path.
-func writeConfig(t *testing.T, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "ambassador.yaml")
-	writeFile(t, path, text)
-	return path
-}
-
-func writeFile(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// oneListener is a configuration with the listener "front" before an upstream.
-func oneListener(upstream string, more ...string) string {
-	return fmt.Sprintf(`
-drain: {timeout: 20s}
-listeners:
-  front: {listen: "127.0.0.1:0", upstream: up}
-upstreams:
-  up: {endpoints: [%q], required: false, health: {interval: 0s}}
-%s
-`, upstream, strings.Join(more, "\n"))
-}
-
-// nobody is an address on which nobody listens.
-func nobody(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
-// occupied is an address on which somebody else listens.
-func occupied(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	return ln.Addr().String()
+	t.Setenv("RUNTIME_DIRECTORY", cmdtest.ShortDir(t))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	out, log = cmdtest.NewOutput(), cmdtest.NewOutput()
+	done := make(chan struct{})
+	go func() { // the cleanup waits for it
+		defer close(done)
+		run(ctx, []string{"run", "-c", path}, strings.NewReader(""), out, log)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return out, log
 }
 
 func TestExitCodesAndMessages(t *testing.T) {
-	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
-	taken := occupied(t)
-	good := writeConfig(t, oneListener("127.0.0.1:1"))
-	inUse := writeConfig(t, strings.Replace(oneListener("127.0.0.1:1"), "127.0.0.1:0", taken, 1))
+	t.Setenv("RUNTIME_DIRECTORY", cmdtest.ShortDir(t))
+	taken := cmdtest.Occupied(t)
+	good := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1"))
+	inUse := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener("127.0.0.1:1"), "127.0.0.1:0", taken, 1))
 	plainFile := filepath.Join(t.TempDir(), "no-program")
-	writeFile(t, plainFile, "text")
-	identity := writeConfig(t, oneListener("127.0.0.1:1", `identities: {me: {files: {cert: absent.crt, key: absent.key}}}`))
-	adminInUse := writeConfig(t, oneListener("127.0.0.1:1", "admin: {listen: "+taken+"}"))
-	metricsInUse := writeConfig(t, oneListener("127.0.0.1:1", "metrics: {listen: "+taken+"}"))
+	cmdtest.WriteFile(t, plainFile, "text")
+	identity := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1", `identities: {me: {files: {cert: absent.crt, key: absent.key}}}`))
+	adminInUse := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1", "admin: {listen: "+taken+"}"))
+	metricsInUse := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1", "metrics: {listen: "+taken+"}"))
 	for _, c := range []struct {
 		args           string
 		code           int
@@ -227,14 +101,14 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"forward --listen 127.0.0.1:0 --to 127.0.0.1:1 --cert /absent.crt --key /absent.key", 2, "", "--cert: .*no such file"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
-			stdout, stderr := newOutput(), newOutput()
+			stdout, stderr := cmdtest.NewOutput(), cmdtest.NewOutput()
 			code := run(t.Context(), strings.Fields(c.args), strings.NewReader(""), stdout, stderr)
 			if code != c.code {
 				t.Errorf("exit code %d, want %d", code, c.code)
 			}
 			for _, o := range []struct {
 				name string
-				have *output
+				have *cmdtest.Output
 				want string
 			}{{"stdout", stdout, c.stdout}, {"stderr", stderr, c.stderr}} {
 				if o.want == "" && o.have.String() != "" || !regexp.MustCompile(o.want).MatchString(o.have.String()) {
@@ -249,7 +123,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 }
 
 func TestEveryCommandIsExplained(t *testing.T) {
-	for _, c := range everyCommand(appWith().rootCommand()) {
+	for _, c := range everyCommand((&app{world{env: cmdtest.EnvOf()}}).rootCommand()) {
 		switch {
 		case c.Short == "" || c.Example == "":
 			t.Errorf("%s: has no description, or no example", c.CommandPath())

@@ -39,14 +39,22 @@ type metrics struct {
 type servingNames struct {
 	listeners, upstreams []string
 	pairs                []listenerUpstream
-	rules                map[ruleLabel]bool
+	rules                map[ruleSeries]bool
 }
 
 type listenerUpstream struct{ listener, upstream string }
 
+// ruleSeries is a rule of a listener, or, without a name, its sessions that no rule
+// matches.
+type ruleSeries struct {
+	Listener, Rule string
+	Verdict        policy.Verdict
+}
+
 // newMetrics makes the series that follow from events, and those of Go and the
-// process. attach adds those that are read from a server.
-func newMetrics(version string) *metrics {
+// process. Parts are those of this program that survive a panic, beside those of l4 and
+// certs. attach adds the series that are read from a server.
+func newMetrics(version string, parts ...string) *metrics {
 	m := &metrics{
 		registry:  prometheus.NewRegistry(),
 		opened:    newCounter("ambassador_sessions_opened_total", "Connections accepted.", "listener"),
@@ -64,7 +72,7 @@ func newMetrics(version string) *metrics {
 	info.WithLabelValues(version).Set(1)
 	m.reloads.WithLabelValues("ok")
 	m.reloads.WithLabelValues("error")
-	for _, part := range slices.Concat(l4.Parts(), certs.Parts(), []string{partAdmin, partReload}) {
+	for _, part := range slices.Concat(l4.Parts(), certs.Parts(), parts) {
 		m.panics.WithLabelValues(part)
 	}
 	m.registry.MustRegister(info, m.opened, m.ended, m.duration, m.establish, m.attempts, m.reloads, m.pauses, m.spares, m.rules, m.panics,
@@ -127,8 +135,8 @@ func (m *metrics) attach(server *l4.Server, identities func() []certs.Status) {
 
 // applied says that cfg is in use now: series of its listeners, rules and upstreams
 // start at zero, so that the first event is a rise, and those of others go.
-func (m *metrics) applied(cfg l4.Config, rules []ruleLabel) {
-	names := &servingNames{rules: map[ruleLabel]bool{}}
+func (m *metrics) applied(cfg l4.Config, rules []ruleSeries) {
+	names := &servingNames{rules: map[ruleSeries]bool{}}
 	for _, l := range cfg.Listeners {
 		names.listeners = append(names.listeners, l.Name)
 		names.pairs = append(names.pairs, listenerUpstream{l.Name, l.Upstream})
@@ -142,7 +150,7 @@ func (m *metrics) applied(cfg l4.Config, rules []ruleLabel) {
 	}
 	for _, r := range rules {
 		names.rules[r] = true
-		m.rules.WithLabelValues(r.listener, r.rule, string(r.verdict))
+		m.rules.WithLabelValues(r.Listener, r.Rule, string(r.Verdict))
 	}
 	for _, u := range cfg.Upstreams {
 		names.upstreams = append(names.upstreams, u.Name)
@@ -169,7 +177,7 @@ func (m *metrics) applied(cfg l4.Config, rules []ruleLabel) {
 	}
 	for r := range old.rules {
 		if !names.rules[r] {
-			m.rules.DeleteLabelValues(r.listener, r.rule, string(r.verdict))
+			m.rules.DeleteLabelValues(r.Listener, r.Rule, string(r.Verdict))
 		}
 	}
 }

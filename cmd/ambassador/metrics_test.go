@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 	"ambassador/policy"
 )
@@ -19,10 +20,10 @@ import (
 // usedMetrics has had one event of every kind.
 func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 	t.Helper()
-	m := newMetrics("v0.1.0")
+	m := newMetrics("v0.1.0", "admin", "reload")
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return traffic },
-		upstreams:  func() []l4.UpstreamStatus { return newFakeServer().upstreams },
-		identities: func() []certs.Status { return newFakeServer().identities }})
+		upstreams:  func() []l4.UpstreamStatus { return cmdtest.NewFakeServer().Upstreams },
+		identities: func() []certs.Status { return cmdtest.NewFakeServer().Identities }})
 	m.applied(twoListeners(), someRules())
 	o := m.observer()
 	o.Opened("postgres")
@@ -34,7 +35,7 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseProxy, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
 		o.Phase("orders_db", p, 3*time.Millisecond)
 	}
-	o.Ended(&newFakeServer().over[0])
+	o.Ended(&cmdtest.NewFakeServer().Over[0])
 	m.reloaded(true)
 	return m
 }
@@ -46,8 +47,8 @@ func twoListeners() l4.Config {
 	}
 }
 
-func someRules() []ruleLabel {
-	return []ruleLabel{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Deny}, {"smtp", "", policy.NoRule}}
+func someRules() []ruleSeries {
+	return []ruleSeries{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Deny}, {"smtp", "", policy.NoRule}}
 }
 
 func someTraffic() []l4.Traffic {
@@ -241,7 +242,7 @@ func TestMetricsValues(t *testing.T) {
 
 // Clients choose the destinations of a dynamic upstream: they are no labels.
 func TestDestinationsAreNoLabels(t *testing.T) {
-	m := newMetrics("v0.1.0")
+	m := newMetrics("v0.1.0", "admin", "reload")
 	dynamic := l4.UpstreamStatus{Name: "net", Dynamic: true, Destinations: 3, Breakers: map[string]int{"closed": 2, "open": 1},
 		Endpoints: []l4.EndpointStatus{{Endpoint: "evil.example:443", Addresses: []l4.AddressStatus{{Address: "192.0.2.1:443", Breaker: "open"}}}}}
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return nil }, upstreams: func() []l4.UpstreamStatus { return []l4.UpstreamStatus{dynamic} }})
@@ -281,7 +282,7 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 	m := usedMetrics(t, traffic)
 	cfg := twoListeners()
 	cfg.Listeners, cfg.Upstreams = cfg.Listeners[1:], cfg.Upstreams[1:]
-	m.applied(cfg, []ruleLabel{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Allow}})
+	m.applied(cfg, []ruleSeries{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Allow}})
 	page := ourLines(scrape(t, m))
 	for line := range strings.Lines(page) {
 		live := strings.HasPrefix(line, "ambassador_bytes_total") || strings.HasPrefix(line, "ambassador_sessions_active")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // reloaded waits until n reloads have gone that way.
@@ -19,7 +22,7 @@ func (s *served) reloaded(result string, n string) {
 	want := `ambassador_reloads_total{result="` + result + `"} ` + n + "\n"
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	end := time.After(patience)
+	end := time.After(cmdtest.Patience)
 	for {
 		body, _ := s.admin("GET", "/metrics")
 		if strings.Contains(body, want) {
@@ -34,60 +37,60 @@ func (s *served) reloaded(result string, n string) {
 }
 
 func TestReload(t *testing.T) {
-	one, two := namedEcho(t, "one"), namedEcho(t, "two")
-	s := serveFile(t, oneListener(one))
+	one, two := cmdtest.NamedEcho(t, "one"), cmdtest.NamedEcho(t, "two")
+	s := serveFile(t, cmdtest.OneListener(one))
 	live := s.connect("front")
-	says(t, live, "a", "one: a")
-	writeFile(t, s.config, oneListener(two))
+	cmdtest.Says(t, live, "a", "one: a")
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(two))
 	s.signals <- syscall.SIGHUP
 	s.reloaded("ok", "1")
-	says(t, s.connect("front"), "b", "two: b")
-	says(t, live, "c", "one: c")
+	cmdtest.Says(t, s.connect("front"), "b", "two: b")
+	cmdtest.Says(t, live, "c", "one: c")
 
 	for name, text := range map[string]string{
-		"unknown key":   strings.Replace(oneListener(one), "upstream:", "upstrm:", 1),
-		"port in use":   strings.Replace(oneListener(one), "127.0.0.1:0", occupied(t), 1),
-		"no identity":   oneListener(one, `identities: {me: {files: {cert: absent.crt, key: absent.key}}}`),
-		"metrics' port": oneListener(one, "metrics: {listen: "+occupied(t)+"}"),
+		"unknown key":   strings.Replace(cmdtest.OneListener(one), "upstream:", "upstrm:", 1),
+		"port in use":   strings.Replace(cmdtest.OneListener(one), "127.0.0.1:0", cmdtest.Occupied(t), 1),
+		"no identity":   cmdtest.OneListener(one, `identities: {me: {files: {cert: absent.crt, key: absent.key}}}`),
+		"metrics' port": cmdtest.OneListener(one, "metrics: {listen: "+cmdtest.Occupied(t)+"}"),
 	} {
-		writeFile(t, s.config, text)
+		cmdtest.WriteFile(t, s.config, text)
 		body, status := s.admin("POST", "/v1/reload")
 		if status != 422 || !strings.Contains(body, "ambassador.yaml:") && !strings.Contains(body, "in use") {
 			t.Errorf("%s: %d %s; want 422 and what is wrong", name, status, body)
 		}
-		says(t, s.connect("front"), "d", "two: d")
+		cmdtest.Says(t, s.connect("front"), "d", "two: d")
 	}
 	s.reloaded("error", "4")
-	s.err.await(t, `"level":"ERROR","msg":"reload failed; the old configuration stays in use","cause":".*in use`)
+	s.err.Await(t, `"level":"ERROR","msg":"reload failed; the old configuration stays in use","cause":".*in use`)
 	if body, _ := s.admin("GET", "/v1/config"); !strings.Contains(body, two) || strings.Contains(body, one) {
 		t.Errorf("the configuration in use is said to be\n%s", body)
 	}
 
-	writeFile(t, s.config, oneListener(one))
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(one))
 	if body, status := s.admin("POST", "/v1/reload"); status != 200 {
 		t.Errorf("reload: %d %s", status, body)
 	}
-	says(t, s.connect("front"), "e", "one: e")
+	cmdtest.Says(t, s.connect("front"), "e", "one: e")
 	if n := strings.Count(s.out.String(), "listening front"); n != 1 {
 		t.Errorf("an unchanged listener was printed %d times", n)
 	}
 }
 
 func TestReloadMovesTheHTTPSockets(t *testing.T) {
-	folder := shortDir(t)
+	folder := cmdtest.ShortDir(t)
 	socket := func(name string) string { return filepath.Join(folder, name) }
-	s := serveFile(t, oneListener("127.0.0.1:1", `admin: {listen: "unix:`+socket("a")+`"}`))
+	s := serveFile(t, cmdtest.OneListener("127.0.0.1:1", `admin: {listen: "unix:`+socket("a")+`"}`))
 	if got := s.addr("admin"); got != "unix:"+socket("a") {
 		t.Fatalf("listening admin %s", got)
 	}
-	writeFile(t, s.config, oneListener("127.0.0.1:1", `admin: {listen: "unix:`+socket("b")+`"}`, `metrics: {listen: "127.0.0.1:0"}`))
-	body, status, err := askPrinted("unix:"+socket("a"), "POST", "/v1/reload")
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener("127.0.0.1:1", `admin: {listen: "unix:`+socket("b")+`"}`, `metrics: {listen: "127.0.0.1:0"}`))
+	body, status, err := cmdtest.AskPrinted("unix:"+socket("a"), "POST", "/v1/reload")
 	if err != nil || status != 200 {
 		t.Fatalf("the reload that gives up its own socket: %v, %d %s", err, status, body)
 	}
 	metrics := s.addr("metrics")
 	for _, addr := range []string{"unix:" + socket("b"), metrics} {
-		if _, status, err := askPrinted(addr, "GET", "/livez"); err != nil || status != 200 {
+		if _, status, err := cmdtest.AskPrinted(addr, "GET", "/livez"); err != nil || status != 200 {
 			t.Errorf("%s: %v, %d", addr, err, status)
 		}
 	}
@@ -97,11 +100,11 @@ func TestReloadMovesTheHTTPSockets(t *testing.T) {
 			t.Error("the old admin socket is still served")
 		}
 	}
-	writeFile(t, s.config, oneListener("127.0.0.1:1", `admin: {listen: ""}`, `metrics: {listen: "127.0.0.1:0"}`))
-	if _, status, err := askPrinted("unix:"+socket("b"), "POST", "/v1/reload"); err != nil || status != 200 {
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener("127.0.0.1:1", `admin: {listen: ""}`, `metrics: {listen: "127.0.0.1:0"}`))
+	if _, status, err := cmdtest.AskPrinted("unix:"+socket("b"), "POST", "/v1/reload"); err != nil || status != 200 {
 		t.Fatalf("reload: %v, %d", err, status)
 	}
-	if body, status, err := askPrinted(metrics, "GET", "/metrics"); err != nil || status != 200 || !strings.Contains(body, `ambassador_reloads_total{result="ok"} 2`) {
+	if body, status, err := cmdtest.AskPrinted(metrics, "GET", "/metrics"); err != nil || status != 200 || !strings.Contains(body, `ambassador_reloads_total{result="ok"} 2`) {
 		t.Errorf("the metrics' unchanged socket: %v, %d", err, status)
 	}
 	s.signals <- syscall.SIGTERM
@@ -111,23 +114,23 @@ func TestReloadMovesTheHTTPSockets(t *testing.T) {
 }
 
 func TestReloadTakesUpTheLogSection(t *testing.T) {
-	s := serveFile(t, oneListener("127.0.0.1:1", "log: {level: error}"))
+	s := serveFile(t, cmdtest.OneListener("127.0.0.1:1", "log: {level: error}"))
 	s.addr("admin")
 	if got := s.err.String(); got != "" {
 		t.Errorf("at level error it logged\n%s", got)
 	}
-	writeFile(t, s.config, oneListener("127.0.0.1:1", "log: {level: debug, format: text}"))
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener("127.0.0.1:1", "log: {level: debug, format: text}"))
 	s.signals <- syscall.SIGHUP
-	s.err.await(t, "level=INFO msg=reloaded")
-	writeFile(t, s.config, oneListener("127.0.0.1:1", "log: {format: json}", "metrics: {listen: "+occupied(t)+"}"))
+	s.err.Await(t, "level=INFO msg=reloaded")
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener("127.0.0.1:1", "log: {format: json}", "metrics: {listen: "+cmdtest.Occupied(t)+"}"))
 	s.signals <- syscall.SIGHUP
-	s.err.await(t, "level=ERROR msg=\"reload failed") // and still as text
+	s.err.Await(t, "level=ERROR msg=\"reload failed") // and still as text
 }
 
 func TestWithoutAFileThereIsNothingToReload(t *testing.T) {
-	s := serveFile(t, oneListener("127.0.0.1:1"), func(_ *served, o *serveOptions) { o.load = nil })
+	s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), func(_ *served, o *serveOptions) { o.load = nil })
 	s.signals <- syscall.SIGHUP
-	s.err.await(t, "no configuration file to reload; the certificates and users are looked at")
+	s.err.Await(t, "no configuration file to reload; the certificates and users are looked at")
 	if body, status := s.admin("POST", "/v1/reload"); status != 409 {
 		t.Errorf("reload: %d %s", status, body)
 	}
@@ -135,7 +138,7 @@ func TestWithoutAFileThereIsNothingToReload(t *testing.T) {
 }
 
 func TestFileWatch(t *testing.T) {
-	path := writeConfig(t, "one")
+	path := cmdtest.WriteConfig(t, "one")
 	synctest.Test(t, func(t *testing.T) {
 		w := newFileWatch(path)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -151,27 +154,58 @@ func TestFileWatch(t *testing.T) {
 			}
 		}
 		after(10, 0, "nothing happens")
-		writeFile(t, path, "two, half writ")
+		cmdtest.WriteFile(t, path, "two, half writ")
 		after(1, 0, "it is being written")
-		writeFile(t, path, "two, half written")
+		cmdtest.WriteFile(t, path, "two, half written")
 		after(1, 0, "it was written a moment ago")
 		after(2, 1, "it is another one")
 		after(10, 1, "nothing happens again")
 		os.Remove(path)
 		after(10, 1, "it is gone")
-		writeFile(t, path, "two, half written")
+		cmdtest.WriteFile(t, path, "two, half written")
 		after(10, 1, "it is back, unchanged")
-		writeFile(t, path+".new", "three")
+		cmdtest.WriteFile(t, path+".new", "three")
 		os.Rename(path+".new", path)
 		after(3, 2, "it was replaced")
 	})
 }
 
 func TestWatchReloads(t *testing.T) {
-	one, two := namedEcho(t, "one"), namedEcho(t, "two")
-	s := serveFile(t, oneListener(one), func(s *served, o *serveOptions) { o.watch = newFileWatch(s.config) })
-	says(t, s.connect("front"), "a", "one: a")
-	writeFile(t, s.config, oneListener(two))
-	s.err.await(t, `"msg":"reloaded"`)
-	says(t, s.connect("front"), "b", "two: b")
+	one, two := cmdtest.NamedEcho(t, "one"), cmdtest.NamedEcho(t, "two")
+	s := serveFile(t, cmdtest.OneListener(one), func(s *served, o *serveOptions) { o.watch = newFileWatch(s.config) })
+	cmdtest.Says(t, s.connect("front"), "a", "one: a")
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(two))
+	s.err.Await(t, `"msg":"reloaded"`)
+	cmdtest.Says(t, s.connect("front"), "b", "two: b")
+}
+
+// A reload that meets a pipe fails at once, and the next one is as good as ever.
+func TestReloadWithAPipe(t *testing.T) {
+	one, two := cmdtest.NamedEcho(t, "one"), cmdtest.NamedEcho(t, "two")
+	s := serveFile(t, cmdtest.OneListener(one))
+	folder := t.TempDir()
+	token := cmdtest.Fifo(t, filepath.Join(folder, "token"))
+	refused := func(want string) {
+		t.Helper()
+		body, status := s.admin("POST", "/v1/reload")
+		if status != 422 || !strings.Contains(body, want) {
+			t.Errorf("reload: %d %s; want 422 and %q", status, body, want)
+		}
+		cmdtest.Says(t, s.connect("front"), "a", "one: a")
+	}
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(two, fmt.Sprintf("admin: {token_file: %q}", token)))
+	refused("admin.token_file: read " + token + ": it is a pipe, not a regular file")
+	if err := os.Remove(s.config); err != nil {
+		t.Fatal(err)
+	}
+	cmdtest.Fifo(t, s.config) // which nobody writes to
+	refused(s.config + ": a pipe cannot be read again")
+	if err := os.Remove(s.config); err != nil {
+		t.Fatal(err)
+	}
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(two))
+	if body, status := s.admin("POST", "/v1/reload"); status != 200 {
+		t.Errorf("the reload after that: %d %s", status, body)
+	}
+	cmdtest.Says(t, s.connect("front"), "b", "two: b")
 }

@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -13,7 +10,6 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"ambassador/certs"
 	"ambassador/l4"
 	"ambassador/l4/starttls"
 	"ambassador/policy"
@@ -189,51 +185,18 @@ func (h *HealthSection) validate(d *decoder, path string, u *UpstreamSection) {
 }
 
 // config translates health for l4.
-func (h *HealthSection) config() l4.HealthConfig {
+func (h *HealthSection) config(p parts) l4.HealthConfig {
 	out := l4.HealthConfig{Interval: h.Interval, Timeout: h.Timeout, Rise: h.Rise, Fall: h.Fall, IdleInterval: h.IdleInterval,
 		Send: h.Send, Expect: h.Expect, KillOnDown: h.KillOnDown}
 	if h.User != "" {
-		out.LogIn = h.login
+		section := *h
+		out.LogIn = func() (user, password string, err error) { return p.login(section) }
 	}
 	if h.HTTP.Port != 0 {
-		out.Check = h.HTTP.ask
+		question := h.HTTP
+		out.Check = func(ctx context.Context, host netip.Addr) error { return p.ask(ctx, question, host) }
 	}
 	return out
-}
-
-// login is whom a probe logs in as.
-func (h HealthSection) login() (user, password string, err error) {
-	if h.PasswordFile == "" {
-		return h.User, "", nil
-	}
-	secret, err := certs.ReadSecret(h.PasswordFile)
-	return h.User, string(secret), err
-}
-
-// ask asks the question of health.http, without following redirects.
-func (h HTTPSection) ask(ctx context.Context, host netip.Addr) error {
-	to := netip.AddrPortFrom(host, uint16(h.Port)).String()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+h.Path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("User-Agent", "ambassador-health")
-	var dialer net.Dialer
-	dialer.SetMultipathTCP(false)
-	client := http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := client.Do(req)
-	if u := (*url.Error)(nil); errors.As(err, &u) {
-		u.URL = hideQuery(u.URL)
-	}
-	if err != nil {
-		return err
-	}
-	resp.Body.Close()
-	if resp.StatusCode != h.Status {
-		return fmt.Errorf("health.http: %s answers %s, and %d is wanted", hideQuery(req.URL.String()), resp.Status, h.Status)
-	}
-	return nil
 }
 
 // limitsField is a listener's limits.
@@ -278,7 +241,7 @@ func (u *UpstreamSection) validateResilience(d *decoder, path string) {
 
 // resilience translates the keys of this file for l4, and gives the text of all
 // that they say.
-func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig) (key string) {
+func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig, p parts) (key string) {
 	for _, e := range u.Endpoints {
 		cfg.Endpoints = append(cfg.Endpoints, l4.EndpointConfig{Address: e.Address, Weight: e.Weight, Priority: e.Priority})
 	}
@@ -286,7 +249,7 @@ func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig) (key string) {
 		cfg.Endpoints = []l4.EndpointConfig{{Address: "srv:" + u.SRV}}
 	}
 	cfg.Balance = map[string]policy.Method{"random": policy.RandomTwo, "least_connections": policy.LeastConnections}[u.Balance]
-	cfg.Resolve, cfg.MaxConnections, cfg.Health = u.Resolve, u.MaxConnections, u.Health.config()
+	cfg.Resolve, cfg.MaxConnections, cfg.Health = u.Resolve, u.MaxConnections, u.Health.config(p)
 	cfg.Preconnect = l4.PreconnectConfig{Connections: u.Preconnect.Connections, MaxAge: u.Preconnect.MaxAge}
 	b := u.Breaker
 	cfg.Breaker = policy.BreakerConfig{Failures: b.Failures, Open: b.Open, MaxOpen: b.MaxOpen, Probes: b.Probes}

@@ -208,10 +208,10 @@ func (r *RuleSection) label(i int) string {
 	return "#" + strconv.Itoa(i+1)
 }
 
-// ruleLabel is a rule as metrics have it.
+// ruleLabel is a rule as metrics and records call it.
 type ruleLabel struct {
-	listener, rule string
-	verdict        policy.Verdict
+	Listener, Rule string
+	Verdict        policy.Verdict
 }
 
 // ruleLabels are those of all rules of the file, and of each listener's sessions

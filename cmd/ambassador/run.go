@@ -17,119 +17,19 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"ambassador/l4"
 )
 
-// serveFlags are the flags of the commands that run an ambassador.
-type serveFlags struct {
-	admin       string
-	logLevel    string
-	logFormat   string
-	printConfig bool
-}
-
-func (f *serveFlags) bind(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.admin, "admin", "", `where the admin API listens: unix:/path or HOST:PORT; "" turns it off (default: a socket of its own)`)
-	cmd.Flags().StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
-	cmd.Flags().StringVar(&f.logFormat, "log-format", "", "text or json (default: text on a terminal, else json)")
-	cmd.Flags().BoolVar(&f.printConfig, "print-config", false, "print the configuration as YAML and exit")
-}
-
-// check finds mistakes in the flags.
-func (f *serveFlags) check(cmd *cobra.Command) error {
-	if _, err := parseLevel(f.logLevel); err != nil {
-		return usageError(cmd, fmt.Errorf("--log-level: %w", err))
-	}
-	switch f.logFormat {
-	case "", "text", "json":
-		return nil
-	}
-	return usageError(cmd, fmt.Errorf("--log-format: %q is no format; use text or json", f.logFormat))
-}
-
-// apply overrules what the file says by the flags that were given.
-func (f *serveFlags) apply(cmd *cobra.Command, file *File) {
-	if cmd.Flags().Changed("admin") {
-		file.Admin.Listen, file.Admin.Off = f.admin, f.admin == ""
-	}
-	if f.logLevel != "" {
-		file.Log.Level = f.logLevel
-	}
-	if f.logFormat != "" {
-		file.Log.Format = f.logFormat
-	}
-}
-
-// serveMade runs a configuration that was made of flags, or prints it.
-func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *File, opts serveOptions) error {
-	flags.apply(cmd, f)
-	if flags.printConfig {
-		return f.printYAML(a.stdout)
-	}
-	return a.serve(cmd.Context(), f, opts)
-}
-
-// runCommand is `run`.
-func (a *app) runCommand() *cobra.Command {
-	var (
-		flags serveFlags
-		path  string
-		watch bool
-	)
-	cmd := &cobra.Command{
-		Use: "run [-c FILE] [-- COMMAND …]", Short: "Run what a configuration file says, and a COMMAND that needs it",
-		Long: `Runs what a configuration file says, until SIGTERM or SIGINT. A second one ends at
-once; SIGHUP reloads the file.
-
-With COMMAND, that is started once every required upstream has been reached. SIGTERM
-and SIGINT go to it; when it ends, so do we, with its exit code (128+N after signal N).`,
-		Example: `  ambassador run -c ambassador.yaml
-  ambassador run -c ambassador.yaml --watch
-  ambassador run -c ambassador.yaml -- ./legacy-app --db 127.0.0.1:5432`,
-		Args: onlyAfterDash,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := flags.check(cmd); err != nil {
-				return err
-			}
-			opts, err := a.fileOptions(path, func(f *File) { flags.apply(cmd, f) })
-			if err != nil {
-				return err
-			}
-			switch {
-			case !watch:
-				opts.watch = nil
-			case isPipe(opts.watch.path):
-				return usageError(cmd, fmt.Errorf("--watch: %s is a pipe, which cannot be read again; give a regular file", opts.watch.path))
-			}
-			f, err := opts.load()
-			if err != nil {
-				return err
-			}
-			if flags.printConfig {
-				return f.printYAML(a.stdout)
-			}
-			opts.command = args
-			return a.serve(cmd.Context(), f, opts)
-		},
-	}
-	flags.bind(cmd)
-	cmd.Flags().StringVarP(&path, "config", "c", "", "the configuration file (default ./ambassador.yaml, then /etc/ambassador/ambassador.yaml)")
-	cmd.Flags().BoolVar(&watch, "watch", false, "reload when the configuration file changes")
-	return cmd
-}
-
 // fileOptions are the options of a process that has a configuration file, which
 // edit overrules.
-func (a *app) fileOptions(path string, edit func(*File)) (serveOptions, error) {
+func fileOptions(path string, env func(string) (string, bool), edit func(*File)) (serveOptions, error) {
 	found, err := findConfig(path)
 	if err != nil {
 		return serveOptions{}, &exitError{Code: 2, Err: err}
 	}
 	source := &configSource{path: found}
 	load := func() (*File, error) {
-		f, err := source.load(a.env)
+		f, err := load(source, env)
 		if err != nil {
 			return nil, &exitError{Code: 2, Err: err}
 		}
@@ -137,15 +37,6 @@ func (a *app) fileOptions(path string, edit func(*File)) (serveOptions, error) {
 		return f, nil
 	}
 	return serveOptions{load: load, watch: newFileWatch(found)}, nil
-}
-
-// onlyAfterDash wants every argument behind "--", so that the value of a mistyped
-// flag is not taken for a command.
-func onlyAfterDash(cmd *cobra.Command, args []string) error {
-	if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
-		return fmt.Errorf("unexpected %q: COMMAND comes after --", args[0])
-	}
-	return nil
 }
 
 // serveOptions is how a process is run, beside its configuration.
@@ -169,7 +60,7 @@ type serveOptions struct {
 // process is one running ambassador.
 type process struct {
 	// Static after construction.
-	app     *app
+	world   world
 	opts    serveOptions
 	ctx     context.Context // its end ends everything at once
 	cancel  context.CancelFunc
@@ -198,11 +89,11 @@ type process struct {
 
 // serve runs an ambassador until it is told to end. It is the one place that
 // does. The error is nil after a clean stop.
-func (a *app) serve(ctx context.Context, f *File, opts serveOptions) error {
+func serve(ctx context.Context, w world, f *File, opts serveOptions) error {
 	if err := findCommand(opts.command); err != nil {
 		return err
 	}
-	if err := f.noSandboxFor(opts.command); err != nil {
+	if err := noSandboxFor(f, opts.command); err != nil {
 		return err
 	}
 	if opts.signals == nil {
@@ -210,8 +101,8 @@ func (a *app) serve(ctx context.Context, f *File, opts serveOptions) error {
 		defer stop()
 		opts.signals = signals
 	}
-	opts.alone = a.alone
-	p, err := a.start(ctx, f, opts)
+	opts.alone = w.alone
+	p, err := start(ctx, w, f, opts)
 	if err != nil {
 		return err
 	}
@@ -234,8 +125,8 @@ func endSignals() (signals chan os.Signal, stop func()) {
 // start brings everything up: identities, admin API, listeners. When it returns,
 // connections are being accepted and every address has been printed. The caller
 // calls wait or drain, and then close.
-func (a *app) start(ctx context.Context, f *File, opts serveOptions) (*process, error) {
-	p := a.newProcess(ctx, opts)
+func start(ctx context.Context, w world, f *File, opts serveOptions) (*process, error) {
+	p := newProcess(ctx, w, opts)
 	if level, err := parseLevel(f.Log.Level); err == nil {
 		p.log.set(level, f.Log.Format) // for what apply has to say
 	}
@@ -257,9 +148,9 @@ func (a *app) start(ctx context.Context, f *File, opts serveOptions) (*process, 
 }
 
 // newProcess makes the parts, none of which does anything yet.
-func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
-	p := &process{app: a, opts: opts, log: newLogging(a.stderr), metrics: newMetrics(buildVersion()),
-		manager: newServiceManager(a.env), signals: opts.signals, reloads: make(chan struct{}, 1)}
+func newProcess(ctx context.Context, w world, opts serveOptions) *process {
+	p := &process{world: w, opts: opts, log: newLogging(w.stderr), metrics: newMetrics(w.version, partAdmin, partReload),
+		manager: newServiceManager(w.env), signals: opts.signals, reloads: make(chan struct{}, 1)}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
 	}
@@ -269,7 +160,7 @@ func (a *app) newProcess(ctx context.Context, opts serveOptions) *process {
 	p.users = &usersFiles{ctx: p.ctx, log: p.log.Logger}
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
 	p.metrics.attach(p.server, p.ids.statuses)
-	p.web = &endpoints{app: a, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
+	p.web = &endpoints{env: w.env, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
 	return p
 }
 
@@ -307,7 +198,7 @@ func (p *process) adminDeps() adminDeps {
 	d.drain = func() { p.server.Drain(p.drainConfig()) }
 	d.quit = p.quit
 	d.metrics = p.metrics.handler()
-	d.version, d.started = buildVersion(), time.Now()
+	d.version, d.started = p.world.version, time.Now()
 	return d
 }
 
@@ -337,15 +228,19 @@ func (p *process) apply(f *File) error {
 	ids, failedIDs := p.ids.prepare(f.Identities)
 	roots, failedRoots := p.roots.prepare(f.rootFiles())
 	users, failedUsers := p.users.prepare(f.usersPaths())
-	if err := configError(f.problemsOf(failedIDs, failedRoots, failedUsers)); err != nil {
+	if err := configError(problemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
-	cfg, err := f.serverConfig(ids, roots, users)
+	cfg, err := f.serverConfig(parts{identity: ids.source, roots: roots.source, users: users.users, login: probeLogin, ask: askHTTP})
 	if err != nil {
 		return &exitError{Code: 2, Err: err}
 	}
-	cfg.ReservedDescriptors = f.reservedDescriptors(p.web.connections) + p.opts.descriptors
-	web, err := p.web.prepare(p.ctx, f)
+	cfg.ReservedDescriptors = reservedDescriptors(f, p.web.connections) + p.opts.descriptors
+	sockets, err := socketsOf(f)
+	if err != nil {
+		return err
+	}
+	web, err := p.web.prepare(p.ctx, sockets)
 	if err != nil {
 		return err
 	}
@@ -362,7 +257,7 @@ func (p *process) apply(f *File) error {
 	p.ids.commit(ids)
 	p.roots.commit(roots)
 	p.users.commit(users)
-	p.metrics.applied(cfg, f.ruleLabels())
+	p.metrics.applied(cfg, ruleSeriesOf(f))
 	p.web.commit(web)
 	p.guard(p.web.running)
 	p.log.set(level, f.Log.Format)
@@ -372,11 +267,34 @@ func (p *process) apply(f *File) error {
 	for _, w := range f.warnings() {
 		p.log.Warn("unsafe setting", "setting", w)
 	}
-	for _, w := range f.exposures() {
+	for _, w := range exposures(f) {
 		p.log.Warn("secret not kept from other users", "setting", w)
 	}
 	p.announce()
 	return nil
+}
+
+// socketsOf is where the configuration wants HTTP to be served.
+func socketsOf(f *File) (want webSockets, err error) {
+	want.metrics = f.Metrics.Listen
+	if f.Admin.Off {
+		return want, nil
+	}
+	token, err := adminToken(f)
+	if err != nil {
+		return want, &exitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
+	}
+	want.admin = &adminSocket{at: adminListen{Address: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
+		guard: adminOptions{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == tokenForAll}}
+	return want, nil
+}
+
+// ruleSeriesOf lists the series of all rules.
+func ruleSeriesOf(f *File) (out []ruleSeries) {
+	for _, r := range f.ruleLabels() {
+		out = append(out, ruleSeries(r))
+	}
+	return out
 }
 
 // guard keeps clients of dynamic upstreams from the addresses of our own sockets
@@ -401,9 +319,9 @@ func (p *process) guardedAddrs() []netip.AddrPort {
 // announce prints every address that has not been printed yet: on standard
 // output, or on standard error where COMMAND has standard output alone.
 func (p *process) announce() {
-	var w io.Writer = p.app.stdout
+	var w io.Writer = p.world.stdout
 	if len(p.opts.command) > 0 {
-		w = p.app.stderr
+		w = p.world.stderr
 	}
 	all := p.server.Listening()
 	for _, e := range p.web.running {
@@ -488,7 +406,7 @@ func (p *process) wait() error {
 }
 
 func (p *process) startCommand() (*child, error) {
-	c, err := p.app.startChild(p.opts.command)
+	c, err := startChild(p.world, p.opts.command)
 	if err == nil {
 		p.log.Info("COMMAND is started", "command", p.opts.command[0], "pid", c.cmd.Process.Pid)
 	}
@@ -597,3 +515,6 @@ func awaitReady(ctx context.Context, ask func() l4.Readiness, log *slog.Logger) 
 		}
 	}
 }
+
+// listening are the addresses of the listeners.
+func (p *process) listening() []l4.Bound { return p.server.Listening() }

@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,14 +14,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
 // served is an ambassador that runs in the test's process.
 type served struct {
 	t        *testing.T
-	app      *app
-	out, err *output
+	world    world
+	out, err *cmdtest.Output
 	signals  chan os.Signal
 	config   string        // path of its file
 	stop     func()        // ends it at once
@@ -35,11 +35,10 @@ type served struct {
 // serveFile runs what `run -c FILE` runs, until the test ends.
 func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) *served {
 	t.Helper()
-	s := &served{t: t, out: newOutput(), err: newOutput(), signals: make(chan os.Signal, 8),
-		config: writeConfig(t, text), done: make(chan struct{})}
-	s.app = appWith("RUNTIME_DIRECTORY=" + shortDir(t))
-	s.app.stdout, s.app.stderr = s.out, s.err
-	opts, err := s.app.fileOptions(s.config, func(*File) {})
+	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 8),
+		config: cmdtest.WriteConfig(t, text), done: make(chan struct{})}
+	s.world = world{stdout: s.out, stderr: s.err, env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}
+	opts, err := fileOptions(s.config, s.world.env, func(*File) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +59,7 @@ func (s *served) start(f *File, opts serveOptions) {
 	s.stop = cancel
 	go func() { // the cleanup waits for it
 		defer close(s.done)
-		s.result = s.app.serve(ctx, f, opts)
+		s.result = serve(ctx, s.world, f, opts)
 	}()
 	s.t.Cleanup(func() {
 		cancel()
@@ -76,7 +75,7 @@ func (s *served) ended() error {
 	s.t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(patience):
+	case <-time.After(cmdtest.Patience):
 		s.t.Fatalf("it does not end; its log:\n%s", s.err)
 	}
 	return s.result
@@ -95,108 +94,33 @@ func (s *served) running() {
 // addr is where the listener of that name is bound.
 func (s *served) addr(name string) string {
 	s.t.Helper()
-	return s.out.await(s.t, `(?m)^listening `+name+` (\S+)$`)[1]
+	return s.out.Await(s.t, `(?m)^listening `+name+` (\S+)$`)[1]
 }
 
 // connect opens a connection to a listener.
 func (s *served) connect(name string) net.Conn {
 	s.t.Helper()
-	return dialPrinted(s.t, s.addr(name))
-}
-
-func dialPrinted(t *testing.T, addr string) net.Conn {
-	t.Helper()
-	network := "tcp"
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		network, addr = "unix", path
-	}
-	c, err := net.DialTimeout(network, addr, patience)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
-	return c
+	return cmdtest.DialPrinted(s.t, s.addr(name))
 }
 
 // admin asks the admin API at an address as it was printed.
 func (s *served) admin(method, path string) (body string, status int) {
 	s.t.Helper()
-	body, status, err := askPrinted(s.addr("admin"), method, path)
+	body, status, err := cmdtest.AskPrinted(s.addr("admin"), method, path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return body, status
 }
 
-func askPrinted(addr, method, path string) (body string, status int, err error) {
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-				return new(net.Dialer).DialContext(ctx, "unix", path)
-			}
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
-		}}}
-	req, err := http.NewRequest(method, "http://localhost"+path, nil)
-	if err != nil {
-		return "", 0, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", 0, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	return string(text), resp.StatusCode, err
-}
-
-// namedEcho is a service that says its name before each line that it echoes.
-func namedEcho(t *testing.T, name string) (addr string) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	serveEcho(ln, name)
-	return ln.Addr().String()
-}
-
-func serveEcho(ln net.Listener, name string) {
-	go func() { // ends with ln, and each connection with its client
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					fmt.Fprintf(c, "%s: %s\n", name, lines.Text())
-				}
-			}()
-		}
-	}()
-}
-
-// says sends a line and checks the line that comes back.
-func says(t *testing.T, c net.Conn, line, want string) {
-	t.Helper()
-	fmt.Fprintln(c, line)
-	got, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil || got != want+"\n" {
-		t.Fatalf("%q was answered with %q, %v; want %q", line, got, err, want)
-	}
-}
-
 func TestStandardOutputHasTheAddressesAndNothingElse(t *testing.T) {
-	s := serveFile(t, oneListener(namedEcho(t, "one"), "metrics: {listen: \"127.0.0.1:0\"}"))
-	says(t, s.connect("front"), "hello", "one: hello")
+	s := serveFile(t, cmdtest.OneListener(cmdtest.NamedEcho(t, "one"), "metrics: {listen: \"127.0.0.1:0\"}"))
+	cmdtest.Says(t, s.connect("front"), "hello", "one: hello")
 	s.addr("admin")
-	if body, status, err := askPrinted(s.addr("metrics"), "GET", "/metrics"); err != nil || status != 200 || !strings.Contains(body, "ambassador_build_info") {
+	if body, status, err := cmdtest.AskPrinted(s.addr("metrics"), "GET", "/metrics"); err != nil || status != 200 || !strings.Contains(body, "ambassador_build_info") {
 		t.Errorf("the metrics: %v, %d", err, status)
 	}
-	if _, status, err := askPrinted(s.addr("metrics"), "GET", "/v1/status"); err != nil || status != 404 {
+	if _, status, err := cmdtest.AskPrinted(s.addr("metrics"), "GET", "/v1/status"); err != nil || status != 404 {
 		t.Errorf("the admin API on the metrics' address: %v, %d; want 404", err, status)
 	}
 	s.signals <- syscall.SIGTERM
@@ -238,14 +162,14 @@ func startDrain(t *testing.T, tell func(*served)) (*served, net.Conn) {
 		<-answered // the answer is never whole
 	}()
 	t.Cleanup(func() { close(answered) })
-	s := serveFile(t, strings.Replace(oneListener(ln.Addr().String()), "timeout: 20s", "timeout: 10m", 1))
+	s := serveFile(t, strings.Replace(cmdtest.OneListener(ln.Addr().String()), "timeout: 20s", "timeout: 10m", 1))
 	c := s.connect("front")
 	c.(*net.TCPConn).CloseWrite()
 	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
 		t.Fatal(err)
 	}
 	tell(s)
-	s.err.await(t, "draining")
+	s.err.Await(t, "draining")
 	return s, c
 }
 
@@ -263,7 +187,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s, conn := startDrain(t, c.first)
 			s.signals <- syscall.SIGHUP
-			s.err.await(t, "no reload: the process is ending")
+			s.err.Await(t, "no reload: the process is ending")
 			s.running()
 			if body, status := s.admin("GET", "/readyz"); status != 503 || !strings.Contains(body, "draining") {
 				t.Errorf("/readyz: %d %q", status, body)
@@ -294,15 +218,15 @@ func TestTheEndOfTheContextEndsAtOnce(t *testing.T) {
 }
 
 func TestDrainStays(t *testing.T) {
-	s := serveFile(t, oneListener(namedEcho(t, "one")))
+	s := serveFile(t, cmdtest.OneListener(cmdtest.NamedEcho(t, "one")))
 	live := s.connect("front")
-	says(t, live, "before", "one: before")
+	cmdtest.Says(t, live, "before", "one: before")
 	if _, status := s.admin("POST", "/v1/drain"); status != 202 {
 		t.Errorf("drain: %d", status)
 	}
-	s.err.await(t, `"msg":"stopped accepting"`)
+	s.err.Await(t, `"msg":"stopped accepting"`)
 	s.running()
-	says(t, live, "after", "one: after") // sessions are left alone until the end
+	cmdtest.Says(t, live, "after", "one: after") // sessions are left alone until the end
 	s.signals <- syscall.SIGTERM
 	if err := s.ended(); err != nil {
 		t.Error(err)
@@ -310,53 +234,29 @@ func TestDrainStays(t *testing.T) {
 }
 
 func TestUnsafeSettingsAreLogged(t *testing.T) {
-	s := serveFile(t, strings.Replace(oneListener("127.0.0.1:1"), "upstream: up", "upstream: up, unsafe_plaintext_listen: true", 1))
-	s.err.await(t, `"level":"WARN","msg":"unsafe setting","setting":"listeners.front.unsafe_plaintext_listen`)
+	s := serveFile(t, strings.Replace(cmdtest.OneListener("127.0.0.1:1"), "upstream: up", "upstream: up, unsafe_plaintext_listen: true", 1))
+	s.err.Await(t, `"level":"WARN","msg":"unsafe setting","setting":"listeners.front.unsafe_plaintext_listen`)
 }
 
 func TestADefaultAdminSocketThatCannotBeMadeIsAWarning(t *testing.T) {
-	s := &served{t: t, out: newOutput(), err: newOutput(), signals: make(chan os.Signal, 1), done: make(chan struct{})}
-	s.app = appWith("RUNTIME_DIRECTORY=" + filepath.Join(t.TempDir(), "absent"))
-	s.app.stdout, s.app.stderr = s.out, s.err
-	f, err := loadFile(writeConfig(t, oneListener("127.0.0.1:1")), s.app.env)
+	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 1), done: make(chan struct{})}
+	s.world = world{stdout: s.out, stderr: s.err, env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + filepath.Join(t.TempDir(), "absent"))}
+	f, err := loadFile(cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1")), s.world.env)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.start(f, serveOptions{signals: s.signals})
 	s.addr("front")
-	s.err.await(t, `"level":"WARN","msg":"no admin socket`)
+	s.err.Await(t, `"level":"WARN","msg":"no admin socket`)
 	s.signals <- syscall.SIGINT
 	if err := s.ended(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestWhatForwardDoes runs `forward` in full, with a real SIGTERM at its end being
-// a cancelled context here.
-func TestWhatForwardDoes(t *testing.T) {
-	t.Setenv("RUNTIME_DIRECTORY", shortDir(t))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	out, log, code := newOutput(), newOutput(), make(chan int)
-	go func() { // the receive below waits for it
-		code <- run(ctx, []string{"forward", "--plain", "--admin", "", "--log-format", "text", "--listen", "127.0.0.1:0", "--to", namedEcho(t, "one")}, strings.NewReader(""), out, log)
-	}()
-	conn := dialPrinted(t, out.await(t, `listening forward (\S+)\n`)[1])
-	says(t, conn, "hello", "one: hello")
-	conn.Close()
-	log.await(t, `level=INFO msg=session .*listener=forward .*reason=closed`)
-	cancel()
-	if got := <-code; got != 0 {
-		t.Errorf("exit code %d:\n%s", got, log)
-	}
-	if strings.Contains(out.String(), "listening admin") {
-		t.Errorf("--admin \"\" does not turn it off:\n%s", out)
-	}
-}
-
 func TestAwaitReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, start := newOutput(), time.Now()
+		log, start := cmdtest.NewOutput(), time.Now()
 		ask := func() l4.Readiness {
 			if time.Since(start) > 12*time.Second {
 				return l4.Readiness{Ready: true}
@@ -383,16 +283,16 @@ func TestAwaitReady(t *testing.T) {
 // token_for says what the token is needed for, and a reload changes it.
 func TestTokenForAll(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
-	writeFile(t, token, "0123456789abcdef\n")
+	cmdtest.WriteFile(t, token, "0123456789abcdef\n")
 	config := func(tokenFor string) string {
-		return oneListener("127.0.0.1:1", `admin: {listen: "127.0.0.1:0", token_file: `+token+", token_for: "+tokenFor+"}")
+		return cmdtest.OneListener("127.0.0.1:1", `admin: {listen: "127.0.0.1:0", token_file: `+token+", token_for: "+tokenFor+"}")
 	}
 	s := serveFile(t, config("all"))
 	open := func(command string) error {
-		return runClient(t.Context(), appWith(), command, "--admin", s.addr("admin"))
+		return runCommand(t.Context(), command, "--admin", s.addr("admin"))
 	}
 	with := func(command string) error {
-		return runClient(t.Context(), appWith(), command, "--admin", s.addr("admin"), "--token-file", token)
+		return runCommand(t.Context(), command, "--admin", s.addr("admin"), "--token-file", token)
 	}
 	if err := open("status"); err == nil || !strings.Contains(err.Error(), "--token-file") {
 		t.Errorf("without the token: %v", err)
@@ -405,11 +305,19 @@ func TestTokenForAll(t *testing.T) {
 			t.Errorf("%s with the token: %v", command, err)
 		}
 	}
-	writeFile(t, s.config, config("changes"))
+	cmdtest.WriteFile(t, s.config, config("changes"))
 	if err := with("reload"); err != nil {
 		t.Fatal(err)
 	}
 	if err := open("status"); err != nil {
 		t.Errorf("after the reload: %v", err)
 	}
+}
+
+// runCommand runs one of the commands that speak to a running ambassador.
+func runCommand(ctx context.Context, args ...string) error {
+	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
+	root.AddCommand(clientCommands(world{stdout: io.Discard, stderr: io.Discard, env: cmdtest.EnvOf()})...)
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
 }

@@ -24,25 +24,8 @@ import (
 // about MPTCP, which is why no socket of ours is MPTCP, and about connecting to
 // unix sockets.
 
-// The values of sandbox.landlock.
-const (
-	landlockAuto     = "auto"
-	landlockOff      = "off"
-	landlockRequired = "required"
-)
-
-// SandboxSection is sandbox; an empty string is the default.
-type SandboxSection struct{ Landlock string }
-
-func (s *SandboxSection) fields() []field {
-	return []field{enumField("landlock", "Keeps the process to the files and TCP ports that the configuration names, by Landlock (Linux). auto does what the kernel can, and nothing with COMMAND; required does not start without; applies from the next start on. Default auto.",
-		&s.Landlock, landlockAuto, landlockOff, landlockRequired)}
-}
-
-func (s SandboxSection) landlock() string { return orDefault(s.Landlock, landlockAuto) }
-
 // noSandboxFor refuses a sandbox that is required where COMMAND would inherit it.
-func (f *File) noSandboxFor(command []string) error {
+func noSandboxFor(f *File, command []string) error {
 	if len(command) == 0 || f.Sandbox.landlock() != landlockRequired {
 		return nil
 	}
@@ -81,9 +64,9 @@ type portWant struct {
 	port int
 }
 
-// wants lists what f needs. Config is the file that f was read from, empty if there
+// wantsOf lists what f needs. Config is the file that f was read from, empty if there
 // is none; adminFolder has the default admin socket.
-func (f *File) wants(config, adminFolder string) *wants {
+func wantsOf(f *File, config, adminFolder string) *wants {
 	w := &wants{}
 	w.read("", config)
 	w.read("admin.token_file", f.Admin.TokenFile)
@@ -303,28 +286,6 @@ func portSet(all []portWant) map[int]bool {
 	return set
 }
 
-// sandboxReply is what the kernel enforces, as the API tells it.
-type sandboxReply struct {
-	// ABI is the version of Landlock; 0 where nothing is enforced.
-	ABI int `json:"landlock_abi"`
-	// Enforced are of files, bind, connect.
-	Enforced []string `json:"enforced"`
-	// Reason is why not all of it is enforced.
-	Reason string `json:"reason,omitempty"`
-}
-
-// String is the same for people.
-func (r sandboxReply) String() string {
-	if len(r.Enforced) == 0 {
-		return "off: " + r.Reason
-	}
-	text := fmt.Sprintf("landlock ABI %d: %s", r.ABI, strings.Join(r.Enforced, ", "))
-	if r.Reason != "" {
-		text += " (" + r.Reason + ")"
-	}
-	return text
-}
-
 // The versions of Landlock in which things came. Files need the second: without
 // it, a unix socket cannot be moved from the folder that it is made in.
 const (
@@ -405,7 +366,7 @@ func (p *process) newSandbox(f *File) (*sandbox, error) {
 		return nil, err
 	}
 	w := p.wants(f)
-	l, reply := limitsFor(w, p.app.env).able(abi, w.anyPort)
+	l, reply := limitsFor(w, p.world.env).able(abi, w.anyPort)
 	switch {
 	case len(reply.Enforced) == 0:
 		return nil, errors.New(reply.Reason)
@@ -421,9 +382,9 @@ func (p *process) newSandbox(f *File) (*sandbox, error) {
 func (p *process) wants(f *File) *wants {
 	config := ""
 	if p.opts.load != nil {
-		config, _ = filepath.Abs(f.places.file) // an error is that of the working folder: it is gone
+		config, _ = filepath.Abs(f.name()) // an error is that of the working folder: it is gone
 	}
-	return f.wants(config, defaultAdminFolder(p.app.env).path)
+	return wantsOf(f, config, defaultAdminFolder(p.world.env).path)
 }
 
 // sandboxed is what is enforced, for the API; nil where nobody asked for it.

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"ambassador/certs/step"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
@@ -37,7 +38,7 @@ func everySection() *File {
 func TestEveryPathIsInTheSandbox(t *testing.T) {
 	f := everySection()
 	has := func(path string) bool {
-		return slices.ContainsFunc(f.wants("", "/admin").files, func(w fileWant) bool { return w.path == path && w.key != "" })
+		return slices.ContainsFunc(wantsOf(f, "", "/admin").files, func(w fileWant) bool { return w.path == path && w.key != "" })
 	}
 	for i, p := range f.paths() {
 		*p = fmt.Sprintf("/folder%d/file", i)
@@ -53,7 +54,7 @@ func TestEveryPathIsInTheSandbox(t *testing.T) {
 			t.Errorf("File.addresses()[%d] on a unix socket is not in the sandbox", i)
 		}
 		*a = fmt.Sprintf("127.0.0.1:%d", 1000+i)
-		w := f.wants("", "/admin")
+		w := wantsOf(f, "", "/admin")
 		if !portSet(w.bind)[1000+i] && !portSet(w.connect)[1000+i] {
 			t.Errorf("File.addresses()[%d] on a TCP port is not in the sandbox", i)
 		}
@@ -84,8 +85,8 @@ func TestPortsOfTheSandbox(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := limitsFor(f.wants("", ""), testEnv)
-			w := f.wants("", "")
+			l := limitsFor(wantsOf(f, "", ""), cmdtest.Env)
+			w := wantsOf(f, "", "")
 			if got, want := portList(l.bind), portList(portSet(ports(append(test.bind, 0, 5000)))); got != want {
 				t.Errorf("bind: %s, want %s", got, want)
 			}
@@ -132,18 +133,11 @@ func TestWhatAKernelIsAbleTo(t *testing.T) {
 	}
 }
 
-func mustDo(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFoldersOfLinks: a file is read through links, of which any may be replaced.
 func TestFoldersOfLinks(t *testing.T) {
 	root := t.TempDir()
 	in := func(elem ...string) string { return filepath.Join(append([]string{root}, elem...)...) }
-	mustDo(t, os.MkdirAll(in("secret", "..1"), 0o700), os.WriteFile(in("secret", "..1", "key"), nil, 0o600),
+	cmdtest.MustDo(t, os.MkdirAll(in("secret", "..1"), 0o700), os.WriteFile(in("secret", "..1", "key"), nil, 0o600),
 		os.Symlink("..1", in("secret", "..data")), os.Symlink("..data/key", in("secret", "key")), // Kubernetes
 		os.MkdirAll(in("archive"), 0o700), os.MkdirAll(in("live"), 0o700), os.WriteFile(in("archive", "key1"), nil, 0o600),
 		os.Symlink("../archive/key1", in("live", "key")), // certbot
@@ -175,12 +169,12 @@ func TestWhatTheSandboxRefuses(t *testing.T) {
 	root := t.TempDir()
 	in := func(elem ...string) string { return filepath.Join(append([]string{root}, elem...)...) }
 	for _, dir := range []string{"certs", "store", "socks", "other"} {
-		mustDo(t, os.Mkdir(in(dir), 0o700))
+		cmdtest.MustDo(t, os.Mkdir(in(dir), 0o700))
 	}
-	mustDo(t, os.WriteFile(in("certs", "a"), nil, 0o600), os.WriteFile(in("other", "a"), nil, 0o600), os.Symlink(in("other", "a"), in("certs", "link")))
+	cmdtest.MustDo(t, os.WriteFile(in("certs", "a"), nil, 0o600), os.WriteFile(in("other", "a"), nil, 0o600), os.Symlink(in("other", "a"), in("certs", "link")))
 	had := &wants{files: []fileWant{{"a", in("certs", "a"), mayRead}, {"s", in("store"), mayRead | mayKeep}, {"l", in("socks"), mayListen}},
 		bind: []portWant{{"b", 5000}}, connect: []portWant{{"c", 53}}}
-	s := &sandbox{limits: limitsFor(had, testEnv)}
+	s := &sandbox{limits: limitsFor(had, cmdtest.Env)}
 	file := func(path string, a access) *wants { return &wants{files: []fileWant{{"key", path, a}}} }
 	for name, test := range map[string]struct {
 		want    *wants
@@ -213,21 +207,21 @@ func TestWhatTheSandboxRefuses(t *testing.T) {
 		t.Errorf("without limits %q is refused", got)
 	}
 	// A folder that was replaced is another one, which the kernel does not know.
-	mustDo(t, os.Rename(in("certs"), in("old")), os.Mkdir(in("certs"), 0o700), os.WriteFile(in("certs", "a"), nil, 0o600))
+	cmdtest.MustDo(t, os.Rename(in("certs"), in("old")), os.Mkdir(in("certs"), 0o700), os.WriteFile(in("certs", "a"), nil, 0o600))
 	if got := s.refuses(file(in("certs", "a"), mayRead), had); len(got) != 1 {
 		t.Errorf("%q; want the folder that was replaced refused", got)
 	}
 }
 
 func TestCommandAndARequiredSandbox(t *testing.T) {
-	f, err := parse("sandbox: {landlock: required}\n" + good)
+	f, err := parse("sandbox: {landlock: required}\n" + cmdtest.Good)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.noSandboxFor(nil); err != nil {
+	if err := noSandboxFor(f, nil); err != nil {
 		t.Error(err)
 	}
-	if err := f.noSandboxFor([]string{"app"}); codeOf(err) != 2 || !strings.Contains(err.Error(), "a.yaml:1:21: sandbox.landlock: required, and COMMAND would inherit") {
+	if err := noSandboxFor(f, []string{"app"}); codeOf(err) != 2 || !strings.Contains(err.Error(), "a.yaml:1:21: sandbox.landlock: required, and COMMAND would inherit") {
 		t.Errorf("exit code %d: %v", codeOf(err), err)
 	}
 }
@@ -236,8 +230,8 @@ func TestCommandAndARequiredSandbox(t *testing.T) {
 // attempts, "WHAT ARGUMENT" each, on threads that were there before. It prints a
 // line for each.
 func beSandboxed(config string, attempts []string) int {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv}
-	opts, err := a.fileOptions(config, func(*File) {})
+	w := world{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv}
+	opts, err := fileOptions(config, w.env, func(*File) {})
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -248,7 +242,7 @@ func beSandboxed(config string, attempts []string) int {
 		return 1
 	}
 	opts.alone = true
-	p := a.newProcess(context.Background(), opts)
+	p := newProcess(context.Background(), w, opts)
 	threads := make([]chan func(), 4)
 	for i := range threads {
 		threads[i] = make(chan func())
@@ -356,10 +350,10 @@ func needLandlock(t *testing.T) {
 // configuration, what it must be able to do and what it must not.
 func TestTheKernelEnforcesTheSandbox(t *testing.T) {
 	needLandlock(t)
-	root := shortDir(t)
+	root := cmdtest.ShortDir(t)
 	in := func(elem ...string) string { return filepath.Join(append([]string{root}, elem...)...) }
 	for _, dir := range []string{"conf", "certs", "store", "socks", "other"} {
-		mustDo(t, os.Mkdir(in(dir), 0o700))
+		cmdtest.MustDo(t, os.Mkdir(in(dir), 0o700))
 	}
 	listen := func(network, addr string) net.Listener {
 		ln, err := net.Listen(network, addr)
@@ -370,7 +364,7 @@ func TestTheKernelEnforcesTheSandbox(t *testing.T) {
 		return ln
 	}
 	upstream, other, agent := listen("tcp", "127.0.0.1:0").Addr(), listen("tcp", "127.0.0.1:0").Addr(), listen("unix", in("other", "agent")).Addr()
-	free, taken := nobody(t), nobody(t)
+	free, taken := cmdtest.Nobody(t), cmdtest.Nobody(t)
 	text := fmt.Sprintf(`
 admin: {listen: "unix:%s"}
 identities:
@@ -380,7 +374,7 @@ listeners:
   l: {listen: %q, upstream: u}
   any: {listen: "127.0.0.1:0", upstream: u}
 `, in("socks", "admin"), strings.Repeat("ab", 32), upstream, free)
-	mustDo(t, os.WriteFile(in("conf", "a.yaml"), []byte(text), 0o600), os.WriteFile(in("certs", "pw"), []byte("secret"), 0o600),
+	cmdtest.MustDo(t, os.WriteFile(in("conf", "a.yaml"), []byte(text), 0o600), os.WriteFile(in("certs", "pw"), []byte("secret"), 0o600),
 		os.WriteFile(in("other", "shadow"), []byte("secret"), 0o600), os.Symlink(in("other", "shadow"), in("certs", "link")))
 	attempts := [][2]string{
 		{"read " + in("conf", "a.yaml"), "ok"},
@@ -414,8 +408,8 @@ listeners:
 		{"user root", "ok"},
 		{"resolve localhost", "ok"},
 	}
-	cmd := exec.Command(self(t), in("conf", "a.yaml"))
-	cmd.Env = append(os.Environ(), testAs+"=sandboxed")
+	cmd := exec.Command(cmdtest.Self(t), in("conf", "a.yaml"))
+	cmd.Env = append(os.Environ(), cmdtest.As+"=sandboxed")
 	want := []string{"landlock ABI "}
 	for _, a := range attempts {
 		cmd.Args = append(cmd.Args, a[0])

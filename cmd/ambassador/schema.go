@@ -2,8 +2,6 @@ package main
 
 import (
 	_ "embed"
-
-	"github.com/spf13/cobra"
 )
 
 // schemaJSON is the JSON Schema of the configuration file; a test keeps it
@@ -33,16 +31,4 @@ func sectionSchema(fields []field) map[string]any {
 		properties[f.key] = p
 	}
 	return map[string]any{"type": "object", "properties": properties, "additionalProperties": false}
-}
-
-func (a *app) schemaCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "schema", Short: "Print the JSON Schema of the configuration file", Args: cobra.NoArgs,
-		Long:    "Prints the JSON Schema of the configuration file: every key with its unit and its default.",
-		Example: "  ambassador schema > ambassador.schema.json",
-		RunE: func(*cobra.Command, []string) error {
-			_, err := a.stdout.Write(schemaJSON)
-			return err
-		},
-	}
 }

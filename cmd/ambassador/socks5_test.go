@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
@@ -94,7 +95,7 @@ func TestSOCKS5Flags(t *testing.T) {
 
 // A missing users file is told once, and by its flag, where the flags are good.
 func TestSOCKS5WithoutItsUsers(t *testing.T) {
-	out, errs := newOutput(), newOutput()
+	out, errs := cmdtest.NewOutput(), cmdtest.NewOutput()
 	code := run(t.Context(), []string{"socks5", "--listen", "127.0.0.1:0", "--admin", "", "--allow", "h.x:1", "--users", "/absent/users"}, strings.NewReader(""), out, errs)
 	if want := "ambassador: --users: open /absent/users: no such file or directory\n"; code != 2 || errs.String() != want {
 		t.Errorf("exit code %d, %q, want 2 and %q", code, errs, want)

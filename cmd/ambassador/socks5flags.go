@@ -39,7 +39,8 @@ func socks5File(sf *socks5Flags) (*File, error) {
 	if len(sf.allow) == 0 && !sf.report {
 		problems = append(problems, Problem{File: "--allow", Text: "required: what clients may connect to, like --allow 'db.internal:5432' or --allow '*.example.com:443'; --report finds out what they need"})
 	}
-	return madeFile("socks5", text, problems, sf.flagOf)
+	f, err := madeFile("socks5", text, problems, sf.flagOf)
+	return f, withFileProblems(f, err)
 }
 
 // flagOf is the flag that a key of the made configuration comes from.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -8,19 +9,24 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
-func fakeStatus() statusReply {
-	f := newFakeServer()
-	a := &admin{adminDeps: f.deps()}
-	return statusReply{Version: a.version, PID: 4711, Started: a.started, Readiness: f.readiness, Listeners: a.listenerReplies(),
-		Upstreams: f.upstreams, Identities: a.identityReplies(), Sessions: 1, BytesUp: 1512, BytesDown: 3<<20 + 1023}
+func fakeStatus(t *testing.T) statusReply {
+	t.Helper()
+	_, body := cmdtest.AskHandler(newAdminHandler(fakeDeps(cmdtest.NewFakeServer()), adminOptions{}), "GET", "/v1/status")
+	var s statusReply
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		t.Fatal(err)
+	}
+	s.PID = 4711
+	return s
 }
 
 func TestStatusForPeople(t *testing.T) {
 	var out strings.Builder
-	if err := writeStatus(&out, fakeStatus(), noon()); err != nil {
+	if err := writeStatus(&out, fakeStatus(t), cmdtest.Noon()); err != nil {
 		t.Fatal(err)
 	}
 	want := `ambassador v0.1.0 (pid 4711), up 3h12m since 2026-11-23 08:48:00 UTC
@@ -50,16 +56,16 @@ orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h
 }
 
 func TestStatusOfEgress(t *testing.T) {
-	s := statusReply{Version: "v0.1.0", Started: noon(), Readiness: l4.Readiness{Ready: true},
+	s := statusReply{Version: "v0.1.0", Started: cmdtest.Noon(), Readiness: l4.Readiness{Ready: true},
 		Listeners: []listenerReply{{l4.ListenerStatus{Bound: l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}}, 12}, {l4.ListenerStatus{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}}, 0}},
 		Upstreams: []l4.UpstreamStatus{
 			{Name: "internet", Dynamic: true, Active: 3, Destinations: 41, Breakers: map[string]int{"closed": 40, "open": 1},
-				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: l4.ReasonRefused, LastFailure: beforeNoon(time.Minute), LastError: "dial: refused"}}},
+				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: l4.ReasonRefused, LastFailure: cmdtest.BeforeNoon(time.Minute), LastError: "dial: refused"}}},
 			{Name: "partners", Dynamic: true, IdentityError: "expired"}},
-		UsersFiles: []usersReply{{File: "/etc/users", Users: 2, Loaded: noon()},
-			{File: "/etc/others", Users: 1, Loaded: noon(), LastError: "/etc/others: line 3: bad", LastErrorAt: beforeNoon(time.Minute)}}}
+		UsersFiles: []usersReply{{File: "/etc/users", Users: 2, Loaded: cmdtest.Noon()},
+			{File: "/etc/others", Users: 1, Loaded: cmdtest.Noon(), LastError: "/etc/others: line 3: bad", LastErrorAt: cmdtest.BeforeNoon(time.Minute)}}}
 	var out strings.Builder
-	if err := writeStatus(&out, s, noon()); err != nil {
+	if err := writeStatus(&out, s, cmdtest.Noon()); err != nil {
 		t.Fatal(err)
 	}
 	want := `ambassador v0.1.0 (pid 0), up 0s since 2026-11-23 12:00:00 UTC
@@ -86,11 +92,11 @@ USERS FILE   USERS  LOADED                   STATE
 }
 
 func TestStatusWhenNotReady(t *testing.T) {
-	s := fakeStatus()
+	s := fakeStatus(t)
 	s.Listeners, s.Upstreams, s.Identities = nil, nil, []identityReply{{Name: "a", LastError: "open a.crt: no such file or directory"}}
 	s.Readiness = l4.Readiness{Draining: true, Waiting: []string{"draining"}}
 	var out strings.Builder
-	if err := writeStatus(&out, s, noon()); err != nil {
+	if err := writeStatus(&out, s, cmdtest.Noon()); err != nil {
 		t.Fatal(err)
 	}
 	want := `ambassador v0.1.0 (pid 4711), up 3h12m since 2026-11-23 08:48:00 UTC
@@ -109,10 +115,10 @@ a         -      -        -        not ready: open a.crt: no such file or direct
 }
 
 func TestSessionsForPeople(t *testing.T) {
-	f := newFakeServer()
+	f := cmdtest.NewFakeServer()
 	var out strings.Builder
-	err := errors.Join(writeSessions(&out, f.live, false, noon()), writeSessions(&out, f.over, true, noon()),
-		writeSessions(&out, nil, false, noon()), writeSessions(&out, nil, true, noon()))
+	err := errors.Join(writeSessions(&out, f.Live, false, cmdtest.Noon()), writeSessions(&out, f.Over, true, cmdtest.Noon()),
+		writeSessions(&out, nil, false, cmdtest.Noon()), writeSessions(&out, nil, true, cmdtest.Noon()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,10 +136,10 @@ No session has ended yet.
 }
 
 func TestSessionsOfEgress(t *testing.T) {
-	all := []l4.Record{{ID: "A-1", Start: noon(), Client: "127.0.0.1:40000", Listener: "egress", Destination: "db.internal:5432", Stage: l4.StageRoute, Reason: l4.ReasonDenied},
-		{ID: "A-2", Start: noon(), Client: "127.0.0.1:40001", Listener: "postgres", Upstream: "db", Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed}}
+	all := []l4.Record{{ID: "A-1", Start: cmdtest.Noon(), Client: "127.0.0.1:40000", Listener: "egress", Destination: "db.internal:5432", Stage: l4.StageRoute, Reason: l4.ReasonDenied},
+		{ID: "A-2", Start: cmdtest.Noon(), Client: "127.0.0.1:40001", Listener: "postgres", Upstream: "db", Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed}}
 	var out strings.Builder
-	if err := writeSessions(&out, all, true, noon()); err != nil {
+	if err := writeSessions(&out, all, true, cmdtest.Noon()); err != nil {
 		t.Fatal(err)
 	}
 	want := `ID   START                    CLIENT           LISTENER  DESTINATION       UPSTREAM  ADDRESS        STAGE  UP   DOWN  DURATION  REASON
@@ -146,7 +152,7 @@ A-2  2026-11-23 12:00:00 UTC  127.0.0.1:40001  postgres  -                 db   
 }
 
 func TestStatesInWords(t *testing.T) {
-	p := &report{now: noon()}
+	p := &page{report{now: cmdtest.Noon()}}
 	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: l4.ReasonOK}); got != "no_identity: expired" {
 		t.Errorf("endpoint without our identity: %s", got)
 	}
@@ -157,7 +163,7 @@ func TestStatesInWords(t *testing.T) {
 			t.Errorf("%+v: %s, want %s", st, got, want)
 		}
 	}
-	if got := p.in(*beforeNoon(2 * time.Hour)); got != "expired 2h0m ago" {
+	if got := p.in(*cmdtest.BeforeNoon(2 * time.Hour)); got != "expired 2h0m ago" {
 		t.Errorf("past expiry: %s", got)
 	}
 	for _, tt := range []struct {

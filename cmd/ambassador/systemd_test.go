@@ -9,10 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"ambassador/l4"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // manager is a service manager as far as it listens.
@@ -24,7 +23,7 @@ type manager struct {
 
 func newManager(t *testing.T) *manager {
 	t.Helper()
-	path := filepath.Join(shortDir(t), "notify")
+	path := filepath.Join(cmdtest.ShortDir(t), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +35,7 @@ func newManager(t *testing.T) *manager {
 // await reads messages until one matches; what must not come before it is an error.
 func (m *manager) await(want, never string) string {
 	m.t.Helper()
-	m.conn.SetReadDeadline(time.Now().Add(patience))
+	m.conn.SetReadDeadline(time.Now().Add(cmdtest.Patience))
 	buf := make([]byte, 8192)
 	for {
 		n, err := m.conn.Read(buf)
@@ -54,11 +53,11 @@ func (m *manager) await(want, never string) string {
 }
 
 // startSelf runs the test binary as an ambassador of its own.
-func startSelf(t *testing.T, cmd *exec.Cmd) (out, log *output) {
+func startSelf(t *testing.T, cmd *exec.Cmd) (out, log *cmdtest.Output) {
 	t.Helper()
-	out, log = newOutput(), newOutput()
+	out, log = cmdtest.NewOutput(), cmdtest.NewOutput()
 	cmd.Stdout, cmd.Stderr = out, log
-	cmd.Env = append(cmd.Environ(), testAs+"=ambassador", "RUNTIME_DIRECTORY="+shortDir(t))
+	cmd.Env = append(cmd.Environ(), cmdtest.As+"=ambassador", "RUNTIME_DIRECTORY="+cmdtest.ShortDir(t))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -74,22 +73,22 @@ func startSelf(t *testing.T, cmd *exec.Cmd) (out, log *output) {
 
 func TestServiceManagerIsTold(t *testing.T) {
 	m := newManager(t)
-	dead := nobody(t)
-	config := writeConfig(t, strings.Replace(oneListener(dead), "required: false", "required: true", 1))
-	cmd := exec.Command(self(t), "run", "-c", config)
+	dead := cmdtest.Nobody(t)
+	config := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener(dead), "required: false", "required: true", 1))
+	cmd := exec.Command(cmdtest.Self(t), "run", "-c", config)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+m.path, "WATCHDOG_USEC=400000")
 	out, _ := startSelf(t, cmd)
 	if text := m.await("READY=1", "STOPPING|RELOADING"); !strings.Contains(text, "STATUS=not ready: upstream up: ") {
 		t.Errorf("at start it is told %q, want what we wait for", text)
 	}
-	out.await(t, "listening front") // it was ready before, or at the same time
+	out.Await(t, "listening front") // it was ready before, or at the same time
 	m.await("WATCHDOG=1", "STOPPING|RELOADING")
 	ln, err := net.Listen("tcp", dead)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	serveEcho(ln, "late")
+	cmdtest.ServeEcho(ln, "late")
 	m.await("STATUS=ready", "READY=|STOPPING|RELOADING")
 	cmd.Process.Signal(syscall.SIGHUP)
 	m.await(`^RELOADING=1\nMONOTONIC_USEC=\d+$`, "READY=1|STOPPING")
@@ -112,8 +111,8 @@ func TestSocketsOfTheServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	config := writeConfig(t, strings.Replace(oneListener(namedEcho(t, "one")), `"127.0.0.1:0"`, "systemd:front.socket", 1))
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front.socket exec "$0" run -c "$1" -- sh -c 'echo "LISTEN_FDS=$LISTEN_FDS NOTIFY_SOCKET=$NOTIFY_SOCKET"; read line'`, self(t), config)
+	config := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener(cmdtest.NamedEcho(t, "one")), `"127.0.0.1:0"`, "systemd:front.socket", 1))
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front.socket exec "$0" run -c "$1" -- sh -c 'echo "LISTEN_FDS=$LISTEN_FDS NOTIFY_SOCKET=$NOTIFY_SOCKET"; read line'`, cmdtest.Self(t), config)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=/absent", "WATCHDOG_USEC=1000000")
 	cmd.ExtraFiles = []*os.File{file}
 	stdin, err := cmd.StdinPipe()
@@ -121,42 +120,15 @@ func TestSocketsOfTheServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, log := startSelf(t, cmd)
-	if got := log.await(t, `listening front (\S+)\n`)[1]; got != ln.Addr().String() {
+	if got := log.Await(t, `listening front (\S+)\n`)[1]; got != ln.Addr().String() {
 		t.Errorf("listening front %s, want %s", got, ln.Addr())
 	}
-	says(t, dialPrinted(t, ln.Addr().String()), "hello", "one: hello")
-	if got := out.await(t, ".*\n")[0]; got != "LISTEN_FDS= NOTIFY_SOCKET=\n" {
+	cmdtest.Says(t, cmdtest.DialPrinted(t, ln.Addr().String()), "hello", "one: hello")
+	if got := out.Await(t, ".*\n")[0]; got != "LISTEN_FDS= NOTIFY_SOCKET=\n" {
 		t.Errorf("COMMAND was given what is ours: %s", got)
 	}
 	stdin.Close()
 	if err := cmd.Wait(); err == nil {
 		t.Error("`read` at the end of its input fails, and we did not")
 	}
-}
-
-func TestStatusLine(t *testing.T) {
-	for _, c := range []struct {
-		r    l4.Readiness
-		want string
-	}{
-		{l4.Readiness{Ready: true}, "STATUS=ready"},
-		{l4.Readiness{Waiting: []string{"a: refused", "b: two\nlines"}}, "STATUS=not ready: a: refused; b: two lines"},
-	} {
-		if got := statusLine(c.r); got != c.want {
-			t.Errorf("%+v: %q, want %q", c.r, got, c.want)
-		}
-	}
-}
-
-func TestNobodyIsTold(t *testing.T) {
-	env := func(string) (string, bool) { return "", false }
-	m := newServiceManager(env)
-	m.ready(l4.Readiness{})
-	m.attend(t.Context(), nil) // returns
-	serviceManager{socket: "/absent"}.stopping()
-	synctest.Test(t, func(t *testing.T) {
-		if (m != serviceManager{}) {
-			t.Errorf("without $NOTIFY_SOCKET there is %+v", m)
-		}
-	})
 }

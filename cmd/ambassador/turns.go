@@ -48,7 +48,9 @@ func (t *turns) take(ctx context.Context) (done func(), err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if !sleep(ctx, time.Until(t.free)) {
+	select {
+	case <-time.After(time.Until(t.free)):
+	case <-ctx.Done():
 		<-t.turn
 		return nil, ctx.Err()
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
 // takes is an answer that takes so long to make.
@@ -174,21 +176,21 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 
 // What probes ask waits for no turn.
 func TestProbesWaitForNoTurn(t *testing.T) {
-	f := newFakeServer()
-	d, began, end := f.deps(), make(chan struct{}), make(chan struct{})
+	f := cmdtest.NewFakeServer()
+	d, began, end := depsOf(f), make(chan struct{}), make(chan struct{})
 	d.metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(began); <-end })
 	h, done := newMetricsOnlyHandler(d), make(chan struct{})
-	go func() { defer close(done); askHandler(h, "GET", "/metrics") }() // awaited below
+	go func() { defer close(done); cmdtest.AskHandler(h, "GET", "/metrics") }() // awaited below
 	<-began
 	for _, path := range []string{"/livez", "/readyz"} {
-		if status, body := askHandler(h, "GET", path); status != 200 {
+		if status, body := cmdtest.AskHandler(h, "GET", path); status != 200 {
 			t.Errorf("%s during a scrape: %d %s", path, status, body)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, path := range []string{"/readyz?verbose", "/readyz?upstream=mail", "/metrics"} {
-		if status, _ := askHandler(h, "GET", path, func(r *http.Request) { *r = *r.WithContext(ctx) }); status != 503 {
+		if status, _ := cmdtest.AskHandler(h, "GET", path, func(r *http.Request) { *r = *r.WithContext(ctx) }); status != 503 {
 			t.Errorf("%s during a scrape: %d; it waits for its turn, and the client has gone", path, status)
 		}
 	}

@@ -47,16 +47,6 @@ type usersFile struct {
 	status usersReply // guarded by mu
 }
 
-// usersReply is a users_file as the API tells of it.
-type usersReply struct {
-	File   string    `json:"file"`
-	Users  int       `json:"users"`
-	Loaded time.Time `json:"loaded"`
-	// LastError says why the file, as it is now, is not in use; empty if it is.
-	LastError   string     `json:"last_error,omitempty"`
-	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
-}
-
 // maxUsersFile bounds a users_file: about a hundred thousand users.
 const maxUsersFile = 8 << 20
 
@@ -218,38 +208,4 @@ func (u *usersFile) tell(status usersReply) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.status = status
-}
-
-// usersPaths are the files of those who may ask at listeners, each once.
-func (f *File) usersPaths() (out []string) {
-	for _, l := range f.Listeners {
-		if path := l.usersFile(); path != "" && !slices.Contains(out, path) {
-			out = append(out, path)
-		}
-	}
-	return out
-}
-
-// failedUsers reads the files of those who may ask.
-func failedUsers(paths []string) map[string]error {
-	failed := map[string]error{}
-	for _, path := range paths {
-		if _, _, err := readUsers(path); err != nil {
-			failed[path] = err
-		}
-	}
-	return failed
-}
-
-// usersProblems are mistakes in those files, at the places of their keys.
-func (f *File) usersProblems(failed map[string]error) (out []Problem) {
-	for _, l := range f.Listeners {
-		if failed[l.usersFile()] == nil {
-			continue
-		}
-		for _, err := range flatten(failed[l.usersFile()]) {
-			out = append(out, f.problem("listeners."+l.Name+"."+l.requestKey()+".users_file", err))
-		}
-	}
-	return out
 }

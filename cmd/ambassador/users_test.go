@@ -9,22 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/bcrypt"
-
 	"ambassador/certs/files"
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4/htpasswd"
 	"ambassador/policy"
 )
-
-// htpasswdLine is the line of a user, with a password that is cheap to check.
-func htpasswdLine(t *testing.T, user, password string) string {
-	t.Helper()
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return user + ":" + string(hash) + "\n"
-}
 
 // checks says whether a password is a user's.
 func checks(t *testing.T, u *htpasswd.Users, user, password string) bool {
@@ -37,16 +26,16 @@ func checks(t *testing.T, u *htpasswd.Users, user, password string) bool {
 }
 
 // watchedUsers are the users of a file, with the log of what becomes of it.
-func watchedUsers(t *testing.T, text string) (m *usersFiles, path string, log *output) {
+func watchedUsers(t *testing.T, text string) (m *usersFiles, path string, log *cmdtest.Output) {
 	t.Helper()
-	path, log = filepath.Join(t.TempDir(), "users"), newOutput()
-	writeFile(t, path, text)
+	path, log = filepath.Join(t.TempDir(), "users"), cmdtest.NewOutput()
+	cmdtest.WriteFile(t, path, text)
 	m = &usersFiles{ctx: t.Context(), log: slog.New(slog.NewTextHandler(log, nil))}
 	return m, path, log
 }
 
 func TestUsersFollowTheirFile(t *testing.T) {
-	alice, bob := htpasswdLine(t, "alice", "wonderland"), htpasswdLine(t, "bob", "builder")
+	alice, bob := cmdtest.Htpasswd(t, "alice", "wonderland"), cmdtest.Htpasswd(t, "bob", "builder")
 	m, path, log := watchedUsers(t, alice)
 	next, failed := m.prepare([]string{path})
 	if len(failed) > 0 {
@@ -57,21 +46,21 @@ func TestUsersFollowTheirFile(t *testing.T) {
 	if !checks(t, users, "alice", "wonderland") || checks(t, users, "bob", "builder") {
 		t.Error("the first users are not those of the file")
 	}
-	writeFile(t, path, "# two\n"+alice+bob)
-	log.await(t, `msg="users renewed" users_file=\S+ users=2`)
+	cmdtest.WriteFile(t, path, "# two\n"+alice+bob)
+	log.Await(t, `msg="users renewed" users_file=\S+ users=2`)
 	if !checks(t, users, "bob", "builder") {
 		t.Error("a new user cannot come in")
 	}
-	writeFile(t, path, "bob:plain\n")
-	log.await(t, `level=WARN msg="users not renewed; the old ones stay" users_file=\S+ cause=".*line 1: .*only bcrypt is taken`)
+	cmdtest.WriteFile(t, path, "bob:plain\n")
+	log.Await(t, `level=WARN msg="users not renewed; the old ones stay" users_file=\S+ cause=".*line 1: .*only bcrypt is taken`)
 	if !checks(t, users, "bob", "builder") {
 		t.Error("a bad file has taken the users away")
 	}
 	if s := m.statuses(); len(s) != 1 || s[0].Users != 2 || !strings.Contains(s[0].LastError, "line 1") || s[0].LastErrorAt == nil {
 		t.Errorf("status: %+v", s)
 	}
-	writeFile(t, path, bob)
-	log.await(t, `msg="users renewed" users_file=\S+ users=1`)
+	cmdtest.WriteFile(t, path, bob)
+	log.Await(t, `msg="users renewed" users_file=\S+ users=1`)
 	if checks(t, users, "alice", "wonderland") {
 		t.Error("a user who is gone comes in")
 	}
@@ -83,12 +72,12 @@ func TestUsersFollowTheirFile(t *testing.T) {
 // What is read again and again is told once, and a file that is again as it was is
 // good again.
 func TestUsersAreToldOnce(t *testing.T) {
-	alice := htpasswdLine(t, "alice", "wonderland")
+	alice := cmdtest.Htpasswd(t, "alice", "wonderland")
 	m, path, log := watchedUsers(t, alice)
 	next, _ := m.prepare([]string{path})
 	u := next[path]
 	for range 3 {
-		writeFile(t, path, "")
+		cmdtest.WriteFile(t, path, "")
 		if again := u.look(); again != files.PollInterval {
 			t.Errorf("it is looked at again after %v", again)
 		}
@@ -96,7 +85,7 @@ func TestUsersAreToldOnce(t *testing.T) {
 	if n := strings.Count(log.String(), "it has no users"); n != 1 {
 		t.Errorf("told %d times:\n%s", n, log)
 	}
-	writeFile(t, path, alice)
+	cmdtest.WriteFile(t, path, alice)
 	u.look()
 	if s := u.status; s.LastError != "" || !strings.Contains(log.String(), "users renewed") {
 		t.Errorf("%+v\n%s", s, log)
@@ -104,9 +93,9 @@ func TestUsersAreToldOnce(t *testing.T) {
 }
 
 func TestUsersAreRefreshed(t *testing.T) {
-	m, path, _ := watchedUsers(t, htpasswdLine(t, "alice", "wonderland"))
+	m, path, _ := watchedUsers(t, cmdtest.Htpasswd(t, "alice", "wonderland"))
 	m.running, _ = m.prepare([]string{path}) // and nothing watches them
-	writeFile(t, path, htpasswdLine(t, "bob", "builder"))
+	cmdtest.WriteFile(t, path, cmdtest.Htpasswd(t, "bob", "builder"))
 	m.refresh()
 	if !checks(t, m.running.users(path), "bob", "builder") {
 		t.Error("the new users are not in use")
@@ -114,17 +103,17 @@ func TestUsersAreRefreshed(t *testing.T) {
 }
 
 func TestUsersOfAReload(t *testing.T) {
-	bob := htpasswdLine(t, "bob", "builder")
-	m, path, _ := watchedUsers(t, htpasswdLine(t, "alice", "wonderland"))
+	bob := cmdtest.Htpasswd(t, "bob", "builder")
+	m, path, _ := watchedUsers(t, cmdtest.Htpasswd(t, "alice", "wonderland"))
 	first, _ := m.prepare([]string{path})
 	m.commit(first)
 	other := filepath.Join(t.TempDir(), "others")
-	writeFile(t, other, "nonsense\n"+bob+":\n")
+	cmdtest.WriteFile(t, other, "nonsense\n"+bob+":\n")
 	second, failed := m.prepare([]string{path, other})
 	if second[path] != first[path] || second[other] != nil || len(failed) != 1 || len(flatten(failed[other])) != 2 {
 		t.Errorf("%v, failed %v", second, failed)
 	}
-	writeFile(t, other, bob)
+	cmdtest.WriteFile(t, other, bob)
 	third, failed := m.prepare([]string{other})
 	if len(failed) > 0 {
 		t.Fatal(failed)
@@ -138,34 +127,21 @@ func TestUsersOfAReload(t *testing.T) {
 	go func() { m.all.Wait(); close(done) }() // awaited below
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(cmdtest.Patience):
 		t.Error("files that are not wanted any more are watched")
 	}
 }
 
-func TestMistakesInUsersFiles(t *testing.T) {
-	folder := t.TempDir()
-	path := filepath.Join(folder, "a.yaml")
-	writeFile(t, path, ruled("socks5: {users_file: users}", allowAll))
-	for _, tt := range []struct {
-		users string
-		want  []string
-	}{
-		{"", []string{"it has no users, so that nobody could come in"}},
-		{"alice:secret\nbob\n", []string{"line 1: the hash of \"alice\"", "line 2: there is no colon"}},
-	} {
-		writeFile(t, filepath.Join(folder, "users"), tt.users)
-		_, errs, code := explained(t, "-c", path)
-		for _, want := range tt.want {
-			if code != 2 || !strings.Contains(errs, path+":4:26: listeners.l.socks5.users_file: "+filepath.Join(folder, "users")+": "+want) {
-				t.Errorf("exit code %d, want 2 and %q:\n%s", code, want, errs)
-			}
-		}
-	}
-	if err := os.Remove(filepath.Join(folder, "users")); err != nil {
+// A users_file that others come to write is not taken up.
+func TestUsersThatEverybodyMayWrite(t *testing.T) {
+	m, path, log := watchedUsers(t, cmdtest.Htpasswd(t, "alice", "wonderland"))
+	m.running, _ = m.prepare([]string{path})
+	cmdtest.WriteFile(t, path, cmdtest.Htpasswd(t, "mallory", "x"))
+	if err := os.Chmod(path, 0o606); err != nil {
 		t.Fatal(err)
 	}
-	if _, errs, code := explained(t, "-c", path); code != 2 || !strings.Contains(errs, "listeners.l.socks5.users_file: open ") {
-		t.Errorf("exit code %d: %s", code, errs)
+	m.refresh()
+	if u := m.running.users(path); !checks(t, u, "alice", "wonderland") || checks(t, u, "mallory", "x") || !strings.Contains(log.String(), "every user of this host may write it") {
+		t.Errorf("the users of a file that everybody may write are taken up:\n%s", log)
 	}
 }

@@ -105,7 +105,7 @@ func (w jsonWriter) Write(text []byte) (int, error) {
 
 // writeJSON prints a value.
 func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(jsonWriter{w})
+	enc := json.NewEncoder(jsonWriter{w: w})
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
@@ -116,6 +116,6 @@ func writeAnswer(w io.Writer, text []byte) error {
 	if !json.Valid(text) {
 		return fmt.Errorf("the answer is no JSON (%s); check --admin", visible(string(bytes.TrimSpace(text[:min(len(text), 100)]))))
 	}
-	_, err := jsonWriter{w}.Write(text)
+	_, err := jsonWriter{w: w}.Write(text)
 	return err
 }

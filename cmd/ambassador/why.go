@@ -55,7 +55,7 @@ func stories(live, ended []l4.Record) []story {
 
 // writeStories tells them for people. total is how many there were.
 func writeStories(w io.Writer, all []story, total int, now time.Time) error {
-	p := &report{now: now}
+	p := &page{report{now: now}}
 	for i, s := range all {
 		if i > 0 {
 			p.linef("")
@@ -74,7 +74,7 @@ func writeStoriesJSON(w io.Writer, all []story) error {
 	return writeJSON(w, map[string]any{"sessions": all})
 }
 
-func (p *report) story(s story) {
+func (p *page) story(s story) {
 	if s.Live {
 		p.linef("session %s: still open, in stage %s", s.ID, s.Stage)
 	} else {

@@ -1,27 +1,30 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
 
 func tellStories(t *testing.T, live, ended []l4.Record) string {
 	t.Helper()
 	var out strings.Builder
-	if err := writeStories(&out, stories(live, ended), len(live)+len(ended), noon()); err != nil {
+	if err := writeStories(&out, stories(live, ended), len(live)+len(ended), cmdtest.Noon()); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
 }
 
 func TestWhyForPeople(t *testing.T) {
-	f := newFakeServer()
+	f := cmdtest.NewFakeServer()
 	want := `session K7QX-41: still open, in stage relay
   start        2026-11-23 11:59:00 UTC (1m0s ago)
   client       127.0.0.1:40000 on listener postgres
@@ -51,13 +54,13 @@ session K7QX-39: closed, in stage relay
   time         ended after 1h0m0s, connected after 9ms
 Nothing is to be done: both sides ended in good order; if it came too early, ask the side that closed first.
 `
-	if diff := cmp.Diff(want, tellStories(t, f.live, f.over)); diff != "" {
+	if diff := cmp.Diff(want, tellStories(t, f.Live, f.Over)); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestWhyOfASessionThatWasRefused(t *testing.T) {
-	refused := l4.Record{ID: "A-1", Start: noon(), Listener: "in", Client: "unix:/run/in.sock", Stage: l4.StageAdmit, Reason: l4.ReasonLimit,
+	refused := l4.Record{ID: "A-1", Start: cmdtest.Noon(), Listener: "in", Client: "unix:/run/in.sock", Stage: l4.StageAdmit, Reason: l4.ReasonLimit,
 		Limit: "limits.connections", Cause: "2 sessions are open,\nand \x1b[31mlimits.connections is 2"}
 	want := `session A-1: limit, in stage admit
   start        2026-11-23 12:00:00 UTC (0s ago)
@@ -75,7 +78,7 @@ func TestWhyOfASessionThatWasRefused(t *testing.T) {
 }
 
 func TestWhyOfEgress(t *testing.T) {
-	denied := l4.Record{ID: "A-1", Start: noon(), Listener: "egress", Client: "127.0.0.1:40000", User: "batch", Destination: "db.internal:5432", Rule: "#3", Tag: "job-7",
+	denied := l4.Record{ID: "A-1", Start: cmdtest.Noon(), Listener: "egress", Client: "127.0.0.1:40000", User: "batch", Destination: "db.internal:5432", Rule: "#3", Tag: "job-7",
 		Stage: l4.StageRoute, Reason: l4.ReasonDenied, Cause: "not on the list"}
 	want := `session A-1: denied, in stage route
   start        2026-11-23 12:00:00 UTC (0s ago)
@@ -95,7 +98,7 @@ func TestWhyOfEgress(t *testing.T) {
 }
 
 func TestWhyTellsWhenABreakerLetsTheNextThrough(t *testing.T) {
-	open := l4.Record{ID: "A-1", Start: noon(), Stage: l4.StagePermit, Reason: l4.ReasonBreakerOpen, RetryIn: l4.Seconds(1852 * time.Millisecond)}
+	open := l4.Record{ID: "A-1", Start: cmdtest.Noon(), Stage: l4.StagePermit, Reason: l4.ReasonBreakerOpen, RetryIn: l4.Seconds(1852 * time.Millisecond)}
 	if out := tellStories(t, nil, []l4.Record{open}); !strings.Contains(out, "retry in     1.852s after its end\n") {
 		t.Error(out)
 	}
@@ -104,9 +107,9 @@ func TestWhyTellsWhenABreakerLetsTheNextThrough(t *testing.T) {
 func TestWhyTellsTheNewestFirst(t *testing.T) {
 	var ended []l4.Record
 	for _, id := range []string{"9", "8", "7", "6", "5", "4", "3"} {
-		ended = append(ended, l4.Record{ID: id, Reason: l4.ReasonClosed, Start: noon()})
+		ended = append(ended, l4.Record{ID: id, Reason: l4.ReasonClosed, Start: cmdtest.Noon()})
 	}
-	out := tellStories(t, []l4.Record{{ID: "10", Start: noon()}, {ID: "11", Start: noon()}}, ended)
+	out := tellStories(t, []l4.Record{{ID: "10", Start: cmdtest.Noon()}, {ID: "11", Start: cmdtest.Noon()}}, ended)
 	last := -1
 	for _, id := range []string{"11", "10", "9", "8", "7"} {
 		at := strings.Index(out, "session "+id+":")
@@ -121,9 +124,9 @@ func TestWhyTellsTheNewestFirst(t *testing.T) {
 }
 
 func TestWhyInJSON(t *testing.T) {
-	f := newFakeServer()
+	f := cmdtest.NewFakeServer()
 	var out strings.Builder
-	if err := writeStoriesJSON(&out, stories(f.live, f.over)); err != nil {
+	if err := writeStoriesJSON(&out, stories(f.Live, f.Over)); err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
@@ -148,9 +151,39 @@ func TestWhyInJSON(t *testing.T) {
 
 func TestEveryEndingIsTold(t *testing.T) {
 	for _, reason := range l4.Reasons() {
-		out := tellStories(t, nil, []l4.Record{{ID: "A-1", Start: noon().Add(-time.Second), Stage: l4.StageDial, Reason: reason}})
+		out := tellStories(t, nil, []l4.Record{{ID: "A-1", Start: cmdtest.Noon().Add(-time.Second), Stage: l4.StageDial, Reason: reason}})
 		if !strings.Contains(out, string(reason)) || !strings.HasSuffix(out, l4.Advice(reason)+"\n") {
 			t.Errorf("%s:\n%s", reason, out)
 		}
+	}
+}
+
+// Whatever an ambassador says of its sessions and upstreams, its commands print it
+// without what speaks to a terminal.
+func TestCommandsPrintWhatCanBeSeen(t *testing.T) {
+	var status statusReply
+	var record l4.Record
+	cmdtest.Fill(reflect.ValueOf(&status).Elem(), cmdtest.Evil)
+	cmdtest.Fill(reflect.ValueOf(&record).Elem(), cmdtest.Evil)
+	status.Readiness.Ready, status.Readiness.Draining = false, false
+	record.Start = cmdtest.Noon()
+	all := []l4.Record{record}
+	for what, write := range map[string]func(w *bytes.Buffer) error{
+		"status":               func(w *bytes.Buffer) error { return writeStatus(w, status, cmdtest.Noon()) },
+		"sessions":             func(w *bytes.Buffer) error { return writeSessions(w, all, false, cmdtest.Noon()) },
+		"sessions --recent":    func(w *bytes.Buffer) error { return writeSessions(w, all, true, cmdtest.Noon()) },
+		"why":                  func(w *bytes.Buffer) error { return writeStories(w, stories(nil, all), 1, cmdtest.Noon()) },
+		"why --json":           func(w *bytes.Buffer) error { return writeStoriesJSON(w, stories(all, all)) },
+		"status --json":        func(w *bytes.Buffer) error { return writeJSON(w, status) },
+		"an answer, as it was": func(w *bytes.Buffer) error { return writeAnswer(w, []byte("{\"a\":\"\x9b\u202e\x7f\",\r\n\"b\": 1}")) },
+	} {
+		var out bytes.Buffer
+		if err := write(&out); err != nil || out.Len() == 0 {
+			t.Errorf("%s: %v, %q", what, err, &out)
+		}
+		cmdtest.MustBeVisible(t, what, out.String())
+	}
+	if err := writeAnswer(&bytes.Buffer{}, []byte("\x1b[31mno JSON")); err == nil || !strings.Contains(err.Error(), `\x1b[31mno JSON`) {
+		t.Errorf("an answer that is no JSON: %v", err)
 	}
 }

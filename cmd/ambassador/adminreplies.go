@@ -1,0 +1,47 @@
+package main
+
+import (
+	"time"
+
+	"ambassador/certs"
+)
+
+func (a *admin) listenerReplies() []listenerReply {
+	out := []listenerReply{}
+	for _, b := range a.listeners() {
+		l := listenerReply{ListenerStatus: b}
+		if a.rules != nil {
+			l.Rules = a.rules(b.Name)
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+func (a *admin) identityReplies() []identityReply {
+	out := []identityReply{}
+	if a.identities == nil {
+		return out
+	}
+	for _, s := range a.identities() {
+		out = append(out, newIdentityReply(s))
+	}
+	return out
+}
+
+func newIdentityReply(s certs.Status) identityReply {
+	r := identityReply{Name: s.Name, Ready: s.Ready, Subject: s.Subject, Names: orEmpty(s.Names), Serial: s.Serial, Issuer: s.Issuer, Generation: s.Generation,
+		NotBefore: unlessZero(s.NotBefore), NotAfter: unlessZero(s.NotAfter), NextRenewal: unlessZero(s.NextRenewal), LastErrorAt: unlessZero(s.LastErrorAt),
+		Loads: int64(s.Loads), Failures: int64(s.Failures)}
+	if r.LastError = s.LastError; r.LastError == "" {
+		r.LastError = s.Reason
+	}
+	return r
+}
+
+func unlessZero(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

@@ -1,0 +1,63 @@
+package cmdtest
+
+import (
+	"sync/atomic"
+	"time"
+
+	"ambassador/certs"
+	"ambassador/l4"
+)
+
+// FakeServer is what the admin API of a test shows. Fields are set before use.
+type FakeServer struct {
+	Readiness  l4.Readiness
+	Upstreams  []l4.UpstreamStatus
+	Live, Over []l4.Record
+	Identities []certs.Status
+	ReloadErr  error
+
+	Reloads, Drains, Quits atomic.Int32
+	Killed                 atomic.Value // string
+}
+
+// Noon is when the records of the tests are told.
+func Noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
+
+func BeforeNoon(d time.Duration) *time.Time {
+	t := Noon().Add(-d)
+	return &t
+}
+
+func NewFakeServer() *FakeServer {
+	return &FakeServer{
+		Readiness: l4.Readiness{Ready: true},
+		Upstreams: []l4.UpstreamStatus{
+			{Name: "orders_db", Required: true, Reached: true, ReachedAt: BeforeNoon(time.Hour), Active: 1, StartTLS: "postgres", TLS: true,
+				Endpoints: []l4.EndpointStatus{
+					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: BeforeNoon(3 * time.Second), LastReason: l4.ReasonOK,
+						Addresses: []l4.AddressStatus{{Address: "10.0.0.1:5432", Health: "healthy", HealthSince: BeforeNoon(time.Hour), Breaker: "closed", Sessions: 1, Spares: 2}}},
+					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: BeforeNoon(90 * time.Second), LastReason: l4.ReasonRefused,
+						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused",
+						Addresses: []l4.AddressStatus{{Address: "10.0.0.2:5432", Health: "unhealthy", HealthSince: BeforeNoon(time.Minute), Breaker: "open", NextTrial: BeforeNoon(-4 * time.Second),
+							LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused", LastErrorAt: BeforeNoon(10 * time.Second)}}},
+				}},
+			{Name: "mail", Endpoints: []l4.EndpointStatus{{Endpoint: "mail.internal:25"}}},
+		},
+		Live: []l4.Record{
+			{ID: "K7QX-41", Start: *BeforeNoon(time.Minute), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
+				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Attempts: 1, BytesUp: 1500, BytesDown: 3 << 20, Establish: l4.Seconds(4200 * time.Microsecond), Duration: l4.Seconds(time.Minute)},
+		},
+		Over: []l4.Record{
+			{ID: "K7QX-40", Start: *BeforeNoon(2 * time.Minute), Listener: "postgres", Client: "127.0.0.1:39998", Upstream: "orders_db", Endpoint: "db1.internal:5432",
+				Address: "10.0.0.1:5432", Stage: l4.StageTLS, Reason: l4.ReasonUpstreamTLSRejected, Cause: "tls orders_db 10.0.0.1:5432: remote error: tls: certificate required",
+				Attempts: 3, Duration: l4.Seconds(1234500 * time.Microsecond)},
+			{ID: "K7QX-39", Start: *BeforeNoon(26 * time.Hour), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
+				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed, Attempts: 1, BytesUp: 12, BytesDown: 1023, FirstClose: "downstream",
+				Establish: l4.Seconds(9 * time.Millisecond), Duration: l4.Seconds(time.Hour), Truncated: true},
+		},
+		Identities: []certs.Status{
+			{Name: "orders", Ready: true, Names: []string{"dns:orders.svc", "spiffe://corp/orders"}, Serial: "4d2", NotBefore: *BeforeNoon(24 * time.Hour),
+				NotAfter: Noon().Add(7*24*time.Hour + 16*time.Hour), Loads: 2, Failures: 1, NextRenewal: Noon().Add(5*time.Hour + 10*time.Minute), LastError: "load client.crt: no such file or directory"},
+		},
+	}
+}
