@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 	"ambassador/policy"
 )
@@ -37,11 +39,11 @@ type adminDeps struct {
 	// identities may be nil: there are none.
 	identities func() []certs.Status
 	// users may be nil: nobody logs in.
-	users func() []usersReply
+	users func() []api.UsersFile
 	// rules is how many a listener has. It may be nil: none.
 	rules func(listener string) int
 	// sandbox is what the kernel keeps the process to. It may be nil, and its answer.
-	sandbox func() *sandboxReply
+	sandbox func() *api.Sandbox
 	// config is the configuration in use as YAML, without secrets.
 	config func() ([]byte, error)
 	// reload validates and applies the configuration's file. An error means that
@@ -133,24 +135,24 @@ type adminRoute struct {
 
 func (a *admin) probes() []adminRoute {
 	return []adminRoute{
-		{"GET", pathLive, nil, a.livez},
-		{"GET", pathReady, []string{"upstream", "verbose"}, a.readyz},
-		{"GET", pathMetrics, []string{"name[]"}, a.scrape},
+		{"GET", api.PathLive, nil, a.livez},
+		{"GET", api.PathReady, []string{"upstream", "verbose"}, a.readyz},
+		{"GET", api.PathMetrics, []string{"name[]"}, a.scrape},
 	}
 }
 
 func (a *admin) api() []adminRoute {
 	return []adminRoute{
-		{"GET", pathStatus, nil, a.status},
-		{"GET", pathSessions, []string{"client"}, a.listSessions},
-		{"GET", pathRecent, []string{"client"}, a.listRecent},
-		{"GET", pathUpstreams, nil, a.listUpstreams},
-		{"GET", pathIdentities, nil, a.listIdentities},
-		{"GET", pathConfig, nil, a.showConfig},
-		{"POST", pathReload, nil, a.doReload},
-		{"POST", pathDrain, nil, a.doDrain},
-		{"POST", pathQuit, nil, a.doQuit},
-		{"POST", pathKill, nil, a.doKill},
+		{"GET", api.PathStatus, nil, a.status},
+		{"GET", api.PathSessions, []string{"client"}, a.listSessions},
+		{"GET", api.PathRecent, []string{"client"}, a.listRecent},
+		{"GET", api.PathUpstreams, nil, a.listUpstreams},
+		{"GET", api.PathIdentities, nil, a.listIdentities},
+		{"GET", api.PathConfig, nil, a.showConfig},
+		{"POST", api.PathReload, nil, a.doReload},
+		{"POST", api.PathDrain, nil, a.doDrain},
+		{"POST", api.PathQuit, nil, a.doQuit},
+		{"POST", api.PathKill, nil, a.doKill},
 	}
 }
 
@@ -173,7 +175,7 @@ func (a *admin) handler(routes []adminRoute) http.Handler {
 		}))
 	}
 	mux.Handle("/", a.guarded(func(_ http.ResponseWriter, req *http.Request) error {
-		return &apiError{Status: http.StatusNotFound, Text: req.URL.Path + ": no such path", Mend: "use one of paths", Paths: paths}
+		return &api.Error{Status: http.StatusNotFound, Text: req.URL.Path + ": no such path", Mend: "use one of paths", Paths: paths}
 	}))
 	return mux
 }
@@ -192,9 +194,9 @@ func (a *admin) guarded(serve func(http.ResponseWriter, *http.Request) error) ht
 		if err == nil {
 			return
 		}
-		e, ok := err.(*apiError)
+		e, ok := err.(*api.Error)
 		if !ok {
-			e = &apiError{Status: http.StatusInternalServerError, Text: err.Error()}
+			e = &api.Error{Status: http.StatusInternalServerError, Text: err.Error()}
 		}
 		if e.Status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", "Bearer")
@@ -204,20 +206,20 @@ func (a *admin) guarded(serve func(http.ResponseWriter, *http.Request) error) ht
 }
 
 // check refuses another method and parameters that would be ignored.
-func (r *adminRoute) check(req *http.Request) *apiError {
+func (r *adminRoute) check(req *http.Request) *api.Error {
 	if req.Method != r.method && !(req.Method == http.MethodHead && r.method == http.MethodGet) {
-		return &apiError{Status: http.StatusMethodNotAllowed, Text: req.Method + " " + req.URL.Path + ": this path takes only " + r.method, Mend: "use one of paths"}
+		return &api.Error{Status: http.StatusMethodNotAllowed, Text: req.Method + " " + req.URL.Path + ": this path takes only " + r.method, Mend: "use one of paths"}
 	}
 	query, err := url.ParseQuery(req.URL.RawQuery)
 	if err != nil {
-		return &apiError{Status: http.StatusBadRequest, Text: "query: " + err.Error(), Mend: "escape the parameters as in a URL"}
+		return &api.Error{Status: http.StatusBadRequest, Text: "query: " + err.Error(), Mend: "escape the parameters as in a URL"}
 	}
 	for _, key := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains(r.query, key) {
-			return &apiError{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: unknown parameter %q", key), Mend: r.knownQuery()}
+			return &api.Error{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: unknown parameter %q", key), Mend: r.knownQuery()}
 		}
 		if len(query[key]) > 1 && !strings.HasSuffix(key, "[]") {
-			return &apiError{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: parameter %q is given %d times", key, len(query[key])), Mend: "give it once"}
+			return &api.Error{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: parameter %q is given %d times", key, len(query[key])), Mend: "give it once"}
 		}
 	}
 	return nil
@@ -232,7 +234,7 @@ func (r *adminRoute) costs(req *http.Request) bool {
 // isProbe says whether the request is that of a supervisor or a balancer, which asks
 // often and knows nothing.
 func isProbe(r *http.Request) bool {
-	return (r.URL.Path == pathLive || r.URL.Path == pathReady) && r.URL.RawQuery == ""
+	return (r.URL.Path == api.PathLive || r.URL.Path == api.PathReady) && r.URL.RawQuery == ""
 }
 
 func (r *adminRoute) knownQuery() string {
@@ -246,15 +248,15 @@ func (r *adminRoute) knownQuery() string {
 // send requests here: it is told apart by the name it uses for us (Host, against
 // DNS rebinding), by what browsers say of where a request comes from, and by not
 // knowing the token.
-func (o adminOptions) check(r *http.Request) *apiError {
+func (o adminOptions) check(r *http.Request) *api.Error {
 	if !o.TCP {
 		return nil
 	}
 	if !o.knownHost(r.Host) {
-		return &apiError{Status: http.StatusForbidden, Text: fmt.Sprintf("Host %q is not one of this server's names", r.Host), Mend: "use an IP address or localhost, or add the name to admin.hosts"}
+		return &api.Error{Status: http.StatusForbidden, Text: fmt.Sprintf("Host %q is not one of this server's names", r.Host), Mend: "use an IP address or localhost, or add the name to admin.hosts"}
 	}
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
-		return &apiError{Status: http.StatusForbidden, Text: err.Error(), Mend: "send the request from a program, not from a page of another origin"}
+		return &api.Error{Status: http.StatusForbidden, Text: err.Error(), Mend: "send the request from a program, not from a page of another origin"}
 	}
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if reads && (!o.TokenForAll || isProbe(r)) {
@@ -275,14 +277,14 @@ func (o adminOptions) knownHost(hostport string) bool {
 	return host != "" && slices.ContainsFunc(o.Hosts, func(h string) bool { return strings.EqualFold(strings.TrimSuffix(h, "."), host) })
 }
 
-func (o adminOptions) checkToken(header string) *apiError {
+func (o adminOptions) checkToken(header string) *api.Error {
 	if o.Token == "" {
-		return &apiError{Status: http.StatusForbidden, Text: "over TCP, changes need a token, and none is configured", Mend: "set admin.token_file, or use a unix socket in admin.listen"}
+		return &api.Error{Status: http.StatusForbidden, Text: "over TCP, changes need a token, and none is configured", Mend: "set admin.token_file, or use a unix socket in admin.listen"}
 	}
 	scheme, token, _ := strings.Cut(header, " ")
 	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(o.Token))
 	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-		return &apiError{Status: http.StatusUnauthorized, Text: "the token is missing or wrong", Mend: "send Authorization: Bearer TOKEN with the content of admin.token_file (ambassador … --token-file FILE)"}
+		return &api.Error{Status: http.StatusUnauthorized, Text: "the token is missing or wrong", Mend: "send Authorization: Bearer TOKEN with the content of admin.token_file (ambassador … --token-file FILE)"}
 	}
 	return nil
 }
@@ -291,7 +293,7 @@ func (o adminOptions) checkToken(header string) *apiError {
 // is flushed. A client that has gone is not told of.
 func replyJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
-	if err := writeJSON(&b, v); err != nil {
+	if err := output.WriteJSON(&b, v); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -306,7 +308,7 @@ func replyText(w http.ResponseWriter, status int, lines ...string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	for _, l := range lines {
-		fmt.Fprintln(w, visible(l))
+		fmt.Fprintln(w, output.Visible(l))
 	}
 }
 
@@ -350,7 +352,7 @@ func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 	upstreams := a.upstreams()
 	i := slices.IndexFunc(upstreams, func(u l4.UpstreamStatus) bool { return u.Name == name })
 	if i < 0 {
-		return &apiError{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Mend: "see GET /v1/upstreams for their names"}
+		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Mend: "see GET /v1/upstreams for their names"}
 	}
 	ok, line := liveState(upstreams[i])
 	if !ok {
@@ -407,7 +409,7 @@ func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
 }
 
 func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {
-	s := statusReply{Version: a.version, PID: os.Getpid(), Started: a.started, Readiness: a.ready(),
+	s := api.Status{Version: a.version, PID: os.Getpid(), Started: a.started, Readiness: a.ready(),
 		Listeners: a.listenerReplies(), Upstreams: orEmpty(a.upstreams()), Identities: a.identityReplies()}
 	if a.users != nil {
 		s.UsersFiles = a.users()
@@ -433,12 +435,12 @@ func orEmpty[T any](s []T) []T {
 }
 
 func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
-	replyJSON(w, http.StatusOK, sessionsReply{matching(a.sessions(), r)})
+	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.sessions(), r)})
 	return nil
 }
 
 func (a *admin) listRecent(w http.ResponseWriter, r *http.Request) error {
-	replyJSON(w, http.StatusOK, sessionsReply{matching(a.recent(), r)})
+	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.recent(), r)})
 	return nil
 }
 
@@ -483,12 +485,12 @@ func addressMatcher(want string) func(client netip.AddrPort) bool {
 }
 
 func (a *admin) listUpstreams(w http.ResponseWriter, _ *http.Request) error {
-	replyJSON(w, http.StatusOK, upstreamsReply{orEmpty(a.upstreams())})
+	replyJSON(w, http.StatusOK, api.Upstreams{Upstreams: orEmpty(a.upstreams())})
 	return nil
 }
 
 func (a *admin) listIdentities(w http.ResponseWriter, _ *http.Request) error {
-	replyJSON(w, http.StatusOK, identitiesReply{a.identityReplies()})
+	replyJSON(w, http.StatusOK, api.Identities{Identities: a.identityReplies()})
 	return nil
 }
 
@@ -504,27 +506,27 @@ func (a *admin) showConfig(w http.ResponseWriter, _ *http.Request) error {
 
 func (a *admin) doReload(w http.ResponseWriter, r *http.Request) error {
 	if a.reload == nil {
-		return &apiError{Status: http.StatusConflict, Text: "there is no configuration file to load again", Mend: "use `ambassador run -c FILE`"}
+		return &api.Error{Status: http.StatusConflict, Text: "there is no configuration file to load again", Mend: "use `ambassador run -c FILE`"}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), adminReloadTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), api.ReloadTimeout)
 	defer cancel()
 	if err := a.reload(ctx); err != nil {
-		return &apiError{Status: http.StatusUnprocessableEntity, Text: err.Error(), Mend: "the old configuration is still in use, whole; mend the file and reload again"}
+		return &api.Error{Status: http.StatusUnprocessableEntity, Text: err.Error(), Mend: "the old configuration is still in use, whole; mend the file and reload again"}
 	}
-	replyJSON(w, http.StatusOK, reloadReply{Reloaded: true})
+	replyJSON(w, http.StatusOK, api.Reloaded{Reloaded: true})
 	return nil
 }
 
 func (a *admin) doDrain(w http.ResponseWriter, _ *http.Request) error {
 	a.drain()
-	replyJSON(w, http.StatusAccepted, drainReply{Draining: true, Sessions: a.active()})
+	replyJSON(w, http.StatusAccepted, api.Draining{Draining: true, Sessions: a.active()})
 	return nil
 }
 
 // doQuit answers before it acts: afterwards there may be nobody to answer.
 func (a *admin) doQuit(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Connection", "close")
-	replyJSON(w, http.StatusAccepted, quitReply{Quitting: true, Sessions: a.active()})
+	replyJSON(w, http.StatusAccepted, api.Quitting{Quitting: true, Sessions: a.active()})
 	http.NewResponseController(w).Flush()
 	a.quit()
 	return nil
@@ -541,8 +543,8 @@ func (a *admin) active() int {
 func (a *admin) doKill(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	if !a.kill(id) {
-		return &apiError{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Mend: "see GET /v1/sessions for their ids"}
+		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Mend: "see GET /v1/sessions for their ids"}
 	}
-	replyJSON(w, http.StatusOK, killReply{Killed: id})
+	replyJSON(w, http.StatusOK, api.Killed{Killed: id})
 	return nil
 }

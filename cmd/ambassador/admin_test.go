@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
@@ -334,7 +335,7 @@ func TestAdminOverItsSockets(t *testing.T) {
 		if err != nil || status != http.StatusOK {
 			t.Fatal(status, err)
 		}
-		var s statusReply
+		var s api.Status
 		if err := json.Unmarshal([]byte(body), &s); err != nil {
 			t.Fatal(err)
 		}
@@ -423,7 +424,7 @@ func TestHTTPServerBoundsEveryWait(t *testing.T) {
 	if s.MaxHeaderBytes <= 0 || s.Handler == nil {
 		t.Errorf("server: %+v", s)
 	}
-	if min(s.ReadTimeout, s.WriteTimeout) <= adminReloadTimeout {
+	if min(s.ReadTimeout, s.WriteTimeout) <= api.ReloadTimeout {
 		t.Error("a reload may take longer than its request")
 	}
 }

@@ -4,12 +4,13 @@ import (
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/api"
 )
 
-func (a *admin) listenerReplies() []listenerReply {
-	out := []listenerReply{}
+func (a *admin) listenerReplies() []api.Listener {
+	out := []api.Listener{}
 	for _, b := range a.listeners() {
-		l := listenerReply{ListenerStatus: b}
+		l := api.Listener{ListenerStatus: b}
 		if a.rules != nil {
 			l.Rules = a.rules(b.Name)
 		}
@@ -18,8 +19,8 @@ func (a *admin) listenerReplies() []listenerReply {
 	return out
 }
 
-func (a *admin) identityReplies() []identityReply {
-	out := []identityReply{}
+func (a *admin) identityReplies() []api.Identity {
+	out := []api.Identity{}
 	if a.identities == nil {
 		return out
 	}
@@ -29,8 +30,8 @@ func (a *admin) identityReplies() []identityReply {
 	return out
 }
 
-func newIdentityReply(s certs.Status) identityReply {
-	r := identityReply{Name: s.Name, Ready: s.Ready, Subject: s.Subject, Names: orEmpty(s.Names), Serial: s.Serial, Issuer: s.Issuer, Generation: s.Generation,
+func newIdentityReply(s certs.Status) api.Identity {
+	r := api.Identity{Name: s.Name, Ready: s.Ready, Subject: s.Subject, Names: orEmpty(s.Names), Serial: s.Serial, Issuer: s.Issuer, Generation: s.Generation,
 		NotBefore: unlessZero(s.NotBefore), NotAfter: unlessZero(s.NotAfter), NextRenewal: unlessZero(s.NextRenewal), LastErrorAt: unlessZero(s.LastErrorAt),
 		Loads: int64(s.Loads), Failures: int64(s.Failures)}
 	if r.LastError = s.LastError; r.LastError == "" {

@@ -18,6 +18,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/embedded"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -221,7 +222,7 @@ identities:
       password_file: %s
       names: [me.internal]
       storage: me-identity
-`, addr, visible(f.root), server.Fingerprint(), embedded.ProvisionerName, visible(f.passwordFile),
+`, addr, output.Visible(f.root), server.Fingerprint(), embedded.ProvisionerName, output.Visible(f.passwordFile),
 		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), quote(server.Fingerprint()), embedded.ProvisionerName, quote(f.passwordFile))
 }
 

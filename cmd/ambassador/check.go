@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/output"
 )
 
 // checkReply is what `check --json` prints.
@@ -74,12 +76,12 @@ func (a *app) check(path string, asJSON bool) error {
 		return &exitError{Code: 2, Err: err}
 	}
 	for _, w := range slices.Concat(f.warnings(), exposures(f), unused(f)) {
-		fmt.Fprintf(a.stdout, "warning: %s\n", visible(w))
+		fmt.Fprintf(a.stdout, "warning: %s\n", output.Visible(w))
 	}
 	for _, n := range f.notes() {
-		fmt.Fprintf(a.stdout, "note: %s\n", visible(n))
+		fmt.Fprintf(a.stdout, "note: %s\n", output.Visible(n))
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", visible(path), plural(len(f.Listeners), "listener"), plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
+	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", output.Visible(path), output.Plural(len(f.Listeners), "listener"), output.Plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
 	return err
 }
 
@@ -103,7 +105,7 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	default:
 		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), exposures(f), unused(f)), f.notes()
 	}
-	if err := writeJSON(a.stdout, reply); err != nil {
+	if err := output.WriteJSON(a.stdout, reply); err != nil {
 		return err
 	}
 	if !reply.OK {
@@ -130,5 +132,5 @@ func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error
 	if !asJSON {
 		return e.write(a.stdout, q)
 	}
-	return writeJSON(a.stdout, e)
+	return output.WriteJSON(a.stdout, e)
 }

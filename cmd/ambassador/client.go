@@ -17,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -47,7 +49,7 @@ const (
 	clientTimeout = 15 * time.Second
 	// reloadTimeout is longer than the server's own bound, so that its answer is
 	// the one that is heard.
-	reloadTimeout = adminReloadTimeout + 10*time.Second
+	reloadTimeout = api.ReloadTimeout + 10*time.Second
 	// maxAnswer bounds an answer: 4096 records are 2 MB, 100 000 live sessions 50.
 	maxAnswer = 256 << 20
 	// maxTokenFile bounds --token-file, in bytes.
@@ -188,7 +190,7 @@ func (c *adminClient) ask(ctx context.Context, method, path string, timeout time
 
 // refusal is the error that an answer carries.
 func (a adminAnswer) refusal(what string) error {
-	var e apiError
+	var e api.Error
 	if json.Unmarshal(a.body, &e) != nil || e.Text == "" {
 		return fmt.Errorf("%s: status %d, and no word of an ambassador; check --admin", what, a.status)
 	}
@@ -231,10 +233,10 @@ func (a *commands) status(ctx context.Context, f *adminFlags, _ []string) error 
 		return err
 	}
 	if f.json {
-		return a.copyAnswer(ctx, c, pathStatus)
+		return a.copyAnswer(ctx, c, api.PathStatus)
 	}
-	var s statusReply
-	if err := c.get(ctx, pathStatus, &s); err != nil {
+	var s api.Status
+	if err := c.get(ctx, api.PathStatus, &s); err != nil {
 		return err
 	}
 	return writeStatus(a.stdout, s, time.Now())
@@ -246,16 +248,16 @@ func (a *commands) copyAnswer(ctx context.Context, c *adminClient, path string) 
 	if err != nil {
 		return err
 	}
-	return writeAnswer(a.stdout, got.body)
+	return output.WriteAnswer(a.stdout, got.body)
 }
 
 func (a *commands) sessionsCommand() *cobra.Command {
-	path, recent := pathSessions, false
+	path, recent := api.PathSessions, false
 	cmd := a.clientCommand("sessions", "List open sessions, or those that have ended",
 		"  ambassador sessions\n  ambassador sessions --recent --json", cobra.NoArgs,
 		func(ctx context.Context, f *adminFlags, _ []string) error {
 			if recent {
-				path = pathRecent
+				path = api.PathRecent
 			}
 			c, err := f.client(ctx, a)
 			if err != nil {
@@ -264,7 +266,7 @@ func (a *commands) sessionsCommand() *cobra.Command {
 			if f.json {
 				return a.copyAnswer(ctx, c, path)
 			}
-			var s sessionsReply
+			var s api.Sessions
 			if err := c.get(ctx, path, &s); err != nil {
 				return err
 			}
@@ -304,11 +306,11 @@ func (a *commands) why(ctx context.Context, f *adminFlags, args []string) error 
 	// Live ones are asked for first: a session that ends meanwhile is then told of
 	// twice rather than not at all.
 	query := "?client=" + url.QueryEscape(args[0])
-	var live, ended sessionsReply
-	if err := c.get(ctx, pathSessions+query, &live); err != nil {
+	var live, ended api.Sessions
+	if err := c.get(ctx, api.PathSessions+query, &live); err != nil {
 		return err
 	}
-	if err := c.get(ctx, pathRecent+query, &ended); err != nil {
+	if err := c.get(ctx, api.PathRecent+query, &ended); err != nil {
 		return err
 	}
 	live.Sessions = withoutEnded(live.Sessions, ended.Sessions)
@@ -339,20 +341,20 @@ func withoutEnded(live, ended []l4.Record) []l4.Record {
 
 func (a *commands) reloadCommand() *cobra.Command {
 	return a.clientCommand("reload", "Let a running ambassador load its configuration again",
-		"  ambassador reload", cobra.NoArgs, tell(a, pathReload, reloadTimeout, func(reloadReply) string { return "reloaded" }))
+		"  ambassador reload", cobra.NoArgs, tell(a, api.PathReload, reloadTimeout, func(api.Reloaded) string { return "reloaded" }))
 }
 
 func (a *commands) drainCommand() *cobra.Command {
 	return a.clientCommand("drain", "Let a running ambassador stop accepting; it stays, unready, while sessions end",
-		"  ambassador drain", cobra.NoArgs, tell(a, pathDrain, clientTimeout, func(t drainReply) string {
-			return "draining, " + plural(t.Sessions, "session") + " open; `ambassador sessions` lists them"
+		"  ambassador drain", cobra.NoArgs, tell(a, api.PathDrain, clientTimeout, func(t api.Draining) string {
+			return "draining, " + output.Plural(t.Sessions, "session") + " open; `ambassador sessions` lists them"
 		}))
 }
 
 func (a *commands) quitCommand() *cobra.Command {
 	return a.clientCommand("quit", "Let a running ambassador drain and end, as SIGTERM does",
-		"  ambassador quit", cobra.NoArgs, tell(a, pathQuit, clientTimeout, func(t quitReply) string {
-			return "quitting, " + plural(t.Sessions, "session") + " open"
+		"  ambassador quit", cobra.NoArgs, tell(a, api.PathQuit, clientTimeout, func(t api.Quitting) string {
+			return "quitting, " + output.Plural(t.Sessions, "session") + " open"
 		}))
 }
 
@@ -368,7 +370,7 @@ func tell[T any](a *commands, path string, timeout time.Duration, words func(T) 
 			return err
 		}
 		if f.json {
-			return writeAnswer(a.stdout, got.body)
+			return output.WriteAnswer(a.stdout, got.body)
 		}
 		var t T
 		if err := json.Unmarshal(got.body, &t); err != nil {
@@ -402,9 +404,9 @@ type waitFlags struct {
 // path is what is asked again and again.
 func (w *waitFlags) path() string {
 	if w.upstream == "" {
-		return pathReady
+		return api.PathReady
 	}
-	return pathReady + "?upstream=" + url.QueryEscape(w.upstream)
+	return api.PathReady + "?upstream=" + url.QueryEscape(w.upstream)
 }
 
 // waitInterval is the pause between two questions of `wait`.
@@ -421,7 +423,7 @@ func (a *commands) wait(parent context.Context, f *adminFlags, w *waitFlags) err
 	for {
 		got, err := a.askReady(ctx, f, w)
 		var exit *exitError
-		var refused *apiError
+		var refused *api.Error
 		switch {
 		case err == nil && got == nil:
 			return a.printReady(f, nil)
@@ -478,5 +480,5 @@ func (a *commands) printReady(f *adminFlags, reasons []string) error {
 	if reasons == nil {
 		reasons = []string{} // an empty list in JSON
 	}
-	return json.NewEncoder(jsonWriter{w: a.stdout}).Encode(readyReply{len(reasons) == 0, reasons})
+	return json.NewEncoder(output.JSONWriter{W: a.stdout}).Encode(api.Ready{Ready: len(reasons) == 0, Waiting: reasons})
 }

@@ -15,6 +15,8 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
+
+	"ambassador/cmd/ambassador/internal/output"
 )
 
 // Problem is one mistake in a configuration.
@@ -36,7 +38,7 @@ func (p Problem) String() string {
 	if p.Path != "" {
 		s += ": " + p.Path
 	}
-	return visible(s + ": " + p.Text)
+	return output.Visible(s + ": " + p.Text)
 }
 
 // ConfigError is every mistake of a configuration, in the file's order.

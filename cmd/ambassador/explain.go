@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 	"ambassador/policy"
 )
@@ -284,9 +285,9 @@ func listensAt(f *File, to netip.AddrPort) bool {
 
 // write is the explanation for people.
 func (e *explanation) write(w io.Writer, q *question) error {
-	p := &report{}
-	p.linef("listener %s: %s", e.Listener, q.text)
-	p.linef("")
+	p := &output.Report{}
+	p.Linef("listener %s: %s", e.Listener, q.text)
+	p.Linef("")
 	rows := [][]string{{"RULE", "MATCHES", "WHY"}}
 	for _, r := range e.Rules {
 		matches := "no"
@@ -295,22 +296,22 @@ func (e *explanation) write(w io.Writer, q *question) error {
 		}
 		rows = append(rows, []string{r.Rule, matches, r.Text})
 	}
-	p.table(rows)
-	p.linef("")
-	p.linef("%s", e.resolution(q))
-	p.linef("%s", e.verdict())
+	p.Table(rows)
+	p.Linef("")
+	p.Linef("%s", e.resolution(q))
+	p.Linef("%s", e.verdict())
 	for _, a := range e.Addresses {
 		switch {
 		case a.Loop:
-			p.linef("address %s: refused (%s), because we listen there ourselves", a.Address, l4.ReasonLoop)
+			p.Linef("address %s: refused (%s), because we listen there ourselves", a.Address, l4.ReasonLoop)
 		case a.Special == "":
-			p.linef("address %s: dialled", a.Address)
+			p.Linef("address %s: dialled", a.Address)
 		default:
-			p.linef("address %s: refused (%s: %s), because no rule opens it", a.Address, l4.ReasonSpecialAddress, a.Special)
+			p.Linef("address %s: refused (%s: %s), because no rule opens it", a.Address, l4.ReasonSpecialAddress, a.Special)
 		}
 	}
 	if e.Dynamic && len(e.Addresses) == 0 {
-		p.linef("addresses: %s is looked up when it is dialled; special ones (loopback, private and the like) are refused unless the rule opens them: addr=IP asks about one", q.query.Host)
+		p.Linef("addresses: %s is looked up when it is dialled; special ones (loopback, private and the like) are refused unless the rule opens them: addr=IP asks about one", q.query.Host)
 	}
 	_, err := io.WriteString(w, p.String())
 	return err

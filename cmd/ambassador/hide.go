@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"ambassador/cmd/ambassador/internal/output"
 )
 
 // hiddenText stands for a secret wherever the configuration is printed.
@@ -58,7 +60,7 @@ func (d *decoder) withoutSecrets(source []byte) []byte {
 		*n = old
 	}
 	if err != nil {
-		return []byte("# this configuration cannot be printed: " + visible(err.Error()) + "\n")
+		return []byte("# this configuration cannot be printed: " + output.Visible(err.Error()) + "\n")
 	}
 	return out
 }

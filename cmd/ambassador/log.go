@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -41,7 +42,7 @@ func newLogging(w io.Writer) *logging {
 	l.out.lost = func(n int) []byte { return l.line("log lines dropped: nobody reads the log fast enough", "lines", n) }
 	l.Logger = slog.New(&formatHandler{asText: &l.asText,
 		text: slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
-		json: slog.NewJSONHandler(jsonWriter{w: w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
+		json: slog.NewJSONHandler(output.JSONWriter{W: w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
 	return l
 }
 
@@ -194,7 +195,7 @@ func appendString(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
 			quoted, _ := json.Marshal(s) // of a string: no error
-			return appendVisibleJSON(b, quoted)
+			return output.AppendJSON(b, quoted)
 		}
 	}
 	return append(append(append(b, '"'), s...), '"')

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/output"
 )
 
 func main() {
@@ -59,7 +61,7 @@ func (a *app) execute(ctx context.Context, args []string) int {
 		exit = &exitError{Code: 1, Err: err}
 	}
 	if exit.Err != nil {
-		fmt.Fprintf(a.stderr, "ambassador: %s\n", visibleLines(exit.Err.Error()))
+		fmt.Fprintf(a.stderr, "ambassador: %s\n", output.VisibleLines(exit.Err.Error()))
 	}
 	return exit.Code
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -331,7 +332,7 @@ func (p *process) announce() {
 	for _, b := range all {
 		bound[b] = true
 		if !p.announced[b] {
-			fmt.Fprintf(w, "listening %s %s\n", b.Name, visible(b.Addr))
+			fmt.Fprintf(w, "listening %s %s\n", b.Name, output.Visible(b.Addr))
 		}
 	}
 	p.announced = bound

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"ambassador/certs/files"
+	"ambassador/cmd/ambassador/internal/api"
 )
 
 // The sandbox keeps a running process to what its configuration names, whatever
@@ -295,11 +296,11 @@ const (
 
 // able is l as far as an ABI can enforce it, and why not all of it. AnyPort is the
 // key that says that connect has no limit.
-func (l limits) able(abi int, anyPort string) (limits, sandboxReply) {
-	r := sandboxReply{ABI: abi, Enforced: []string{"files"}}
+func (l limits) able(abi int, anyPort string) (limits, api.Sandbox) {
+	r := api.Sandbox{ABI: abi, Enforced: []string{"files"}}
 	switch {
 	case abi < abiFiles:
-		return limits{}, sandboxReply{Enforced: []string{}, Reason: fmt.Sprintf("the kernel has Landlock ABI %d, %d is needed", abi, abiFiles)}
+		return limits{}, api.Sandbox{Enforced: []string{}, Reason: fmt.Sprintf("the kernel has Landlock ABI %d, %d is needed", abi, abiFiles)}
 	case abi < abiPorts:
 		l.bind, l.connect = nil, nil
 		r.Reason = fmt.Sprintf("ports need ABI %d", abiPorts)
@@ -317,7 +318,7 @@ func (l limits) able(abi int, anyPort string) (limits, sandboxReply) {
 // sandbox is what was decided at the start. Nothing takes it back.
 type sandbox struct {
 	limits // as they are enforced; zero: none
-	reply  sandboxReply
+	reply  api.Sandbox
 }
 
 // harden takes from the process what it never needs: that its memory is dumped to
@@ -345,7 +346,7 @@ func (p *process) enterSandbox(f *File) error {
 		return fmt.Errorf("sandbox.landlock: required, and it is not possible: %w; set auto or off to start without", err)
 	}
 	if err != nil {
-		s = &sandbox{reply: sandboxReply{Enforced: []string{}, Reason: err.Error()}}
+		s = &sandbox{reply: api.Sandbox{Enforced: []string{}, Reason: err.Error()}}
 	}
 	p.sandbox = s
 	p.log.Info("sandbox", "state", s.reply.String())
@@ -388,7 +389,7 @@ func (p *process) wants(f *File) *wants {
 }
 
 // sandboxed is what is enforced, for the API; nil where nobody asked for it.
-func (p *process) sandboxed() *sandboxReply {
+func (p *process) sandboxed() *api.Sandbox {
 	if p.sandbox == nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 	"ambassador/policy"
 )
@@ -109,7 +110,7 @@ func (t *tally) add(more *tally) {
 
 // String is the tally in words: "12 sessions, 3 of them refused".
 func (t *tally) String() string {
-	text := plural(t.sessions, "session")
+	text := output.Plural(t.sessions, "session")
 	for _, reason := range slices.Sorted(maps.Keys(t.failed)) {
 		text += fmt.Sprintf(", %d %s", t.failed[reason], reason)
 	}
@@ -128,27 +129,27 @@ func (n need) allow() string {
 // write prints what --allow lacks, as flags and as rules.
 func (s *seen) write(w io.Writer) error {
 	needs := s.needs()
-	p := &report{}
+	p := &output.Report{}
 	s.mu.Lock()
 	listed, overflow := s.listed, s.overflow
 	s.mu.Unlock()
 	if len(needs) == 0 {
-		p.linef("# nothing was asked for that --allow does not have (%s)", plural(listed, "session"))
+		p.Linef("# nothing was asked for that --allow does not have (%s)", output.Plural(listed, "session"))
 		_, err := io.WriteString(w, p.String())
 		return err
 	}
-	p.linef("# not in --allow, and allowed by --report:")
+	p.Linef("# not in --allow, and allowed by --report:")
 	for _, n := range needs {
-		p.linef("--allow '%s'  # %s", n.allow(), n.tally.String())
+		p.Linef("--allow '%s'  # %s", n.allow(), n.tally.String())
 	}
-	p.linef("# the same as rules of a configuration file:")
+	p.Linef("# the same as rules of a configuration file:")
 	for _, n := range needs {
 		if rule, err := parseAllow(n.allow()); err == nil {
-			p.linef("- %s", rule.yaml())
+			p.Linef("- %s", rule.yaml())
 		}
 	}
 	if overflow > 0 {
-		p.linef("# and %s to more than %d destinations, which were not kept", plural(overflow, "session"), maxSeen)
+		p.Linef("# and %s to more than %d destinations, which were not kept", output.Plural(overflow, "session"), maxSeen)
 	}
 	_, err := io.WriteString(w, p.String())
 	return err

@@ -8,27 +8,29 @@ import (
 	"strings"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 	"ambassador/policy"
 )
 
 // page is a report of what a running ambassador says.
-type page struct{ report }
+type page struct{ output.Report }
 
 // writeStatus is the status for people, as of now, whose zone times are in.
-func writeStatus(w io.Writer, s statusReply, now time.Time) error {
-	p := &page{report{now: now}}
-	p.linef("ambassador %s (pid %d), up %s since %s", s.Version, s.PID, age(now.Sub(s.Started)), p.when(s.Started))
+func writeStatus(w io.Writer, s api.Status, now time.Time) error {
+	p := &page{output.Report{Now: now}}
+	p.Linef("ambassador %s (pid %d), up %s since %s", s.Version, s.PID, output.Age(now.Sub(s.Started)), p.When(s.Started))
 	p.readiness(s.Readiness)
 	p.listeners(s.Listeners)
 	p.upstreams(s.Upstreams)
 	p.identities(s.Identities)
 	p.usersFiles(s.UsersFiles)
-	p.linef("")
+	p.Linef("")
 	if s.Sandbox != nil {
-		p.linef("sandbox: %s", s.Sandbox.String())
+		p.Linef("sandbox: %s", s.Sandbox.String())
 	}
-	p.linef("%s open, %s up and %s down since the start", plural(s.Sessions, "session"), byteCount(s.BytesUp), byteCount(s.BytesDown))
+	p.Linef("%s open, %s up and %s down since the start", output.Plural(s.Sessions, "session"), output.Bytes(s.BytesUp), output.Bytes(s.BytesDown))
 	_, err := io.WriteString(w, p.String())
 	return err
 }
@@ -36,28 +38,28 @@ func writeStatus(w io.Writer, s statusReply, now time.Time) error {
 func (p *page) readiness(r l4.Readiness) {
 	switch {
 	case r.Ready:
-		p.linef("ready")
+		p.Linef("ready")
 		return
 	case r.Draining:
-		p.linef("draining, not ready")
+		p.Linef("draining, not ready")
 	default:
-		p.linef("not ready:")
+		p.Linef("not ready:")
 	}
 	for _, line := range r.Waiting {
 		if line == "draining" {
 			continue // said above
 		}
-		p.linef("  %s", line)
+		p.Linef("  %s", line)
 	}
 }
 
-func (p *page) listeners(all []listenerReply) {
-	p.linef("")
+func (p *page) listeners(all []api.Listener) {
+	p.Linef("")
 	if len(all) == 0 {
-		p.linef("No listener accepts connections.")
+		p.Linef("No listener accepts connections.")
 		return
 	}
-	ruled := slices.ContainsFunc(all, func(l listenerReply) bool { return l.Rules > 0 })
+	ruled := slices.ContainsFunc(all, func(l api.Listener) bool { return l.Rules > 0 })
 	rows := [][]string{{"LISTENER", "ADDRESS", "TLS"}}
 	if ruled {
 		rows[0] = append(rows[0], "RULES")
@@ -72,7 +74,7 @@ func (p *page) listeners(all []listenerReply) {
 		}
 		rows = append(rows, row)
 	}
-	p.table(rows)
+	p.Table(rows)
 }
 
 // listenerTLS is what a listener shows its clients and wants of them, in words.
@@ -112,8 +114,8 @@ func (p *page) upstreams(all []l4.UpstreamStatus) {
 	}
 	for _, t := range [][][]string{rows, addresses} {
 		if len(t) > 1 {
-			p.linef("")
-			p.table(t)
+			p.Linef("")
+			p.Table(t)
 		}
 	}
 }
@@ -121,13 +123,13 @@ func (p *page) upstreams(all []l4.UpstreamStatus) {
 func (p *page) addressRow(u l4.UpstreamStatus, a l4.AddressStatus) []string {
 	health, breaker, last := string(a.Health), a.Breaker, ""
 	if a.HealthSince != nil {
-		health += " for " + age(p.now.Sub(*a.HealthSince))
+		health += " for " + output.Age(p.Now.Sub(*a.HealthSince))
 	}
 	if a.NextTrial != nil {
-		breaker += ", next trial in " + age(a.NextTrial.Sub(p.now))
+		breaker += ", next trial in " + output.Age(a.NextTrial.Sub(p.Now))
 	}
 	if a.LastErrorAt != nil {
-		last = age(p.now.Sub(*a.LastErrorAt)) + " ago: " + a.LastError
+		last = output.Age(p.Now.Sub(*a.LastErrorAt)) + " ago: " + a.LastError
 	}
 	return []string{a.Address, u.Name, health, breaker, fmt.Sprint(a.Sessions), fmt.Sprint(a.Spares), last}
 }
@@ -137,9 +139,9 @@ func (p *page) dynamicState(u l4.UpstreamStatus) string {
 	if u.IdentityError != "" {
 		return string(l4.ReasonNoIdentity) + ": " + u.IdentityError
 	}
-	text := plural(u.Destinations, "destination")
+	text := output.Plural(u.Destinations, "destination")
 	if n := u.Destinations - u.Breakers[policy.Closed.String()]; n > 0 {
-		text += ", " + plural(n, "breaker") + " not closed"
+		text += ", " + output.Plural(n, "breaker") + " not closed"
 	}
 	return text
 }
@@ -152,45 +154,45 @@ func (p *page) endpointState(u l4.UpstreamStatus, e l4.EndpointStatus) string {
 	case e.LastReason == "":
 		return "not tried yet"
 	case e.LastReason == l4.ReasonOK:
-		return "ok" + p.ago(e.LastSuccess)
+		return "ok" + p.Ago(e.LastSuccess)
 	}
-	return string(e.LastReason) + p.ago(e.LastFailure) + ": " + e.LastError
+	return string(e.LastReason) + p.Ago(e.LastFailure) + ": " + e.LastError
 }
 
-func (p *page) identities(all []identityReply) {
+func (p *page) identities(all []api.Identity) {
 	rows := [][]string{{"IDENTITY", "NAMES", "EXPIRES", "RENEWAL", "STATE"}}
 	for _, id := range all {
 		expires, renewal := "", ""
 		if id.NotAfter != nil {
-			expires = p.when(*id.NotAfter) + " (" + p.in(*id.NotAfter) + ")"
+			expires = p.When(*id.NotAfter) + " (" + p.In(*id.NotAfter) + ")"
 		}
 		if id.NextRenewal != nil {
-			renewal = "in " + age(id.NextRenewal.Sub(p.now))
+			renewal = "in " + output.Age(id.NextRenewal.Sub(p.Now))
 		}
 		rows = append(rows, []string{id.Name, strings.Join(id.Names, " "), expires, renewal, identityState(id)})
 	}
 	if len(rows) > 1 {
-		p.linef("")
-		p.table(rows)
+		p.Linef("")
+		p.Table(rows)
 	}
 }
 
-func (p *page) usersFiles(all []usersReply) {
+func (p *page) usersFiles(all []api.UsersFile) {
 	rows := [][]string{{"USERS FILE", "USERS", "LOADED", "STATE"}}
 	for _, u := range all {
 		state := "ok"
 		if u.LastError != "" {
-			state = "the old users are in use; the file could not be read" + p.ago(u.LastErrorAt) + ": " + u.LastError
+			state = "the old users are in use; the file could not be read" + p.Ago(u.LastErrorAt) + ": " + u.LastError
 		}
-		rows = append(rows, []string{u.File, strconv.Itoa(u.Users), p.when(u.Loaded), state})
+		rows = append(rows, []string{u.File, strconv.Itoa(u.Users), p.When(u.Loaded), state})
 	}
 	if len(rows) > 1 {
-		p.linef("")
-		p.table(rows)
+		p.Linef("")
+		p.Table(rows)
 	}
 }
 
-func identityState(id identityReply) string {
+func identityState(id api.Identity) string {
 	switch {
 	case id.Ready && id.LastError != "":
 		return "ok, but the last load failed: " + id.LastError
@@ -204,7 +206,7 @@ func identityState(id identityReply) string {
 
 // writeSessions lists sessions for people: live ones, or ended ones.
 func writeSessions(w io.Writer, all []l4.Record, recent bool, now time.Time) error {
-	p := &page{report{now: now}}
+	p := &page{output.Report{Now: now}}
 	asked := slices.ContainsFunc(all, func(r l4.Record) bool { return r.Destination != "" })
 	heads := []string{"ID", "START", "CLIENT", "LISTENER", "UPSTREAM", "ADDRESS", "STAGE", "UP", "DOWN", "DURATION"}
 	if asked {
@@ -215,7 +217,7 @@ func writeSessions(w io.Writer, all []l4.Record, recent bool, now time.Time) err
 	}
 	rows := [][]string{heads}
 	for _, r := range all {
-		row := []string{r.ID, p.when(r.Start), r.Client, r.Listener, r.Upstream, r.Address, string(r.Stage), byteCount(r.BytesUp), byteCount(r.BytesDown), r.Duration.String()}
+		row := []string{r.ID, p.When(r.Start), r.Client, r.Listener, r.Upstream, r.Address, string(r.Stage), output.Bytes(r.BytesUp), output.Bytes(r.BytesDown), r.Duration.String()}
 		if asked {
 			row = slices.Insert(row, 4, r.Destination)
 		}
@@ -226,11 +228,11 @@ func writeSessions(w io.Writer, all []l4.Record, recent bool, now time.Time) err
 	}
 	switch {
 	case len(all) > 0:
-		p.table(rows)
+		p.Table(rows)
 	case recent:
-		p.linef("No session has ended yet.")
+		p.Linef("No session has ended yet.")
 	default:
-		p.linef("No session is open. `ambassador sessions --recent` lists those that have ended.")
+		p.Linef("No session is open. `ambassador sessions --recent` lists those that have ended.")
 	}
 	_, err := io.WriteString(w, p.String())
 	return err

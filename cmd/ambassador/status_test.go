@@ -9,14 +9,16 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
-func fakeStatus(t *testing.T) statusReply {
+func fakeStatus(t *testing.T) api.Status {
 	t.Helper()
 	_, body := cmdtest.AskHandler(newAdminHandler(fakeDeps(cmdtest.NewFakeServer()), adminOptions{}), "GET", "/v1/status")
-	var s statusReply
+	var s api.Status
 	if err := json.Unmarshal([]byte(body), &s); err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +58,13 @@ orders    dns:orders.svc spiffe://corp/orders  2026-12-01 04:00:00 UTC (in 7d16h
 }
 
 func TestStatusOfEgress(t *testing.T) {
-	s := statusReply{Version: "v0.1.0", Started: cmdtest.Noon(), Readiness: l4.Readiness{Ready: true},
-		Listeners: []listenerReply{{l4.ListenerStatus{Bound: l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}}, 12}, {l4.ListenerStatus{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}}, 0}},
+	s := api.Status{Version: "v0.1.0", Started: cmdtest.Noon(), Readiness: l4.Readiness{Ready: true},
+		Listeners: []api.Listener{{ListenerStatus: l4.ListenerStatus{Bound: l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}}, Rules: 12}, {ListenerStatus: l4.ListenerStatus{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}}}},
 		Upstreams: []l4.UpstreamStatus{
 			{Name: "internet", Dynamic: true, Active: 3, Destinations: 41, Breakers: map[string]int{"closed": 40, "open": 1},
 				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: l4.ReasonRefused, LastFailure: cmdtest.BeforeNoon(time.Minute), LastError: "dial: refused"}}},
 			{Name: "partners", Dynamic: true, IdentityError: "expired"}},
-		UsersFiles: []usersReply{{File: "/etc/users", Users: 2, Loaded: cmdtest.Noon()},
+		UsersFiles: []api.UsersFile{{File: "/etc/users", Users: 2, Loaded: cmdtest.Noon()},
 			{File: "/etc/others", Users: 1, Loaded: cmdtest.Noon(), LastError: "/etc/others: line 3: bad", LastErrorAt: cmdtest.BeforeNoon(time.Minute)}}}
 	var out strings.Builder
 	if err := writeStatus(&out, s, cmdtest.Noon()); err != nil {
@@ -93,7 +95,7 @@ USERS FILE   USERS  LOADED                   STATE
 
 func TestStatusWhenNotReady(t *testing.T) {
 	s := fakeStatus(t)
-	s.Listeners, s.Upstreams, s.Identities = nil, nil, []identityReply{{Name: "a", LastError: "open a.crt: no such file or directory"}}
+	s.Listeners, s.Upstreams, s.Identities = nil, nil, []api.Identity{{Name: "a", LastError: "open a.crt: no such file or directory"}}
 	s.Readiness = l4.Readiness{Draining: true, Waiting: []string{"draining"}}
 	var out strings.Builder
 	if err := writeStatus(&out, s, cmdtest.Noon()); err != nil {
@@ -152,7 +154,7 @@ A-2  2026-11-23 12:00:00 UTC  127.0.0.1:40001  postgres  -                 db   
 }
 
 func TestStatesInWords(t *testing.T) {
-	p := &page{report{now: cmdtest.Noon()}}
+	p := &page{output.Report{Now: cmdtest.Noon()}}
 	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: l4.ReasonOK}); got != "no_identity: expired" {
 		t.Errorf("endpoint without our identity: %s", got)
 	}
@@ -163,15 +165,15 @@ func TestStatesInWords(t *testing.T) {
 			t.Errorf("%+v: %s, want %s", st, got, want)
 		}
 	}
-	if got := p.in(*cmdtest.BeforeNoon(2 * time.Hour)); got != "expired 2h0m ago" {
+	if got := p.In(*cmdtest.BeforeNoon(2 * time.Hour)); got != "expired 2h0m ago" {
 		t.Errorf("past expiry: %s", got)
 	}
 	for _, tt := range []struct {
-		id   identityReply
+		id   api.Identity
 		want string
 	}{
-		{identityReply{Ready: true}, "ok"}, {identityReply{}, "not ready"}, {identityReply{LastError: "x"}, "not ready: x"},
-		{identityReply{Ready: true, LastError: "x"}, "ok, but the last load failed: x"},
+		{api.Identity{Ready: true}, "ok"}, {api.Identity{}, "not ready"}, {api.Identity{LastError: "x"}, "not ready: x"},
+		{api.Identity{Ready: true, LastError: "x"}, "ok, but the last load failed: x"},
 	} {
 		if got := identityState(tt.id); got != tt.want {
 			t.Errorf("%+v: %s, want %s", tt.id, got, tt.want)
@@ -184,7 +186,7 @@ func TestAge(t *testing.T) {
 		-time.Second: "0s", 0: "0s", 1500 * time.Millisecond: "1s", time.Minute: "1m0s", 90 * time.Second: "1m30s", time.Hour: "1h0m",
 		3*time.Hour + 12*time.Minute + 5*time.Second: "3h12m", 24 * time.Hour: "1d0h", 400*24*time.Hour + 2*time.Hour: "400d2h",
 	} {
-		if got := age(d); got != want {
+		if got := output.Age(d); got != want {
 			t.Errorf("age(%v) = %s, want %s", d, got, want)
 		}
 	}
@@ -192,7 +194,7 @@ func TestAge(t *testing.T) {
 
 func TestByteCount(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 1<<20 - 1: "1.0 MiB", 123 << 20: "123.0 MiB", 1000 << 20: "1000.0 MiB", 1<<63 - 1: "8.0 EiB"} {
-		if got := byteCount(n); got != want {
+		if got := output.Bytes(n); got != want {
 			t.Errorf("byteCount(%d) = %s, want %s", n, got, want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -80,7 +81,7 @@ func statusLine(r l4.Readiness) string {
 	if r.Ready {
 		return "STATUS=ready"
 	}
-	return "STATUS=not ready: " + visible(strings.Join(strings.Fields(strings.Join(r.Waiting, "; ")), " "))
+	return "STATUS=not ready: " + output.Visible(strings.Join(strings.Fields(strings.Join(r.Waiting, "; ")), " "))
 }
 
 // statusInterval is how often the status is looked at.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"ambassador/cmd/ambassador/internal/api"
 )
 
 // turns bounds what the answers of an HTTP server cost, however often clients ask:
@@ -90,7 +92,7 @@ func (t *turns) serve(w http.ResponseWriter, r *http.Request, answer func(http.R
 }
 
 func errBusy() error {
-	return &apiError{Status: http.StatusServiceUnavailable, Text: "too many requests at a time", Mend: "ask again later"}
+	return &api.Error{Status: http.StatusServiceUnavailable, Text: "too many requests at a time", Mend: "ask again later"}
 }
 
 // fill makes an answer in its turn.

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
@@ -88,7 +89,7 @@ func TestRequestsKeepAGap(t *testing.T) {
 // wantBusy checks that the request was refused for the time being.
 func wantBusy(t *testing.T, err error) {
 	t.Helper()
-	var e *apiError
+	var e *api.Error
 	if !errors.As(err, &e) || e.Status != http.StatusServiceUnavailable {
 		t.Errorf("the request ended with %v, want a 503", err)
 	}
@@ -122,7 +123,7 @@ func TestAPanicEndsItsTurn(t *testing.T) {
 }
 
 func TestAFailedAnswerHasItsOwnStatus(t *testing.T) {
-	want := &apiError{Status: http.StatusNotFound}
+	want := &api.Error{Status: http.StatusNotFound}
 	if err := turnFor(t.Context(), newTurns(0), httptest.NewRecorder(), func(http.ResponseWriter) error { return want }); err != want {
 		t.Errorf("got %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/files"
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/l4/htpasswd"
 )
 
@@ -44,7 +45,7 @@ type usersFile struct {
 	sum     [sha256.Size]byte // guarded by looking; of the text in use
 
 	mu     sync.Mutex
-	status usersReply // guarded by mu
+	status api.UsersFile // guarded by mu
 }
 
 // maxUsersFile bounds a users_file: about a hundred thousand users.
@@ -111,7 +112,7 @@ func (m *usersFiles) prepare(paths []string) (next usersSet, failed map[string]e
 			continue
 		}
 		next[path] = &usersFile{path: path, users: htpasswd.New(list), log: m.log.With("users_file", path), sum: sum,
-			status: usersReply{File: path, Users: list.Len(), Loaded: time.Now()}}
+			status: api.UsersFile{File: path, Users: list.Len(), Loaded: time.Now()}}
 	}
 	return next, failed
 }
@@ -145,8 +146,8 @@ func (m *usersFiles) refresh() {
 }
 
 // statuses lists the files by path.
-func (m *usersFiles) statuses() []usersReply {
-	var out []usersReply
+func (m *usersFiles) statuses() []api.UsersFile {
+	var out []api.UsersFile
 	for _, u := range m.list() {
 		out = append(out, u.reply())
 	}
@@ -186,7 +187,7 @@ func (u *usersFile) look() time.Duration {
 		u.users.Set(list)
 		u.sum = sum
 		u.log.Info("users renewed", "users", list.Len())
-		u.tell(usersReply{File: u.path, Users: list.Len(), Loaded: time.Now()})
+		u.tell(api.UsersFile{File: u.path, Users: list.Len(), Loaded: time.Now()})
 	case said:
 	default:
 		u.log.Warn("users not renewed; the old ones stay", "cause", wrong)
@@ -197,14 +198,14 @@ func (u *usersFile) look() time.Duration {
 	return files.PollInterval
 }
 
-func (u *usersFile) reply() usersReply {
+func (u *usersFile) reply() api.UsersFile {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.status
 }
 
 // tell replaces the status.
-func (u *usersFile) tell(status usersReply) {
+func (u *usersFile) tell(status api.UsersFile) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.status = status

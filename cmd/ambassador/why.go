@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -55,33 +56,33 @@ func stories(live, ended []l4.Record) []story {
 
 // writeStories tells them for people. total is how many there were.
 func writeStories(w io.Writer, all []story, total int, now time.Time) error {
-	p := &page{report{now: now}}
+	p := &page{output.Report{Now: now}}
 	for i, s := range all {
 		if i > 0 {
-			p.linef("")
+			p.Linef("")
 		}
 		p.story(s)
 	}
 	if more := total - len(all); more > 0 {
-		p.linef("")
-		p.linef("%s of this client not shown; `ambassador sessions --recent` lists all.", plural(more, "older session"))
+		p.Linef("")
+		p.Linef("%s of this client not shown; `ambassador sessions --recent` lists all.", output.Plural(more, "older session"))
 	}
 	_, err := io.WriteString(w, p.String())
 	return err
 }
 
 func writeStoriesJSON(w io.Writer, all []story) error {
-	return writeJSON(w, map[string]any{"sessions": all})
+	return output.WriteJSON(w, map[string]any{"sessions": all})
 }
 
 func (p *page) story(s story) {
 	if s.Live {
-		p.linef("session %s: still open, in stage %s", s.ID, s.Stage)
+		p.Linef("session %s: still open, in stage %s", s.ID, s.Stage)
 	} else {
-		p.linef("session %s: %s, in stage %s", s.ID, s.Reason, s.Stage)
+		p.Linef("session %s: %s, in stage %s", s.ID, s.Reason, s.Stage)
 	}
 	rows := [][2]string{
-		{"start", p.when(s.Start) + " (" + age(p.now.Sub(s.Start)) + " ago)"},
+		{"start", p.When(s.Start) + " (" + output.Age(p.Now.Sub(s.Start)) + " ago)"},
 		{"client", s.who()},
 		{"destination", s.Destination},
 		{"rule", s.Rule},
@@ -92,15 +93,15 @@ func (p *page) story(s story) {
 		{"limit", s.Limit},
 		{"retry in", s.retryIn()},
 		{"first close", s.FirstClose},
-		{"bytes", byteCount(s.BytesUp) + " up, " + byteCount(s.BytesDown) + " down" + s.cut()},
+		{"bytes", output.Bytes(s.BytesUp) + " up, " + output.Bytes(s.BytesDown) + " down" + s.cut()},
 		{"time", s.times()},
 	}
 	for _, r := range rows {
 		if r[1] != "" {
-			p.linef("  %-12s %s", r[0], r[1])
+			p.Linef("  %-12s %s", r[0], r[1])
 		}
 	}
-	p.linef("%s", s.Advice)
+	p.Linef("%s", s.Advice)
 }
 
 func (s story) who() string {

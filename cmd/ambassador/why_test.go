@@ -10,7 +10,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
 
@@ -161,7 +163,7 @@ func TestEveryEndingIsTold(t *testing.T) {
 // Whatever an ambassador says of its sessions and upstreams, its commands print it
 // without what speaks to a terminal.
 func TestCommandsPrintWhatCanBeSeen(t *testing.T) {
-	var status statusReply
+	var status api.Status
 	var record l4.Record
 	cmdtest.Fill(reflect.ValueOf(&status).Elem(), cmdtest.Evil)
 	cmdtest.Fill(reflect.ValueOf(&record).Elem(), cmdtest.Evil)
@@ -169,13 +171,15 @@ func TestCommandsPrintWhatCanBeSeen(t *testing.T) {
 	record.Start = cmdtest.Noon()
 	all := []l4.Record{record}
 	for what, write := range map[string]func(w *bytes.Buffer) error{
-		"status":               func(w *bytes.Buffer) error { return writeStatus(w, status, cmdtest.Noon()) },
-		"sessions":             func(w *bytes.Buffer) error { return writeSessions(w, all, false, cmdtest.Noon()) },
-		"sessions --recent":    func(w *bytes.Buffer) error { return writeSessions(w, all, true, cmdtest.Noon()) },
-		"why":                  func(w *bytes.Buffer) error { return writeStories(w, stories(nil, all), 1, cmdtest.Noon()) },
-		"why --json":           func(w *bytes.Buffer) error { return writeStoriesJSON(w, stories(all, all)) },
-		"status --json":        func(w *bytes.Buffer) error { return writeJSON(w, status) },
-		"an answer, as it was": func(w *bytes.Buffer) error { return writeAnswer(w, []byte("{\"a\":\"\x9b\u202e\x7f\",\r\n\"b\": 1}")) },
+		"status":            func(w *bytes.Buffer) error { return writeStatus(w, status, cmdtest.Noon()) },
+		"sessions":          func(w *bytes.Buffer) error { return writeSessions(w, all, false, cmdtest.Noon()) },
+		"sessions --recent": func(w *bytes.Buffer) error { return writeSessions(w, all, true, cmdtest.Noon()) },
+		"why":               func(w *bytes.Buffer) error { return writeStories(w, stories(nil, all), 1, cmdtest.Noon()) },
+		"why --json":        func(w *bytes.Buffer) error { return writeStoriesJSON(w, stories(all, all)) },
+		"status --json":     func(w *bytes.Buffer) error { return output.WriteJSON(w, status) },
+		"an answer, as it was": func(w *bytes.Buffer) error {
+			return output.WriteAnswer(w, []byte("{\"a\":\"\x9b\u202e\x7f\",\r\n\"b\": 1}"))
+		},
 	} {
 		var out bytes.Buffer
 		if err := write(&out); err != nil || out.Len() == 0 {
@@ -183,7 +187,7 @@ func TestCommandsPrintWhatCanBeSeen(t *testing.T) {
 		}
 		cmdtest.MustBeVisible(t, what, out.String())
 	}
-	if err := writeAnswer(&bytes.Buffer{}, []byte("\x1b[31mno JSON")); err == nil || !strings.Contains(err.Error(), `\x1b[31mno JSON`) {
+	if err := output.WriteAnswer(&bytes.Buffer{}, []byte("\x1b[31mno JSON")); err == nil || !strings.Contains(err.Error(), `\x1b[31mno JSON`) {
 		t.Errorf("an answer that is no JSON: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package output
 
 import (
 	"bytes"
@@ -18,9 +18,9 @@ import (
 // space. The others (controls of ASCII and of Latin-1, directions, line separators, what
 // has no width) are escaped, here for every reader.
 
-// visible is a text on one line, with \n, \x1b, \u202e and the like for what cannot be
+// Visible is a text on one line, with \n, \x1b, \u202e and the like for what cannot be
 // seen. It is for people: a backslash stays one, so that the text cannot be read back.
-func visible(s string) string {
+func Visible(s string) string {
 	if !strings.ContainsFunc(s, isHidden) {
 		return s
 	}
@@ -44,21 +44,21 @@ func visible(s string) string {
 // isHidden says whether a character is escaped. RuneError may be a byte that is none.
 func isHidden(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
 
-// visibleLines is visible for a text of several lines that are ours.
-func visibleLines(s string) string {
+// VisibleLines is visible for a text of several lines that are ours.
+func VisibleLines(s string) string {
 	if !strings.ContainsFunc(s, isHidden) {
 		return s
 	}
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
-		lines[i] = visible(line)
+		lines[i] = Visible(line)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// appendVisibleJSON appends a JSON text in which what cannot be seen is written \uXXXX.
+// AppendJSON appends a JSON text in which what cannot be seen is written \uXXXX.
 // It stands for the same value: outside its strings JSON has only ASCII.
-func appendVisibleJSON(dst, text []byte) []byte {
+func AppendJSON(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {
@@ -79,7 +79,7 @@ func appendVisibleJSON(dst, text []byte) []byte {
 	return dst
 }
 
-// hasHidden says whether a JSON text has something that appendVisibleJSON would look at.
+// hasHidden says whether a JSON text has something that AppendJSON would look at.
 func hasHidden(text []byte) bool {
 	for _, c := range text {
 		if c > '~' || c < ' ' && c != '\n' && c != '\t' {
@@ -89,33 +89,33 @@ func hasHidden(text []byte) bool {
 	return false
 }
 
-// jsonWriter passes JSON texts on, each whole in one Write, as appendVisibleJSON has them.
-type jsonWriter struct{ w io.Writer }
+// JSONWriter passes JSON texts on, each whole in one Write, as AppendJSON has them.
+type JSONWriter struct{ W io.Writer }
 
-func (w jsonWriter) Write(text []byte) (int, error) {
+func (w JSONWriter) Write(text []byte) (int, error) {
 	out := text
 	if hasHidden(text) {
-		out = appendVisibleJSON(make([]byte, 0, len(text)+64), text)
+		out = AppendJSON(make([]byte, 0, len(text)+64), text)
 	}
-	if _, err := w.w.Write(out); err != nil {
+	if _, err := w.W.Write(out); err != nil {
 		return 0, err
 	}
 	return len(text), nil
 }
 
-// writeJSON prints a value.
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(jsonWriter{w: w})
+// WriteJSON prints a value.
+func WriteJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(JSONWriter{W: w})
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
 
-// writeAnswer prints JSON that another process has sent.
-func writeAnswer(w io.Writer, text []byte) error {
+// WriteAnswer prints JSON that another process has sent.
+func WriteAnswer(w io.Writer, text []byte) error {
 	if !json.Valid(text) {
-		return fmt.Errorf("the answer is no JSON (%s); check --admin", visible(string(bytes.TrimSpace(text[:min(len(text), 100)]))))
+		return fmt.Errorf("the answer is no JSON (%s); check --admin", Visible(string(bytes.TrimSpace(text[:min(len(text), 100)]))))
 	}
-	_, err := jsonWriter{w: w}.Write(text)
+	_, err := JSONWriter{W: w}.Write(text)
 	return err
 }

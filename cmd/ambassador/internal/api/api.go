@@ -1,4 +1,4 @@
-package main
+package api
 
 import (
 	"fmt"
@@ -10,50 +10,50 @@ import (
 
 // The paths of the API.
 const (
-	pathLive       = "/livez"
-	pathReady      = "/readyz"
-	pathMetrics    = "/metrics"
-	pathStatus     = "/v1/status"
-	pathSessions   = "/v1/sessions"
-	pathRecent     = "/v1/sessions/recent"
-	pathKill       = "/v1/sessions/{id}/kill"
-	pathUpstreams  = "/v1/upstreams"
-	pathIdentities = "/v1/identities"
-	pathConfig     = "/v1/config"
-	pathReload     = "/v1/reload"
-	pathDrain      = "/v1/drain"
-	pathQuit       = "/v1/quit"
+	PathLive       = "/livez"
+	PathReady      = "/readyz"
+	PathMetrics    = "/metrics"
+	PathStatus     = "/v1/status"
+	PathSessions   = "/v1/sessions"
+	PathRecent     = "/v1/sessions/recent"
+	PathKill       = "/v1/sessions/{id}/kill"
+	PathUpstreams  = "/v1/upstreams"
+	PathIdentities = "/v1/identities"
+	PathConfig     = "/v1/config"
+	PathReload     = "/v1/reload"
+	PathDrain      = "/v1/drain"
+	PathQuit       = "/v1/quit"
 )
 
-// adminReloadTimeout is how long a reload may take: it contacts no other host, but the
+// ReloadTimeout is how long a reload may take: it contacts no other host, but the
 // files may be many.
-const adminReloadTimeout = 30 * time.Second
+const ReloadTimeout = 30 * time.Second
 
-// statusReply is the answer of /v1/status.
-type statusReply struct {
+// Status is the answer of /v1/status.
+type Status struct {
 	Version    string              `json:"version"`
 	PID        int                 `json:"pid"`
 	Started    time.Time           `json:"started"`
 	Readiness  l4.Readiness        `json:"readiness"`
-	Listeners  []listenerReply     `json:"listeners"`
+	Listeners  []Listener          `json:"listeners"`
 	Upstreams  []l4.UpstreamStatus `json:"upstreams"`
-	Identities []identityReply     `json:"identities"`
-	UsersFiles []usersReply        `json:"users_files,omitempty"`
-	Sandbox    *sandboxReply       `json:"sandbox,omitempty"`
+	Identities []Identity          `json:"identities"`
+	UsersFiles []UsersFile         `json:"users_files,omitempty"`
+	Sandbox    *Sandbox            `json:"sandbox,omitempty"`
 	// Sessions are open; the bytes are those of ended ones too.
 	Sessions  int   `json:"sessions"`
 	BytesUp   int64 `json:"bytes_up"`
 	BytesDown int64 `json:"bytes_down"`
 }
 
-// listenerReply is a listener as the API tells of it. Rules is how many it has.
-type listenerReply struct {
+// Listener is a listener as the API tells of it. Rules is how many it has.
+type Listener struct {
 	l4.ListenerStatus
 	Rules int `json:"rules,omitempty"`
 }
 
-// identityReply is certs.Status as the API tells it.
-type identityReply struct {
+// Identity is certs.Status as the API tells it.
+type Identity struct {
 	Name       string     `json:"name"`
 	Ready      bool       `json:"ready"`
 	Subject    string     `json:"subject,omitempty"`
@@ -71,13 +71,13 @@ type identityReply struct {
 	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
 }
 
-// sessionsReply is the answer of /v1/sessions and /v1/sessions/recent.
-type sessionsReply struct {
+// Sessions is the answer of /v1/sessions and /v1/sessions/recent.
+type Sessions struct {
 	Sessions []l4.Record `json:"sessions"`
 }
 
-// usersReply is a users_file as the API tells of it.
-type usersReply struct {
+// UsersFile is a users_file as the API tells of it.
+type UsersFile struct {
 	File   string    `json:"file"`
 	Users  int       `json:"users"`
 	Loaded time.Time `json:"loaded"`
@@ -86,8 +86,8 @@ type usersReply struct {
 	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
 }
 
-// sandboxReply is what the kernel enforces, as the API tells it.
-type sandboxReply struct {
+// Sandbox is what the kernel enforces, as the API tells it.
+type Sandbox struct {
 	// ABI is the version of Landlock; 0 where nothing is enforced.
 	ABI int `json:"landlock_abi"`
 	// Enforced are of files, bind, connect.
@@ -97,7 +97,7 @@ type sandboxReply struct {
 }
 
 // String is the same for people.
-func (r sandboxReply) String() string {
+func (r Sandbox) String() string {
 	if len(r.Enforced) == 0 {
 		return "off: " + r.Reason
 	}
@@ -108,50 +108,50 @@ func (r sandboxReply) String() string {
 	return text
 }
 
-// upstreamsReply is the answer of pathUpstreams.
-type upstreamsReply struct {
+// Upstreams is the answer of PathUpstreams.
+type Upstreams struct {
 	Upstreams []l4.UpstreamStatus `json:"upstreams"`
 }
 
-// identitiesReply is the answer of pathIdentities.
-type identitiesReply struct {
-	Identities []identityReply `json:"identities"`
+// Identities is the answer of PathIdentities.
+type Identities struct {
+	Identities []Identity `json:"identities"`
 }
 
-// reloadReply is the answer of pathReload.
-type reloadReply struct {
+// Reloaded is the answer of PathReload.
+type Reloaded struct {
 	Reloaded bool `json:"reloaded"`
 }
 
-// drainReply is the answer of pathDrain.
-type drainReply struct {
+// Draining is the answer of PathDrain.
+type Draining struct {
 	Draining bool `json:"draining"`
 	Sessions int  `json:"sessions"` // that are open
 }
 
-// quitReply is the answer of pathQuit.
-type quitReply struct {
+// Quitting is the answer of PathQuit.
+type Quitting struct {
 	Quitting bool `json:"quitting"`
 	Sessions int  `json:"sessions"` // that are open
 }
 
-// killReply is the answer of pathKill.
-type killReply struct {
+// Killed is the answer of PathKill.
+type Killed struct {
 	Killed string `json:"killed"` // the session's id
 }
 
-// apiError is what a refused request is answered with.
-type apiError struct {
+// Error is what a refused request is answered with.
+type Error struct {
 	Status int      `json:"-"`
 	Text   string   `json:"error"`
 	Mend   string   `json:"mend,omitempty"`
 	Paths  []string `json:"paths,omitempty"`
 }
 
-func (e *apiError) Error() string { return e.Text }
+func (e *Error) Error() string { return e.Text }
 
-// readyReply is what `wait --json` prints.
-type readyReply struct {
+// Ready is what `wait --json` prints.
+type Ready struct {
 	Ready   bool     `json:"ready"`
 	Waiting []string `json:"waiting"`
 }

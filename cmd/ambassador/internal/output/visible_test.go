@@ -1,4 +1,4 @@
-package main
+package output
 
 import (
 	"bytes"
@@ -18,14 +18,14 @@ func TestVisible(t *testing.T) {
 		"a\u202eb\u2028c\ufeff": `a\u202eb\u2028c\ufeff`,
 		"\U000e0041\u00a0":      `\U000e0041\u00a0`,
 	} {
-		if got := visible(in); got != want {
+		if got := Visible(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
 		}
 	}
-	if got, want := visibleLines("a\x1b\nb\tc\n"), "a\\x1b\nb\\tc\n"; got != want {
+	if got, want := VisibleLines("a\x1b\nb\tc\n"), "a\\x1b\nb\\tc\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	cmdtest.MustBeVisible(t, "visible", visible(cmdtest.Evil))
+	cmdtest.MustBeVisible(t, "visible", Visible(cmdtest.Evil))
 }
 
 func TestVisibleJSON(t *testing.T) {
@@ -37,7 +37,7 @@ func TestVisibleJSON(t *testing.T) {
 		"\"\x7f\xff\x1b\"": `"\u007f\ufffd\u001b"`,
 	} {
 		var out bytes.Buffer
-		if n, err := (jsonWriter{w: &out}).Write([]byte(in)); n != len(in) || err != nil || out.String() != want {
+		if n, err := (JSONWriter{W: &out}).Write([]byte(in)); n != len(in) || err != nil || out.String() != want {
 			t.Errorf("%q: %d, %v, %s, want %s", in, n, err, &out, want)
 		}
 	}
@@ -57,16 +57,16 @@ func FuzzVisibleJSON(f *testing.F) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		if err := writeJSON(&out, s); err != nil {
+		if err := WriteJSON(&out, s); err != nil {
 			t.Fatal(err)
 		}
-		for name, text := range map[string][]byte{"appendVisibleJSON": appendVisibleJSON(nil, plain), "writeJSON": out.Bytes()} {
+		for name, text := range map[string][]byte{"appendVisibleJSON": AppendJSON(nil, plain), "writeJSON": out.Bytes()} {
 			var got string
 			if err := json.Unmarshal(text, &got); err != nil || got != want {
 				t.Errorf("%s: %s is %q, %v; want %q", name, text, got, err, want)
 			}
 			cmdtest.OnlyVisible(t, name, strings.TrimSuffix(string(text), "\n"))
 		}
-		cmdtest.OnlyVisible(t, "visible", visible(s))
+		cmdtest.OnlyVisible(t, "visible", Visible(s))
 	})
 }
