@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
@@ -329,8 +330,8 @@ func FuzzSessionMatcher(f *testing.F) {
 
 // A real server on a real socket, with the server's bounds.
 func TestAdminOverItsSockets(t *testing.T) {
-	for _, at := range []adminListen{{Address: "unix:" + cmdtest.ShortDir(t) + "/a.sock"}, {Address: "127.0.0.1:0"}} {
-		addr := serveAdmin(t, cmdtest.NewFakeServer(), at, adminOptions{TCP: !strings.HasPrefix(at.Address, "unix:")})
+	for _, at := range []adminsocket.Address{{At: "unix:" + cmdtest.ShortDir(t) + "/a.sock"}, {At: "127.0.0.1:0"}} {
+		addr := serveAdmin(t, cmdtest.NewFakeServer(), at, adminOptions{TCP: !strings.HasPrefix(at.At, "unix:")})
 		body, status, err := cmdtest.AskPrinted(addr, "GET", "/v1/status")
 		if err != nil || status != http.StatusOK {
 			t.Fatal(status, err)
@@ -346,9 +347,9 @@ func TestAdminOverItsSockets(t *testing.T) {
 }
 
 // serveAdmin serves the admin API of f until the test ends.
-func serveAdmin(t *testing.T, f *cmdtest.FakeServer, at adminListen, o adminOptions) (addr string) {
+func serveAdmin(t *testing.T, f *cmdtest.FakeServer, at adminsocket.Address, o adminOptions) (addr string) {
 	t.Helper()
-	ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf(), at)
+	ln, addr, err := adminsocket.Listen(t.Context(), cmdtest.EnvOf(), at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
@@ -128,8 +129,8 @@ func (e *severalError) Error() string {
 
 // onlyAdminSocket is the one default socket on which a process answers.
 func (a *commands) onlyAdminSocket(ctx context.Context) (string, error) {
-	folders := adminFolders(a.env)
-	live, failed := liveAdminSockets(ctx, folders)
+	folders := adminsocket.Folders(a.env)
+	live, failed := adminsocket.Live(ctx, folders)
 	switch {
 	case len(live) == 1:
 		return live[0], nil
@@ -140,7 +141,7 @@ func (a *commands) onlyAdminSocket(ctx context.Context) (string, error) {
 	}
 	var paths []string
 	for _, f := range folders {
-		paths = append(paths, f.path)
+		paths = append(paths, f.Path)
 	}
 	return "", fmt.Errorf("no ambassador is running here: no admin socket in %s; start one (`ambassador run`, `ambassador forward`), or give --admin ADDR (it prints `listening admin ADDR` at its start)", strings.Join(paths, ", "))
 }

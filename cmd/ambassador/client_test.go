@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 )
@@ -37,7 +38,7 @@ func serveAPI(t *testing.T, ln net.Listener, addr string, h http.Handler) string
 // listenLive binds a default admin socket; it is closed when the test ends.
 func listenLive(t *testing.T, env func(string) (string, bool)) string {
 	t.Helper()
-	ln, addr, err := listenAdmin(t.Context(), env, adminListen{})
+	ln, addr, err := adminsocket.Listen(t.Context(), env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func runningAdmin(t *testing.T, f *cmdtest.FakeServer) (a *commands, out *bytes.
 	t.Helper()
 	a, out = commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t)), &bytes.Buffer{}
 	a.stdout = out
-	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +237,7 @@ func TestParseAdmin(t *testing.T) {
 
 func TestTokenOverTCP(t *testing.T) {
 	f := cmdtest.NewFakeServer()
-	ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "127.0.0.1:0"})
+	ln, addr, err := adminsocket.Listen(t.Context(), cmdtest.EnvOf(), adminsocket.Address{At: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +289,7 @@ func TestWaitUntilReady(t *testing.T) {
 		return l4.Readiness{Ready: true}
 	}
 	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
-	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +304,7 @@ func TestWaitForOneThatIsStarting(t *testing.T) {
 	a := commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t), "TMPDIR="+cmdtest.ShortDir(t))
 	done := make(chan error, 1)
 	go func() { done <- runClient(t.Context(), a, "wait", "--timeout", "10s") }() // collected below
-	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +338,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	d := fakeDeps(f)
 	d.ready = func() l4.Readiness { cancel(stopped); return l4.Readiness{} }
 	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
-	ln, addr, err := listenAdmin(t.Context(), a.env, adminListen{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}

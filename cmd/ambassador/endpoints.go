@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"ambassador/cmd/ambassador/internal/adminsocket"
 )
 
 // endpoints are the HTTP sockets of a process: the admin API, and the metrics
@@ -90,7 +92,7 @@ type webSockets struct {
 // adminSocket is where the admin API is, and how it is guarded there. Whether that is
 // on TCP follows from the address.
 type adminSocket struct {
-	at    adminListen
+	at    adminsocket.Address
 	guard adminOptions
 }
 
@@ -114,17 +116,17 @@ func (m *endpoints) prepareAdmin(ctx context.Context, set *endpointSet, want *ad
 		return nil
 	}
 	at := want.at
-	e := m.find("admin", at.Address)
+	e := m.find("admin", at.At)
 	if e == nil {
-		ln, addr, err := listenAdmin(ctx, m.env, at)
-		if err != nil && at.Address == "" {
+		ln, addr, err := adminsocket.Listen(ctx, m.env, at)
+		if err != nil && at.At == "" {
 			m.log.Warn("no admin socket: status, why and the other commands cannot ask this process", "cause", err.Error(), "mend", `set admin.listen, or --admin ADDR; --admin "" for none`)
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		e = m.bound(set, "admin", at.Address, addr, ln, adminTimeout)
+		e = m.bound(set, "admin", at.At, addr, ln, adminTimeout)
 	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
 	}

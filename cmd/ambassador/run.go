@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
@@ -285,7 +286,7 @@ func socketsOf(f *File) (want webSockets, err error) {
 	if err != nil {
 		return want, &exitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
 	}
-	want.admin = &adminSocket{at: adminListen{Address: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
+	want.admin = &adminSocket{at: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
 		guard: adminOptions{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == tokenForAll}}
 	return want, nil
 }

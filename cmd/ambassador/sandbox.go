@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"ambassador/certs/files"
+	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
 )
 
@@ -66,7 +67,7 @@ type portWant struct {
 }
 
 // wantsOf lists what f needs. Config is the file that f was read from, empty if there
-// is none; adminFolder has the default admin socket.
+// is none; adminsocket.Folder has the default admin socket.
 func wantsOf(f *File, config, adminFolder string) *wants {
 	w := &wants{}
 	w.read("", config)
@@ -385,7 +386,7 @@ func (p *process) wants(f *File) *wants {
 	if p.opts.load != nil {
 		config, _ = filepath.Abs(f.name()) // an error is that of the working folder: it is gone
 	}
-	return wantsOf(f, config, defaultAdminFolder(p.world.env).path)
+	return wantsOf(f, config, adminsocket.DefaultFolder(p.world.env).Path)
 }
 
 // sandboxed is what is enforced, for the API; nil where nobody asked for it.

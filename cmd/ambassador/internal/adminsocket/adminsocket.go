@@ -1,4 +1,4 @@
-package main
+package adminsocket
 
 import (
 	"context"
@@ -17,22 +17,22 @@ import (
 	"ambassador/l4"
 )
 
-// adminListen is where the admin API listens.
-type adminListen struct {
-	// Address is admin.listen: "unix:/path" or "HOST:PORT". Empty: the default
+// Address is where the admin API listens.
+type Address struct {
+	// At is admin.listen: "unix:/path" or "HOST:PORT". Empty: the default
 	// socket, in the default folder.
-	Address string
+	At string
 	// Unsafe is admin.unsafe_admin_listen: TCP beyond loopback is allowed.
 	Unsafe bool
 }
 
-// listenAdmin binds the admin API's socket and gives its address as printed. To
+// Listen binds the admin API's socket and gives its address as printed. To
 // close the listener also removes the socket's file, if it is still ours.
-func listenAdmin(ctx context.Context, env func(string) (string, bool), at adminListen) (ln net.Listener, addr string, err error) {
-	path, unix := strings.CutPrefix(at.Address, "unix:")
+func Listen(ctx context.Context, env func(string) (string, bool), at Address) (ln net.Listener, addr string, err error) {
+	path, unix := strings.CutPrefix(at.At, "unix:")
 	switch {
-	case at.Address == "":
-		ln, err = listenAdminDefault(ctx, defaultAdminFolder(env))
+	case at.At == "":
+		ln, err = listenAdminDefault(ctx, DefaultFolder(env))
 	case unix:
 		ln, err = l4.ListenUnix(ctx, path, l4.SocketConfig{})
 	default:
@@ -48,70 +48,70 @@ func listenAdmin(ctx context.Context, env func(string) (string, bool), at adminL
 	return ln, addr, nil
 }
 
-func listenAdminTCP(ctx context.Context, at adminListen) (net.Listener, error) {
+func listenAdminTCP(ctx context.Context, at Address) (net.Listener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
-	ln, err := lc.Listen(ctx, "tcp", at.Address)
+	ln, err := lc.Listen(ctx, "tcp", at.At)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port in admin.listen", at.Address)
+		return nil, fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port in admin.listen", at.At)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		ln.Close()
-		return nil, fmt.Errorf("listen %s: others could reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", at.Address)
+		return nil, fmt.Errorf("listen %s: others could reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", at.At)
 	}
 	return ln, nil
 }
 
-// adminFolder is a folder where default admin sockets are.
-type adminFolder struct {
-	path string
+// Folder is a folder where default admin sockets are.
+type Folder struct {
+	Path string
 	// given: a supervisor made the folder and answers for who may enter it.
 	// Otherwise we make it, and use it only if it is ours alone.
 	given bool
 }
 
-// defaultAdminFolder is the folder of a default socket: the first of
+// DefaultFolder is the folder of a default socket: the first of
 // $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/ambassador, else ambassador-UID in
 // the temporary folder.
-func defaultAdminFolder(env func(string) (string, bool)) adminFolder {
-	return adminFolders(env)[0]
+func DefaultFolder(env func(string) (string, bool)) Folder {
+	return Folders(env)[0]
 }
 
 // systemAdminFolder is where a service with RuntimeDirectory=ambassador, and the
 // container image, have their socket.
 const systemAdminFolder = "/run/ambassador"
 
-// adminFolders are the folders in which clients look for a socket: those that a
+// Folders are the folders in which clients look for a socket: those that a
 // default socket would be in, in their order, and, where the environment is not
 // a service's own, the system's.
-func adminFolders(env func(string) (string, bool)) []adminFolder {
-	var out []adminFolder
+func Folders(env func(string) (string, bool)) []Folder {
+	var out []Folder
 	get := func(key string) string { v, _ := env(key); return v }
 	given, _, _ := strings.Cut(get("RUNTIME_DIRECTORY"), ":")
 	if given != "" {
-		out = append(out, adminFolder{given, true})
+		out = append(out, Folder{given, true})
 	}
 	if dir := get("XDG_RUNTIME_DIR"); dir != "" {
-		out = append(out, adminFolder{path: filepath.Join(dir, "ambassador")})
+		out = append(out, Folder{Path: filepath.Join(dir, "ambassador")})
 	}
 	tmp := get("TMPDIR")
 	if tmp == "" {
 		tmp = "/tmp"
 	}
-	out = append(out, adminFolder{path: filepath.Join(tmp, "ambassador-"+strconv.Itoa(os.Geteuid()))})
+	out = append(out, Folder{Path: filepath.Join(tmp, "ambassador-"+strconv.Itoa(os.Geteuid()))})
 	if given == "" {
-		out = append(out, adminFolder{systemAdminFolder, true})
+		out = append(out, Folder{systemAdminFolder, true})
 	}
 	return out
 }
 
 // prepare makes the folder if it is to be ours, and checks it.
-func (f adminFolder) prepare() error {
+func (f Folder) prepare() error {
 	if !f.given {
-		if err := os.Mkdir(f.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(f.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -119,50 +119,50 @@ func (f adminFolder) prepare() error {
 }
 
 // check refuses a folder in which somebody else could put a socket or take ours.
-func (f adminFolder) check() error {
+func (f Folder) check() error {
 	if f.given {
-		info, err := os.Stat(f.path)
+		info, err := os.Stat(f.Path)
 		if err == nil && !info.IsDir() {
-			err = fmt.Errorf("%s: not a folder", f.path)
+			err = fmt.Errorf("%s: not a folder", f.Path)
 		}
 		return err
 	}
-	info, err := os.Lstat(f.path)
+	info, err := os.Lstat(f.Path)
 	if err != nil {
 		return err
 	}
 	owner, _ := info.Sys().(*syscall.Stat_t)
 	switch {
 	case info.Mode().Type() == fs.ModeSymlink:
-		return fmt.Errorf("%s: a symbolic link, not a folder of our own; remove it, or set admin.listen", f.path)
+		return fmt.Errorf("%s: a symbolic link, not a folder of our own; remove it, or set admin.listen", f.Path)
 	case !info.IsDir():
-		return fmt.Errorf("%s: not a folder; remove it, or set admin.listen", f.path)
+		return fmt.Errorf("%s: not a folder; remove it, or set admin.listen", f.Path)
 	case owner == nil || int(owner.Uid) != os.Geteuid():
-		return fmt.Errorf("%s: belongs to another user; remove it, or set admin.listen", f.path)
+		return fmt.Errorf("%s: belongs to another user; remove it, or set admin.listen", f.Path)
 	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s: mode %#o lets others in; chmod 700 it, or set admin.listen", f.path, info.Mode().Perm())
+		return fmt.Errorf("%s: mode %#o lets others in; chmod 700 it, or set admin.listen", f.Path, info.Mode().Perm())
 	}
 	return nil
 }
 
 // listenAdminDefault binds admin.sock, or admin-PID.sock where another process
 // answers on that, and clears away what dead processes have left.
-func listenAdminDefault(ctx context.Context, f adminFolder) (net.Listener, error) {
+func listenAdminDefault(ctx context.Context, f Folder) (net.Listener, error) {
 	if err := f.prepare(); err != nil {
 		return nil, err
 	}
-	unlock, err := lockFolder(ctx, f.path)
+	unlock, err := lockFolder(ctx, f.Path)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	path := filepath.Join(f.path, "admin.sock")
-	for _, other := range adminSocketsIn(f.path) {
+	path := filepath.Join(f.Path, "admin.sock")
+	for _, other := range adminSocketsIn(f.Path) {
 		switch err := l4.KnockUnix(ctx, other); {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			os.Remove(other)
 		case other == path:
-			path = filepath.Join(f.path, fmt.Sprintf("admin-%d.sock", os.Getpid()))
+			path = filepath.Join(f.Path, fmt.Sprintf("admin-%d.sock", os.Getpid()))
 		}
 	}
 	return l4.ListenUnix(ctx, path, l4.SocketConfig{})
@@ -217,15 +217,15 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// liveAdminSockets are the sockets in the folders on which a process answers.
+// Live are the sockets in the folders on which a process answers.
 // Folders that could be another user's are left out. failed are the sockets
 // that exist but could not be asked, each with its reason.
-func liveAdminSockets(ctx context.Context, folders []adminFolder) (live []string, failed []error) {
+func Live(ctx context.Context, folders []Folder) (live []string, failed []error) {
 	for _, f := range folders {
 		if f.check() != nil {
 			continue
 		}
-		for _, path := range adminSocketsIn(f.path) {
+		for _, path := range adminSocketsIn(f.Path) {
 			switch err := l4.KnockUnix(ctx, path); {
 			case err == nil && !slices.Contains(live, path):
 				live = append(live, path)

@@ -1,4 +1,4 @@
-package main
+package adminsocket
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 // listenDefault binds a default admin socket; it is closed when the test ends.
 func listenDefault(t *testing.T, env func(string) (string, bool)) string {
 	t.Helper()
-	ln, addr, err := listenAdmin(t.Context(), env, adminListen{})
+	ln, addr, err := Listen(t.Context(), env, Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,15 +43,15 @@ func TestDefaultAdminFolder(t *testing.T) {
 	uid := fmt.Sprint(os.Geteuid())
 	for _, tt := range []struct {
 		env  []string
-		want adminFolder
+		want Folder
 	}{
-		{[]string{"RUNTIME_DIRECTORY=/run/a", "XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/t"}, adminFolder{"/run/a", true}},
-		{[]string{"RUNTIME_DIRECTORY=/run/a:/run/b"}, adminFolder{"/run/a", true}},
-		{[]string{"RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/t"}, adminFolder{"/run/user/1/ambassador", false}},
-		{[]string{"XDG_RUNTIME_DIR=", "TMPDIR=/t"}, adminFolder{"/t/ambassador-" + uid, false}},
-		{nil, adminFolder{"/tmp/ambassador-" + uid, false}},
+		{[]string{"RUNTIME_DIRECTORY=/run/a", "XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/t"}, Folder{"/run/a", true}},
+		{[]string{"RUNTIME_DIRECTORY=/run/a:/run/b"}, Folder{"/run/a", true}},
+		{[]string{"RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR=/run/user/1", "TMPDIR=/t"}, Folder{"/run/user/1/ambassador", false}},
+		{[]string{"XDG_RUNTIME_DIR=", "TMPDIR=/t"}, Folder{"/t/ambassador-" + uid, false}},
+		{nil, Folder{"/tmp/ambassador-" + uid, false}},
 	} {
-		if got := defaultAdminFolder(cmdtest.EnvOf(tt.env...)); got != tt.want {
+		if got := DefaultFolder(cmdtest.EnvOf(tt.env...)); got != tt.want {
 			t.Errorf("with %q: %+v, want %+v", tt.env, got, tt.want)
 		}
 	}
@@ -62,8 +62,8 @@ func TestAdminFoldersOfTheEnvironment(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
 	t.Setenv("TMPDIR", "/t")
 	var got []string
-	for _, f := range adminFolders(os.LookupEnv) {
-		got = append(got, f.path)
+	for _, f := range Folders(os.LookupEnv) {
+		got = append(got, f.Path)
 	}
 	want := []string{"/run/user/1/ambassador", fmt.Sprintf("/t/ambassador-%d", os.Geteuid()), "/run/ambassador"}
 	if !slices.Equal(got, want) {
@@ -73,7 +73,7 @@ func TestAdminFoldersOfTheEnvironment(t *testing.T) {
 
 func TestDefaultSocketIsGuardedAndRemoved(t *testing.T) {
 	tmp := cmdtest.ShortDir(t)
-	ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf("TMPDIR="+tmp), adminListen{})
+	ln, addr, err := Listen(t.Context(), cmdtest.EnvOf("TMPDIR="+tmp), Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestSecondAmbassadorHasItsOwnSocket(t *testing.T) {
 	if filepath.Base(first) != "admin.sock" || filepath.Base(second) != fmt.Sprintf("admin-%d.sock", os.Getpid()) {
 		t.Errorf("sockets %s, %s", first, second)
 	}
-	live, failed := liveAdminSockets(t.Context(), adminFolders(env)[:1])
+	live, failed := Live(t.Context(), Folders(env)[:1])
 	if len(live) != 2 || len(failed) > 0 {
 		t.Errorf("live %q, failed %v", live, failed)
 	}
@@ -128,12 +128,12 @@ func TestDeadSocketsAreRemovedAndOthersKept(t *testing.T) {
 
 func TestCloseKeepsASuccessorsSocket(t *testing.T) {
 	path := filepath.Join(cmdtest.ShortDir(t), "a.sock")
-	old, _, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "unix:" + path})
+	old, _, err := Listen(t.Context(), cmdtest.EnvOf(), Address{At: "unix:" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	os.Remove(path)
-	next, _, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "unix:" + path})
+	next, _, err := Listen(t.Context(), cmdtest.EnvOf(), Address{At: "unix:" + path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestFoldersThatAreNotOurs(t *testing.T) {
 			t.Fatal(err)
 		}
 		env := cmdtest.EnvOf("TMPDIR=" + tmp)
-		ln, _, err := listenAdmin(t.Context(), env, adminListen{})
+		ln, _, err := Listen(t.Context(), env, Address{})
 		if err == nil {
 			ln.Close()
 		}
@@ -186,7 +186,7 @@ func TestClientsLeaveOutFoldersThatAreNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if live, _ := liveAdminSockets(t.Context(), adminFolders(env)); len(live) > 0 {
+	if live, _ := Live(t.Context(), Folders(env)); len(live) > 0 {
 		t.Errorf("live sockets: %q", live)
 	}
 }
@@ -224,29 +224,29 @@ func TestConfiguredAdminListen(t *testing.T) {
 	}
 	defer busy.Close()
 	for _, tt := range []struct {
-		at   adminListen
+		at   Address
 		want string // in the error; empty: it works
 	}{
-		{adminListen{Address: "unix:" + filepath.Join(dir, "new")}, ""},
-		{adminListen{Address: "unix:" + dead}, ""},
-		{adminListen{Address: "unix:" + file}, "no socket"},
-		{adminListen{Address: taken}, "in use by a running process"},
-		{adminListen{Address: "unix:" + long}, "too long"},
-		{adminListen{Address: "unix:" + filepath.Join(dir, "none", "a.sock")}, "no such file"},
-		{adminListen{Address: "127.0.0.1:0"}, ""},
-		{adminListen{Address: "localhost:0"}, ""},
-		{adminListen{Address: "0.0.0.0:0"}, "unsafe_admin_listen: true"},
-		{adminListen{Address: "0.0.0.0:0", Unsafe: true}, ""},
-		{adminListen{Address: busy.Addr().String()}, "in use"},
+		{Address{At: "unix:" + filepath.Join(dir, "new")}, ""},
+		{Address{At: "unix:" + dead}, ""},
+		{Address{At: "unix:" + file}, "no socket"},
+		{Address{At: taken}, "in use by a running process"},
+		{Address{At: "unix:" + long}, "too long"},
+		{Address{At: "unix:" + filepath.Join(dir, "none", "a.sock")}, "no such file"},
+		{Address{At: "127.0.0.1:0"}, ""},
+		{Address{At: "localhost:0"}, ""},
+		{Address{At: "0.0.0.0:0"}, "unsafe_admin_listen: true"},
+		{Address{At: "0.0.0.0:0", Unsafe: true}, ""},
+		{Address{At: busy.Addr().String()}, "in use"},
 	} {
-		ln, addr, err := listenAdmin(t.Context(), cmdtest.EnvOf(), tt.at)
+		ln, addr, err := Listen(t.Context(), cmdtest.EnvOf(), tt.at)
 		if err == nil {
 			ln.Close()
 		}
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%+v: %v", tt.at, err)
-		case tt.want == "" && strings.HasPrefix(tt.at.Address, "unix:") && addr != tt.at.Address:
+		case tt.want == "" && strings.HasPrefix(tt.at.At, "unix:") && addr != tt.at.At:
 			t.Errorf("%+v: address %s", tt.at, addr)
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%+v: error %v, want %q in it", tt.at, err, tt.want)
@@ -258,7 +258,7 @@ func TestConfiguredAdminListen(t *testing.T) {
 }
 
 func TestAdminSocketIsNoMPTCP(t *testing.T) {
-	ln, _, err := listenAdmin(t.Context(), cmdtest.EnvOf(), adminListen{Address: "127.0.0.1:0"})
+	ln, _, err := Listen(t.Context(), cmdtest.EnvOf(), Address{At: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
