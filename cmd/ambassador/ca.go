@@ -19,6 +19,7 @@ import (
 	"ambassador/certs"
 	"ambassador/certs/embedded"
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
@@ -59,16 +60,16 @@ password of 12 characters or more: they can get the provisioner's key, and try.`
 // runCA serves until a signal.
 func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	if err := checkHostPort(flags.listen); err != nil {
-		return &exitError{Code: 2, Err: fmt.Errorf("--listen: %w", err)}
+		return &program.ExitError{Code: 2, Err: fmt.Errorf("--listen: %w", err)}
 	}
 	signals, stop := endSignals()
 	defer stop()
 	files, err := newCAFiles(flags)
 	if err != nil {
-		return &exitError{Code: 2, Err: err}
+		return &program.ExitError{Code: 2, Err: err}
 	}
 	defer files.close()
-	names, log := caNames(flags), newLogging(a.stderr)
+	names, log := caNames(flags), newLogging(a.Stderr)
 	defer log.close()
 	gate := &connGate{what: "ca", max: caConnections(l4.DescriptorLimit()), log: log.Logger}
 	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password,
@@ -89,7 +90,7 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	files.warn(log.Logger, ln.Addr())
-	explainCA(a.stdout, server, files, ln.Addr(), names)
+	explainCA(a.Stdout, server, files, ln.Addr(), names)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	served := make(chan error, 1)

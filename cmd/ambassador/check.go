@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // checkReply is what `check --json` prints.
@@ -50,7 +51,7 @@ whatever they decide, and 2 for a question that makes no sense.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			found, err := findConfig(path)
 			if err != nil {
-				return &exitError{Code: 2, Err: err}
+				return &program.ExitError{Code: 2, Err: err}
 			}
 			if cmd.Flags().Changed("explain") {
 				return a.explain(cmd.Context(), found, question, asJSON)
@@ -65,7 +66,7 @@ whatever they decide, and 2 for a question that makes no sense.`,
 }
 
 func (a *app) check(path string, asJSON bool) error {
-	f, err := loadFile(path, a.env)
+	f, err := loadFile(path, a.Env)
 	if err == nil {
 		err = configError(checkFiles(f))
 	}
@@ -73,15 +74,15 @@ func (a *app) check(path string, asJSON bool) error {
 	case asJSON:
 		return a.checkJSON(path, f, err)
 	case err != nil:
-		return &exitError{Code: 2, Err: err}
+		return &program.ExitError{Code: 2, Err: err}
 	}
 	for _, w := range slices.Concat(f.warnings(), exposures(f), unused(f)) {
-		fmt.Fprintf(a.stdout, "warning: %s\n", output.Visible(w))
+		fmt.Fprintf(a.Stdout, "warning: %s\n", output.Visible(w))
 	}
 	for _, n := range f.notes() {
-		fmt.Fprintf(a.stdout, "note: %s\n", output.Visible(n))
+		fmt.Fprintf(a.Stdout, "note: %s\n", output.Visible(n))
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: ok (%s, %s, %s)\n", output.Visible(path), output.Plural(len(f.Listeners), "listener"), output.Plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
+	_, err = fmt.Fprintf(a.Stdout, "%s: ok (%s, %s, %s)\n", output.Visible(path), output.Plural(len(f.Listeners), "listener"), output.Plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
 	return err
 }
 
@@ -105,11 +106,11 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	default:
 		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), exposures(f), unused(f)), f.notes()
 	}
-	if err := output.WriteJSON(a.stdout, reply); err != nil {
+	if err := output.WriteJSON(a.Stdout, reply); err != nil {
 		return err
 	}
 	if !reply.OK {
-		return &exitError{Code: 2}
+		return &program.ExitError{Code: 2}
 	}
 	return nil
 }
@@ -117,20 +118,20 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 // explain answers a question about the file's rules. The exit code is 2 for one that
 // makes no sense.
 func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error {
-	f, err := loadFile(path, a.env)
+	f, err := loadFile(path, a.Env)
 	if err != nil {
-		return &exitError{Code: 2, Err: err}
+		return &program.ExitError{Code: 2, Err: err}
 	}
 	q, err := newQuestion(f, text)
 	if err != nil {
-		return &exitError{Code: 2, Err: fmt.Errorf("--explain: %w", err)}
+		return &program.ExitError{Code: 2, Err: fmt.Errorf("--explain: %w", err)}
 	}
 	e, err := q.answer(ctx)
 	if err != nil {
 		return err
 	}
 	if !asJSON {
-		return e.write(a.stdout, q)
+		return e.write(a.Stdout, q)
 	}
-	return output.WriteJSON(a.stdout, e)
+	return output.WriteJSON(a.Stdout, e)
 }

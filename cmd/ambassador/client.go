@@ -20,14 +20,15 @@ import (
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
 // commands are those that speak to a running ambassador.
-type commands struct{ world }
+type commands struct{ program.World }
 
 // clientCommands are the commands that speak to a running ambassador.
-func clientCommands(w world) []*cobra.Command {
+func clientCommands(w program.World) []*cobra.Command {
 	a := &commands{w}
 	return []*cobra.Command{a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
 		a.reloadCommand(), a.drainCommand(), a.quitCommand()}
@@ -77,16 +78,16 @@ func (f *adminFlags) client(ctx context.Context, a *commands) (*adminClient, err
 	}
 	network, address, err := parseAdmin(c.where)
 	if err != nil {
-		return nil, &exitError{Code: 2, Err: err}
+		return nil, &program.ExitError{Code: 2, Err: err}
 	}
 	c.base = "http://localhost"
 	if network == "tcp" {
 		c.base = "http://" + address
 	}
 	if f.tokenFile != "" {
-		token, err := readGiven(f.tokenFile, maxTokenFile)
+		token, err := program.ReadGiven(f.tokenFile, maxTokenFile)
 		if err != nil {
-			return nil, &exitError{Code: 2, Err: fmt.Errorf("--token-file: %w", err)}
+			return nil, &program.ExitError{Code: 2, Err: fmt.Errorf("--token-file: %w", err)}
 		}
 		c.token = strings.TrimSpace(string(token))
 	}
@@ -129,13 +130,13 @@ func (e *severalError) Error() string {
 
 // onlyAdminSocket is the one default socket on which a process answers.
 func (a *commands) onlyAdminSocket(ctx context.Context) (string, error) {
-	folders := adminsocket.Folders(a.env)
+	folders := adminsocket.Folders(a.Env)
 	live, failed := adminsocket.Live(ctx, folders)
 	switch {
 	case len(live) == 1:
 		return live[0], nil
 	case len(live) > 1:
-		return "", &exitError{Code: 2, Err: &severalError{live}}
+		return "", &program.ExitError{Code: 2, Err: &severalError{live}}
 	case len(failed) > 0:
 		return "", fmt.Errorf("no admin socket answers: %w; run this as the user of the ambassador, or give --admin ADDR", errors.Join(failed...))
 	}
@@ -240,7 +241,7 @@ func (a *commands) status(ctx context.Context, f *adminFlags, _ []string) error 
 	if err := c.get(ctx, api.PathStatus, &s); err != nil {
 		return err
 	}
-	return writeStatus(a.stdout, s, time.Now())
+	return writeStatus(a.Stdout, s, time.Now())
 }
 
 // copyAnswer prints the API's JSON.
@@ -249,7 +250,7 @@ func (a *commands) copyAnswer(ctx context.Context, c *adminClient, path string) 
 	if err != nil {
 		return err
 	}
-	return output.WriteAnswer(a.stdout, got.body)
+	return output.WriteAnswer(a.Stdout, got.body)
 }
 
 func (a *commands) sessionsCommand() *cobra.Command {
@@ -271,7 +272,7 @@ func (a *commands) sessionsCommand() *cobra.Command {
 			if err := c.get(ctx, path, &s); err != nil {
 				return err
 			}
-			return writeSessions(a.stdout, s.Sessions, recent, time.Now())
+			return writeSessions(a.Stdout, s.Sessions, recent, time.Now())
 		})
 	cmd.Flags().BoolVar(&recent, "recent", false, "the last 4096 that have ended, the newest first")
 	return cmd
@@ -320,9 +321,9 @@ func (a *commands) why(ctx context.Context, f *adminFlags, args []string) error 
 		return fmt.Errorf("why %s: no such session: none is open, and it is not among the last 4096 that have ended; give the client's own address (ADDR:PORT or PORT) or the id in the log", args[0])
 	}
 	if f.json {
-		return writeStoriesJSON(a.stdout, found)
+		return writeStoriesJSON(a.Stdout, found)
 	}
-	return writeStories(a.stdout, found, len(live.Sessions)+len(ended.Sessions), time.Now())
+	return writeStories(a.Stdout, found, len(live.Sessions)+len(ended.Sessions), time.Now())
 }
 
 // withoutEnded leaves out those that ended between the two questions.
@@ -371,13 +372,13 @@ func tell[T any](a *commands, path string, timeout time.Duration, words func(T) 
 			return err
 		}
 		if f.json {
-			return output.WriteAnswer(a.stdout, got.body)
+			return output.WriteAnswer(a.Stdout, got.body)
 		}
 		var t T
 		if err := json.Unmarshal(got.body, &t); err != nil {
 			return fmt.Errorf("POST %s: %w; check --admin", path, err)
 		}
-		_, err = fmt.Fprintln(a.stdout, words(t))
+		_, err = fmt.Fprintln(a.Stdout, words(t))
 		return err
 	}
 }
@@ -388,7 +389,7 @@ func (a *commands) waitCommand() *cobra.Command {
 		"  ambassador wait --timeout 1m && psql -h 127.0.0.1\n  ambassador wait --upstream orders_db", cobra.NoArgs,
 		func(ctx context.Context, f *adminFlags, _ []string) error {
 			if w.timeout <= 0 {
-				return &exitError{Code: 2, Err: fmt.Errorf("--timeout %v: give a duration above zero", w.timeout)}
+				return &program.ExitError{Code: 2, Err: fmt.Errorf("--timeout %v: give a duration above zero", w.timeout)}
 			}
 			return a.wait(ctx, f, w)
 		})
@@ -423,7 +424,7 @@ func (a *commands) wait(parent context.Context, f *adminFlags, w *waitFlags) err
 	var reasons []string
 	for {
 		got, err := a.askReady(ctx, f, w)
-		var exit *exitError
+		var exit *program.ExitError
 		var refused *api.Error
 		switch {
 		case err == nil && got == nil:
@@ -475,11 +476,11 @@ func (a *commands) askReady(ctx context.Context, f *adminFlags, w *waitFlags) (r
 
 func (a *commands) printReady(f *adminFlags, reasons []string) error {
 	if !f.json {
-		_, err := fmt.Fprintln(a.stdout, "ready")
+		_, err := fmt.Fprintln(a.Stdout, "ready")
 		return err
 	}
 	if reasons == nil {
 		reasons = []string{} // an empty list in JSON
 	}
-	return json.NewEncoder(output.JSONWriter{W: a.stdout}).Encode(api.Ready{Ready: len(reasons) == 0, Waiting: reasons})
+	return json.NewEncoder(output.JSONWriter{W: a.Stdout}).Encode(api.Ready{Ready: len(reasons) == 0, Waiting: reasons})
 }

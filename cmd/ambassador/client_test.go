@@ -22,6 +22,7 @@ import (
 	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
@@ -77,15 +78,15 @@ func fakeDeps(f *cmdtest.FakeServer) adminDeps {
 
 // commandsWith are the commands with nothing in their environment but pairs ("KEY=value").
 func commandsWith(pairs ...string) *commands {
-	return &commands{world{stdin: strings.NewReader(""), stdout: &strings.Builder{}, stderr: &strings.Builder{}, env: cmdtest.EnvOf(pairs...)}}
+	return &commands{program.World{Stdin: strings.NewReader(""), Stdout: &strings.Builder{}, Stderr: &strings.Builder{}, Env: cmdtest.EnvOf(pairs...)}}
 }
 
 // runningAdmin is an ambassador with a default admin socket, and the commands of its user.
 func runningAdmin(t *testing.T, f *cmdtest.FakeServer) (a *commands, out *bytes.Buffer) {
 	t.Helper()
 	a, out = commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t)), &bytes.Buffer{}
-	a.stdout = out
-	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
+	a.Stdout = out
+	ln, addr, err := adminsocket.Listen(t.Context(), a.Env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,14 +97,14 @@ func runningAdmin(t *testing.T, f *cmdtest.FakeServer) (a *commands, out *bytes.
 // runClient runs a command line, as the root command would.
 func runClient(ctx context.Context, a *commands, args ...string) error {
 	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(clientCommands(a.world)...)
+	root.AddCommand(clientCommands(a.World)...)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }
 
 // exitCode is the exit code of an error.
 func exitCode(err error) int {
-	var e *exitError
+	var e *program.ExitError
 	switch {
 	case err == nil:
 		return 0
@@ -115,7 +116,7 @@ func exitCode(err error) int {
 
 func TestClientCommandsHaveExamples(t *testing.T) {
 	a := commandsWith()
-	for _, cmd := range clientCommands(a.world) {
+	for _, cmd := range clientCommands(a.World) {
 		if !strings.Contains(cmd.Example, "ambassador "+cmd.Name()) || cmd.Short == "" {
 			t.Errorf("%s: example %q, short %q", cmd.Name(), cmd.Example, cmd.Short)
 		}
@@ -289,7 +290,7 @@ func TestWaitUntilReady(t *testing.T) {
 		return l4.Readiness{Ready: true}
 	}
 	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
-	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.Env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +305,7 @@ func TestWaitForOneThatIsStarting(t *testing.T) {
 	a := commandsWith("RUNTIME_DIRECTORY="+cmdtest.ShortDir(t), "TMPDIR="+cmdtest.ShortDir(t))
 	done := make(chan error, 1)
 	go func() { done <- runClient(t.Context(), a, "wait", "--timeout", "10s") }() // collected below
-	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.Env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +339,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	d := fakeDeps(f)
 	d.ready = func() l4.Readiness { cancel(stopped); return l4.Readiness{} }
 	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
-	ln, addr, err := adminsocket.Listen(t.Context(), a.env, adminsocket.Address{})
+	ln, addr, err := adminsocket.Listen(t.Context(), a.Env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}

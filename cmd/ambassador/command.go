@@ -9,13 +9,15 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // child is the COMMAND of `run -- COMMAND`. A nil child has not been started.
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
-	err  error         // an *exitError with its code, nil for 0; readable once done is closed
+	err  error         // an *program.ExitError with its code, nil for 0; readable once done is closed
 }
 
 // Exit codes of a COMMAND that was never started, as shells have them.
@@ -38,7 +40,7 @@ func notStarted(name string, err error) error {
 	if errors.As(err, &path) {
 		err = path.Err
 	}
-	return &exitError{Code: code, Err: fmt.Errorf("COMMAND %s: %w", name, err)}
+	return &program.ExitError{Code: code, Err: fmt.Errorf("COMMAND %s: %w", name, err)}
 }
 
 // findCommand fails where COMMAND could not be started later.
@@ -55,9 +57,9 @@ func findCommand(args []string) error {
 // startChild starts COMMAND with our standard input, output and error. It has our
 // environment, but for what the service manager said to us alone, and the
 // descriptor limit that we were started with.
-func startChild(w world, args []string) (*child, error) {
+func startChild(w program.World, args []string) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
-	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = w.stdin, w.stdout, w.stderr
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = w.Stdin, w.Stdout, w.Stderr
 	c.cmd.Env = slices.DeleteFunc(os.Environ(), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		return slices.Contains(managerVariables(), name)
@@ -87,7 +89,7 @@ func exitOf(err error, state *os.ProcessState) error {
 	if code == 0 {
 		return nil
 	}
-	return &exitError{Code: code}
+	return &program.ExitError{Code: code}
 }
 
 // ended is closed when the command has ended; nil before it was started.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // withCommand runs the test binary as COMMAND.
@@ -19,7 +20,7 @@ func withCommand(t *testing.T, args ...string) func(*served, *serveOptions) {
 
 // codeOf is the exit code that an error stands for.
 func codeOf(err error) int {
-	var exit *exitError
+	var exit *program.ExitError
 	switch {
 	case err == nil:
 		return 0
@@ -50,7 +51,7 @@ func TestTheExitCodeOfCommandIsOurs(t *testing.T) {
 			if !strings.Contains(s.err.String(), "listening front 127.0.0.1:") {
 				t.Errorf("standard error does not have the addresses:\n%s", s.err)
 			}
-			if exit := new(exitError); errors.As(s.result, &exit) && exit.Err != nil {
+			if exit := new(program.ExitError); errors.As(s.result, &exit) && exit.Err != nil {
 				t.Errorf("there is nothing to say, and it says %v", exit.Err)
 			}
 		})

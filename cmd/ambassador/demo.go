@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/certs/embedded"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
@@ -56,7 +57,7 @@ would. Prints the nc line to try. Nothing of it is left when it ends.`,
 			defer d.close()
 			f, err := d.configuration(listen)
 			if err != nil {
-				return &exitError{Code: 2, Err: err}
+				return &program.ExitError{Code: 2, Err: err}
 			}
 			if once {
 				return d.runOnce(cmd.Context(), a, f)
@@ -197,12 +198,12 @@ func (d *demo) configuration(listen string) (*File, error) {
 func (d *demo) run(ctx context.Context, a *app, f *File) error {
 	signals, stop := endSignals()
 	defer stop()
-	p, err := start(ctx, a.world, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
+	p, err := start(ctx, a.World, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	d.explain(a.stdout, p.listening()[0].Addr)
+	d.explain(a.Stdout, p.listening()[0].Addr)
 	return p.wait()
 }
 
@@ -245,7 +246,7 @@ func (d *demo) runOnce(ctx context.Context, a *app, f *File) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	f.Admin.Off = true // nobody will have the time to ask
-	p, err := start(ctx, a.world, f, serveOptions{})
+	p, err := start(ctx, a.World, f, serveOptions{})
 	if err != nil {
 		return err
 	}
@@ -257,12 +258,12 @@ func (d *demo) runOnce(ctx context.Context, a *app, f *File) error {
 	if err != nil {
 		return fmt.Errorf("demo: plain client, through the ambassador: %w", err)
 	}
-	fmt.Fprintf(a.stdout, "plain client, through the ambassador: sent %q, was answered %q\n", "hi", answer)
+	fmt.Fprintf(a.Stdout, "plain client, through the ambassador: sent %q, was answered %q\n", "hi", answer)
 	refusal := d.withoutCertificate(ctx)
 	if refusal == nil || errors.Is(refusal, os.ErrDeadlineExceeded) || ctx.Err() != nil {
 		return fmt.Errorf("demo: TLS client without a certificate, straight to the service: it was not refused (%v)", refusal)
 	}
-	fmt.Fprintf(a.stdout, "TLS client without a certificate, straight to the service: refused (%v)\n", refusal)
+	fmt.Fprintf(a.Stdout, "TLS client without a certificate, straight to the service: refused (%v)\n", refusal)
 	return nil
 }
 

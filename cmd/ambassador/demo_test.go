@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // inTempDir lets the demo make its folder in one of the test's own, and says what
@@ -67,7 +68,7 @@ func TestDemoOnceFails(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := &app{world{stdout: cmdtest.NewOutput(), stderr: cmdtest.NewOutput(), env: cmdtest.EnvOf()}}
+			a := &app{program.World{Stdout: cmdtest.NewOutput(), Stderr: cmdtest.NewOutput(), Env: cmdtest.EnvOf()}}
 			if err := d.runOnce(t.Context(), a, f); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want an error with %q", err, c.want)
 			}
@@ -96,7 +97,7 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := cmdtest.NewOutput()
-	p, err := start(t.Context(), world{stdout: out, stderr: cmdtest.NewOutput(), env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}, f, serveOptions{})
+	p, err := start(t.Context(), program.World{Stdout: out, Stderr: cmdtest.NewOutput(), Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}, f, serveOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/program"
+)
 
 // forwardCommand is `forward`: the configuration of one listener and one
 // upstream, made of flags, and from there on the same as `run`.
@@ -31,7 +35,7 @@ SIGHUP loads the certificates again; they are also taken up when they change.`,
 			}
 			f, err := forwardFile(&what)
 			if err != nil {
-				return &exitError{Code: 2, Err: err}
+				return &program.ExitError{Code: 2, Err: err}
 			}
 			return a.serveMade(cmd, &flags, f, serveOptions{})
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 func main() {
@@ -19,17 +20,17 @@ func main() {
 
 // runAlone is run in a process of its own.
 func runAlone() int {
-	a := &app{world{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, version: buildVersion(), alone: true}}
+	a := &app{program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Version: buildVersion(), Alone: true}}
 	return a.execute(context.Background(), os.Args[1:])
 }
 
 // app has the commands.
-type app struct{ world }
+type app struct{ program.World }
 
 // run is the whole program, in a process that others may use too; it returns the
 // exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{world{stdin: stdin, stdout: stdout, stderr: stderr, env: os.LookupEnv, version: buildVersion()}}
+	a := &app{program.World{Stdin: stdin, Stdout: stdout, Stderr: stderr, Env: os.LookupEnv, Version: buildVersion()}}
 	return a.execute(ctx, args)
 }
 
@@ -52,23 +53,23 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	var exit *exitError
+	var exit *program.ExitError
 	switch {
 	case errors.As(err, &exit):
 	case !running: // what fails before a command begins is the command line
 		exit = usageError(cmd, err)
 	default:
-		exit = &exitError{Code: 1, Err: err}
+		exit = &program.ExitError{Code: 1, Err: err}
 	}
 	if exit.Err != nil {
-		fmt.Fprintf(a.stderr, "ambassador: %s\n", output.VisibleLines(exit.Err.Error()))
+		fmt.Fprintf(a.Stderr, "ambassador: %s\n", output.VisibleLines(exit.Err.Error()))
 	}
 	return exit.Code
 }
 
 // usageError is a mistake on the command line.
-func usageError(cmd *cobra.Command, err error) *exitError {
-	return &exitError{Code: 2, Err: fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+func usageError(cmd *cobra.Command, err error) *program.ExitError {
+	return &program.ExitError{Code: 2, Err: fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 }
 
 // everyCommand lists c and all below it.
@@ -107,22 +108,22 @@ them, and it says of every connection how it ended and why.`,
 
   # Everything in a file, and the program that needs it, started once all is reached
   ambassador run -c ambassador.yaml -- ./legacy-app --db 127.0.0.1:5432`,
-		Version:                    a.version,
+		Version:                    a.Version,
 		SuggestionsMinimumDistance: 2,
 		SilenceErrors:              true,
 		SilenceUsage:               true,
 		Args:                       unknownCommand,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	root.SetVersionTemplate("ambassador {{.Version}}\n")
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Run one:"},
 		&cobra.Group{ID: groupWrite, Title: "Write its configuration:"},
 		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
 	addGroup(root, groupRun, a.forwardCommand(), a.socks5Command(), a.runCommand(), a.demoCommand(), a.caCommand())
 	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
-	addGroup(root, groupAsk, clientCommands(a.world)...)
+	addGroup(root, groupAsk, clientCommands(a.World)...)
 	root.AddCommand(a.versionCommand())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 func TestMain(m *testing.M) {
@@ -123,7 +124,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 }
 
 func TestEveryCommandIsExplained(t *testing.T) {
-	for _, c := range everyCommand((&app{world{env: cmdtest.EnvOf()}}).rootCommand()) {
+	for _, c := range everyCommand((&app{program.World{Env: cmdtest.EnvOf()}}).rootCommand()) {
 		switch {
 		case c.Short == "" || c.Example == "":
 			t.Errorf("%s: has no description, or no example", c.CommandPath())

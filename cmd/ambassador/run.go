@@ -19,6 +19,7 @@ import (
 
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
@@ -27,13 +28,13 @@ import (
 func fileOptions(path string, env func(string) (string, bool), edit func(*File)) (serveOptions, error) {
 	found, err := findConfig(path)
 	if err != nil {
-		return serveOptions{}, &exitError{Code: 2, Err: err}
+		return serveOptions{}, &program.ExitError{Code: 2, Err: err}
 	}
 	source := &configSource{path: found}
 	load := func() (*File, error) {
 		f, err := load(source, env)
 		if err != nil {
-			return nil, &exitError{Code: 2, Err: err}
+			return nil, &program.ExitError{Code: 2, Err: err}
 		}
 		edit(f)
 		return f, nil
@@ -62,7 +63,7 @@ type serveOptions struct {
 // process is one running ambassador.
 type process struct {
 	// Static after construction.
-	world   world
+	world   program.World
 	opts    serveOptions
 	ctx     context.Context // its end ends everything at once
 	cancel  context.CancelFunc
@@ -91,7 +92,7 @@ type process struct {
 
 // serve runs an ambassador until it is told to end. It is the one place that
 // does. The error is nil after a clean stop.
-func serve(ctx context.Context, w world, f *File, opts serveOptions) error {
+func serve(ctx context.Context, w program.World, f *File, opts serveOptions) error {
 	if err := findCommand(opts.command); err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func serve(ctx context.Context, w world, f *File, opts serveOptions) error {
 		defer stop()
 		opts.signals = signals
 	}
-	opts.alone = w.alone
+	opts.alone = w.Alone
 	p, err := start(ctx, w, f, opts)
 	if err != nil {
 		return err
@@ -127,7 +128,7 @@ func endSignals() (signals chan os.Signal, stop func()) {
 // start brings everything up: identities, admin API, listeners. When it returns,
 // connections are being accepted and every address has been printed. The caller
 // calls wait or drain, and then close.
-func start(ctx context.Context, w world, f *File, opts serveOptions) (*process, error) {
+func start(ctx context.Context, w program.World, f *File, opts serveOptions) (*process, error) {
 	p := newProcess(ctx, w, opts)
 	if level, err := parseLevel(f.Log.Level); err == nil {
 		p.log.set(level, f.Log.Format) // for what apply has to say
@@ -150,9 +151,9 @@ func start(ctx context.Context, w world, f *File, opts serveOptions) (*process, 
 }
 
 // newProcess makes the parts, none of which does anything yet.
-func newProcess(ctx context.Context, w world, opts serveOptions) *process {
-	p := &process{world: w, opts: opts, log: newLogging(w.stderr), metrics: newMetrics(w.version, partAdmin, partReload),
-		manager: newServiceManager(w.env), signals: opts.signals, reloads: make(chan struct{}, 1)}
+func newProcess(ctx context.Context, w program.World, opts serveOptions) *process {
+	p := &process{world: w, opts: opts, log: newLogging(w.Stderr), metrics: newMetrics(w.Version, partAdmin, partReload),
+		manager: newServiceManager(w.Env), signals: opts.signals, reloads: make(chan struct{}, 1)}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
 	}
@@ -162,7 +163,7 @@ func newProcess(ctx context.Context, w world, opts serveOptions) *process {
 	p.users = &usersFiles{ctx: p.ctx, log: p.log.Logger}
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
 	p.metrics.attach(p.server, p.ids.statuses)
-	p.web = &endpoints{env: w.env, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
+	p.web = &endpoints{env: w.Env, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
 	return p
 }
 
@@ -200,7 +201,7 @@ func (p *process) adminDeps() adminDeps {
 	d.drain = func() { p.server.Drain(p.drainConfig()) }
 	d.quit = p.quit
 	d.metrics = p.metrics.handler()
-	d.version, d.started = p.world.version, time.Now()
+	d.version, d.started = p.world.Version, time.Now()
 	return d
 }
 
@@ -222,7 +223,7 @@ func (p *process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
 func (p *process) apply(f *File) error {
 	level, err := parseLevel(f.Log.Level)
 	if err != nil {
-		return &exitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
+		return &program.ExitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
 	}
 	if err := p.withinSandbox(f); err != nil {
 		return err
@@ -231,11 +232,11 @@ func (p *process) apply(f *File) error {
 	roots, failedRoots := p.roots.prepare(f.rootFiles())
 	users, failedUsers := p.users.prepare(f.usersPaths())
 	if err := configError(problemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
-		return &exitError{Code: 2, Err: err}
+		return &program.ExitError{Code: 2, Err: err}
 	}
 	cfg, err := f.serverConfig(parts{identity: ids.source, roots: roots.source, users: users.users, login: probeLogin, ask: askHTTP})
 	if err != nil {
-		return &exitError{Code: 2, Err: err}
+		return &program.ExitError{Code: 2, Err: err}
 	}
 	cfg.ReservedDescriptors = reservedDescriptors(f, p.web.connections) + p.opts.descriptors
 	sockets, err := socketsOf(f)
@@ -284,7 +285,7 @@ func socketsOf(f *File) (want webSockets, err error) {
 	}
 	token, err := adminToken(f)
 	if err != nil {
-		return want, &exitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
+		return want, &program.ExitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
 	}
 	want.admin = &adminSocket{at: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
 		guard: adminOptions{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == tokenForAll}}
@@ -321,9 +322,9 @@ func (p *process) guardedAddrs() []netip.AddrPort {
 // announce prints every address that has not been printed yet: on standard
 // output, or on standard error where COMMAND has standard output alone.
 func (p *process) announce() {
-	var w io.Writer = p.world.stdout
+	var w io.Writer = p.world.Stdout
 	if len(p.opts.command) > 0 {
-		w = p.world.stderr
+		w = p.world.Stderr
 	}
 	all := p.server.Listening()
 	for _, e := range p.web.running {

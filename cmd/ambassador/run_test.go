@@ -17,13 +17,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
 // served is an ambassador that runs in the test's process.
 type served struct {
 	t        *testing.T
-	world    world
+	world    program.World
 	out, err *cmdtest.Output
 	signals  chan os.Signal
 	config   string        // path of its file
@@ -37,8 +38,8 @@ func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) 
 	t.Helper()
 	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 8),
 		config: cmdtest.WriteConfig(t, text), done: make(chan struct{})}
-	s.world = world{stdout: s.out, stderr: s.err, env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}
-	opts, err := fileOptions(s.config, s.world.env, func(*File) {})
+	s.world = program.World{Stdout: s.out, Stderr: s.err, Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}
+	opts, err := fileOptions(s.config, s.world.Env, func(*File) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,8 +241,8 @@ func TestUnsafeSettingsAreLogged(t *testing.T) {
 
 func TestADefaultAdminSocketThatCannotBeMadeIsAWarning(t *testing.T) {
 	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 1), done: make(chan struct{})}
-	s.world = world{stdout: s.out, stderr: s.err, env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + filepath.Join(t.TempDir(), "absent"))}
-	f, err := loadFile(cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1")), s.world.env)
+	s.world = program.World{Stdout: s.out, Stderr: s.err, Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + filepath.Join(t.TempDir(), "absent"))}
+	f, err := loadFile(cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1")), s.world.Env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +318,7 @@ func TestTokenForAll(t *testing.T) {
 // runCommand runs one of the commands that speak to a running ambassador.
 func runCommand(ctx context.Context, args ...string) error {
 	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(clientCommands(world{stdout: io.Discard, stderr: io.Discard, env: cmdtest.EnvOf()})...)
+	root.AddCommand(clientCommands(program.World{Stdout: io.Discard, Stderr: io.Discard, Env: cmdtest.EnvOf()})...)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // serveFlags are the flags of the commands that run an ambassador.
@@ -50,9 +52,9 @@ func (f *serveFlags) apply(cmd *cobra.Command, file *File) {
 func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *File, opts serveOptions) error {
 	flags.apply(cmd, f)
 	if flags.printConfig {
-		return f.printYAML(a.stdout)
+		return f.printYAML(a.Stdout)
 	}
-	return serve(cmd.Context(), a.world, f, opts)
+	return serve(cmd.Context(), a.World, f, opts)
 }
 
 // runCommand is `run`.
@@ -77,14 +79,14 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 			if err := flags.check(cmd); err != nil {
 				return err
 			}
-			opts, err := fileOptions(path, a.env, func(f *File) { flags.apply(cmd, f) })
+			opts, err := fileOptions(path, a.Env, func(f *File) { flags.apply(cmd, f) })
 			if err != nil {
 				return err
 			}
 			switch {
 			case !watch:
 				opts.watch = nil
-			case isPipe(opts.watch.path):
+			case program.IsPipe(opts.watch.path):
 				return usageError(cmd, fmt.Errorf("--watch: %s is a pipe, which cannot be read again; give a regular file", opts.watch.path))
 			}
 			f, err := opts.load()
@@ -92,10 +94,10 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 				return err
 			}
 			if flags.printConfig {
-				return f.printYAML(a.stdout)
+				return f.printYAML(a.Stdout)
 			}
 			opts.command = args
-			return serve(cmd.Context(), a.world, f, opts)
+			return serve(cmd.Context(), a.World, f, opts)
 		},
 	}
 	flags.bind(cmd)

@@ -15,6 +15,7 @@ import (
 	"ambassador/certs/files"
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // The sandbox keeps a running process to what its configuration names, whatever
@@ -32,7 +33,7 @@ func noSandboxFor(f *File, command []string) error {
 		return nil
 	}
 	p := f.problem("sandbox.landlock", errors.New("required, and COMMAND would inherit the sandbox; set auto or off, or start COMMAND by itself"))
-	return &exitError{Code: 2, Err: &ConfigError{[]Problem{p}}}
+	return &program.ExitError{Code: 2, Err: &ConfigError{[]Problem{p}}}
 }
 
 // access is what the process may do with files. Where a grant is for a folder, it
@@ -368,7 +369,7 @@ func (p *process) newSandbox(f *File) (*sandbox, error) {
 		return nil, err
 	}
 	w := p.wants(f)
-	l, reply := limitsFor(w, p.world.env).able(abi, w.anyPort)
+	l, reply := limitsFor(w, p.world.Env).able(abi, w.anyPort)
 	switch {
 	case len(reply.Enforced) == 0:
 		return nil, errors.New(reply.Reason)
@@ -386,7 +387,7 @@ func (p *process) wants(f *File) *wants {
 	if p.opts.load != nil {
 		config, _ = filepath.Abs(f.name()) // an error is that of the working folder: it is gone
 	}
-	return wantsOf(f, config, adminsocket.DefaultFolder(p.world.env).Path)
+	return wantsOf(f, config, adminsocket.DefaultFolder(p.world.Env).Path)
 }
 
 // sandboxed is what is enforced, for the API; nil where nobody asked for it.
@@ -415,7 +416,7 @@ func (p *process) withinSandbox(f *File) error {
 		problems = append(problems, f.problem(r.key, errors.New(r.text)))
 	}
 	if err := configError(problems); err != nil {
-		return &exitError{Code: 2, Err: err}
+		return &program.ExitError{Code: 2, Err: err}
 	}
 	return nil
 }

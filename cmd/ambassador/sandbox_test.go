@@ -19,6 +19,7 @@ import (
 
 	"ambassador/certs/step"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
@@ -230,8 +231,8 @@ func TestCommandAndARequiredSandbox(t *testing.T) {
 // attempts, "WHAT ARGUMENT" each, on threads that were there before. It prints a
 // line for each.
 func beSandboxed(config string, attempts []string) int {
-	w := world{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv}
-	opts, err := fileOptions(config, w.env, func(*File) {})
+	w := program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv}
+	opts, err := fileOptions(config, w.Env, func(*File) {})
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -8,7 +8,7 @@ func (a *app) schemaCommand() *cobra.Command {
 		Long:    "Prints the JSON Schema of the configuration file: every key with its unit and its default.",
 		Example: "  ambassador schema > ambassador.schema.json",
 		RunE: func(*cobra.Command, []string) error {
-			_, err := a.stdout.Write(schemaJSON)
+			_, err := a.Stdout.Write(schemaJSON)
 			return err
 		},
 	}

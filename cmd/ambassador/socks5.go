@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/program"
+)
 
 // socks5Command is `socks5`: the configuration of one SOCKS5 listener and of what
 // its clients may connect to, made of flags, and from there on the same as `run`.
@@ -33,7 +37,7 @@ what it has.`,
 			}
 			f, err := socks5File(&what)
 			if err != nil {
-				return &exitError{Code: 2, Err: err}
+				return &program.ExitError{Code: 2, Err: err}
 			}
 			if !what.report || flags.printConfig {
 				return a.serveMade(cmd, &flags, f, serveOptions{})
@@ -42,7 +46,7 @@ what it has.`,
 			if err := a.serveMade(cmd, &flags, f, serveOptions{seen: seen.ended}); err != nil {
 				return err
 			}
-			return seen.write(a.stdout)
+			return seen.write(a.Stdout)
 		},
 	}
 	what.bind(cmd.Flags())

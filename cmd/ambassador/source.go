@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // maxConfigFile bounds a configuration, in bytes: about 50,000 rules. Kubernetes
@@ -26,10 +27,10 @@ func (s *configSource) read() ([]byte, error) {
 	first := !s.used
 	s.used = true
 	switch {
-	case !isPipe(s.path):
+	case !program.IsPipe(s.path):
 		return certs.ReadGuarded(s.path, maxConfigFile)
 	case first:
-		return readPipe(s.path, maxConfigFile, pipeTimeout)
+		return program.ReadPipe(s.path, maxConfigFile, program.PipeTimeout)
 	}
 	return nil, errors.New("a pipe cannot be read again; to be able to reload, start with -c and a regular file")
 }
@@ -37,7 +38,7 @@ func (s *configSource) read() ([]byte, error) {
 // folder is where relative paths start. Pipes and what else is in /dev have no folder
 // of their own.
 func (s *configSource) folder() (string, error) {
-	if isPipe(s.path) || strings.HasPrefix(s.path, "/dev/") {
+	if program.IsPipe(s.path) || strings.HasPrefix(s.path, "/dev/") {
 		return os.Getwd()
 	}
 	return filepath.Abs(filepath.Dir(s.path))

@@ -60,9 +60,9 @@ func (a *app) versionCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			v := versionReply{buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
 			if asJSON {
-				return json.NewEncoder(a.stdout).Encode(v)
+				return json.NewEncoder(a.Stdout).Encode(v)
 			}
-			_, err := fmt.Fprintf(a.stdout, "ambassador %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
+			_, err := fmt.Fprintf(a.Stdout, "ambassador %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
 			return err
 		},
 	}

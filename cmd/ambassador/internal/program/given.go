@@ -1,4 +1,4 @@
-package main
+package program
 
 import (
 	"fmt"
@@ -13,26 +13,26 @@ import (
 // What the command line names: the configuration, a token. It may be a pipe, as in
 // `ambassador run -c <(render)`, where files that a configuration names may not.
 
-// pipeTimeout bounds the wait for the end of a pipe.
-const pipeTimeout = 10 * time.Second
+// PipeTimeout bounds the wait for the end of a pipe.
+const PipeTimeout = 10 * time.Second
 
-// isPipe says whether the path leads to a pipe.
-func isPipe(path string) bool {
+// IsPipe says whether the path leads to a pipe.
+func IsPipe(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode()&fs.ModeNamedPipe != 0
 }
 
-// readGiven reads a small file or a pipe that a flag names.
-func readGiven(path string, most int) ([]byte, error) {
-	if isPipe(path) {
-		return readPipe(path, most, pipeTimeout)
+// ReadGiven reads a small file or a pipe that a flag names.
+func ReadGiven(path string, most int) ([]byte, error) {
+	if IsPipe(path) {
+		return ReadPipe(path, most, PipeTimeout)
 	}
 	return certs.ReadFile(path, most)
 }
 
-// readPipe reads a pipe to its end, at most so many bytes and for so long. The error
+// ReadPipe reads a pipe to its end, at most so many bytes and for so long. The error
 // is a *fs.PathError.
-func readPipe(path string, most int, limit time.Duration) ([]byte, error) {
+func ReadPipe(path string, most int, limit time.Duration) ([]byte, error) {
 	var text []byte
 	done := make(chan error, 1)
 	go func() { // received below; left behind at the limit, until a writer comes or the process ends
@@ -50,7 +50,7 @@ func readPipe(path string, most int, limit time.Duration) ([]byte, error) {
 	}
 }
 
-// readToEnd is readPipe without a bound in time: opening a pipe waits for a writer.
+// readToEnd is ReadPipe without a bound in time: opening a pipe waits for a writer.
 func readToEnd(path string, most int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
