@@ -18,6 +18,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/embedded"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
@@ -59,7 +60,7 @@ password of 12 characters or more: they can get the provisioner's key, and try.`
 
 // runCA serves until a signal.
 func (a *app) runCA(ctx context.Context, flags caFlags) error {
-	if err := checkHostPort(flags.listen); err != nil {
+	if err := config.CheckHostPort(flags.listen); err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("--listen: %w", err)}
 	}
 	signals, stop := endSignals()
@@ -224,7 +225,7 @@ identities:
       names: [me.internal]
       storage: me-identity
 `, addr, output.Visible(f.root), server.Fingerprint(), embedded.ProvisionerName, output.Visible(f.passwordFile),
-		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), quote(server.Fingerprint()), embedded.ProvisionerName, quote(f.passwordFile))
+		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), config.Quote(server.Fingerprint()), embedded.ProvisionerName, config.Quote(f.passwordFile))
 }
 
 // caConnections is the same for `ca`, which has all descriptors to itself.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 )
@@ -49,7 +50,7 @@ whatever they decide, and 2 for a question that makes no sense.`,
   ambassador check --explain 'user=batch dest=db.internal:5432 client=10.1.2.3'
   ambassador check --explain 'listener=egress dest=db.internal:5432 addr=10.0.0.7'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found, err := findConfig(path)
+			found, err := config.Find(path)
 			if err != nil {
 				return &program.ExitError{Code: 2, Err: err}
 			}
@@ -68,7 +69,7 @@ whatever they decide, and 2 for a question that makes no sense.`,
 func (a *app) check(path string, asJSON bool) error {
 	f, err := loadFile(path, a.Env)
 	if err == nil {
-		err = configError(checkFiles(f))
+		err = config.ErrorOf(checkFiles(f))
 	}
 	switch {
 	case asJSON:
@@ -76,10 +77,10 @@ func (a *app) check(path string, asJSON bool) error {
 	case err != nil:
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	for _, w := range slices.Concat(f.warnings(), exposures(f), unused(f)) {
+	for _, w := range slices.Concat(f.Warnings(), exposures(f), unused(f)) {
 		fmt.Fprintf(a.Stdout, "warning: %s\n", output.Visible(w))
 	}
-	for _, n := range f.notes() {
+	for _, n := range f.Notes() {
 		fmt.Fprintf(a.Stdout, "note: %s\n", output.Visible(n))
 	}
 	_, err = fmt.Fprintf(a.Stdout, "%s: ok (%s, %s, %s)\n", output.Visible(path), output.Plural(len(f.Listeners), "listener"), output.Plural(len(f.Upstreams), "upstream"), count(len(f.Identities), "identity", "identities"))
@@ -93,9 +94,9 @@ func count(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-func (a *app) checkJSON(path string, f *File, err error) error {
+func (a *app) checkJSON(path string, f *config.File, err error) error {
 	reply := checkReply{File: path, OK: err == nil}
-	var all *ConfigError
+	var all *config.Error
 	switch {
 	case errors.As(err, &all):
 		for _, p := range all.Problems {
@@ -104,7 +105,7 @@ func (a *app) checkJSON(path string, f *File, err error) error {
 	case err != nil:
 		reply.Problems = []checkProblem{{File: path, Text: err.Error()}}
 	default:
-		reply.Warnings, reply.Notes = slices.Concat(f.warnings(), exposures(f), unused(f)), f.notes()
+		reply.Warnings, reply.Notes = slices.Concat(f.Warnings(), exposures(f), unused(f)), f.Notes()
 	}
 	if err := output.WriteJSON(a.Stdout, reply); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 func TestMistakesInUsersFiles(t *testing.T) {
@@ -57,15 +58,15 @@ func TestLinksToFilesAreRead(t *testing.T) {
 }
 
 func TestAConfigurationFromAPipe(t *testing.T) {
-	s := &configSource{path: cmdtest.Feed(t, cmdtest.Good+"    tls: {ca: ca.crt}")}
-	f, err := s.load(cmdtest.Env)
+	s := &config.Source{Path: cmdtest.Feed(t, cmdtest.Good+"    tls: {ca: ca.crt}")}
+	f, err := s.Load(cmdtest.Env)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if wd, err := os.Getwd(); err != nil || f.Upstreams[0].TLS.CA != filepath.Join(wd, "ca.crt") {
 		t.Errorf("a relative path is %s, want it in %s, %v", f.Upstreams[0].TLS.CA, wd, err)
 	}
-	if _, err := s.load(cmdtest.Env); err == nil || !strings.Contains(err.Error(), "a pipe cannot be read again; to be able to reload, start with -c and a regular file") {
+	if _, err := s.Load(cmdtest.Env); err == nil || !strings.Contains(err.Error(), "a pipe cannot be read again; to be able to reload, start with -c and a regular file") {
 		t.Errorf("read again: %v", err)
 	}
 	if out, errs, code := explained(t, "-c", cmdtest.Feed(t, cmdtest.Good)); code != 0 || !strings.Contains(out, "ok (1 listener") {

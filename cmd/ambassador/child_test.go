@@ -30,12 +30,12 @@ func TestCommandGetsStandardInput(t *testing.T) {
 // TestDescriptorLimit: Go raises our soft limit at its start. A COMMAND that uses
 // select(2) breaks with more than 1024 descriptors, so it must not inherit that.
 func TestDescriptorLimit(t *testing.T) {
-	config := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1", `admin: {listen: ""}`))
+	cfgPath := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1", `admin: {listen: ""}`))
 	if _, err := exec.LookPath("sh"); err != nil {
 		t.Skip("this test needs a shell")
 	}
 	tell := `ulimit -S -n; [ ! -r /proc/$PPID/limits ] || while read -r l; do case $l in *"open files"*) echo "$l";; esac; done </proc/$PPID/limits`
-	cmd := exec.Command("sh", "-c", `ulimit -S -n 300 && exec "$0" run -c "$1" -- sh -c "$2"`, cmdtest.Self(t), config, tell)
+	cmd := exec.Command("sh", "-c", `ulimit -S -n 300 && exec "$0" run -c "$1" -- sh -c "$2"`, cmdtest.Self(t), cfgPath, tell)
 	cmd.Env = append(os.Environ(), cmdtest.As+"=ambassador")
 	var log strings.Builder
 	cmd.Stderr = &log

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/certs/embedded"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
@@ -183,7 +184,7 @@ func (d *demo) echo(conn *tls.Conn) {
 }
 
 // configuration is what `forward` makes of the same flags.
-func (d *demo) configuration(listen string) (*File, error) {
+func (d *demo) configuration(listen string) (*config.File, error) {
 	in := func(name string) string { return filepath.Join(d.folder, name) }
 	f, err := forwardFile(&forwardFlags{listenFlags: listenFlags{listen: listen}, to: []string{d.service.Addr().String()},
 		cert: in("client.crt"), key: in("client.key"), ca: in("ca.crt")})
@@ -195,7 +196,7 @@ func (d *demo) configuration(listen string) (*File, error) {
 }
 
 // run serves until a signal.
-func (d *demo) run(ctx context.Context, a *app, f *File) error {
+func (d *demo) run(ctx context.Context, a *app, f *config.File) error {
 	signals, stop := endSignals()
 	defer stop()
 	p, err := start(ctx, a.World, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
@@ -242,7 +243,7 @@ func netcatLine(addr string) string {
 
 // runOnce proves that a plain client is answered, and that the same service
 // refuses a client without a certificate.
-func (d *demo) runOnce(ctx context.Context, a *app, f *File) error {
+func (d *demo) runOnce(ctx context.Context, a *app, f *config.File) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	f.Admin.Off = true // nobody will have the time to ask

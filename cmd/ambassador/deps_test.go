@@ -29,6 +29,7 @@ var ours = map[string][]string{
 		"ambassador/certs/step",                          // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
+		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
 		"ambassador/cmd/ambassador/internal/output",      // what is printed
 		"ambassador/cmd/ambassador/internal/program",     // what it hands to every room
 		"ambassador/l4",                                  // the descriptor limit, records for --report
@@ -64,6 +65,17 @@ var ours = map[string][]string{
 	"ambassador/cmd/ambassador/internal/program": {
 		"ambassador/certs", // reads a file that a flag names, within bounds
 	},
+	"ambassador/cmd/ambassador/internal/config": {
+		"ambassador/certs",                           // principals, and the policies that upstreams and listeners become
+		"ambassador/certs/files",                     // the keys of files, and its Files
+		"ambassador/certs/spiffe",                    // checks the socket of an agent
+		"ambassador/certs/step",                      // the keys of step, and its Config
+		"ambassador/cmd/ambassador/internal/output",  // mistakes name what a file has in it
+		"ambassador/cmd/ambassador/internal/program", // the file may be a pipe
+		"ambassador/l4",                              // the types of its configuration, and its defaults
+		"ambassador/l4/starttls",                     // the names of protocols, and what each can do
+		"ambassador/policy",                          // the rules, and how each key of one is written
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -78,13 +90,13 @@ var wrapped = map[string][]string{
 	"github.com/go-chi/chi/v5":          {"ambassador/certs/embedded"},
 	"github.com/prometheus":             {"ambassador/cmd/ambassador"},
 	"github.com/spf13":                  {"ambassador/cmd/ambassador"},
-	"go.yaml.in/yaml/v4":                {"ambassador/cmd/ambassador"},
+	"go.yaml.in/yaml/v4":                {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config"},
 	"github.com/coreos/go-systemd/v22":  {"ambassador/cmd/ambassador"},
 	"golang.org/x/term":                 {"ambassador/cmd/ambassador"},
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest"},
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config"},
 	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
@@ -105,6 +117,9 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
 	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
 	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
+	{"ambassador/cmd/ambassador/internal/config", "net/http", "the configuration contacts nobody; the process asks the question of health.http"},
+	{"ambassador/cmd/ambassador/internal/config", "log/slog", "the configuration returns its mistakes and warnings; others log them"},
+	{"ambassador/cmd/ambassador/internal/config", "sync", "a configuration does not change once it is in use"},
 	{"ambassador/certs", "net/http", "certs holds identities; fetching them is certs/step's"},
 }
 
@@ -204,7 +219,7 @@ func module(pkg string) string {
 // heavy lists the packages that the embedded CA, step-ca's client or the SPIFFE client
 // come with.
 var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
-	"ambassador/cmd/ambassador/internal/cmdtest"}
+	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config"}
 
 // TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
 // 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind

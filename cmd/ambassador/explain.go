@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 	"ambassador/policy"
@@ -24,12 +25,12 @@ type question struct {
 	listener string
 	query    policy.Query
 	addrs    []netip.Addr // of addr
-	file     *File
-	of       *ListenerSection // that it is about
+	file     *config.File
+	of       *config.ListenerSection // that it is about
 }
 
 // newQuestion reads 'KEY=VALUE …', a question about f. The error says how to ask.
-func newQuestion(f *File, text string) (*question, error) {
+func newQuestion(f *config.File, text string) (*question, error) {
 	q, err := parseQuestion(text)
 	if err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func (q *question) set(key, value string) (err error) {
 	case "user":
 		q.query.User = value
 	case "uid":
-		if err := checkUID(value); err != nil {
+		if err := config.CheckUID(value); err != nil {
 			return err
 		}
 		n, _ := strconv.ParseUint(value, 10, 32) // checked
@@ -88,7 +89,13 @@ func (q *question) set(key, value string) (err error) {
 	case "listener":
 		q.listener = value
 	case "addr":
-		q.addrs, err = parseAll(strings.Split(value, ","), parseAddress)
+		for s := range strings.SplitSeq(value, ",") {
+			addr, err := parseAddress(s)
+			if err != nil {
+				return err
+			}
+			q.addrs = append(q.addrs, addr)
+		}
 	}
 	return err
 }
@@ -117,14 +124,17 @@ func parseAddress(s string) (netip.Addr, error) {
 
 // about is the listener that the question is about: the only one with rules, where
 // it names none.
-func (q *question) about(f *File) (*ListenerSection, error) {
-	var ruled []*ListenerSection
+func (q *question) about(f *config.File) (*config.ListenerSection, error) {
+	var ruled []*config.ListenerSection
 	for _, l := range f.Listeners {
 		if len(l.Rules) > 0 {
 			ruled = append(ruled, l)
 		}
 	}
-	names := namesOf(ruled, func(l *ListenerSection) string { return l.Name })
+	var names []string
+	for _, l := range ruled {
+		names = append(names, l.Name)
+	}
 	if i := slices.Index(names, q.listener); i >= 0 {
 		return ruled[i], nil
 	}
@@ -140,18 +150,18 @@ func (q *question) about(f *File) (*ListenerSection, error) {
 }
 
 // fits refuses what no connection to the listener has.
-func (q *question) fits(l *ListenerSection) error {
+func (q *question) fits(l *config.ListenerSection) error {
 	for _, key := range questionKeys() {
 		means := key
 		if key == "dest" {
 			means = "port"
 		}
-		if err := l.checkMatches(means); err != nil && q.has[key] {
+		if err := l.CheckMatches(means); err != nil && q.has[key] {
 			return fmt.Errorf("%s and listener %s: %w", key, l.Name, err)
 		}
 	}
 	switch {
-	case l.hasDestination() && !q.has["dest"]:
+	case l.HasDestination() && !q.has["dest"]:
 		return fmt.Errorf("clients of listener %s say where they want to go; add dest=HOST:PORT", l.Name)
 	case l.OriginalDestination && !q.query.Addr.IsValid():
 		return fmt.Errorf("a redirected connection goes to an address; write dest=IP:%d", q.query.Port)
@@ -201,7 +211,7 @@ const explainTimeout = 10 * time.Second
 
 // answer decides as a session would, and tells why.
 func (q *question) answer(ctx context.Context) (e explanation, err error) {
-	rules, err := q.of.rules()
+	rules, err := q.of.PolicyRules()
 	if err != nil {
 		return e, err
 	}
@@ -213,7 +223,7 @@ func (q *question) answer(ctx context.Context) (e explanation, err error) {
 		defer cancel()
 		var err error
 		e.LookedUp = q.query.Host
-		if addrs, err = l4.LookUp(ctx, q.file.dnsServers(), q.query.Host); err != nil {
+		if addrs, err = l4.LookUp(ctx, q.file.DNSServers(), q.query.Host); err != nil {
 			e.LookupError, e.Reason = err.Error(), l4.ReasonDNS
 		} else {
 			for i := range addrs {
@@ -233,7 +243,7 @@ func (q *question) answer(ctx context.Context) (e explanation, err error) {
 }
 
 // decided takes in what the rules of the file decided about a port.
-func (e *explanation) decided(d policy.Decision, f *File, port uint16) {
+func (e *explanation) decided(d policy.Decision, f *config.File, port uint16) {
 	e.Verdict, e.Rule, e.Why, e.Upstream = d.Verdict, d.Rule, d.Why, d.Upstream
 	switch d.Verdict {
 	case policy.Deny:
@@ -241,7 +251,7 @@ func (e *explanation) decided(d policy.Decision, f *File, port uint16) {
 	case policy.NoRule:
 		e.Reason = l4.ReasonNoRoute
 	}
-	if u := f.upstream(d.Upstream); u == nil || !u.Dynamic {
+	if u := f.Upstream(d.Upstream); u == nil || !u.Dynamic {
 		return
 	}
 	e.Dynamic = true
@@ -267,7 +277,7 @@ func (e *explanation) decided(d policy.Decision, f *File, port uint16) {
 // listensAt says whether one of our sockets would be met at an address, as far as
 // the file tells: ports that the system chooses, and what systemd passes, are known
 // only at run time.
-func listensAt(f *File, to netip.AddrPort) bool {
+func listensAt(f *config.File, to netip.AddrPort) bool {
 	all := []string{f.Admin.Listen, f.Metrics.Listen}
 	for _, l := range f.Listeners {
 		all = append(all, l.Listen)
@@ -331,7 +341,11 @@ func (e *explanation) resolution(q *question) string {
 }
 
 func addressList(all []netip.Addr) string {
-	return strings.Join(namesOf(all, netip.Addr.String), ", ")
+	var texts []string
+	for _, addr := range all {
+		texts = append(texts, addr.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 func (e *explanation) verdict() string {

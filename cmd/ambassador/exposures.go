@@ -6,6 +6,7 @@ import (
 	"ambassador/certs"
 	"ambassador/certs/files"
 	"ambassador/certs/step"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // Warnings that need a look at the files which the configuration names. Files that
@@ -13,7 +14,7 @@ import (
 
 // exposures are the files with secrets that every user of this host may read, one line
 // each.
-func exposures(f *File) (out []string) {
+func exposures(f *config.File) (out []string) {
 	look := func(key, path string) {
 		if path == "" {
 			return
@@ -37,14 +38,14 @@ func exposures(f *File) (out []string) {
 		look("upstreams."+u.Name+".health.password_file", u.Health.PasswordFile)
 	}
 	for _, l := range f.Listeners {
-		look("listeners."+l.Name+"."+l.requestKey()+".users_file", l.usersFile())
+		look("listeners."+l.Name+"."+l.RequestKey()+".users_file", l.UsersFile())
 	}
 	return out
 }
 
 // unused is what is in files and has no effect, or less than one might expect, one
 // line each. What runs logs it.
-func unused(f *File) (out []string) {
+func unused(f *config.File) (out []string) {
 	for _, id := range f.Identities {
 		at := "identities." + id.Name + "."
 		if id.Step != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // TestWhatForwardDoes runs `forward` in full, with a real SIGTERM at its end being
@@ -77,17 +78,17 @@ func TestForwardFlags(t *testing.T) {
 }
 
 // roundTrip prints a configuration, loads it, and wants the same.
-func roundTrip(t *testing.T, f *File) {
+func roundTrip(t *testing.T, f *config.File) {
 	t.Helper()
 	var b bytes.Buffer
-	if err := f.printYAML(&b); err != nil {
+	if err := f.PrintYAML(&b); err != nil {
 		t.Fatal(err)
 	}
-	again, err := parseFile("again.yaml", "/", b.Bytes(), cmdtest.Env)
+	again, err := config.Parse("again.yaml", "/", b.Bytes(), cmdtest.Env)
 	if err != nil {
 		t.Fatalf("printed, it does not load: %v\n%s", err, b.String())
 	}
-	if diff := cmp.Diff(f, again, cmpopts.IgnoreUnexported(File{})); diff != "" {
+	if diff := cmp.Diff(f, again, cmpopts.IgnoreUnexported(config.File{})); diff != "" {
 		t.Errorf("printed and loaded, it differs: %s", diff)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/l4/starttls"
 )
 
@@ -36,14 +37,14 @@ func (ff *forwardFlags) bind(flags *pflag.FlagSet) {
 // forwardFile makes the configuration that the flags mean: as YAML, which is
 // what --print-config shows, and which is read like any file. The error is a
 // *ConfigError whose problems name flags.
-func forwardFile(ff *forwardFlags) (*File, error) {
-	f, err := madeFile("forward", ff.yaml(), ff.contradictions(), ff.flagOf)
+func forwardFile(ff *forwardFlags) (*config.File, error) {
+	f, err := config.FromFlags("forward", ff.yaml(), ff.contradictions(), ff.flagOf)
 	return f, withFileProblems(f, err)
 }
 
 // contradictions are mistakes that the YAML would not show.
-func (ff *forwardFlags) contradictions() (out []Problem) {
-	fail := func(flag, text string) { out = append(out, Problem{File: flag, Text: text}) }
+func (ff *forwardFlags) contradictions() (out []config.Problem) {
+	fail := func(flag, text string) { out = append(out, config.Problem{File: flag, Text: text}) }
 	if ff.listen == "" {
 		fail("--listen", "required: where the application connects, like --listen 127.0.0.1:5433")
 	}
@@ -87,14 +88,14 @@ func (ff *forwardFlags) yaml() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	if ff.cert != "" || ff.key != "" {
-		line("identities:\n  forward:\n    files: {cert: %s, key: %s}", quote(absolute(ff.cert)), quote(absolute(ff.key)))
+		line("identities:\n  forward:\n    files: {cert: %s, key: %s}", config.Quote(absolute(ff.cert)), config.Quote(absolute(ff.key)))
 	}
 	line("upstreams:\n  forward:")
 	if len(ff.to) > 0 {
 		line("    endpoints: [%s]", quoteAll(absoluteSockets(ff.to)))
 	}
 	if ff.starttls != "" {
-		line("    starttls: %s", quote(ff.starttls))
+		line("    starttls: %s", config.Quote(ff.starttls))
 	}
 	if !ff.plain {
 		line("    tls: {%s}", strings.Join(ff.tlsKeys(), ", "))
@@ -115,10 +116,10 @@ func (ff *forwardFlags) tlsKeys() (keys []string) {
 		if ca != "system" {
 			ca = absolute(ca)
 		}
-		keys = append(keys, "ca: "+quote(ca))
+		keys = append(keys, "ca: "+config.Quote(ca))
 	}
 	if ff.serverName != "" {
-		keys = append(keys, "server_name: "+quote(ff.serverName))
+		keys = append(keys, "server_name: "+config.Quote(ff.serverName))
 	}
 	if len(ff.principals) > 0 {
 		keys = append(keys, "principals: ["+quoteAll(ff.principals)+"]")

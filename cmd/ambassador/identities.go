@@ -11,6 +11,7 @@ import (
 	"ambassador/certs/files"
 	"ambassador/certs/spiffe"
 	"ambassador/certs/step"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // identities keeps the configured identities current: one issuer each.
@@ -59,12 +60,12 @@ func newIdentities(ctx context.Context, log *slog.Logger) *identities {
 // those whose files cannot be used. A certificate that is only not valid now, or
 // that must first be got, is no failure: its upstreams are not ready until a good
 // one is there. Nothing has changed before commit.
-func (m *identities) prepare(want []*IdentitySection) (next identitySet, failed map[string]error) {
+func (m *identities) prepare(want []*config.IdentitySection) (next identitySet, failed map[string]error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next, failed = identitySet{}, map[string]error{}
 	for _, section := range want {
-		name, key := section.Name, section.key()
+		name, key := section.Name, section.Key()
 		if old := m.running[name]; old != nil && old.key == key {
 			next[name] = old
 			continue
@@ -80,7 +81,7 @@ func (m *identities) prepare(want []*IdentitySection) (next identitySet, failed 
 }
 
 // open makes the issuer, which does nothing before run but read files.
-func (id *identity) open(section *IdentitySection, log *slog.Logger) error {
+func (id *identity) open(section *config.IdentitySection, log *slog.Logger) error {
 	switch {
 	case section.Step != nil:
 		if err := checkPassword(section); err != nil {

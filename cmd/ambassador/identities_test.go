@@ -11,12 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v4"
-
 	"ambassador/certs"
 	"ambassador/certs/files"
 	"ambassador/certs/step"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 func managed(t *testing.T) *identities {
@@ -28,9 +27,9 @@ func managed(t *testing.T) *identities {
 }
 
 // sections are identities from files.
-func sections(want map[string]files.Files) (out []*IdentitySection) {
+func sections(want map[string]files.Files) (out []*config.IdentitySection) {
 	for name, f := range want {
-		out = append(out, &IdentitySection{Name: name, Files: f})
+		out = append(out, &config.IdentitySection{Name: name, Files: f})
 	}
 	return out
 }
@@ -140,10 +139,7 @@ func TestCheckOfStepIdentities(t *testing.T) {
 		{"storage: s, token_file: " + in("pw"), ""},
 		{"storage: s, token_file: " + in("absent"), "identities.me.step.token_file: open " + in("absent") + ": no such file or directory; storage has no certificate yet"},
 	} {
-		f, err := parse(cmdtest.Good + "identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: " + strings.Repeat("0", 64) + ", names: [a], " + tt.keys + "}}}")
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := parsed(t, cmdtest.Good+"identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: "+strings.Repeat("0", 64)+", names: [a], "+tt.keys+"}}}")
 		var got []string
 		for _, p := range checkFiles(f) {
 			got = append(got, p.String())
@@ -159,8 +155,8 @@ func TestCheckOfStepIdentities(t *testing.T) {
 func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 	m, folder := managed(t), t.TempDir()
 	cmdtest.WriteFile(t, filepath.Join(folder, "pw"), "secret\n")
-	section := func(names ...string) []*IdentitySection {
-		return []*IdentitySection{{Name: "me", Step: &step.Config{URL: "https://127.0.0.1:1", Fingerprint: strings.Repeat("0", 64), Provisioner: "p",
+	section := func(names ...string) []*config.IdentitySection {
+		return []*config.IdentitySection{{Name: "me", Step: &step.Config{URL: "https://127.0.0.1:1", Fingerprint: strings.Repeat("0", 64), Provisioner: "p",
 			PasswordFile: filepath.Join(folder, "pw"), Names: names, Storage: filepath.Join(folder, "me")}}}
 	}
 	var sets []identitySet
@@ -182,9 +178,19 @@ func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 	}
 	bad := section("a")
 	bad[0].Step.PasswordFile += ".absent"
-	f := &File{Identities: bad, places: &decoder{file: "a.yaml", at: map[string]*yaml.Node{}}}
+	f := parsed(t, cmdtest.Good+"identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: "+strings.Repeat("0", 64)+", provisioner: p, names: [a], password_file: "+bad[0].Step.PasswordFile+"}}}")
 	_, failed := m.prepare(bad)
 	if problems := identityProblems(f, failed); len(problems) != 1 || problems[0].Path != "identities.me.step.password_file" {
 		t.Errorf("problems %v", problems)
 	}
+}
+
+// parsed is a configuration in /etc/a.
+func parsed(t *testing.T, text string) *config.File {
+	t.Helper()
+	f, err := config.Parse("a.yaml", "/etc/a", []byte(text), cmdtest.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }

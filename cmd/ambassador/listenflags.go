@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // listenFlags say where and how the one listener of a command is that needs no
@@ -31,7 +33,7 @@ func (lf *listenFlags) lines() (out []string) {
 		out = append(out, "listen: "+quoteAll(absoluteSockets([]string{lf.listen})))
 	}
 	if lf.socketMode != "" {
-		out = append(out, "socket: {mode: "+quote(lf.socketMode)+"}")
+		out = append(out, "socket: {mode: "+config.Quote(lf.socketMode)+"}")
 	}
 	if lf.unsafePlaintextListen {
 		out = append(out, "unsafe_plaintext_listen: true")
@@ -85,7 +87,7 @@ func absoluteSockets(addresses []string) (out []string) {
 func quoteAll(all []string) string {
 	var out []string
 	for _, s := range all {
-		out = append(out, quote(s))
+		out = append(out, config.Quote(s))
 	}
 	return strings.Join(out, ", ")
 }

@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // askHTTP asks the question of health.http, without following redirects.
-func askHTTP(ctx context.Context, h HTTPSection, host netip.Addr) error {
+func askHTTP(ctx context.Context, h config.HTTPSection, host netip.Addr) error {
 	to := netip.AddrPortFrom(host, uint16(h.Port)).String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+h.Path, nil)
 	if err != nil {
@@ -24,14 +26,14 @@ func askHTTP(ctx context.Context, h HTTPSection, host netip.Addr) error {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if u := (*url.Error)(nil); errors.As(err, &u) {
-		u.URL = hideQuery(u.URL)
+		u.URL = config.HideQuery(u.URL)
 	}
 	if err != nil {
 		return err
 	}
 	resp.Body.Close()
 	if resp.StatusCode != h.Status {
-		return fmt.Errorf("health.http: %s answers %s, and %d is wanted", hideQuery(req.URL.String()), resp.Status, h.Status)
+		return fmt.Errorf("health.http: %s answers %s, and %d is wanted", config.HideQuery(req.URL.String()), resp.Status, h.Status)
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 func TestHealthOverHTTP(t *testing.T) {
@@ -25,14 +27,14 @@ func TestHealthOverHTTP(t *testing.T) {
 	defer s.Close()
 	addr := netip.MustParseAddrPort(s.Listener.Addr().String())
 	for _, tt := range []struct {
-		section HTTPSection
+		section config.HTTPSection
 		want    string // empty: well
 	}{
-		{HTTPSection{Path: "/primary", Status: 200}, ""},
-		{HTTPSection{Path: "/standby", Status: 503}, ""},
-		{HTTPSection{Path: "/standby", Status: 200}, "/standby answers 503 Service Unavailable, and 200 is wanted"},
-		{HTTPSection{Path: "/moved", Status: 200}, "answers 302"},
-		{HTTPSection{Path: "/primary", Status: 200, Port: 1}, "refused"},
+		{config.HTTPSection{Path: "/primary", Status: 200}, ""},
+		{config.HTTPSection{Path: "/standby", Status: 503}, ""},
+		{config.HTTPSection{Path: "/standby", Status: 200}, "/standby answers 503 Service Unavailable, and 200 is wanted"},
+		{config.HTTPSection{Path: "/moved", Status: 200}, "answers 302"},
+		{config.HTTPSection{Path: "/primary", Status: 200, Port: 1}, "refused"},
 	} {
 		if tt.section.Port == 0 {
 			tt.section.Port = int(addr.Port())
@@ -55,7 +57,7 @@ func TestQueryOfHealthIsNotTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := HTTPSection{Port: port, Path: "/health?token=hunter2", Status: 200}
+	h := config.HTTPSection{Port: port, Path: "/health?token=hunter2", Status: 200}
 	for _, want := range []string{"/health?*** answers 404", "/health?***\": dial"} {
 		err := askHTTP(t.Context(), h, netip.MustParseAddr("127.0.0.1"))
 		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), want) {

@@ -9,12 +9,13 @@ import (
 	"ambassador/certs"
 	"ambassador/certs/files"
 	"ambassador/certs/step"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // checkFiles reads every file that the configuration names, and says what is
 // wrong with each, at the place of its key. It also finds certificates and
 // revocation lists that cannot be used now, with which a process starts nevertheless.
-func checkFiles(f *File) []Problem {
+func checkFiles(f *config.File) []config.Problem {
 	problems := fileProblems(f)
 	for _, id := range f.Identities {
 		if id.Files.Certificate() == "" {
@@ -27,11 +28,11 @@ func checkFiles(f *File) []Problem {
 		if roots != nil {
 			unusable, _ := roots.Revoked.Faults(time.Now())
 			for _, text := range unusable {
-				problems = append(problems, f.problem("identities."+id.Name+".files.crl", fmt.Errorf("%s: %s", id.Files.CRL, text)))
+				problems = append(problems, f.Problem("identities."+id.Name+".files.crl", fmt.Errorf("%s: %s", id.Files.CRL, text)))
 			}
 		}
 		if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
-			problems = append(problems, f.problem("identities."+id.Name+"."+keyOf(id, nil), fmt.Errorf("%s: %w; get a new one", id.Files.Certificate(), err)))
+			problems = append(problems, f.Problem("identities."+id.Name+"."+keyOf(id, nil), fmt.Errorf("%s: %w; get a new one", id.Files.Certificate(), err)))
 		}
 	}
 	return problems
@@ -39,18 +40,18 @@ func checkFiles(f *File) []Problem {
 
 // fileProblems reads every file that the configuration names, and says why it
 // cannot be used. Keys that are not there are mistakes of the text.
-func fileProblems(f *File) []Problem {
+func fileProblems(f *config.File) []config.Problem {
 	failed := map[string]error{}
 	for _, id := range f.Identities {
 		if err := checkIdentity(id); err != nil {
 			failed[id.Name] = err
 		}
 	}
-	return problemsOf(f, failed, failedRoots(f.rootFiles()), failedUsers(f.usersPaths()))
+	return problemsOf(f, failed, failedRoots(f.RootFiles()), failedUsers(f.UsersPaths()))
 }
 
 // checkIdentity reads the identity's files. Nobody is contacted, and no token is spent.
-func checkIdentity(id *IdentitySection) error {
+func checkIdentity(id *config.IdentitySection) error {
 	switch {
 	case id.Step != nil:
 		return checkStep(id)
@@ -62,7 +63,7 @@ func checkIdentity(id *IdentitySection) error {
 }
 
 // checkStep wants the token file where a token will be needed.
-func checkStep(id *IdentitySection) error {
+func checkStep(id *config.IdentitySection) error {
 	if err := checkPassword(id); err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func checkStep(id *IdentitySection) error {
 }
 
 // failedRoots reads the files of tls.ca.
-func failedRoots(want []*IdentitySection) map[string]error {
+func failedRoots(want []*config.IdentitySection) map[string]error {
 	failed := map[string]error{}
 	for _, ca := range want {
 		if _, _, err := files.Load(ca.Files); err != nil {
@@ -91,19 +92,19 @@ func failedRoots(want []*IdentitySection) map[string]error {
 
 // problemsOf are mistakes in files at the places of their keys: those of
 // identities by name, those of roots and users by path, and admin.token_file.
-func problemsOf(f *File, ids, roots, users map[string]error) []Problem {
+func problemsOf(f *config.File, ids, roots, users map[string]error) []config.Problem {
 	problems := identityProblems(f, ids)
 	for _, u := range f.Upstreams {
-		if err := roots[u.caFile()]; err != nil {
-			problems = append(problems, f.problem("upstreams."+u.Name+".tls.ca", err))
+		if err := roots[u.CAFile()]; err != nil {
+			problems = append(problems, f.Problem("upstreams."+u.Name+".tls.ca", err))
 		}
 		if _, _, err := probeLogin(u.Health); err != nil {
-			problems = append(problems, f.problem("upstreams."+u.Name+".health.password_file", err))
+			problems = append(problems, f.Problem("upstreams."+u.Name+".health.password_file", err))
 		}
 	}
 	for _, l := range f.Listeners {
-		if err := roots[l.caFile()]; err != nil {
-			problems = append(problems, f.problem("listeners."+l.Name+".tls.ca", err))
+		if err := roots[l.CAFile()]; err != nil {
+			problems = append(problems, f.Problem("listeners."+l.Name+".tls.ca", err))
 		}
 	}
 	problems = append(problems, usersProblems(f, users)...)
@@ -111,9 +112,9 @@ func problemsOf(f *File, ids, roots, users map[string]error) []Problem {
 }
 
 // tokenProblems is what is wrong with admin.token_file.
-func tokenProblems(f *File) []Problem {
+func tokenProblems(f *config.File) []config.Problem {
 	if _, err := adminToken(f); err != nil {
-		return []Problem{f.problem("admin.token_file", err)}
+		return []config.Problem{f.Problem("admin.token_file", err)}
 	}
 	return nil
 }
@@ -127,7 +128,7 @@ func flatten(err error) []error {
 }
 
 // adminToken is the content of admin.token_file; empty if there is none.
-func adminToken(f *File) (string, error) {
+func adminToken(f *config.File) (string, error) {
 	if f.Admin.TokenFile == "" {
 		return "", nil
 	}
@@ -153,7 +154,7 @@ func (e *keyError) Error() string { return e.err.Error() }
 func (e *keyError) Unwrap() error { return e.err }
 
 // checkPassword reads the password file of a provisioner, if there is one.
-func checkPassword(id *IdentitySection) error {
+func checkPassword(id *config.IdentitySection) error {
 	if id.Step.PasswordFile == "" {
 		return nil
 	}
@@ -164,14 +165,14 @@ func checkPassword(id *IdentitySection) error {
 }
 
 // identityProblems are mistakes in the files of identities, at their places.
-func identityProblems(f *File, failed map[string]error) []Problem {
-	var problems []Problem
+func identityProblems(f *config.File, failed map[string]error) []config.Problem {
+	var problems []config.Problem
 	for _, id := range f.Identities {
 		if failed[id.Name] == nil {
 			continue
 		}
 		for _, err := range flatten(failed[id.Name]) {
-			problems = append(problems, f.problem("identities."+id.Name+"."+keyOf(id, err), err))
+			problems = append(problems, f.Problem("identities."+id.Name+"."+keyOf(id, err), err))
 		}
 	}
 	return problems
@@ -179,7 +180,7 @@ func identityProblems(f *File, failed map[string]error) []Problem {
 
 // keyOf is the key of an identity whose file is meant by err; that of the
 // certificate if it is none in particular.
-func keyOf(id *IdentitySection, err error) string {
+func keyOf(id *config.IdentitySection, err error) string {
 	var at *keyError
 	if errors.As(err, &at) {
 		return at.key
@@ -219,20 +220,20 @@ func failedUsers(paths []string) map[string]error {
 }
 
 // usersProblems are mistakes in those files, at the places of their keys.
-func usersProblems(f *File, failed map[string]error) (out []Problem) {
+func usersProblems(f *config.File, failed map[string]error) (out []config.Problem) {
 	for _, l := range f.Listeners {
-		if failed[l.usersFile()] == nil {
+		if failed[l.UsersFile()] == nil {
 			continue
 		}
-		for _, err := range flatten(failed[l.usersFile()]) {
-			out = append(out, f.problem("listeners."+l.Name+"."+l.requestKey()+".users_file", err))
+		for _, err := range flatten(failed[l.UsersFile()]) {
+			out = append(out, f.Problem("listeners."+l.Name+"."+l.RequestKey()+".users_file", err))
 		}
 	}
 	return out
 }
 
 // probeLogin is whom a probe logs in as.
-func probeLogin(h HealthSection) (user, password string, err error) {
+func probeLogin(h config.HealthSection) (user, password string, err error) {
 	if h.PasswordFile == "" {
 		return h.User, "", nil
 	}
@@ -242,19 +243,19 @@ func probeLogin(h HealthSection) (user, password string, err error) {
 
 // withFileProblems adds the mistakes in the files that f names to those in its text,
 // of which err tells. Nil f: the text could not be read.
-func withFileProblems(f *File, err error) error {
-	var text *ConfigError
+func withFileProblems(f *config.File, err error) error {
+	var text *config.Error
 	if f == nil || !errors.As(err, &text) {
 		return err
 	}
-	return configError(append(text.Problems, fileProblems(f)...))
+	return config.ErrorOf(append(text.Problems, fileProblems(f)...))
 }
 
 // load reads a configuration. The error is a *ConfigError with every mistake in its
 // text, and beside those with every one in the files that it names. Where the text is
 // good, prepare finds the mistakes in the files.
-func load(s *configSource, env func(string) (string, bool)) (*File, error) {
-	f, err := s.load(env)
+func load(s *config.Source, env func(string) (string, bool)) (*config.File, error) {
+	f, err := s.Load(env)
 	if err != nil {
 		return nil, withFileProblems(f, err)
 	}
@@ -262,6 +263,6 @@ func load(s *configSource, env func(string) (string, bool)) (*File, error) {
 }
 
 // loadFile reads a configuration at a path, once.
-func loadFile(path string, env func(string) (string, bool)) (*File, error) {
-	return load(&configSource{path: path}, env)
+func loadFile(path string, env func(string) (string, bool)) (*config.File, error) {
+	return load(&config.Source{Path: path}, env)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // keysOfFiles are configurations by the key that names a file, with a verb for it.
@@ -23,7 +24,7 @@ func keysOfFiles() map[string]string {
 		"admin.token_file":                    cmdtest.Good + "admin: {token_file: %q}",
 		"listeners.l.socks5.users_file":       cmdtest.Ruled("socks5: {users_file: %q}", cmdtest.AllowAll),
 		"listeners.l.http_connect.users_file": cmdtest.Ruled("http_connect: {users_file: %q}", cmdtest.AllowAll),
-		"listeners.l.tls.ca":                  listening("tls: {identity: me, ca: %q, principals: [any]}"),
+		"listeners.l.tls.ca":                  strings.Replace(files("cert: a, key: b"), "upstream: u", "upstream: u, tls: {identity: me, ca: %q, principals: [any]}", 1),
 		"upstreams.u.tls.ca":                  cmdtest.Good + "    tls: {ca: %q}",
 		"upstreams.u.health.password_file":    cmdtest.Good + "    starttls: mysql\n    tls: {}\n    health: {user: me, password_file: %q}",
 		"identities.me.files.cert":            files("cert: %q, key: absent"),
@@ -64,11 +65,8 @@ func TestNoKeyReadsWhatIsNoFile(t *testing.T) {
 			in("pipe"): "it is a pipe, not a regular file", in("socket"): "it is a socket, not", folder: "it is a directory, not",
 			"/dev/zero": "it is a device, not", in("link"): "it is a device, not", in("large"): "it has more than",
 		} {
-			f, err := parse(fmt.Sprintf(text, path))
-			if err != nil {
-				t.Fatalf("%s: %v", key, err)
-			}
-			i := slices.IndexFunc(checkFiles(f), func(p Problem) bool {
+			f := parsed(t, fmt.Sprintf(text, path))
+			i := slices.IndexFunc(checkFiles(f), func(p config.Problem) bool {
 				return p.Path == key && strings.Contains(p.Text, path) && strings.Contains(p.Text, want)
 			})
 			if i < 0 {

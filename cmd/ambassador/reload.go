@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/config"
 )
 
 // wantReload asks for a reload and does not wait for it. Several that are asked
@@ -80,7 +81,7 @@ type fileWatch struct {
 // newFileWatch begins with what the file has now. Make it before the file is
 // loaded: a change in between is then seen.
 func newFileWatch(path string) *fileWatch {
-	used, _ := certs.ReadFile(path, maxConfigFile) // loading says what is wrong with it
+	used, _ := certs.ReadFile(path, config.MaxSize) // loading says what is wrong with it
 	return &fileWatch{path, used}
 }
 
@@ -89,7 +90,7 @@ func newFileWatch(path string) *fileWatch {
 func (w *fileWatch) run(ctx context.Context, changed func()) {
 	seen := w.used
 	for sleep(ctx, watchInterval) {
-		now, err := certs.ReadFile(w.path, maxConfigFile)
+		now, err := certs.ReadFile(w.path, config.MaxSize)
 		if err != nil {
 			continue // it is being replaced; until it is there again, nothing has changed
 		}

@@ -1,5 +1,7 @@
 package main
 
+import "ambassador/cmd/ambassador/internal/config"
+
 const (
 	// webDescriptors are those of an HTTP server beside its connections: the
 	// listener, and a connection that another one is making room for.
@@ -11,8 +13,8 @@ const (
 
 // reservedDescriptors is how many descriptors a process with this configuration
 // needs that are not l4's.
-func reservedDescriptors(f *File, connections int) int {
-	n := fileDescriptors * (len(f.Identities) + len(f.rootFiles()) + len(f.usersPaths()))
+func reservedDescriptors(f *config.File, connections int) int {
+	n := fileDescriptors * (len(f.Identities) + len(f.RootFiles()) + len(f.UsersPaths()))
 	if !f.Admin.Off {
 		n += connections + webDescriptors
 	}

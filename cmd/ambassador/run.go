@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"ambassador/cmd/ambassador/internal/adminsocket"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
@@ -25,13 +26,13 @@ import (
 
 // fileOptions are the options of a process that has a configuration file, which
 // edit overrules.
-func fileOptions(path string, env func(string) (string, bool), edit func(*File)) (serveOptions, error) {
-	found, err := findConfig(path)
+func fileOptions(path string, env func(string) (string, bool), edit func(*config.File)) (serveOptions, error) {
+	found, err := config.Find(path)
 	if err != nil {
 		return serveOptions{}, &program.ExitError{Code: 2, Err: err}
 	}
-	source := &configSource{path: found}
-	load := func() (*File, error) {
+	source := &config.Source{Path: found}
+	load := func() (*config.File, error) {
 		f, err := load(source, env)
 		if err != nil {
 			return nil, &program.ExitError{Code: 2, Err: err}
@@ -45,7 +46,7 @@ func fileOptions(path string, env func(string) (string, bool), edit func(*File))
 // serveOptions is how a process is run, beside its configuration.
 type serveOptions struct {
 	// load reads the configuration, for a reload. Nil: there is no file.
-	load func() (*File, error)
+	load func() (*config.File, error)
 	// watch asks for a reload when the file changes. Nil: nobody does.
 	watch *fileWatch
 	// command is started once ready, and its end is ours. Empty: none.
@@ -87,12 +88,12 @@ type process struct {
 	announced map[l4.Bound]bool
 
 	mu   sync.Mutex
-	file *File // guarded by mu
+	file *config.File // guarded by mu
 }
 
 // serve runs an ambassador until it is told to end. It is the one place that
 // does. The error is nil after a clean stop.
-func serve(ctx context.Context, w program.World, f *File, opts serveOptions) error {
+func serve(ctx context.Context, w program.World, f *config.File, opts serveOptions) error {
 	if err := findCommand(opts.command); err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func endSignals() (signals chan os.Signal, stop func()) {
 // start brings everything up: identities, admin API, listeners. When it returns,
 // connections are being accepted and every address has been printed. The caller
 // calls wait or drain, and then close.
-func start(ctx context.Context, w program.World, f *File, opts serveOptions) (*process, error) {
+func start(ctx context.Context, w program.World, f *config.File, opts serveOptions) (*process, error) {
 	p := newProcess(ctx, w, opts)
 	if level, err := parseLevel(f.Log.Level); err == nil {
 		p.log.set(level, f.Log.Format) // for what apply has to say
@@ -220,7 +221,7 @@ func (p *process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
 
 // apply makes f the configuration in use; on an error nothing has changed. The
 // caller holds reloading.
-func (p *process) apply(f *File) error {
+func (p *process) apply(f *config.File) error {
 	level, err := parseLevel(f.Log.Level)
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
@@ -229,12 +230,12 @@ func (p *process) apply(f *File) error {
 		return err
 	}
 	ids, failedIDs := p.ids.prepare(f.Identities)
-	roots, failedRoots := p.roots.prepare(f.rootFiles())
-	users, failedUsers := p.users.prepare(f.usersPaths())
-	if err := configError(problemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
+	roots, failedRoots := p.roots.prepare(f.RootFiles())
+	users, failedUsers := p.users.prepare(f.UsersPaths())
+	if err := config.ErrorOf(problemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	cfg, err := f.serverConfig(parts{identity: ids.source, roots: roots.source, users: users.users, login: probeLogin, ask: askHTTP})
+	cfg, err := f.ServerConfig(config.Parts{Identity: ids.source, Roots: roots.source, Users: users.users, Login: probeLogin, Ask: askHTTP})
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
@@ -267,7 +268,7 @@ func (p *process) apply(f *File) error {
 	p.mu.Lock()
 	p.file = f
 	p.mu.Unlock()
-	for _, w := range f.warnings() {
+	for _, w := range f.Warnings() {
 		p.log.Warn("unsafe setting", "setting", w)
 	}
 	for _, w := range exposures(f) {
@@ -278,23 +279,23 @@ func (p *process) apply(f *File) error {
 }
 
 // socketsOf is where the configuration wants HTTP to be served.
-func socketsOf(f *File) (want webSockets, err error) {
+func socketsOf(f *config.File) (want webSockets, err error) {
 	want.metrics = f.Metrics.Listen
 	if f.Admin.Off {
 		return want, nil
 	}
 	token, err := adminToken(f)
 	if err != nil {
-		return want, &program.ExitError{Code: 2, Err: &ConfigError{[]Problem{f.problem("admin.token_file", err)}}}
+		return want, &program.ExitError{Code: 2, Err: &config.Error{Problems: []config.Problem{f.Problem("admin.token_file", err)}}}
 	}
 	want.admin = &adminSocket{at: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
-		guard: adminOptions{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == tokenForAll}}
+		guard: adminOptions{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == config.TokenForAll}}
 	return want, nil
 }
 
 // ruleSeriesOf lists the series of all rules.
-func ruleSeriesOf(f *File) (out []ruleSeries) {
-	for _, r := range f.ruleLabels() {
+func ruleSeriesOf(f *config.File) (out []ruleSeries) {
+	for _, r := range f.RuleLabels() {
 		out = append(out, ruleSeries(r))
 	}
 	return out
@@ -346,7 +347,7 @@ func (p *process) config() ([]byte, error) {
 	f := p.file
 	p.mu.Unlock()
 	var b bytes.Buffer
-	err := f.printYAML(&b)
+	err := f.PrintYAML(&b)
 	return b.Bytes(), err
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
@@ -39,7 +40,7 @@ func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) 
 	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 8),
 		config: cmdtest.WriteConfig(t, text), done: make(chan struct{})}
 	s.world = program.World{Stdout: s.out, Stderr: s.err, Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}
-	opts, err := fileOptions(s.config, s.world.Env, func(*File) {})
+	opts, err := fileOptions(s.config, s.world.Env, func(*config.File) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) 
 	return s
 }
 
-func (s *served) start(f *File, opts serveOptions) {
+func (s *served) start(f *config.File, opts serveOptions) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	go func() { // the cleanup waits for it
@@ -285,10 +286,10 @@ func TestAwaitReady(t *testing.T) {
 func TestTokenForAll(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	cmdtest.WriteFile(t, token, "0123456789abcdef\n")
-	config := func(tokenFor string) string {
+	cfgPath := func(tokenFor string) string {
 		return cmdtest.OneListener("127.0.0.1:1", `admin: {listen: "127.0.0.1:0", token_file: `+token+", token_for: "+tokenFor+"}")
 	}
-	s := serveFile(t, config("all"))
+	s := serveFile(t, cfgPath("all"))
 	open := func(command string) error {
 		return runCommand(t.Context(), command, "--admin", s.addr("admin"))
 	}
@@ -306,7 +307,7 @@ func TestTokenForAll(t *testing.T) {
 			t.Errorf("%s with the token: %v", command, err)
 		}
 	}
-	cmdtest.WriteFile(t, s.config, config("changes"))
+	cmdtest.WriteFile(t, s.config, cfgPath("changes"))
 	if err := with("reload"); err != nil {
 		t.Fatal(err)
 	}

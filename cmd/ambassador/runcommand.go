@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -36,7 +37,7 @@ func (f *serveFlags) check(cmd *cobra.Command) error {
 }
 
 // apply overrules what the file says by the flags that were given.
-func (f *serveFlags) apply(cmd *cobra.Command, file *File) {
+func (f *serveFlags) apply(cmd *cobra.Command, file *config.File) {
 	if cmd.Flags().Changed("admin") {
 		file.Admin.Listen, file.Admin.Off = f.admin, f.admin == ""
 	}
@@ -49,10 +50,10 @@ func (f *serveFlags) apply(cmd *cobra.Command, file *File) {
 }
 
 // serveMade runs a configuration that was made of flags, or prints it.
-func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *File, opts serveOptions) error {
+func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *config.File, opts serveOptions) error {
 	flags.apply(cmd, f)
 	if flags.printConfig {
-		return f.printYAML(a.Stdout)
+		return f.PrintYAML(a.Stdout)
 	}
 	return serve(cmd.Context(), a.World, f, opts)
 }
@@ -79,7 +80,7 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 			if err := flags.check(cmd); err != nil {
 				return err
 			}
-			opts, err := fileOptions(path, a.Env, func(f *File) { flags.apply(cmd, f) })
+			opts, err := fileOptions(path, a.Env, func(f *config.File) { flags.apply(cmd, f) })
 			if err != nil {
 				return err
 			}
@@ -94,7 +95,7 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 				return err
 			}
 			if flags.printConfig {
-				return f.printYAML(a.Stdout)
+				return f.PrintYAML(a.Stdout)
 			}
 			opts.command = args
 			return serve(cmd.Context(), a.World, f, opts)

@@ -15,6 +15,7 @@ import (
 	"ambassador/certs/files"
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -28,12 +29,12 @@ import (
 // unix sockets.
 
 // noSandboxFor refuses a sandbox that is required where COMMAND would inherit it.
-func noSandboxFor(f *File, command []string) error {
-	if len(command) == 0 || f.Sandbox.landlock() != landlockRequired {
+func noSandboxFor(f *config.File, command []string) error {
+	if len(command) == 0 || f.Sandbox.Mode() != config.LandlockRequired {
 		return nil
 	}
-	p := f.problem("sandbox.landlock", errors.New("required, and COMMAND would inherit the sandbox; set auto or off, or start COMMAND by itself"))
-	return &program.ExitError{Code: 2, Err: &ConfigError{[]Problem{p}}}
+	p := f.Problem("sandbox.landlock", errors.New("required, and COMMAND would inherit the sandbox; set auto or off, or start COMMAND by itself"))
+	return &program.ExitError{Code: 2, Err: &config.Error{Problems: []config.Problem{p}}}
 }
 
 // access is what the process may do with files. Where a grant is for a folder, it
@@ -69,9 +70,9 @@ type portWant struct {
 
 // wantsOf lists what f needs. Config is the file that f was read from, empty if there
 // is none; adminsocket.Folder has the default admin socket.
-func wantsOf(f *File, config, adminFolder string) *wants {
+func wantsOf(f *config.File, cfgPath, adminFolder string) *wants {
 	w := &wants{}
-	w.read("", config)
+	w.read("", cfgPath)
 	w.read("admin.token_file", f.Admin.TokenFile)
 	switch {
 	case f.Admin.Off:
@@ -93,13 +94,13 @@ func wantsOf(f *File, config, adminFolder string) *wants {
 		w.listener("listeners."+l.Name, l)
 	}
 	w.connect = append(w.connect, portWant{"dns", 53}) // after a truncated answer
-	for i, s := range f.dnsServers() {
+	for i, s := range f.DNSServers() {
 		w.dial(fmt.Sprintf("dns.servers[%d]", i), s)
 	}
 	return w
 }
 
-func (w *wants) identity(key string, id *IdentitySection) {
+func (w *wants) identity(key string, id *config.IdentitySection) {
 	w.read(key+".files.cert", id.Files.Cert)
 	w.read(key+".files.key", id.Files.Key)
 	w.read(key+".files.pkcs12", id.Files.PKCS12)
@@ -119,9 +120,9 @@ func (w *wants) identity(key string, id *IdentitySection) {
 	}
 }
 
-func (w *wants) upstream(key string, u *UpstreamSection) {
+func (w *wants) upstream(key string, u *config.UpstreamSection) {
 	w.read(key+".health.password_file", u.Health.PasswordFile)
-	w.read(key+".tls.ca", u.caFile())
+	w.read(key+".tls.ca", u.CAFile())
 	switch {
 	case u.Dynamic:
 		w.anyPort = key + ".dynamic"
@@ -136,11 +137,11 @@ func (w *wants) upstream(key string, u *UpstreamSection) {
 	}
 }
 
-func (w *wants) listener(key string, l *ListenerSection) {
+func (w *wants) listener(key string, l *config.ListenerSection) {
 	w.listen(key+".listen", l.Listen)
-	w.read(key+".tls.ca", l.caFile())
-	if r := l.request(); r != nil {
-		w.read(key+"."+l.requestKey()+".users_file", r.UsersFile)
+	w.read(key+".tls.ca", l.CAFile())
+	if r := l.Request(); r != nil {
+		w.read(key+"."+l.RequestKey()+".users_file", r.UsersFile)
 	}
 }
 
@@ -339,12 +340,12 @@ func (p *process) harden() {
 // enterSandbox decides about the sandbox, once: at the start, when what f needs
 // outside of it is open or made, and before the first session. The caller holds
 // reloading.
-func (p *process) enterSandbox(f *File) error {
+func (p *process) enterSandbox(f *config.File) error {
 	if p.sandbox != nil || !p.opts.alone {
 		return nil
 	}
 	s, err := p.newSandbox(f)
-	if err != nil && f.Sandbox.landlock() == landlockRequired {
+	if err != nil && f.Sandbox.Mode() == config.LandlockRequired {
 		return fmt.Errorf("sandbox.landlock: required, and it is not possible: %w; set auto or off to start without", err)
 	}
 	if err != nil {
@@ -357,9 +358,9 @@ func (p *process) enterSandbox(f *File) error {
 
 // newSandbox confines the process to what f needs. An error means that it is not
 // confined.
-func (p *process) newSandbox(f *File) (*sandbox, error) {
-	switch mode := f.Sandbox.landlock(); {
-	case mode == landlockOff:
+func (p *process) newSandbox(f *config.File) (*sandbox, error) {
+	switch mode := f.Sandbox.Mode(); {
+	case mode == config.LandlockOff:
 		return nil, errors.New("sandbox.landlock is off")
 	case len(p.opts.command) > 0:
 		return nil, errors.New("COMMAND would inherit it")
@@ -373,7 +374,7 @@ func (p *process) newSandbox(f *File) (*sandbox, error) {
 	switch {
 	case len(reply.Enforced) == 0:
 		return nil, errors.New(reply.Reason)
-	case f.Sandbox.landlock() == landlockRequired && abi < abiPorts:
+	case f.Sandbox.Mode() == config.LandlockRequired && abi < abiPorts:
 		return nil, fmt.Errorf("the kernel has Landlock ABI %d, and ports need %d", abi, abiPorts)
 	}
 	if err := restrictProcess(l); err != nil {
@@ -382,12 +383,12 @@ func (p *process) newSandbox(f *File) (*sandbox, error) {
 	return &sandbox{l, reply}, nil
 }
 
-func (p *process) wants(f *File) *wants {
-	config := ""
+func (p *process) wants(f *config.File) *wants {
+	cfgPath := ""
 	if p.opts.load != nil {
-		config, _ = filepath.Abs(f.name()) // an error is that of the working folder: it is gone
+		cfgPath, _ = filepath.Abs(f.Name()) // an error is that of the working folder: it is gone
 	}
-	return wantsOf(f, config, adminsocket.DefaultFolder(p.world.Env).Path)
+	return wantsOf(f, cfgPath, adminsocket.DefaultFolder(p.world.Env).Path)
 }
 
 // sandboxed is what is enforced, for the API; nil where nobody asked for it.
@@ -401,21 +402,21 @@ func (p *process) sandboxed() *api.Sandbox {
 // withinSandbox refuses a configuration that the sandbox of the start does not let
 // work: the kernel would refuse it later, and less clearly. The caller holds
 // reloading.
-func (p *process) withinSandbox(f *File) error {
+func (p *process) withinSandbox(f *config.File) error {
 	if p.sandbox == nil {
 		return nil
 	}
 	p.mu.Lock()
 	old := p.file
 	p.mu.Unlock()
-	if old.Sandbox.landlock() != f.Sandbox.landlock() {
+	if old.Sandbox.Mode() != f.Sandbox.Mode() {
 		p.log.Warn("sandbox.landlock has changed, and applies from the next start on", "now", p.sandbox.reply.String())
 	}
-	var problems []Problem
+	var problems []config.Problem
 	for _, r := range p.sandbox.refuses(p.wants(f), p.wants(old)) {
-		problems = append(problems, f.problem(r.key, errors.New(r.text)))
+		problems = append(problems, f.Problem(r.key, errors.New(r.text)))
 	}
-	if err := configError(problems); err != nil {
+	if err := config.ErrorOf(problems); err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
 	return nil

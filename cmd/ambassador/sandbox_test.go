@@ -19,17 +19,18 @@ import (
 
 	"ambassador/certs/step"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
 
 // everySection has one of everything that has paths or addresses.
-func everySection() *File {
-	return &File{
-		Identities: []*IdentitySection{{Name: "f"}, {Name: "s", Step: &step.Config{}}},
-		Upstreams:  []*UpstreamSection{{Name: "u", TLS: &TLSSection{}, Endpoints: []EndpointSection{{}}}},
-		Listeners: []*ListenerSection{{Name: "socks", TLS: &ListenerTLSSection{}, SOCKS5: &RequestSection{}},
-			{Name: "connect", HTTPConnect: &RequestSection{}}},
+func everySection() *config.File {
+	return &config.File{
+		Identities: []*config.IdentitySection{{Name: "f"}, {Name: "s", Step: &step.Config{}}},
+		Upstreams:  []*config.UpstreamSection{{Name: "u", TLS: &config.TLSSection{}, Endpoints: []config.EndpointSection{{}}}},
+		Listeners: []*config.ListenerSection{{Name: "socks", TLS: &config.ListenerTLSSection{}, SOCKS5: &config.RequestSection{}},
+			{Name: "connect", HTTPConnect: &config.RequestSection{}}},
 	}
 }
 
@@ -41,7 +42,7 @@ func TestEveryPathIsInTheSandbox(t *testing.T) {
 	has := func(path string) bool {
 		return slices.ContainsFunc(wantsOf(f, "", "/admin").files, func(w fileWant) bool { return w.path == path && w.key != "" })
 	}
-	for i, p := range f.paths() {
+	for i, p := range f.Paths() {
 		*p = fmt.Sprintf("/folder%d/file", i)
 		if !has(*p) {
 			t.Errorf("File.paths()[%d] is not in the sandbox", i)
@@ -49,7 +50,7 @@ func TestEveryPathIsInTheSandbox(t *testing.T) {
 		*p = ""
 	}
 	upstream := &f.Upstreams[0].Endpoints[0].Address
-	for i, a := range f.addresses() {
+	for i, a := range f.Addresses() {
 		*a = fmt.Sprintf("unix:/folder%d/socket", i)
 		if !has(fmt.Sprintf("/folder%d", i)) && a != upstream {
 			t.Errorf("File.addresses()[%d] on a unix socket is not in the sandbox", i)
@@ -82,7 +83,7 @@ func TestPortsOfTheSandbox(t *testing.T) {
 			"upstreams: {u: {endpoints: [\"db:1\"], tls: {identity: i}}}", connect: []int{1, 53, 443}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, err := parse(head + test.text)
+			f, err := config.Parse("a.yaml", "/etc/a", []byte(head+test.text), cmdtest.Env)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +216,7 @@ func TestWhatTheSandboxRefuses(t *testing.T) {
 }
 
 func TestCommandAndARequiredSandbox(t *testing.T) {
-	f, err := parse("sandbox: {landlock: required}\n" + cmdtest.Good)
+	f, err := config.Parse("a.yaml", "/etc/a", []byte("sandbox: {landlock: required}\n"+cmdtest.Good), cmdtest.Env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,9 +231,9 @@ func TestCommandAndARequiredSandbox(t *testing.T) {
 // beSandboxed enters the sandbox that a configuration file asks for and then makes
 // attempts, "WHAT ARGUMENT" each, on threads that were there before. It prints a
 // line for each.
-func beSandboxed(config string, attempts []string) int {
+func beSandboxed(path string, attempts []string) int {
 	w := program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv}
-	opts, err := fileOptions(config, w.Env, func(*File) {})
+	opts, err := fileOptions(path, w.Env, func(*config.File) {})
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/config"
+)
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
@@ -8,7 +12,7 @@ func (a *app) schemaCommand() *cobra.Command {
 		Long:    "Prints the JSON Schema of the configuration file: every key with its unit and its default.",
 		Example: "  ambassador schema > ambassador.schema.json",
 		RunE: func(*cobra.Command, []string) error {
-			_, err := a.Stdout.Write(schemaJSON)
+			_, err := a.Stdout.Write(config.Schema)
 			return err
 		},
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/l4"
 )
 
@@ -86,7 +87,7 @@ func TestSOCKS5Flags(t *testing.T) {
 			roundTrip(t, f)
 			rules := f.Listeners[0].Rules
 			last := rules[len(rules)-1]
-			if len(rules) != len(tt.sf.allow)+1 || last.everything() != true || (last.Deny == "") != tt.sf.report {
+			if len(rules) != len(tt.sf.allow)+1 || len(last.Hosts)+len(last.Ports)+len(last.IPs)+len(last.Clients)+len(last.Users)+len(last.UIDs)+len(last.Principals)+len(last.SNIs) > 0 || (last.Deny == "") != tt.sf.report {
 				t.Errorf("rules: %+v", rules)
 			}
 		})
@@ -181,7 +182,7 @@ func TestReportIsSorted(t *testing.T) {
 	for _, host := range []string{"c", "a", "b"} {
 		s.ended(record(host+".x:1", unlisted, l4.ReasonClosed))
 	}
-	if got := namesOf(s.needs(), need.allow); !slices.IsSorted(got) || len(got) != 3 {
+	if got := config.NamesOf(s.needs(), need.allow); !slices.IsSorted(got) || len(got) != 3 {
 		t.Errorf("%v", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/policy"
 )
 
@@ -31,15 +32,15 @@ func (sf *socks5Flags) bind(flags *pflag.FlagSet) {
 }
 
 // socks5File makes the configuration that the flags mean, as forwardFile does.
-func socks5File(sf *socks5Flags) (*File, error) {
+func socks5File(sf *socks5Flags) (*config.File, error) {
 	text, problems := sf.yaml()
 	if sf.listen == "" {
-		problems = append(problems, Problem{File: "--listen", Text: "required: where clients connect, like --listen 127.0.0.1:1080"})
+		problems = append(problems, config.Problem{File: "--listen", Text: "required: where clients connect, like --listen 127.0.0.1:1080"})
 	}
 	if len(sf.allow) == 0 && !sf.report {
-		problems = append(problems, Problem{File: "--allow", Text: "required: what clients may connect to, like --allow 'db.internal:5432' or --allow '*.example.com:443'; --report finds out what they need"})
+		problems = append(problems, config.Problem{File: "--allow", Text: "required: what clients may connect to, like --allow 'db.internal:5432' or --allow '*.example.com:443'; --report finds out what they need"})
 	}
-	f, err := madeFile("socks5", text, problems, sf.flagOf)
+	f, err := config.FromFlags("socks5", text, problems, sf.flagOf)
 	return f, withFileProblems(f, err)
 }
 
@@ -59,7 +60,7 @@ func (sf *socks5Flags) flagOf(path string) string {
 
 // yaml is the configuration as text. Problems are the values of --allow that no
 // rule can be made of.
-func (sf *socks5Flags) yaml() (text string, problems []Problem) {
+func (sf *socks5Flags) yaml() (text string, problems []config.Problem) {
 	lines := []string{"upstreams:", "  direct: {dynamic: true}", "listeners:", "  socks5:"}
 	for _, key := range sf.lines() {
 		lines = append(lines, "    "+key)
@@ -68,7 +69,7 @@ func (sf *socks5Flags) yaml() (text string, problems []Problem) {
 	for _, value := range sf.allow {
 		rule, err := parseAllow(value)
 		if err != nil {
-			problems = append(problems, Problem{File: "--allow", Text: err.Error()})
+			problems = append(problems, config.Problem{File: "--allow", Text: err.Error()})
 			continue
 		}
 		lines = append(lines, "      - "+rule.yaml())
@@ -85,7 +86,7 @@ func (sf *socks5Flags) usersKey() string {
 	if sf.users == "" {
 		return ""
 	}
-	return "users_file: " + quote(absolute(sf.users))
+	return "users_file: " + config.Quote(absolute(sf.users))
 }
 
 // allowRule is one --allow: what may be asked for, and at which ports.
@@ -96,7 +97,7 @@ type allowRule struct {
 
 // yaml is the rule as a section in one line.
 func (r allowRule) yaml() string {
-	text := r.key + ": " + quote(r.value)
+	text := r.key + ": " + config.Quote(r.value)
 	if r.ports != "*" {
 		text += ", port: " + r.ports
 	}
@@ -165,6 +166,6 @@ func parseAllowRange(s string) (p netip.Prefix, isAddress bool, err error) {
 	if _, err := netip.ParseAddr(text); err != nil && !strings.Contains(text, "/") && text == s {
 		return p, false, nil
 	}
-	p, err = parsePrefix(text)
+	p, err = config.ParsePrefix(text)
 	return p, true, err
 }

@@ -74,8 +74,8 @@ func startSelf(t *testing.T, cmd *exec.Cmd) (out, log *cmdtest.Output) {
 func TestServiceManagerIsTold(t *testing.T) {
 	m := newManager(t)
 	dead := cmdtest.Nobody(t)
-	config := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener(dead), "required: false", "required: true", 1))
-	cmd := exec.Command(cmdtest.Self(t), "run", "-c", config)
+	cfgPath := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener(dead), "required: false", "required: true", 1))
+	cmd := exec.Command(cmdtest.Self(t), "run", "-c", cfgPath)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+m.path, "WATCHDOG_USEC=400000")
 	out, _ := startSelf(t, cmd)
 	if text := m.await("READY=1", "STOPPING|RELOADING"); !strings.Contains(text, "STATUS=not ready: upstream up: ") {
@@ -111,8 +111,8 @@ func TestSocketsOfTheServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	config := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener(cmdtest.NamedEcho(t, "one")), `"127.0.0.1:0"`, "systemd:front.socket", 1))
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front.socket exec "$0" run -c "$1" -- sh -c 'echo "LISTEN_FDS=$LISTEN_FDS NOTIFY_SOCKET=$NOTIFY_SOCKET"; read line'`, cmdtest.Self(t), config)
+	cfgPath := cmdtest.WriteConfig(t, strings.Replace(cmdtest.OneListener(cmdtest.NamedEcho(t, "one")), `"127.0.0.1:0"`, "systemd:front.socket", 1))
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front.socket exec "$0" run -c "$1" -- sh -c 'echo "LISTEN_FDS=$LISTEN_FDS NOTIFY_SOCKET=$NOTIFY_SOCKET"; read line'`, cmdtest.Self(t), cfgPath)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=/absent", "WATCHDOG_USEC=1000000")
 	cmd.ExtraFiles = []*os.File{file}
 	stdin, err := cmd.StdinPipe()

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -11,42 +11,42 @@ import (
 	"ambassador/cmd/ambassador/internal/program"
 )
 
-// maxConfigFile bounds a configuration, in bytes: about 50,000 rules. Kubernetes
+// MaxSize bounds a configuration, in bytes: about 50,000 rules. Kubernetes
 // keeps at most 1 MiB in a ConfigMap.
-const maxConfigFile = 4 << 20
+const MaxSize = 4 << 20
 
-// configSource is where a configuration is read from: at first a regular file or a
+// Source is where a configuration is read from: at first a regular file or a
 // pipe, from then on a regular file. It is used by one goroutine at a time.
-type configSource struct {
-	path string
+type Source struct {
+	Path string
 	used bool // it has been read
 }
 
 // read gives the text.
-func (s *configSource) read() ([]byte, error) {
+func (s *Source) read() ([]byte, error) {
 	first := !s.used
 	s.used = true
 	switch {
-	case !program.IsPipe(s.path):
-		return certs.ReadGuarded(s.path, maxConfigFile)
+	case !program.IsPipe(s.Path):
+		return certs.ReadGuarded(s.Path, MaxSize)
 	case first:
-		return program.ReadPipe(s.path, maxConfigFile, program.PipeTimeout)
+		return program.ReadPipe(s.Path, MaxSize, program.PipeTimeout)
 	}
 	return nil, errors.New("a pipe cannot be read again; to be able to reload, start with -c and a regular file")
 }
 
 // folder is where relative paths start. Pipes and what else is in /dev have no folder
 // of their own.
-func (s *configSource) folder() (string, error) {
-	if program.IsPipe(s.path) || strings.HasPrefix(s.path, "/dev/") {
+func (s *Source) folder() (string, error) {
+	if program.IsPipe(s.Path) || strings.HasPrefix(s.Path, "/dev/") {
 		return os.Getwd()
 	}
-	return filepath.Abs(filepath.Dir(s.path))
+	return filepath.Abs(filepath.Dir(s.Path))
 }
 
-// findConfig is the configuration file to use: the given one, or the first
+// Find is the configuration file to use: the given one, or the first
 // default that is there.
-func findConfig(given string) (string, error) {
+func Find(given string) (string, error) {
 	if given != "" {
 		return given, nil
 	}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func parse(text string) (*File, error) {
-	return parseFile("a.yaml", "/etc/a", []byte(text), cmdtest.Env)
+	return Parse("a.yaml", "/etc/a", []byte(text), cmdtest.Env)
 }
 
 // listening is good on every address, with an identity and more of the listener.
@@ -161,7 +161,7 @@ func TestNotes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if notes := f.notes(); len(notes) != want || want > 0 && !strings.Contains(notes[0], "channel_binding=disable") {
+		if notes := f.Notes(); len(notes) != want || want > 0 && !strings.Contains(notes[0], "channel_binding=disable") {
 			t.Errorf("notes of %q: %q", upstream, notes)
 		}
 	}
@@ -195,7 +195,7 @@ upstreams: {u: {endpoints: ["h:${PORT}"], tls: {identity: me, ca: sub/ca.crt}}}`
 		t.Errorf("files %+v, ca %s", id, f.Upstreams[0].TLS.CA)
 	}
 	var b bytes.Buffer
-	f.printYAML(&b)
+	f.PrintYAML(&b)
 	if !strings.Contains(b.String(), "${PORT}") || strings.Contains(b.String(), "5432") {
 		t.Errorf("printed: %s", b.String())
 	}
@@ -222,7 +222,7 @@ upstreams: {u: {endpoints: ["unix:../out.sock", {address: "unix:/abs.sock"}, "h:
 func schemaOf(t *testing.T) *jsonschema.Resolved {
 	t.Helper()
 	var s jsonschema.Schema
-	if err := json.Unmarshal(schemaJSON, &s); err != nil {
+	if err := json.Unmarshal(Schema, &s); err != nil {
 		t.Fatal(err)
 	}
 	r, err := s.Resolve(nil)
@@ -259,19 +259,19 @@ func TestSchemaIsCurrent(t *testing.T) {
 		}
 		return
 	}
-	if diff := cmp.Diff(string(want), string(schemaJSON)); diff != "" {
-		t.Errorf("schema.json is not current; run go test ./cmd/ambassador -run TestSchemaIsCurrent -update\n%s", diff)
+	if diff := cmp.Diff(string(want), string(Schema)); diff != "" {
+		t.Errorf("schema.json is not current; run go test ./cmd/ambassador/internal/config -run TestSchemaIsCurrent -update\n%s", diff)
 	}
 }
 
 func TestExamplesLoadAndValidate(t *testing.T) {
-	examples, _ := filepath.Glob("examples/*.yaml")
+	examples, _ := filepath.Glob("../../examples/*.yaml")
 	if len(examples) < 3 {
 		t.Fatalf("examples: %v", examples)
 	}
 	schema := schemaOf(t)
 	for _, path := range examples {
-		f, err := loadFile(path, cmdtest.Env)
+		f, err := (&Source{Path: path}).Load(cmdtest.Env)
 		if err != nil {
 			t.Errorf("%v", err)
 			continue
@@ -290,7 +290,7 @@ func TestExamplesLoadAndValidate(t *testing.T) {
 
 func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(cmdtest.Good))
-	examples, _ := filepath.Glob("examples/*.yaml")
+	examples, _ := filepath.Glob("../../examples/*.yaml")
 	for _, path := range examples {
 		b, _ := os.ReadFile(path)
 		f.Add(b)
@@ -300,22 +300,22 @@ func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(shared(3, 3)))
 	f.Add([]byte(bomb(20)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		file, err := parseFile("fuzz.yaml", "/", b, cmdtest.Env)
+		file, err := Parse("fuzz.yaml", "/", b, cmdtest.Env)
 		if err == nil {
-			file.warnings()
-			file.notes()
-			file.ruleLabels()
+			file.Warnings()
+			file.Notes()
+			file.RuleLabels()
 			for _, l := range file.Listeners {
-				if _, err := l.rules(); err != nil {
+				if _, err := l.PolicyRules(); err != nil {
 					t.Errorf("rules that were checked: %v", err)
 				}
 			}
 			for _, id := range file.Identities {
-				id.key()
+				id.Key()
 			}
 			return
 		}
-		for _, p := range err.(*ConfigError).Problems {
+		for _, p := range err.(*Error).Problems {
 			if p.Line < 1 || p.Text == "" {
 				t.Errorf("a problem without a place: %+v", p)
 			}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -52,16 +52,16 @@ func markField(to *int) field {
 	}}
 }
 
-// request is the section of the protocol in which clients ask; nil if there is none.
-func (l *ListenerSection) request() *RequestSection {
+// Request is the section of the protocol in which clients ask; nil if there is none.
+func (l *ListenerSection) Request() *RequestSection {
 	if l.SOCKS5 != nil {
 		return l.SOCKS5
 	}
 	return l.HTTPConnect
 }
 
-// requestKey is the key of request.
-func (l *ListenerSection) requestKey() string {
+// RequestKey is the key of request.
+func (l *ListenerSection) RequestKey() string {
 	if l.SOCKS5 != nil {
 		return "socks5"
 	}
@@ -81,12 +81,12 @@ func (l *ListenerSection) requestProtocol() l4.RequestProtocol {
 	return l4.RequestNone
 }
 
-// hasDestination says whether clients of the listener say where they want to go.
-func (l *ListenerSection) hasDestination() bool { return l.requestProtocol() != l4.RequestNone }
+// HasDestination says whether clients of the listener say where they want to go.
+func (l *ListenerSection) HasDestination() bool { return l.requestProtocol() != l4.RequestNone }
 
-// usersFile is the file of those who may ask; empty if nobody is asked.
-func (l *ListenerSection) usersFile() string {
-	if r := l.request(); r != nil {
+// UsersFile is the file of those who may ask; empty if nobody is asked.
+func (l *ListenerSection) UsersFile() string {
+	if r := l.Request(); r != nil {
 		return r.UsersFile
 	}
 	return ""
@@ -156,7 +156,7 @@ func (l *ListenerSection) validateRequests(d *decoder, path string) {
 			d.failAt(path+".sni", "%v", err)
 		}
 	}
-	if l.Context && l.HTTPConnect == nil && l.usersFile() == "" && len(l.ProxyFrom) == 0 {
+	if l.Context && l.HTTPConnect == nil && l.UsersFile() == "" && len(l.ProxyFrom) == 0 {
 		d.failAt(path+".context", "nothing could carry it: clients say it in http_connect's header, behind the user name of socks5 with users_file, or in the headers of proxy_protocol; give one of them, or remove context")
 	}
 }
@@ -175,8 +175,8 @@ func (l *ListenerSection) checkSNI() error {
 	switch {
 	case l.TLS != nil:
 		return errors.New("the listener's tls ends the client's TLS, so that nothing is left to be read; remove one of them (identities are chosen by the name, too)")
-	case l.request() != nil:
-		return fmt.Errorf("the ClientHello comes only after the answer to the %s request, which says where to; remove sni, and use host in the rules", l.requestKey())
+	case l.Request() != nil:
+		return fmt.Errorf("the ClientHello comes only after the answer to the %s request, which says where to; remove sni, and use host in the rules", l.RequestKey())
 	case !slices.ContainsFunc(l.Rules, func(r RuleSection) bool { return len(r.SNIs) > 0 }):
 		return errors.New("the name is read for rules, and none of them has sni; remove it, or add such a rule")
 	}
@@ -199,12 +199,12 @@ func (l *ListenerSection) validateChoice(d *decoder, path string, f *File) {
 
 // validateUpstream judges a reference of the listener to an upstream.
 func (l *ListenerSection) validateUpstream(d *decoder, at, name string, f *File) {
-	u := f.upstream(name)
+	u := f.Upstream(name)
 	switch {
 	case name == "": // the mistake is told
 	case u == nil:
-		d.failAt(at, "%s", unknownName(name, "upstreams", namesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
-	case u.Dynamic && !l.hasDestination():
+		d.failAt(at, "%s", unknownName(name, "upstreams", NamesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
+	case u.Dynamic && !l.HasDestination():
 		d.failAt(at, "upstream %s is dynamic, and clients of this listener do not say where they want to go; give socks5, http_connect or original_destination, or another upstream", name)
 	case u.Dynamic && l.OriginalDestination && u.TLS != nil && !u.TLS.named():
 		d.failAt(at, "upstream %s verifies the name that was asked for, and a redirected connection has only an address; set tls.server_name or tls.principals there", name)
@@ -234,11 +234,11 @@ func (l *ListenerSection) upstreams(f *File) (out []*UpstreamSection) {
 // egressWarnings are the listener's settings that take away a protection.
 func (l *ListenerSection) egressWarnings() (out []string) {
 	at := "listeners." + l.Name
-	if l.request() != nil {
-		key := at + "." + l.requestKey()
+	if l.Request() != nil {
+		key := at + "." + l.RequestKey()
 		anybody := l.UnsafePlaintextListen || l.TLS != nil && l.TLS.Client == clientNone
 		switch {
-		case anybody && l.usersFile() == "":
+		case anybody && l.UsersFile() == "":
 			out = append(out, key+": whoever reaches "+l.Listen+" may go where the rules allow, without users_file")
 		case l.UnsafePlaintextListen:
 			out = append(out, key+".users_file: passwords cross the network in plaintext")
@@ -255,7 +255,7 @@ func (l *ListenerSection) egressWarnings() (out []string) {
 // egressNotes are what of the listener works otherwise than one might expect.
 func (l *ListenerSection) egressNotes(f *File) (out []string) {
 	at := "listeners." + l.Name
-	if u := f.upstream(l.Upstream); u != nil && l.hasDestination() {
+	if u := f.Upstream(l.Upstream); u != nil && l.HasDestination() {
 		if u.Dynamic {
 			out = append(out, at+".upstream: every destination is allowed but special addresses (loopback, private and the like); rules say which")
 		} else {
@@ -263,7 +263,7 @@ func (l *ListenerSection) egressNotes(f *File) (out []string) {
 		}
 	}
 	for i, r := range l.Rules {
-		u := f.upstream(r.Upstream)
+		u := f.Upstream(r.Upstream)
 		if u != nil && u.Dynamic && u.TLS != nil && !u.TLS.named() && len(r.IPs) > 0 && len(r.Hosts) == 0 && !l.OriginalDestination {
 			out = append(out, fmt.Sprintf("%s.rules[%d]: upstream %s verifies what was asked for, so that where clients ask for an address, the server's certificate must have it; tls.server_name or tls.principals there say otherwise", at, i, u.Name))
 		}
@@ -271,10 +271,10 @@ func (l *ListenerSection) egressNotes(f *File) (out []string) {
 	return append(out, l.unreachableRules()...)
 }
 
-// usersPaths are the files of those who may ask at listeners, each once.
-func (f *File) usersPaths() (out []string) {
+// UsersPaths are the files of those who may ask at listeners, each once.
+func (f *File) UsersPaths() (out []string) {
 	for _, l := range f.Listeners {
-		if path := l.usersFile(); path != "" && !slices.Contains(out, path) {
+		if path := l.UsersFile(); path != "" && !slices.Contains(out, path) {
 			out = append(out, path)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -101,7 +101,7 @@ func TestMistakesAreBounded(t *testing.T) {
 		"long keys and text": cmdtest.Good + strings.Repeat("k", 1<<20) + ": 1\n" + "log: {level: " + strings.Repeat("v", 1<<20) + "}\n",
 	} {
 		_, err := parse(text)
-		var all *ConfigError
+		var all *Error
 		if !errors.As(err, &all) {
 			t.Fatalf("%s: %v", name, err)
 		}

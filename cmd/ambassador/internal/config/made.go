@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding/json"
@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// madeFile reads a configuration that was made of a command's flags. Problems are
+// FromFlags reads a configuration that was made of a command's flags. Problems are
 // the mistakes that were found before, flagOf is the flag that a key comes from. The
 // error is a *ConfigError whose problems name flags; beside it the File has what could
 // be read.
-func madeFile(command, text string, problems []Problem, flagOf func(path string) string) (*File, error) {
+func FromFlags(command, text string, problems []Problem, flagOf func(path string) string) (*File, error) {
 	d := &decoder{file: command, env: func(string) (string, bool) { return "", false }, flagOf: flagOf}
 	f, err := d.decodeFile("/", []byte(text))
-	var config *ConfigError
+	var config *Error
 	switch {
 	case errors.As(err, &config):
 		for _, p := range config.Problems {
@@ -26,7 +26,7 @@ func madeFile(command, text string, problems []Problem, flagOf func(path string)
 		return nil, err
 	}
 	if len(problems) > 0 {
-		return f, &ConfigError{problems}
+		return f, &Error{problems}
 	}
 	return f, nil
 }
@@ -41,9 +41,9 @@ func withFlags(text string) string {
 		"tls.server_name or tls.principals", "--server-name or --principal", "server_name", "--server-name").Replace(text)
 }
 
-// quote is a text as a YAML scalar that nothing is expanded in. JSON's strings
+// Quote is a text as a YAML scalar that nothing is expanded in. JSON's strings
 // are YAML's.
-func quote(s string) string {
+func Quote(s string) string {
 	b, err := json.Marshal(strings.ReplaceAll(s, "${", "$${"))
 	if err != nil {
 		return `""`

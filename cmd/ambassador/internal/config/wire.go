@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 	"ambassador/l4/htpasswd"
 )
 
-// rootFiles are the files of tls.ca, each once: identities with only roots, their
+// RootFiles are the files of tls.ca, each once: identities with only roots, their
 // paths being their names.
-func (f *File) rootFiles() (out []*IdentitySection) {
+func (f *File) RootFiles() (out []*IdentitySection) {
 	seen := map[string]bool{"": true}
 	add := func(ca string) {
 		if !seen[ca] {
@@ -28,30 +28,30 @@ func (f *File) rootFiles() (out []*IdentitySection) {
 		}
 	}
 	for _, u := range f.Upstreams {
-		add(u.caFile())
+		add(u.CAFile())
 	}
 	for _, l := range f.Listeners {
-		add(l.caFile())
+		add(l.CAFile())
 	}
 	return out
 }
 
-// parts is what a configuration names and does not hold.
-type parts struct {
-	// identity is the source of one of identities; nil if there is none of that name.
-	identity func(name string) *certs.Source
-	// roots is the source of a file of tls.ca; nil for an empty path.
-	roots func(path string) *certs.Source
-	// users are those of a users_file; nil for an empty path.
-	users func(path string) *htpasswd.Users
-	// login says what a probe logs in with, each time it is called.
-	login func(HealthSection) (user, password string, err error)
-	// ask asks the question of health.http, of a host.
-	ask func(ctx context.Context, h HTTPSection, host netip.Addr) error
+// Parts is what a configuration names and does not hold.
+type Parts struct {
+	// Identity is the source of one of identities; nil if there is none of that name.
+	Identity func(name string) *certs.Source
+	// Roots is the source of a file of tls.ca; nil for an empty path.
+	Roots func(path string) *certs.Source
+	// Users are those of a users_file; nil for an empty path.
+	Users func(path string) *htpasswd.Users
+	// Login says what a probe logs in with, each time it is called.
+	Login func(HealthSection) (user, password string, err error)
+	// Ask asks the question of health.http, of a host.
+	Ask func(ctx context.Context, h HTTPSection, host netip.Addr) error
 }
 
-// serverConfig translates the configuration for l4.
-func (f *File) serverConfig(p parts) (cfg l4.Config, err error) {
+// ServerConfig translates the configuration for l4.
+func (f *File) ServerConfig(p Parts) (cfg l4.Config, err error) {
 	cfg.MaxSessions, cfg.MaxMemory = f.Limits.Connections, f.Limits.Memory
 	for _, u := range f.Upstreams {
 		up, err := f.upstreamConfig(u, p)
@@ -65,7 +65,7 @@ func (f *File) serverConfig(p parts) (cfg l4.Config, err error) {
 		if err != nil {
 			return cfg, err
 		}
-		listener.Users, listener.DNSServers, listener.Greeting = p.users(l.usersFile()), f.dnsServers(), f.greeting(l)
+		listener.Users, listener.DNSServers, listener.Greeting = p.Users(l.UsersFile()), f.DNSServers(), f.greeting(l)
 		cfg.Listeners = append(cfg.Listeners, listener)
 	}
 	return cfg, nil
@@ -80,13 +80,13 @@ func (f *File) greeting(l *ListenerSection) string {
 	}
 	text += fmt.Sprintf("%#v", *l.TLS)
 	for _, name := range l.TLS.names() {
-		text += f.identity(name).key()
+		text += f.identity(name).Key()
 	}
 	return text
 }
 
-// problem is a mistake found after the file was read, at the place of its key.
-func (f *File) problem(path string, err error) Problem {
+// Problem is a mistake found after the file was read, at the place of its key.
+func (f *File) Problem(path string, err error) Problem {
 	if f.places.flagOf != nil {
 		return Problem{File: f.places.flagOf(path), Text: err.Error()}
 	}
@@ -95,14 +95,14 @@ func (f *File) problem(path string, err error) Problem {
 	return d.problems[0]
 }
 
-func (f *File) upstreamConfig(u *UpstreamSection, p parts) (l4.UpstreamConfig, error) {
+func (f *File) upstreamConfig(u *UpstreamSection, p Parts) (l4.UpstreamConfig, error) {
 	cfg := l4.UpstreamConfig{Name: u.Name, Required: u.Required,
 		Connect: l4.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
 	key := u.resilience(&cfg, p)
 	if u.StartTLS != "none" {
 		cfg.StartTLS = u.StartTLS
 	}
-	cfg.DNSServers, cfg.ProxyProtocol, cfg.Dynamic, cfg.Mark = f.dnsServers(), u.proxyVersion(), u.Dynamic, u.Mark
+	cfg.DNSServers, cfg.ProxyProtocol, cfg.Dynamic, cfg.Mark = f.DNSServers(), u.proxyVersion(), u.Dynamic, u.Mark
 	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.ProxyProtocol, cfg.Connect, cfg.DNSServers, cfg.Required, cfg.Dynamic, cfg.Mark})
 	if u.TLS == nil {
 		return cfg, nil
@@ -111,10 +111,10 @@ func (f *File) upstreamConfig(u *UpstreamSection, p parts) (l4.UpstreamConfig, e
 	if err != nil {
 		return cfg, err
 	}
-	policy.Roots = p.roots(u.caFile())
+	policy.Roots = p.Roots(u.CAFile())
 	cfg.Key += fmt.Sprintf("%#v", *u.TLS)
 	if id := f.identity(u.TLS.Identity); id != nil {
-		cfg.Key += id.key()
+		cfg.Key += id.Key()
 	}
 	cfg.TLS = certs.NewOriginator(policy).Config
 	if policy.Source != nil {
@@ -123,8 +123,8 @@ func (f *File) upstreamConfig(u *UpstreamSection, p parts) (l4.UpstreamConfig, e
 	return cfg, nil
 }
 
-// dnsServers are the addresses of dns.servers with their ports; none: the system's.
-func (f *File) dnsServers() (out []string) {
+// DNSServers are the addresses of dns.servers with their ports; none: the system's.
+func (f *File) DNSServers() (out []string) {
 	for _, s := range f.DNS.Servers {
 		if _, err := netip.ParseAddr(s); err == nil {
 			s = net.JoinHostPort(s, "53")
@@ -137,10 +137,10 @@ func (f *File) dnsServers() (out []string) {
 func (f *File) identity(name string) *IdentitySection { return f.identityOf[name] }
 
 // policy translates an upstream's tls, but for the file of its roots.
-func (t *TLSSection) policy(parts parts) (p certs.ClientPolicy, err error) {
+func (t *TLSSection) policy(parts Parts) (p certs.ClientPolicy, err error) {
 	p = certs.ClientPolicy{ServerName: t.ServerName, ALPN: t.ALPN, SkipVerify: t.UnsafeSkipVerify, SystemRoots: t.CA == "system", MinVersion: tlsVersions()[t.MinVersion]}
 	if t.Identity != "" {
-		p.Source = parts.identity(t.Identity)
+		p.Source = parts.Identity(t.Identity)
 	}
 	p.Principals, err = parsePrincipals(t.Principals)
 	return p, err
@@ -150,7 +150,7 @@ func tlsVersions() map[string]uint16 {
 	return map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 }
 
-func (l *ListenerSection) config(p parts) (cfg l4.ListenerConfig, err error) {
+func (l *ListenerSection) config(p Parts) (cfg l4.ListenerConfig, err error) {
 	cfg = l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
 		Request: l.requestProtocol(), SNI: l.SNI, Context: l.Context,
 		Timeouts: l4.Timeouts{Handshake: l.Timeouts.Handshake, Idle: l.Timeouts.Idle, HalfCloseIdle: l.Timeouts.HalfCloseIdle, Lifetime: l.Timeouts.Lifetime}}
@@ -161,18 +161,18 @@ func (l *ListenerSection) config(p parts) (cfg l4.ListenerConfig, err error) {
 		cfg.Socket.UID, cfg.Socket.GID, _ = lookupOwner(l.Socket.Owner) // checked when the file was read
 	}
 	for _, s := range l.ProxyFrom {
-		prefix, err := parsePrefix(s)
+		prefix, err := ParsePrefix(s)
 		if err != nil {
 			return cfg, err
 		}
 		cfg.ProxyFrom = append(cfg.ProxyFrom, prefix)
 	}
-	if cfg.Rules, err = l.rules(); err != nil {
+	if cfg.Rules, err = l.PolicyRules(); err != nil {
 		return cfg, err
 	}
 	if l.TLS != nil {
 		cfg.StartTLS = l.asked()
-		cfg.TLS, err = l.TLS.server(l.alpn(), p.identity, p.roots(l.caFile()))
+		cfg.TLS, err = l.TLS.server(l.alpn(), p.Identity, p.Roots(l.CAFile()))
 	}
 	return cfg, err
 }
@@ -210,16 +210,16 @@ func lookupID(name, kind string, lookup func(string) (string, error)) (*int, err
 	return &n, err
 }
 
-// caFile is the file of the roots that verify the upstream; empty if there is none.
-func (u *UpstreamSection) caFile() string {
+// CAFile is the file of the roots that verify the upstream; empty if there is none.
+func (u *UpstreamSection) CAFile() string {
 	if u.TLS == nil || u.TLS.CA == "system" {
 		return ""
 	}
 	return u.TLS.CA
 }
 
-// key is the text of all that makes an identity another one.
-func (id *IdentitySection) key() string {
+// Key is the text of all that makes an identity another one.
+func (id *IdentitySection) Key() string {
 	switch {
 	case id.Step != nil:
 		return id.Step.Key()

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -18,11 +18,11 @@ func secretField(key, doc string, to *string) field {
 
 // queryField is the path of a URL whose query may have a secret in it.
 func queryField(key, doc string, to *string, check func(string) error) field {
-	return hiddenField(textField(key, doc, to, check), hideQuery)
+	return hiddenField(textField(key, doc, to, check), HideQuery)
 }
 
-// hideQuery takes the query out of a URL, or its path.
-func hideQuery(s string) string {
+// HideQuery takes the query out of a URL, or its path.
+func HideQuery(s string) string {
 	if path, _, ok := strings.Cut(s, "?"); ok {
 		return path + "?" + hiddenText
 	}

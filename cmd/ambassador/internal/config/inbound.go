@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"crypto/tls"
@@ -64,7 +64,7 @@ func (t *ListenerTLSSection) validate(d *decoder, path string, f *File) {
 	}
 	for _, name := range t.names() {
 		if f.identity(name) == nil {
-			d.failAt(path+"."+t.namesKey(), "%s", unknownName(name, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+			d.failAt(path+"."+t.namesKey(), "%s", unknownName(name, "identities", NamesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
 		}
 	}
 	switch {
@@ -104,8 +104,8 @@ func (t *ListenerTLSSection) namesKey() string {
 	return "identities"
 }
 
-// caFile is the file of the roots that verify clients; empty if there is none.
-func (l *ListenerSection) caFile() string {
+// CAFile is the file of the roots that verify clients; empty if there is none.
+func (l *ListenerSection) CAFile() string {
 	if l.TLS == nil || l.TLS.CA == "system" {
 		return ""
 	}
@@ -137,8 +137,8 @@ func (l *ListenerSection) validateStartTLS(d *decoder, path string, f *File) {
 	if l.TLS == nil {
 		d.failAt(path, "there is no tls to start for clients; add tls, or remove starttls")
 	}
-	if l.request() != nil {
-		d.failAt(path, "clients begin with their %s request, not with %s; remove one of them", l.requestKey(), l.StartTLS)
+	if l.Request() != nil {
+		d.failAt(path, "clients begin with their %s request, not with %s; remove one of them", l.RequestKey(), l.StartTLS)
 	}
 	for _, u := range l.upstreams(f) {
 		if u.StartTLS != "" && u.StartTLS != "none" && u.StartTLS != l.StartTLS {
@@ -147,8 +147,8 @@ func (l *ListenerSection) validateStartTLS(d *decoder, path string, f *File) {
 	}
 }
 
-// notes are what works otherwise than one might expect, one line each.
-func (f *File) notes() (out []string) {
+// Notes are what works otherwise than one might expect, one line each.
+func (f *File) Notes() (out []string) {
 	for _, l := range f.Listeners {
 		if l.asked() == "postgres" && slices.ContainsFunc(l.upstreams(f), func(u *UpstreamSection) bool { return u.StartTLS == "postgres" }) {
 			out = append(out, "listeners."+l.Name+".starttls: TLS to us and TLS of ours to the upstream are two, and SCRAM binds a login to one: clients need channel_binding=disable")
@@ -198,7 +198,7 @@ func parsePrincipals(all []string) (out certs.Principals, err error) {
 func (l *ListenerSection) proxyField() field {
 	return sectionField("proxy_protocol", "Clients come by proxies, which say in a PROXY header (version 1 or 2) who each is.", []field{
 		listField("from", "The proxies: IP addresses or CIDR ranges. All others are refused.", &l.ProxyFrom, func(s string) error {
-			_, err := parsePrefix(s)
+			_, err := ParsePrefix(s)
 			return err
 		})})
 }
@@ -213,8 +213,8 @@ func (l *ListenerSection) validateProxy(d *decoder, path string) {
 	}
 }
 
-// parsePrefix reads a CIDR range, or an address, which is a range of one.
-func parsePrefix(s string) (netip.Prefix, error) {
+// ParsePrefix reads a CIDR range, or an address, which is a range of one.
+func ParsePrefix(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		a = a.Unmap()
 		return netip.PrefixFrom(a, a.BitLen()), nil

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -56,7 +56,7 @@ type AdminSection struct {
 // The values of admin.token_for.
 const (
 	tokenForChanges = "changes"
-	tokenForAll     = "all"
+	TokenForAll     = "all"
 )
 
 // MetricsSection is metrics.
@@ -150,7 +150,7 @@ func (f *File) fields() []field {
 	return []field{
 		sectionField("admin", "The admin API, which the commands status, why, reload and others speak to.", f.Admin.fields()),
 		sectionField("metrics", "A listener for /livez, /readyz and /metrics alone.", []field{
-			textField("listen", "HOST:PORT; may be any address. Default: off, the admin API serves them too.", &f.Metrics.Listen, checkHostPort)}),
+			textField("listen", "HOST:PORT; may be any address. Default: off, the admin API serves them too.", &f.Metrics.Listen, CheckHostPort)}),
 		sectionField("log", "The log, on standard error.", []field{
 			enumField("level", "Default info.", &f.Log.Level, "debug", "info", "warn", "error"),
 			enumField("format", "Default: text on a terminal, else json.", &f.Log.Format, "text", "json")}),
@@ -203,7 +203,7 @@ func (a *AdminSection) fields() []field {
 		listen,
 		listField("hosts", "Names that requests over TCP may use for us, besides IP addresses and localhost.", &a.Hosts, nil),
 		textField("token_file", "File with the token that every change over TCP needs.", &a.TokenFile, nil),
-		enumField("token_for", "What needs the token over TCP: changes, or all, which leaves out only /livez and /readyz without parameters. Default changes.", &a.TokenFor, tokenForChanges, tokenForAll),
+		enumField("token_for", "What needs the token over TCP: changes, or all, which leaves out only /livez and /readyz without parameters. Default changes.", &a.TokenFor, tokenForChanges, TokenForAll),
 		boolField("unsafe_admin_listen", "Allows TCP beyond loopback.", &a.UnsafeAdminListen),
 	}
 }
@@ -308,27 +308,27 @@ func (l *ListenerSection) fields() []field {
 	}
 }
 
-// load reads a configuration. The error is a *ConfigError with every mistake in its
+// Load reads a configuration. The error is a *ConfigError with every mistake in its
 // text; beside it the File has what could be read, and is nil where nothing could.
-func (s *configSource) load(env func(string) (string, bool)) (*File, error) {
+func (s *Source) Load(env func(string) (string, bool)) (*File, error) {
 	source, err := s.read()
 	if err != nil {
 		var p *fs.PathError
 		if errors.As(err, &p) {
 			err = p.Err
 		}
-		return nil, &ConfigError{[]Problem{{File: s.path, Text: err.Error()}}}
+		return nil, &Error{[]Problem{{File: s.Path, Text: err.Error()}}}
 	}
 	folder, err := s.folder()
 	if err != nil {
 		return nil, err
 	}
-	return parseFile(s.path, folder, source, env)
+	return Parse(s.Path, folder, source, env)
 }
 
-// parseFile decodes a configuration whose relative paths start at folder. Beside
+// Parse decodes a configuration whose relative paths start at folder. Beside
 // a *ConfigError the File has what could be read.
-func parseFile(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
+func Parse(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
 	return (&decoder{file: name, env: env}).decodeFile(folder, source)
 }
 
@@ -344,9 +344,9 @@ func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
 		f.printed = d.withoutSecrets(source)
 	}
 	if !d.full() {
-		return f, configError(d.problems)
+		return f, ErrorOf(d.problems)
 	}
-	err := &ConfigError{d.problems}
+	err := &Error{d.problems}
 	err.sort()
 	end := err.Problems[maxProblems-1]
 	end.Path, end.Text = "", fmt.Sprintf("there may be more than these %d mistakes; fix them first", maxProblems)
@@ -356,12 +356,12 @@ func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
 
 // startPathsAt makes every path absolute.
 func (f *File) startPathsAt(folder string) {
-	for _, path := range f.paths() {
+	for _, path := range f.Paths() {
 		if *path != "" {
 			*path = pathIn(folder, *path)
 		}
 	}
-	for _, address := range f.addresses() {
+	for _, address := range f.Addresses() {
 		*address = addressIn(folder, *address)
 	}
 }
@@ -382,9 +382,9 @@ func addressIn(folder, address string) string {
 	return address
 }
 
-// addresses are all that may be on unix sockets, whose paths are relative to the
+// Addresses are all that may be on unix sockets, whose paths are relative to the
 // file.
-func (f *File) addresses() []*string {
+func (f *File) Addresses() []*string {
 	all := []*string{&f.Admin.Listen}
 	for _, u := range f.Upstreams {
 		for i := range u.Endpoints {
@@ -397,8 +397,8 @@ func (f *File) addresses() []*string {
 	return all
 }
 
-// paths are all that are relative to the file.
-func (f *File) paths() []*string {
+// Paths are all that are relative to the file.
+func (f *File) Paths() []*string {
 	all := []*string{&f.Admin.TokenFile}
 	for _, id := range f.Identities {
 		all = append(all, &id.Files.Cert, &id.Files.Key, &id.Files.PKCS12, &id.Files.CA, &id.Files.CRL, &id.Files.PasswordFile)
@@ -416,7 +416,7 @@ func (f *File) paths() []*string {
 		if l.TLS != nil && l.TLS.CA != "system" {
 			all = append(all, &l.TLS.CA)
 		}
-		if r := l.request(); r != nil {
+		if r := l.Request(); r != nil {
 			all = append(all, &r.UsersFile)
 		}
 	}
@@ -432,7 +432,7 @@ func (f *File) validate(d *decoder) {
 	if f.Admin.Listen != "" && !strings.HasPrefix(f.Admin.Listen, "unix:") && !f.Admin.UnsafeAdminListen && !isLoopback(f.Admin.Listen) {
 		d.failAt("admin.listen", "%s can be reached by others; use 127.0.0.1 or a unix socket, or set unsafe_admin_listen: true", f.Admin.Listen)
 	}
-	if f.Admin.TokenFor == tokenForAll && f.Admin.TokenFile == "" {
+	if f.Admin.TokenFor == TokenForAll && f.Admin.TokenFile == "" {
 		d.failAt("admin.token_for", "there is no token that all could need; give token_file, or remove token_for")
 	}
 	for _, id := range f.Identities {
@@ -543,7 +543,7 @@ func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
 	t := u.TLS
 	if t.Identity != "" && f.identity(t.Identity) == nil {
-		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", NamesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
 	}
 	if (t.MinVersion == "1.0" || t.MinVersion == "1.1") && !t.UnsafeMinVersion {
 		d.failAt(path+".tls.min_version", "%s is broken; use 1.2, or set unsafe_min_version: true", t.MinVersion)
@@ -590,9 +590,9 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	}
 }
 
-func (f *File) upstream(name string) *UpstreamSection { return f.upstreamOf[name] }
+func (f *File) Upstream(name string) *UpstreamSection { return f.upstreamOf[name] }
 
-func namesOf[T any](all []T, name func(T) string) (out []string) {
+func NamesOf[T any](all []T, name func(T) string) (out []string) {
 	for _, v := range all {
 		out = append(out, name(v))
 	}
@@ -634,7 +634,7 @@ func isLoopback(address string) bool {
 
 // The checks of single values.
 
-func checkHostPort(s string) error {
+func CheckHostPort(s string) error {
 	_, port, err := net.SplitHostPort(s)
 	if err != nil {
 		return fmt.Errorf("%q is no HOST:PORT; write one like 127.0.0.1:5432 or [::1]:5432", s)
@@ -649,7 +649,7 @@ func checkEndpoint(s string) error {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		return checkUnixPath(path)
 	}
-	if err := checkHostPort(s); err != nil {
+	if err := CheckHostPort(s); err != nil {
 		return err
 	}
 	switch host, port, _ := net.SplitHostPort(s); {
@@ -695,14 +695,14 @@ func checkListen(s string) error {
 	if host, _, err := net.SplitHostPort(s); err == nil && host == "" {
 		return fmt.Errorf("%q is every address of this host; write 127.0.0.1%s, or 0.0.0.0%s with tls", s, s, s)
 	}
-	return checkHostPort(s)
+	return CheckHostPort(s)
 }
 
 func checkAdminListen(s string) error {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		return checkUnixPath(path)
 	}
-	return checkHostPort(s)
+	return CheckHostPort(s)
 }
 
 func checkDNSServer(s string) error {
@@ -727,8 +727,8 @@ func checkOwner(s string) error {
 	return err
 }
 
-// warnings are the settings that take away a protection, one line each.
-func (f *File) warnings() []string {
+// Warnings are the settings that take away a protection, one line each.
+func (f *File) Warnings() []string {
 	var out []string
 	if f.Admin.UnsafeAdminListen {
 		out = append(out, "admin.unsafe_admin_listen: the admin API may be on an address that others can reach")
@@ -750,13 +750,13 @@ func (f *File) warnings() []string {
 	return out
 }
 
-// name is that of the file, as it was given; the command's where flags made it.
-func (f *File) name() string { return f.places.file }
+// Name is that of the file, as it was given; the command's where flags made it.
+func (f *File) Name() string { return f.places.file }
 
-// printYAML writes the configuration as it was written, variables and all, with ***
+// PrintYAML writes the configuration as it was written, variables and all, with ***
 // for secrets. Most of those are in files of their own: see secretField. Comments are
 // the writer's.
-func (f *File) printYAML(w io.Writer) error {
+func (f *File) PrintYAML(w io.Writer) error {
 	_, err := w.Write(f.printed)
 	return err
 }
@@ -764,8 +764,8 @@ func (f *File) printYAML(w io.Writer) error {
 // The values of sandbox.landlock.
 const (
 	landlockAuto     = "auto"
-	landlockOff      = "off"
-	landlockRequired = "required"
+	LandlockOff      = "off"
+	LandlockRequired = "required"
 )
 
 // SandboxSection is sandbox; an empty string is the default.
@@ -773,7 +773,7 @@ type SandboxSection struct{ Landlock string }
 
 func (s *SandboxSection) fields() []field {
 	return []field{enumField("landlock", "Keeps the process to the files and TCP ports that the configuration names, by Landlock (Linux). auto does what the kernel can, and nothing with COMMAND; required does not start without; applies from the next start on. Default auto.",
-		&s.Landlock, landlockAuto, landlockOff, landlockRequired)}
+		&s.Landlock, landlockAuto, LandlockOff, LandlockRequired)}
 }
 
-func (s SandboxSection) landlock() string { return orDefault(s.Landlock, landlockAuto) }
+func (s SandboxSection) Mode() string { return orDefault(s.Landlock, landlockAuto) }

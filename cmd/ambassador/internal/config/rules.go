@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -47,7 +47,7 @@ func (r *RuleSection) fields() []field {
 		severalField("ip", "The address that is asked for or that the name has: CIDR ranges, or addresses. Only those inside are dialled.", text, &r.IPs, checkRange),
 		severalField("client", "The client's IP address: CIDR ranges, or addresses.", text, &r.Clients, checkRange),
 		severalField("user", "The user who logged in (users_file).", text, &r.Users, checkUser),
-		severalField("uid", "The numeric user id of the client's process, on unix sockets.", number, &r.UIDs, checkUID),
+		severalField("uid", "The numeric user id of the client's process, on unix sockets.", number, &r.UIDs, CheckUID),
 		severalField("principal", "What the client's certificate proves, as records have it (tls.client: required), in the grammar of tls.principals.", text, &r.Principals, checkPrincipal),
 		severalField("sni", "The name in the client's ClientHello (sni: true), as host.", text, &r.SNIs, checkHost),
 		textField("upstream", "Allow: where its sessions go, one of upstreams.", &r.Upstream, nil),
@@ -102,7 +102,7 @@ func checkPorts(s string) error {
 }
 
 func checkRange(s string) error {
-	_, err := parsePrefix(s)
+	_, err := ParsePrefix(s)
 	return err
 }
 
@@ -113,7 +113,7 @@ func checkUser(s string) error {
 	return nil
 }
 
-func checkUID(s string) error {
+func CheckUID(s string) error {
 	if _, err := strconv.ParseUint(s, 10, 32); err != nil {
 		return fmt.Errorf("%q is no user id; write the number that `id -u USER` prints", s)
 	}
@@ -136,7 +136,7 @@ func (l *ListenerSection) validateRules(d *decoder, path string, f *File) {
 			if d.at[at+"."+key] == nil {
 				continue
 			}
-			if err := l.checkMatches(key); err != nil {
+			if err := l.CheckMatches(key); err != nil {
 				d.failAt(at+"."+key, "%v", err)
 			}
 		}
@@ -161,11 +161,11 @@ func (r *RuleSection) validateVerdict(d *decoder, at string) {
 	}
 }
 
-// checkMatches says why no session of the listener could match a key.
-func (l *ListenerSection) checkMatches(key string) error {
+// CheckMatches says why no session of the listener could match a key.
+func (l *ListenerSection) CheckMatches(key string) error {
 	switch key {
 	case "host", "port", "ip":
-		if !l.hasDestination() {
+		if !l.HasDestination() {
 			return errors.New("clients of this listener do not say where they want to go; give it socks5, http_connect or original_destination, or remove " + key)
 		}
 		if key == "host" && l.OriginalDestination {
@@ -176,7 +176,7 @@ func (l *ListenerSection) checkMatches(key string) error {
 			return errors.New("the clients of a unix socket have no addresses; use uid, or remove client")
 		}
 	case "user":
-		if l.usersFile() == "" {
+		if l.UsersFile() == "" {
 			return errors.New("nobody is asked who he is here; give users_file in the listener's socks5 or http_connect, or remove user")
 		}
 	case "uid":
@@ -214,9 +214,9 @@ type ruleLabel struct {
 	Verdict        policy.Verdict
 }
 
-// ruleLabels are those of all rules of the file, and of each listener's sessions
+// RuleLabels are those of all rules of the file, and of each listener's sessions
 // that no rule matches.
-func (f *File) ruleLabels() (out []ruleLabel) {
+func (f *File) RuleLabels() (out []ruleLabel) {
 	for _, l := range f.Listeners {
 		for i, r := range l.Rules {
 			out = append(out, ruleLabel{l.Name, r.label(i), r.verdict()})
@@ -255,7 +255,7 @@ func (r *RuleSection) opensMetadata() string {
 		return ""
 	}
 	for _, s := range r.IPs {
-		p, err := parsePrefix(s)
+		p, err := ParsePrefix(s)
 		if err == nil && p.IsSingleIP() && policy.Special(p.Addr()) == policy.RangeMetadata {
 			return s
 		}
@@ -263,8 +263,8 @@ func (r *RuleSection) opensMetadata() string {
 	return ""
 }
 
-// rules translates the listener's rules for policy; nil if it has none.
-func (l *ListenerSection) rules() (*policy.Rules, error) {
+// PolicyRules translates the listener's rules for policy; nil if it has none.
+func (l *ListenerSection) PolicyRules() (*policy.Rules, error) {
 	if len(l.Rules) == 0 {
 		return nil, nil
 	}
@@ -285,8 +285,8 @@ func (r *RuleSection) rule() (out policy.Rule, err error) {
 	var errs [7]error
 	out.Hosts, errs[0] = parseAll(r.Hosts, policy.ParseHostPattern)
 	out.Ports, errs[1] = parseAll(r.Ports, policy.ParsePortRange)
-	out.IPs, errs[2] = parseAll(r.IPs, parsePrefix)
-	out.Clients, errs[3] = parseAll(r.Clients, parsePrefix)
+	out.IPs, errs[2] = parseAll(r.IPs, ParsePrefix)
+	out.Clients, errs[3] = parseAll(r.Clients, ParsePrefix)
 	out.SNIs, errs[4] = parseAll(r.SNIs, policy.ParseHostPattern)
 	out.UIDs, errs[5] = parseAll(r.UIDs, func(s string) (uint32, error) {
 		n, err := strconv.ParseUint(s, 10, 32)

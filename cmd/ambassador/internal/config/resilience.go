@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"context"
@@ -185,16 +185,16 @@ func (h *HealthSection) validate(d *decoder, path string, u *UpstreamSection) {
 }
 
 // config translates health for l4.
-func (h *HealthSection) config(p parts) l4.HealthConfig {
+func (h *HealthSection) config(p Parts) l4.HealthConfig {
 	out := l4.HealthConfig{Interval: h.Interval, Timeout: h.Timeout, Rise: h.Rise, Fall: h.Fall, IdleInterval: h.IdleInterval,
 		Send: h.Send, Expect: h.Expect, KillOnDown: h.KillOnDown}
 	if h.User != "" {
 		section := *h
-		out.LogIn = func() (user, password string, err error) { return p.login(section) }
+		out.LogIn = func() (user, password string, err error) { return p.Login(section) }
 	}
 	if h.HTTP.Port != 0 {
 		question := h.HTTP
-		out.Check = func(ctx context.Context, host netip.Addr) error { return p.ask(ctx, question, host) }
+		out.Check = func(ctx context.Context, host netip.Addr) error { return p.Ask(ctx, question, host) }
 	}
 	return out
 }
@@ -209,7 +209,7 @@ func (l *ListenerSection) limitsField() field {
 
 // checkSRV knows a name from an address.
 func checkSRV(s string) error {
-	if s == "" || checkHostPort(s) == nil {
+	if s == "" || CheckHostPort(s) == nil {
 		return fmt.Errorf("%q is no SRV name; write one like _postgresql._tcp.db.internal, the records have the ports", s)
 	}
 	return nil
@@ -241,7 +241,7 @@ func (u *UpstreamSection) validateResilience(d *decoder, path string) {
 
 // resilience translates the keys of this file for l4, and gives the text of all
 // that they say.
-func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig, p parts) (key string) {
+func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig, p Parts) (key string) {
 	for _, e := range u.Endpoints {
 		cfg.Endpoints = append(cfg.Endpoints, l4.EndpointConfig{Address: e.Address, Weight: e.Weight, Priority: e.Priority})
 	}

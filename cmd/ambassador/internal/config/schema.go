@@ -1,14 +1,14 @@
-package main
+package config
 
 import (
 	_ "embed"
 )
 
-// schemaJSON is the JSON Schema of the configuration file; a test keeps it
+// Schema is the JSON Schema of the configuration file; a test keeps it
 // current with File.fields.
 //
 //go:embed schema.json
-var schemaJSON []byte
+var Schema []byte
 
 // configSchema makes the schema (draft 2020-12) from the fields.
 func configSchema() map[string]any {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"net/netip"
@@ -122,14 +122,14 @@ func TestMistakesOfEgressHaveTheirPlaceAndMend(t *testing.T) {
 	}
 }
 
-// config translates a configuration for l4.
-func config(t *testing.T, text string) l4.Config {
+// serverOf translates a configuration for l4.
+func serverOf(t *testing.T, text string) l4.Config {
 	t.Helper()
 	f, err := parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := f.serverConfig(noParts())
+	cfg, err := f.ServerConfig(noParts())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func config(t *testing.T, text string) l4.Config {
 }
 
 func TestRulesReachTheServer(t *testing.T) {
-	cfg := config(t, with(cmdtest.Ruled("socks5: {}",
+	cfg := serverOf(t, with(cmdtest.Ruled("socks5: {}",
 		"{name: api, host: [API.example, '*.suffix.example'], port: [80, '8000-8999'], client: 10.0.0.0/8, upstream: net}",
 		"{ip: [192.0.2.0/24], deny: no way}",
 		"{port: 443, upstream: u, report: later}"), "upstreams:", "dns: {servers: [10.0.0.2]}\nupstreams:"))
@@ -184,7 +184,7 @@ func TestEveryKeyOfARuleReachesTheServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rules, err := f.Listeners[0].rules()
+		rules, err := f.Listeners[0].PolicyRules()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +203,7 @@ func TestEgressReachesTheServer(t *testing.T) {
 		t.Skip("only Linux has mark and original_destination")
 	}
 	text := with(cmdtest.Ruled("original_destination: true\nsni: true", "{sni: a.b, upstream: net}"), "dynamic: true", "dynamic: true, mark: 0xa3")
-	cfg := config(t, text)
+	cfg := serverOf(t, text)
 	l, u := cfg.Listeners[0], cfg.Upstreams[0]
 	if l.Request != l4.RequestOriginal || !l.SNI || l.Context {
 		t.Errorf("listener: %+v", l)
@@ -211,13 +211,13 @@ func TestEgressReachesTheServer(t *testing.T) {
 	if !u.Dynamic || u.Mark != 0xa3 || u.Required || u.Health.Interval != 0 || u.Breaker.Failures != 5 || len(u.Endpoints) != 0 {
 		t.Errorf("upstream: %+v", u)
 	}
-	if other := config(t, with(text, "0xa3", "0xa4")).Upstreams[0]; other.Key == u.Key {
+	if other := serverOf(t, with(text, "0xa3", "0xa4")).Upstreams[0]; other.Key == u.Key {
 		t.Error("the key does not follow the mark")
 	}
-	if l := config(t, cmdtest.Ruled("http_connect: {}\ncontext: true", cmdtest.AllowAll)).Listeners[0]; l.Request != l4.RequestConnect || !l.Context || l.SNI {
+	if l := serverOf(t, cmdtest.Ruled("http_connect: {}\ncontext: true", cmdtest.AllowAll)).Listeners[0]; l.Request != l4.RequestConnect || !l.Context || l.SNI {
 		t.Errorf("listener: %+v", l)
 	}
-	if l := config(t, cmdtest.Good).Listeners[0]; l.Request != l4.RequestNone || l.Rules != nil {
+	if l := serverOf(t, cmdtest.Good).Listeners[0]; l.Request != l4.RequestNone || l.Rules != nil {
 		t.Errorf("listener: %+v", l)
 	}
 }
@@ -228,7 +228,7 @@ func TestUsersFileStartsAtTheFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := f.Listeners[0].usersFile(); got != "/etc/a/sub/users" {
+		if got := f.Listeners[0].UsersFile(); got != "/etc/a/sub/users" {
 			t.Errorf("%s: users_file is %s", key, got)
 		}
 	}
@@ -256,12 +256,12 @@ func TestWarningsAndNotesOfEgress(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		warnings := slices.DeleteFunc(f.warnings(), func(w string) bool { return strings.Contains(w, ".unsafe_plaintext_listen:") })
+		warnings := slices.DeleteFunc(f.Warnings(), func(w string) bool { return strings.Contains(w, ".unsafe_plaintext_listen:") })
 		for _, c := range []struct {
 			kind string
 			got  []string
 			want string
-		}{{"warnings", warnings, tt.warning}, {"notes", f.notes(), tt.note}} {
+		}{{"warnings", warnings, tt.warning}, {"notes", f.Notes(), tt.note}} {
 			if c.want == "" && len(c.got) > 0 || c.want != "" && (len(c.got) != 1 || !strings.Contains(c.got[0], c.want)) {
 				t.Errorf("%s: %s are %q, want %q", tt.name, c.kind, c.got, c.want)
 			}
@@ -276,13 +276,13 @@ func TestRuleLabels(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []ruleLabel{{"l", "api", policy.Allow}, {"l", "#2", policy.WouldDeny}, {"l", "#3", policy.Deny}, {"l", "", policy.NoRule}}
-	if got := f.ruleLabels(); !slices.Equal(got, want) {
+	if got := f.RuleLabels(); !slices.Equal(got, want) {
 		t.Errorf("labels %v, want %v", got, want)
 	}
 }
 
 // noParts gives nothing of what a configuration names.
-func noParts() parts {
+func noParts() Parts {
 	source := func(string) *certs.Source { return nil }
-	return parts{identity: source, roots: source, users: func(string) *htpasswd.Users { return nil }}
+	return Parts{Identity: source, Roots: source, Users: func(string) *htpasswd.Users { return nil }}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -41,11 +41,11 @@ func (p Problem) String() string {
 	return output.Visible(s + ": " + p.Text)
 }
 
-// ConfigError is every mistake of a configuration, in the file's order.
-type ConfigError struct{ Problems []Problem }
+// Error is every mistake of a configuration, in the file's order.
+type Error struct{ Problems []Problem }
 
 // Error is one line a problem.
-func (e *ConfigError) Error() string {
+func (e *Error) Error() string {
 	var lines []string
 	for _, p := range e.Problems {
 		lines = append(lines, p.String())
@@ -189,17 +189,17 @@ func clip(s string, most int) string {
 	return strings.ToValidUTF8(s[:most/2], "") + "…" + strings.ToValidUTF8(s[len(s)-most/2:], "")
 }
 
-// configError is nil, or a *ConfigError with the problems in the file's order.
-func configError(problems []Problem) error {
+// ErrorOf is nil, or a *ConfigError with the problems in the file's order.
+func ErrorOf(problems []Problem) error {
 	if len(problems) == 0 {
 		return nil
 	}
-	err := &ConfigError{problems}
+	err := &Error{problems}
 	err.sort()
 	return err
 }
 
-func (e *ConfigError) sort() {
+func (e *Error) sort() {
 	slices.SortStableFunc(e.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -16,7 +16,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		t.Errorf("hidden, it is %q, want %q", got, want)
 	}
 	var b strings.Builder
-	if err := f.printYAML(&b); err != nil {
+	if err := f.PrintYAML(&b); err != nil {
 		t.Fatal(err)
 	}
 	text := b.String()

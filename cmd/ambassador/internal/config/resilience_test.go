@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -17,7 +17,7 @@ func TestResilienceReachesTheServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := f.serverConfig(noParts())
+		cfg, err := f.ServerConfig(noParts())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestResilienceReachesTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, _ := f.serverConfig(noParts())
+	cfg, _ := f.ServerConfig(noParts())
 	if e := cfg.Upstreams[0].Endpoints; len(e) != 1 || e[0].Address != "srv:_pg._tcp.h" {
 		t.Errorf("srv: %+v", e)
 	}
