@@ -11,6 +11,7 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
+	"ambassador/cmd/ambassador/internal/secrets"
 )
 
 // checkReply is what `check --json` prints.
@@ -67,9 +68,9 @@ whatever they decide, and 2 for a question that makes no sense.`,
 }
 
 func (a *app) check(path string, asJSON bool) error {
-	f, err := loadFile(path, a.Env)
+	f, err := secrets.LoadFile(path, a.Env)
 	if err == nil {
-		err = config.ErrorOf(checkFiles(f))
+		err = config.ErrorOf(secrets.Check(f))
 	}
 	switch {
 	case asJSON:
@@ -77,7 +78,7 @@ func (a *app) check(path string, asJSON bool) error {
 	case err != nil:
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	for _, w := range slices.Concat(f.Warnings(), exposures(f), unused(f)) {
+	for _, w := range slices.Concat(f.Warnings(), secrets.Exposures(f), secrets.Unused(f)) {
 		fmt.Fprintf(a.Stdout, "warning: %s\n", output.Visible(w))
 	}
 	for _, n := range f.Notes() {
@@ -105,7 +106,7 @@ func (a *app) checkJSON(path string, f *config.File, err error) error {
 	case err != nil:
 		reply.Problems = []checkProblem{{File: path, Text: err.Error()}}
 	default:
-		reply.Warnings, reply.Notes = slices.Concat(f.Warnings(), exposures(f), unused(f)), f.Notes()
+		reply.Warnings, reply.Notes = slices.Concat(f.Warnings(), secrets.Exposures(f), secrets.Unused(f)), f.Notes()
 	}
 	if err := output.WriteJSON(a.Stdout, reply); err != nil {
 		return err
@@ -119,7 +120,7 @@ func (a *app) checkJSON(path string, f *config.File, err error) error {
 // explain answers a question about the file's rules. The exit code is 2 for one that
 // makes no sense.
 func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error {
-	f, err := loadFile(path, a.Env)
+	f, err := secrets.LoadFile(path, a.Env)
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}

@@ -25,13 +25,12 @@ var ours = map[string][]string{
 		"ambassador/certs",                               // until the parts that use it are packages of their own
 		"ambassador/certs/embedded",                      // the CA of ca and demo
 		"ambassador/certs/files",                         // until the parts that use it are packages of their own
-		"ambassador/certs/spiffe",                        // until the parts that use it are packages of their own
-		"ambassador/certs/step",                          // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
 		"ambassador/cmd/ambassador/internal/output",      // what is printed
 		"ambassador/cmd/ambassador/internal/program",     // what it hands to every room
+		"ambassador/cmd/ambassador/internal/secrets",     // files that check looks at
 		"ambassador/l4",                                  // the descriptor limit, records for --report
 		"ambassador/l4/starttls",                         // the names of protocols, for help
 		"ambassador/policy",                              // ports and hosts of --allow
@@ -76,6 +75,15 @@ var ours = map[string][]string{
 		"ambassador/l4/starttls",                     // the names of protocols, and what each can do
 		"ambassador/policy",                          // the rules, and how each key of one is written
 	},
+	"ambassador/cmd/ambassador/internal/secrets": {
+		"ambassador/certs",                          // sources of identities, and secrets in files
+		"ambassador/certs/files",                    // identities and roots from files
+		"ambassador/certs/spiffe",                   // identities from an agent
+		"ambassador/certs/step",                     // identities from a CA
+		"ambassador/cmd/ambassador/internal/api",    // the state of a users_file
+		"ambassador/cmd/ambassador/internal/config", // what is named, and the place of its key
+		"ambassador/l4",                             // users by password
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -90,18 +98,20 @@ var wrapped = map[string][]string{
 	"github.com/go-chi/chi/v5":          {"ambassador/certs/embedded"},
 	"github.com/prometheus":             {"ambassador/cmd/ambassador"},
 	"github.com/spf13":                  {"ambassador/cmd/ambassador"},
-	"go.yaml.in/yaml/v4":                {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config"},
-	"github.com/coreos/go-systemd/v22":  {"ambassador/cmd/ambassador"},
-	"golang.org/x/term":                 {"ambassador/cmd/ambassador"},
-	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
-	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador"},
-	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config"},
-	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
-	"golang.org/x/text":                 {},
-	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
-	"github.com/armon/go-socks5":        {"ambassador/l4/preface"},
-	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
+	"go.yaml.in/yaml/v4": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config",
+		"ambassador/cmd/ambassador/internal/secrets"},
+	"github.com/coreos/go-systemd/v22": {"ambassador/cmd/ambassador"},
+	"golang.org/x/term":                {"ambassador/cmd/ambassador"},
+	"github.com/fsnotify/fsnotify":     {"ambassador/certs/files"},
+	"github.com/landlock-lsm":          {"ambassador/cmd/ambassador"},
+	"software.sslmate.com/src":         {"ambassador/certs/files"},
+	"golang.org/x/crypto": {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
+		"ambassador/cmd/ambassador/internal/secrets"},
+	"golang.org/x/net":               {"ambassador/policy"}, // its idna; the tables are x/text's
+	"golang.org/x/text":              {},
+	"github.com/pires/go-proxyproto": {"ambassador/l4/preface"},
+	"github.com/armon/go-socks5":     {"ambassador/l4/preface"},
+	"golang.org/x/sys":               {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
 }
 
 // forbidden lists imports that a package must not have itself, and why.
@@ -219,7 +229,8 @@ func module(pkg string) string {
 // heavy lists the packages that the embedded CA, step-ca's client or the SPIFFE client
 // come with.
 var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
-	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config"}
+	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
+	"ambassador/cmd/ambassador/internal/secrets"}
 
 // TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
 // 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/l4/starttls"
 )
 
@@ -39,7 +40,7 @@ func (ff *forwardFlags) bind(flags *pflag.FlagSet) {
 // *ConfigError whose problems name flags.
 func forwardFile(ff *forwardFlags) (*config.File, error) {
 	f, err := config.FromFlags("forward", ff.yaml(), ff.contradictions(), ff.flagOf)
-	return f, withFileProblems(f, err)
+	return f, secrets.WithFileProblems(f, err)
 }
 
 // contradictions are mistakes that the YAML would not show.

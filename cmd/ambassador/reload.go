@@ -38,9 +38,9 @@ func (p *process) reload() error {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	if p.opts.load == nil {
-		p.ids.refresh()
-		p.roots.refresh()
-		p.users.refresh()
+		p.ids.Refresh()
+		p.roots.Refresh()
+		p.users.Refresh()
 		p.log.Info("no configuration file to reload; the certificates and users are looked at")
 		return nil
 	}

@@ -21,6 +21,7 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
+	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/l4"
 )
 
@@ -33,7 +34,7 @@ func fileOptions(path string, env func(string) (string, bool), edit func(*config
 	}
 	source := &config.Source{Path: found}
 	load := func() (*config.File, error) {
-		f, err := load(source, env)
+		f, err := secrets.Load(source, env)
 		if err != nil {
 			return nil, &program.ExitError{Code: 2, Err: err}
 		}
@@ -71,9 +72,9 @@ type process struct {
 	log     *logging
 	metrics *metrics
 	server  *l4.Server
-	ids     *identities
-	roots   *identities // the files of tls.ca, by path
-	users   *usersFiles
+	ids     *secrets.Identities
+	roots   *secrets.Identities // the files of tls.ca, by path
+	users   *secrets.Users
 	web     *endpoints
 	manager serviceManager
 	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
@@ -159,11 +160,10 @@ func newProcess(ctx context.Context, w program.World, opts serveOptions) *proces
 		p.signals = make(chan os.Signal, 1)
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
-	p.ids, p.roots = newIdentities(p.ctx, p.log.Logger), newIdentities(p.ctx, p.log.Logger)
-	p.ids.panicked, p.roots.panicked = p.metrics.panicked, p.metrics.panicked
-	p.users = &usersFiles{ctx: p.ctx, log: p.log.Logger}
+	p.ids, p.roots = secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.panicked), secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.panicked)
+	p.users = secrets.NewUsers(p.ctx, p.log.Logger)
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
-	p.metrics.attach(p.server, p.ids.statuses)
+	p.metrics.attach(p.server, p.ids.Statuses)
 	p.web = &endpoints{env: w.Env, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
 	return p
 }
@@ -194,7 +194,7 @@ func (p *process) observer() l4.Observer {
 // adminDeps is what the admin API may see and do.
 func (p *process) adminDeps() adminDeps {
 	d := adminDepsFor(p.server)
-	d.identities, d.users, d.rules = p.ids.statuses, p.users.statuses, p.rules
+	d.identities, d.users, d.rules = p.ids.Statuses, p.users.Statuses, p.rules
 	d.config, d.sandbox = p.config, p.sandboxed
 	if p.opts.load != nil {
 		d.reload = func(context.Context) error { return p.reload() }
@@ -229,13 +229,13 @@ func (p *process) apply(f *config.File) error {
 	if err := p.withinSandbox(f); err != nil {
 		return err
 	}
-	ids, failedIDs := p.ids.prepare(f.Identities)
-	roots, failedRoots := p.roots.prepare(f.RootFiles())
-	users, failedUsers := p.users.prepare(f.UsersPaths())
-	if err := config.ErrorOf(problemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
+	ids, failedIDs := p.ids.Prepare(f.Identities)
+	roots, failedRoots := p.roots.Prepare(f.RootFiles())
+	users, failedUsers := p.users.Prepare(f.UsersPaths())
+	if err := config.ErrorOf(secrets.ProblemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	cfg, err := f.ServerConfig(config.Parts{Identity: ids.source, Roots: roots.source, Users: users.users, Login: probeLogin, Ask: askHTTP})
+	cfg, err := f.ServerConfig(config.Parts{Identity: ids.Source, Roots: roots.Source, Users: users.Users, Login: secrets.ProbeLogin, Ask: askHTTP})
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
@@ -258,9 +258,9 @@ func (p *process) apply(f *config.File) error {
 		p.guard(p.web.running)
 		return err
 	}
-	p.ids.commit(ids)
-	p.roots.commit(roots)
-	p.users.commit(users)
+	p.ids.Commit(ids)
+	p.roots.Commit(roots)
+	p.users.Commit(users)
 	p.metrics.applied(cfg, ruleSeriesOf(f))
 	p.web.commit(web)
 	p.guard(p.web.running)
@@ -271,7 +271,7 @@ func (p *process) apply(f *config.File) error {
 	for _, w := range f.Warnings() {
 		p.log.Warn("unsafe setting", "setting", w)
 	}
-	for _, w := range exposures(f) {
+	for _, w := range secrets.Exposures(f) {
 		p.log.Warn("secret not kept from other users", "setting", w)
 	}
 	p.announce()
@@ -284,7 +284,7 @@ func socketsOf(f *config.File) (want webSockets, err error) {
 	if f.Admin.Off {
 		return want, nil
 	}
-	token, err := adminToken(f)
+	token, err := secrets.AdminToken(f)
 	if err != nil {
 		return want, &program.ExitError{Code: 2, Err: &config.Error{Problems: []config.Problem{f.Problem("admin.token_file", err)}}}
 	}
@@ -431,7 +431,7 @@ func (p *process) drain(d l4.Drain) {
 	for {
 		select {
 		case <-done:
-			waitFor(&p.records, recordsTimeout)
+			waitFor(p.records.Wait, recordsTimeout)
 			return
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
@@ -457,19 +457,19 @@ const (
 func (p *process) close() {
 	p.cancel()
 	p.web.close()
-	waitFor(&p.ids.all, closeTimeout)
-	waitFor(&p.roots.all, closeTimeout)
-	waitFor(&p.users.all, closeTimeout)
-	waitFor(&p.work, closeTimeout)
+	waitFor(p.ids.Wait, closeTimeout)
+	waitFor(p.roots.Wait, closeTimeout)
+	waitFor(p.users.Wait, closeTimeout)
+	waitFor(p.work.Wait, closeTimeout)
 	p.log.close()
 }
 
-// waitFor waits for wg, but not longer than d.
-func waitFor(wg *sync.WaitGroup, d time.Duration) {
+// waitFor waits for wait to return, but not longer than d.
+func waitFor(wait func(), d time.Duration) {
 	done := make(chan struct{})
-	go func() { // ends with what wg counts
+	go func() { // ends with wait
 		defer close(done)
-		wg.Wait()
+		wait()
 	}()
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -19,6 +19,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
+	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/l4"
 )
 
@@ -243,7 +244,7 @@ func TestUnsafeSettingsAreLogged(t *testing.T) {
 func TestADefaultAdminSocketThatCannotBeMadeIsAWarning(t *testing.T) {
 	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 1), done: make(chan struct{})}
 	s.world = program.World{Stdout: s.out, Stderr: s.err, Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + filepath.Join(t.TempDir(), "absent"))}
-	f, err := loadFile(cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1")), s.world.Env)
+	f, err := secrets.LoadFile(cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1")), s.world.Env)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/policy"
 )
 
@@ -41,7 +42,7 @@ func socks5File(sf *socks5Flags) (*config.File, error) {
 		problems = append(problems, config.Problem{File: "--allow", Text: "required: what clients may connect to, like --allow 'db.internal:5432' or --allow '*.example.com:443'; --report finds out what they need"})
 	}
 	f, err := config.FromFlags("socks5", text, problems, sf.flagOf)
-	return f, withFileProblems(f, err)
+	return f, secrets.WithFileProblems(f, err)
 }
 
 // flagOf is the flag that a key of the made configuration comes from.

@@ -1,4 +1,4 @@
-package main
+package secrets
 
 import (
 	"context"
@@ -14,22 +14,20 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// identities keeps the configured identities current: one issuer each.
-type identities struct {
+// Identities keeps the configured identities current: one issuer each.
+type Identities struct {
 	// Static after construction.
-	ctx context.Context // ends the issuers
-	log *slog.Logger
-	all sync.WaitGroup // the issuers
-	// panicked, if it is not nil, counts a panic that an issuer has recovered from, by
-	// part: issuer, roots, files or source. It is set before prepare.
-	panicked func(part string)
+	ctx      context.Context // ends the issuers
+	log      *slog.Logger
+	all      sync.WaitGroup    // the issuers
+	panicked func(part string) // may be nil
 
 	mu      sync.Mutex
-	running identitySet // guarded by mu
+	running IdentitySet // guarded by mu
 }
 
-// identitySet are the identities of one configuration, by name.
-type identitySet map[string]*identity
+// IdentitySet are the identities of one configuration, by name.
+type IdentitySet map[string]*identity
 
 // identity is one that is, or is to be, kept current.
 type identity struct {
@@ -43,27 +41,33 @@ type identity struct {
 	again context.CancelFunc // guarded by identities.mu; lets run be called anew
 }
 
-// source is the identity of that name; nil if there is none.
-func (s identitySet) source(name string) *certs.Source {
+// Source is the identity of that name; nil if there is none.
+func (s IdentitySet) Source(name string) *certs.Source {
 	if id := s[name]; id != nil {
 		return id.source
 	}
 	return nil
 }
 
-func newIdentities(ctx context.Context, log *slog.Logger) *identities {
-	return &identities{ctx: ctx, log: log}
+// NewIdentities keeps identities current until ctx ends. Panicked, if it is not nil, is
+// told of each panic that an issuer has recovered from, by part: issuer, roots, files or
+// source.
+func NewIdentities(ctx context.Context, log *slog.Logger, panicked func(part string)) *Identities {
+	return &Identities{ctx: ctx, log: log, panicked: panicked}
 }
 
-// prepare gives the identities of a configuration: those that run and are
+// Wait waits until every issuer has ended, once the context has.
+func (m *Identities) Wait() { m.all.Wait() }
+
+// Prepare gives the identities of a configuration: those that run and are
 // unchanged, and new ones, with what is on disk. Nobody is contacted. Failed has
 // those whose files cannot be used. A certificate that is only not valid now, or
 // that must first be got, is no failure: its upstreams are not ready until a good
 // one is there. Nothing has changed before commit.
-func (m *identities) prepare(want []*config.IdentitySection) (next identitySet, failed map[string]error) {
+func (m *Identities) Prepare(want []*config.IdentitySection) (next IdentitySet, failed map[string]error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	next, failed = identitySet{}, map[string]error{}
+	next, failed = IdentitySet{}, map[string]error{}
 	for _, section := range want {
 		name, key := section.Name, section.Key()
 		if old := m.running[name]; old != nil && old.key == key {
@@ -102,8 +106,8 @@ func (id *identity) open(section *config.IdentitySection, log *slog.Logger) erro
 	return err
 }
 
-// commit keeps the new ones current and stops those that are not wanted any more.
-func (m *identities) commit(next identitySet) {
+// Commit keeps the new ones current and stops those that are not wanted any more.
+func (m *Identities) Commit(next IdentitySet) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, old := range m.running {
@@ -125,7 +129,7 @@ func (m *identities) commit(next identitySet) {
 
 // keep runs the issuer until ctx ends. One that looks anew when it is called again
 // is, at each refresh.
-func (m *identities) keep(ctx context.Context, id *identity) {
+func (m *Identities) keep(ctx context.Context, id *identity) {
 	if !id.rerun {
 		id.run(ctx)
 		return
@@ -140,8 +144,8 @@ func (m *identities) keep(ctx context.Context, id *identity) {
 	}
 }
 
-// refresh lets every watcher look at its files now. What it finds it logs.
-func (m *identities) refresh() {
+// Refresh lets every watcher look at its files now. What it finds it logs.
+func (m *Identities) Refresh() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, id := range m.running {
@@ -151,8 +155,8 @@ func (m *identities) refresh() {
 	}
 }
 
-// statuses lists the identities by name.
-func (m *identities) statuses() []certs.Status {
+// Statuses lists the identities by name.
+func (m *Identities) Statuses() []certs.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []certs.Status

@@ -1,4 +1,4 @@
-package main
+package secrets
 
 import (
 	"context"
@@ -18,10 +18,10 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-func managed(t *testing.T) *identities {
+func managed(t *testing.T) *Identities {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	m := newIdentities(ctx, slog.New(slog.DiscardHandler))
+	m := NewIdentities(ctx, slog.New(slog.DiscardHandler), nil)
 	t.Cleanup(func() { cancel(); m.all.Wait() })
 	return m
 }
@@ -35,13 +35,13 @@ func sections(want map[string]files.Files) (out []*config.IdentitySection) {
 }
 
 // take makes want the identities in use.
-func (m *identities) take(t *testing.T, want map[string]files.Files) identitySet {
+func (m *Identities) take(t *testing.T, want map[string]files.Files) IdentitySet {
 	t.Helper()
-	set, failed := m.prepare(sections(want))
+	set, failed := m.Prepare(sections(want))
 	if len(failed) > 0 {
 		t.Fatal(failed)
 	}
-	m.commit(set)
+	m.Commit(set)
 	return set
 }
 
@@ -57,7 +57,7 @@ func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 		t.Error("an identity with other files was kept")
 	}
 	var names []string
-	for _, s := range m.statuses() {
+	for _, s := range m.Statuses() {
 		names = append(names, s.Name)
 		if !s.Ready {
 			t.Errorf("%s is not ready: %s", s.Name, s.Reason)
@@ -66,7 +66,7 @@ func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 	if got := strings.Join(names, " "); got != "new other same" {
 		t.Errorf("the identities are %q", got)
 	}
-	if second.source("same") == nil || second.source("gone") != nil {
+	if second.Source("same") == nil || second.Source("gone") != nil {
 		t.Error("the sources are not those of the configuration")
 	}
 }
@@ -76,11 +76,11 @@ func TestAFailedPrepareChangesNothing(t *testing.T) {
 	a := p.Issue("a")
 	m.take(t, map[string]files.Files{"a": a})
 	absent := files.Files{Cert: filepath.Join(p.Folder, "absent"), Key: filepath.Join(p.Folder, "absent")}
-	_, failed := m.prepare(sections(map[string]files.Files{"a": a, "b": absent, "c": absent}))
+	_, failed := m.Prepare(sections(map[string]files.Files{"a": a, "b": absent, "c": absent}))
 	if len(failed) != 2 || failed["b"] == nil || failed["c"] == nil {
 		t.Errorf("failed are %v, want b and c", failed)
 	}
-	if got := m.statuses(); len(got) != 1 || got[0].Name != "a" {
+	if got := m.Statuses(); len(got) != 1 || got[0].Name != "a" {
 		t.Errorf("in use are %v", got)
 	}
 }
@@ -105,14 +105,14 @@ func awaitSerial(t *testing.T, s *certs.Source, old string) {
 func TestARenewedPairIsTakenUp(t *testing.T) {
 	p, m := cmdtest.NewPairs(t), managed(t)
 	set := m.take(t, map[string]files.Files{"a": p.Issue("a")})
-	old := set.source("a").Status().Serial
+	old := set.Source("a").Status().Serial
 	p.Issue("a")
-	awaitSerial(t, set.source("a"), old)
-	old = set.source("a").Status().Serial
-	m.refresh()
+	awaitSerial(t, set.Source("a"), old)
+	old = set.Source("a").Status().Serial
+	m.Refresh()
 	p.Issue("a")
-	m.refresh() // the watcher lives on
-	awaitSerial(t, set.source("a"), old)
+	m.Refresh() // the watcher lives on
+	awaitSerial(t, set.Source("a"), old)
 }
 
 // What `check` can see of a step identity it sees, and it contacts nobody: there
@@ -141,7 +141,7 @@ func TestCheckOfStepIdentities(t *testing.T) {
 	} {
 		f := parsed(t, cmdtest.Good+"identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: "+strings.Repeat("0", 64)+", names: [a], "+tt.keys+"}}}")
 		var got []string
-		for _, p := range checkFiles(f) {
+		for _, p := range Check(f) {
 			got = append(got, p.String())
 		}
 		if text := strings.Join(got, "\n"); (text == "") != (tt.want == "") || !strings.Contains(text, tt.want) {
@@ -159,13 +159,13 @@ func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 		return []*config.IdentitySection{{Name: "me", Step: &step.Config{URL: "https://127.0.0.1:1", Fingerprint: strings.Repeat("0", 64), Provisioner: "p",
 			PasswordFile: filepath.Join(folder, "pw"), Names: names, Storage: filepath.Join(folder, "me")}}}
 	}
-	var sets []identitySet
+	var sets []IdentitySet
 	for _, names := range [][]string{{"a"}, {"a"}, {"b"}} {
-		set, failed := m.prepare(section(names...))
+		set, failed := m.Prepare(section(names...))
 		if len(failed) > 0 {
 			t.Fatal(failed)
 		}
-		m.commit(set)
+		m.Commit(set)
 		sets = append(sets, set)
 	}
 	if sets[0]["me"] != sets[1]["me"] || sets[1]["me"] == sets[2]["me"] {
@@ -173,13 +173,13 @@ func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), cmdtest.Patience)
 	defer cancel()
-	if err := sets[2].source("me").Await(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if err := sets[2].Source("me").Await(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("await: %v", err)
 	}
 	bad := section("a")
 	bad[0].Step.PasswordFile += ".absent"
 	f := parsed(t, cmdtest.Good+"identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: "+strings.Repeat("0", 64)+", provisioner: p, names: [a], password_file: "+bad[0].Step.PasswordFile+"}}}")
-	_, failed := m.prepare(bad)
+	_, failed := m.Prepare(bad)
 	if problems := identityProblems(f, failed); len(problems) != 1 || problems[0].Path != "identities.me.step.password_file" {
 		t.Errorf("problems %v", problems)
 	}

@@ -1,4 +1,4 @@
-package main
+package secrets
 
 import (
 	"fmt"
@@ -66,11 +66,11 @@ func TestNoKeyReadsWhatIsNoFile(t *testing.T) {
 			"/dev/zero": "it is a device, not", in("link"): "it is a device, not", in("large"): "it has more than",
 		} {
 			f := parsed(t, fmt.Sprintf(text, path))
-			i := slices.IndexFunc(checkFiles(f), func(p config.Problem) bool {
+			i := slices.IndexFunc(Check(f), func(p config.Problem) bool {
 				return p.Path == key && strings.Contains(p.Text, path) && strings.Contains(p.Text, want)
 			})
 			if i < 0 {
-				t.Errorf("%s: %s: the problems are %v, want one with %q", key, path, checkFiles(f), want)
+				t.Errorf("%s: %s: the problems are %v, want one with %q", key, path, Check(f), want)
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package secrets
 
 import (
 	"time"
@@ -10,11 +10,11 @@ import (
 )
 
 // Warnings that need a look at the files which the configuration names. Files that
-// cannot be used are problems: see checkFiles.
+// cannot be used are problems: see Check.
 
-// exposures are the files with secrets that every user of this host may read, one line
+// Exposures are the files with secrets that every user of this host may read, one line
 // each.
-func exposures(f *config.File) (out []string) {
+func Exposures(f *config.File) (out []string) {
 	look := func(key, path string) {
 		if path == "" {
 			return
@@ -43,9 +43,9 @@ func exposures(f *config.File) (out []string) {
 	return out
 }
 
-// unused is what is in files and has no effect, or less than one might expect, one
+// Unused is what is in files and has no effect, or less than one might expect, one
 // line each. What runs logs it.
-func unused(f *config.File) (out []string) {
+func Unused(f *config.File) (out []string) {
 	for _, id := range f.Identities {
 		at := "identities." + id.Name + "."
 		if id.Step != nil {

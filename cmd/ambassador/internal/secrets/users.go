@@ -1,4 +1,4 @@
-package main
+package secrets
 
 import (
 	"context"
@@ -17,20 +17,26 @@ import (
 	"ambassador/l4/htpasswd"
 )
 
-// usersFiles keeps the users of every users_file current. Its methods are called
+// Users keeps the users of every users_file current. Its methods are called
 // one at a time, but for statuses.
-type usersFiles struct {
+type Users struct {
 	// Static after construction.
 	ctx context.Context // ends the watching
 	log *slog.Logger
 	all sync.WaitGroup // what watches
 
 	mu      sync.Mutex
-	running usersSet // guarded by mu
+	running UsersSet // guarded by mu
 }
 
-// usersSet are the users of one configuration, by the path of their file.
-type usersSet map[string]*usersFile
+// NewUsers keeps users current until ctx ends.
+func NewUsers(ctx context.Context, log *slog.Logger) *Users { return &Users{ctx: ctx, log: log} }
+
+// Wait waits until no file is watched any more, once the context has ended.
+func (m *Users) Wait() { m.all.Wait() }
+
+// UsersSet are the users of one configuration, by the path of their file.
+type UsersSet map[string]*usersFile
 
 // usersFile is one that is, or is to be, watched.
 type usersFile struct {
@@ -39,7 +45,7 @@ type usersFile struct {
 	users *htpasswd.Users
 	log   *slog.Logger
 
-	stop context.CancelFunc // owned by usersFiles; nil before commit
+	stop context.CancelFunc // owned by Users; nil before commit
 
 	looking sync.Mutex        // held while the file is read, so that its states are told in their order
 	sum     [sha256.Size]byte // guarded by looking; of the text in use
@@ -85,22 +91,22 @@ func parseUsers(path string, text []byte) (*htpasswd.List, error) {
 	return nil, errors.Join(all...)
 }
 
-// users are those of a file; nil if path is empty.
-func (s usersSet) users(path string) *htpasswd.Users {
+// Users are those of a file; nil if path is empty.
+func (s UsersSet) Users(path string) *htpasswd.Users {
 	if u := s[path]; u != nil {
 		return u.users
 	}
 	return nil
 }
 
-// prepare gives the users of a configuration: those that are watched already, and
+// Prepare gives the users of a configuration: those that are watched already, and
 // others as their files are. Failed has the files that cannot be used. Nothing has
 // changed before commit.
-func (m *usersFiles) prepare(paths []string) (next usersSet, failed map[string]error) {
+func (m *Users) Prepare(paths []string) (next UsersSet, failed map[string]error) {
 	m.mu.Lock()
 	running := m.running
 	m.mu.Unlock()
-	next, failed = usersSet{}, map[string]error{}
+	next, failed = UsersSet{}, map[string]error{}
 	for _, path := range paths {
 		if u := running[path]; u != nil {
 			next[path] = u
@@ -117,8 +123,8 @@ func (m *usersFiles) prepare(paths []string) (next usersSet, failed map[string]e
 	return next, failed
 }
 
-// commit watches the new ones, and stops watching those that are not wanted any more.
-func (m *usersFiles) commit(next usersSet) {
+// Commit watches the new ones, and stops watching those that are not wanted any more.
+func (m *Users) Commit(next UsersSet) {
 	m.mu.Lock()
 	old := m.running
 	m.running = next
@@ -138,15 +144,15 @@ func (m *usersFiles) commit(next usersSet) {
 	}
 }
 
-// refresh reads every file now. What it finds it logs.
-func (m *usersFiles) refresh() {
+// Refresh reads every file now. What it finds it logs.
+func (m *Users) Refresh() {
 	for _, u := range m.list() {
 		u.look()
 	}
 }
 
-// statuses lists the files by path.
-func (m *usersFiles) statuses() []api.UsersFile {
+// Statuses lists the files by path.
+func (m *Users) Statuses() []api.UsersFile {
 	var out []api.UsersFile
 	for _, u := range m.list() {
 		out = append(out, u.reply())
@@ -154,7 +160,7 @@ func (m *usersFiles) statuses() []api.UsersFile {
 	return out
 }
 
-func (m *usersFiles) list() (out []*usersFile) {
+func (m *Users) list() (out []*usersFile) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, u := range m.running {

@@ -1,4 +1,4 @@
-package main
+package secrets
 
 import (
 	"errors"
@@ -12,10 +12,10 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// checkFiles reads every file that the configuration names, and says what is
+// Check reads every file that the configuration names, and says what is
 // wrong with each, at the place of its key. It also finds certificates and
 // revocation lists that cannot be used now, with which a process starts nevertheless.
-func checkFiles(f *config.File) []config.Problem {
+func Check(f *config.File) []config.Problem {
 	problems := fileProblems(f)
 	for _, id := range f.Identities {
 		if id.Files.Certificate() == "" {
@@ -47,7 +47,7 @@ func fileProblems(f *config.File) []config.Problem {
 			failed[id.Name] = err
 		}
 	}
-	return problemsOf(f, failed, failedRoots(f.RootFiles()), failedUsers(f.UsersPaths()))
+	return ProblemsOf(f, failed, failedRoots(f.RootFiles()), failedUsers(f.UsersPaths()))
 }
 
 // checkIdentity reads the identity's files. Nobody is contacted, and no token is spent.
@@ -90,15 +90,15 @@ func failedRoots(want []*config.IdentitySection) map[string]error {
 	return failed
 }
 
-// problemsOf are mistakes in files at the places of their keys: those of
+// ProblemsOf are mistakes in files at the places of their keys: those of
 // identities by name, those of roots and users by path, and admin.token_file.
-func problemsOf(f *config.File, ids, roots, users map[string]error) []config.Problem {
+func ProblemsOf(f *config.File, ids, roots, users map[string]error) []config.Problem {
 	problems := identityProblems(f, ids)
 	for _, u := range f.Upstreams {
 		if err := roots[u.CAFile()]; err != nil {
 			problems = append(problems, f.Problem("upstreams."+u.Name+".tls.ca", err))
 		}
-		if _, _, err := probeLogin(u.Health); err != nil {
+		if _, _, err := ProbeLogin(u.Health); err != nil {
 			problems = append(problems, f.Problem("upstreams."+u.Name+".health.password_file", err))
 		}
 	}
@@ -113,7 +113,7 @@ func problemsOf(f *config.File, ids, roots, users map[string]error) []config.Pro
 
 // tokenProblems is what is wrong with admin.token_file.
 func tokenProblems(f *config.File) []config.Problem {
-	if _, err := adminToken(f); err != nil {
+	if _, err := AdminToken(f); err != nil {
 		return []config.Problem{f.Problem("admin.token_file", err)}
 	}
 	return nil
@@ -127,8 +127,8 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// adminToken is the content of admin.token_file; empty if there is none.
-func adminToken(f *config.File) (string, error) {
+// AdminToken is the content of admin.token_file; empty if there is none.
+func AdminToken(f *config.File) (string, error) {
 	if f.Admin.TokenFile == "" {
 		return "", nil
 	}
@@ -232,8 +232,8 @@ func usersProblems(f *config.File, failed map[string]error) (out []config.Proble
 	return out
 }
 
-// probeLogin is whom a probe logs in as.
-func probeLogin(h config.HealthSection) (user, password string, err error) {
+// ProbeLogin is whom a probe logs in as.
+func ProbeLogin(h config.HealthSection) (user, password string, err error) {
 	if h.PasswordFile == "" {
 		return h.User, "", nil
 	}
@@ -241,9 +241,9 @@ func probeLogin(h config.HealthSection) (user, password string, err error) {
 	return h.User, string(secret), err
 }
 
-// withFileProblems adds the mistakes in the files that f names to those in its text,
+// WithFileProblems adds the mistakes in the files that f names to those in its text,
 // of which err tells. Nil f: the text could not be read.
-func withFileProblems(f *config.File, err error) error {
+func WithFileProblems(f *config.File, err error) error {
 	var text *config.Error
 	if f == nil || !errors.As(err, &text) {
 		return err
@@ -251,18 +251,18 @@ func withFileProblems(f *config.File, err error) error {
 	return config.ErrorOf(append(text.Problems, fileProblems(f)...))
 }
 
-// load reads a configuration. The error is a *ConfigError with every mistake in its
+// Load reads a configuration. The error is a *ConfigError with every mistake in its
 // text, and beside those with every one in the files that it names. Where the text is
 // good, prepare finds the mistakes in the files.
-func load(s *config.Source, env func(string) (string, bool)) (*config.File, error) {
+func Load(s *config.Source, env func(string) (string, bool)) (*config.File, error) {
 	f, err := s.Load(env)
 	if err != nil {
-		return nil, withFileProblems(f, err)
+		return nil, WithFileProblems(f, err)
 	}
 	return f, nil
 }
 
-// loadFile reads a configuration at a path, once.
-func loadFile(path string, env func(string) (string, bool)) (*config.File, error) {
-	return load(&config.Source{Path: path}, env)
+// LoadFile reads a configuration at a path, once.
+func LoadFile(path string, env func(string) (string, bool)) (*config.File, error) {
+	return Load(&config.Source{Path: path}, env)
 }
