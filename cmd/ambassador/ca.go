@@ -19,6 +19,7 @@ import (
 	"ambassador/certs"
 	"ambassador/certs/embedded"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
@@ -70,8 +71,8 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 		return &program.ExitError{Code: 2, Err: err}
 	}
 	defer files.close()
-	names, log := caNames(flags), newLogging(a.Stderr)
-	defer log.close()
+	names, log := caNames(flags), logs.New(a.Stderr)
+	defer log.Close()
 	gate := &connGate{what: "ca", max: caConnections(l4.DescriptorLimit()), log: log.Logger}
 	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password,
 		PlainKeys: flags.passwordFile == "", ConnState: gate.state})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -103,7 +104,7 @@ func (c *child) ended() <-chan struct{} {
 // signal passes a signal on. A terminal sends ^C to the command as well as to us,
 // and a second one means more to many programs: that one is left to the terminal.
 func (c *child) signal(s os.Signal) {
-	if s == os.Interrupt && isTerminal(c.cmd.Stdin) {
+	if s == os.Interrupt && logs.IsTerminal(c.cmd.Stdin) {
 		return
 	}
 	c.cmd.Process.Signal(s) // it may have ended: then done tells

@@ -28,6 +28,7 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
+		"ambassador/cmd/ambassador/internal/logs",        // the log of ca
 		"ambassador/cmd/ambassador/internal/output",      // what is printed
 		"ambassador/cmd/ambassador/internal/program",     // what it hands to every room
 		"ambassador/cmd/ambassador/internal/secrets",     // files that check looks at
@@ -84,6 +85,10 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/config", // what is named, and the place of its key
 		"ambassador/l4",                             // users by password
 	},
+	"ambassador/cmd/ambassador/internal/logs": {
+		"ambassador/cmd/ambassador/internal/output", // a line shows no control characters
+		"ambassador/l4", // the record of a session
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -101,7 +106,7 @@ var wrapped = map[string][]string{
 	"go.yaml.in/yaml/v4": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config",
 		"ambassador/cmd/ambassador/internal/secrets"},
 	"github.com/coreos/go-systemd/v22": {"ambassador/cmd/ambassador"},
-	"golang.org/x/term":                {"ambassador/cmd/ambassador"},
+	"golang.org/x/term":                {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/logs"},
 	"github.com/fsnotify/fsnotify":     {"ambassador/certs/files"},
 	"github.com/landlock-lsm":          {"ambassador/cmd/ambassador"},
 	"software.sslmate.com/src":         {"ambassador/certs/files"},

@@ -5,13 +5,15 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+
+	"ambassador/cmd/ambassador/internal/logs"
 )
 
 func panicsHere() { panic("a bug") }
 
 func TestPanicOfAReload(t *testing.T) {
 	var log strings.Builder
-	p := &process{log: &logging{Logger: slog.New(slog.NewTextHandler(&log, nil))}, metrics: newMetrics("v")}
+	p := &process{log: &logs.Log{Logger: slog.New(slog.NewTextHandler(&log, nil))}, metrics: newMetrics("v")}
 	if err := p.survive(partReload, func() error { panicsHere(); return nil }); err == nil || !strings.Contains(err.Error(), "panic: a bug") {
 		t.Errorf("the reload ended with %v", err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/cmd/ambassador/internal/secrets"
@@ -69,7 +70,7 @@ type process struct {
 	opts    serveOptions
 	ctx     context.Context // its end ends everything at once
 	cancel  context.CancelFunc
-	log     *logging
+	log     *logs.Log
 	metrics *metrics
 	server  *l4.Server
 	ids     *secrets.Identities
@@ -132,8 +133,8 @@ func endSignals() (signals chan os.Signal, stop func()) {
 // calls wait or drain, and then close.
 func start(ctx context.Context, w program.World, f *config.File, opts serveOptions) (*process, error) {
 	p := newProcess(ctx, w, opts)
-	if level, err := parseLevel(f.Log.Level); err == nil {
-		p.log.set(level, f.Log.Format) // for what apply has to say
+	if level, err := logs.ParseLevel(f.Log.Level); err == nil {
+		p.log.Set(level, f.Log.Format) // for what apply has to say
 	}
 	p.harden() // before keys are read
 	p.reloading.Lock()
@@ -154,7 +155,7 @@ func start(ctx context.Context, w program.World, f *config.File, opts serveOptio
 
 // newProcess makes the parts, none of which does anything yet.
 func newProcess(ctx context.Context, w program.World, opts serveOptions) *process {
-	p := &process{world: w, opts: opts, log: newLogging(w.Stderr), metrics: newMetrics(w.Version, partAdmin, partReload),
+	p := &process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: newMetrics(w.Version, partAdmin, partReload),
 		manager: newServiceManager(w.Env), signals: opts.signals, reloads: make(chan struct{}, 1)}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
@@ -186,7 +187,7 @@ func (p *process) observer() l4.Observer {
 		p.memory.happened()
 		ended(r)
 		seen(r)
-		p.log.session(r)
+		p.log.Session(r)
 	}
 	return o
 }
@@ -222,7 +223,7 @@ func (p *process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
 // apply makes f the configuration in use; on an error nothing has changed. The
 // caller holds reloading.
 func (p *process) apply(f *config.File) error {
-	level, err := parseLevel(f.Log.Level)
+	level, err := logs.ParseLevel(f.Log.Level)
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
 	}
@@ -264,7 +265,7 @@ func (p *process) apply(f *config.File) error {
 	p.metrics.applied(cfg, ruleSeriesOf(f))
 	p.web.commit(web)
 	p.guard(p.web.running)
-	p.log.set(level, f.Log.Format)
+	p.log.Set(level, f.Log.Format)
 	p.mu.Lock()
 	p.file = f
 	p.mu.Unlock()
@@ -461,7 +462,7 @@ func (p *process) close() {
 	waitFor(p.roots.Wait, closeTimeout)
 	waitFor(p.users.Wait, closeTimeout)
 	waitFor(p.work.Wait, closeTimeout)
-	p.log.close()
+	p.log.Close()
 }
 
 // waitFor waits for wait to return, but not longer than d.

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -26,7 +27,7 @@ func (f *serveFlags) bind(cmd *cobra.Command) {
 
 // check finds mistakes in the flags.
 func (f *serveFlags) check(cmd *cobra.Command) error {
-	if _, err := parseLevel(f.logLevel); err != nil {
+	if _, err := logs.ParseLevel(f.logLevel); err != nil {
 		return usageError(cmd, fmt.Errorf("--log-level: %w", err))
 	}
 	switch f.logFormat {

@@ -543,7 +543,7 @@ func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
 	t := u.TLS
 	if t.Identity != "" && f.identity(t.Identity) == nil {
-		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", NamesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
 	}
 	if (t.MinVersion == "1.0" || t.MinVersion == "1.1") && !t.UnsafeMinVersion {
 		d.failAt(path+".tls.min_version", "%s is broken; use 1.2, or set unsafe_min_version: true", t.MinVersion)
@@ -592,7 +592,7 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 
 func (f *File) Upstream(name string) *UpstreamSection { return f.upstreamOf[name] }
 
-func NamesOf[T any](all []T, name func(T) string) (out []string) {
+func namesOf[T any](all []T, name func(T) string) (out []string) {
 	for _, v := range all {
 		out = append(out, name(v))
 	}

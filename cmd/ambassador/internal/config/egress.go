@@ -203,7 +203,7 @@ func (l *ListenerSection) validateUpstream(d *decoder, at, name string, f *File)
 	switch {
 	case name == "": // the mistake is told
 	case u == nil:
-		d.failAt(at, "%s", unknownName(name, "upstreams", NamesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
+		d.failAt(at, "%s", unknownName(name, "upstreams", namesOf(f.Upstreams, func(u *UpstreamSection) string { return u.Name })))
 	case u.Dynamic && !l.HasDestination():
 		d.failAt(at, "upstream %s is dynamic, and clients of this listener do not say where they want to go; give socks5, http_connect or original_destination, or another upstream", name)
 	case u.Dynamic && l.OriginalDestination && u.TLS != nil && !u.TLS.named():

@@ -64,7 +64,7 @@ func (t *ListenerTLSSection) validate(d *decoder, path string, f *File) {
 	}
 	for _, name := range t.names() {
 		if f.identity(name) == nil {
-			d.failAt(path+"."+t.namesKey(), "%s", unknownName(name, "identities", NamesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+			d.failAt(path+"."+t.namesKey(), "%s", unknownName(name, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
 		}
 	}
 	switch {

@@ -1,4 +1,4 @@
-package main
+package logs
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 	"ambassador/l4"
 )
 
-// logging is the log of a process, whose level and format a reload may change.
-type logging struct {
+// Log is the log of a process, whose level and format a reload may change.
+type Log struct {
 	*slog.Logger
 	level    slog.LevelVar
 	asText   atomic.Bool
@@ -29,10 +29,10 @@ type logging struct {
 	lines    sync.Pool // of *[]byte, for session
 }
 
-// newLogging logs to w: text on a terminal, else JSON, in which durations are
+// New logs to w: text on a terminal, else JSON, in which durations are
 // seconds. What is logged waits for no reader; close writes the last of it.
-func newLogging(w io.Writer) *logging {
-	l := &logging{terminal: isTerminal(w), out: newLogWriter(w)}
+func New(w io.Writer) *Log {
+	l := &Log{terminal: IsTerminal(w), out: newLogWriter(w)}
 	w = l.out
 	l.asText.Store(l.terminal)
 	text := readable
@@ -47,7 +47,7 @@ func newLogging(w io.Writer) *logging {
 }
 
 // line is a line of the log in the format of the moment.
-func (l *logging) line(text, key string, value int) []byte {
+func (l *Log) line(text, key string, value int) []byte {
 	var b bytes.Buffer
 	h := slog.Handler(slog.NewJSONHandler(&b, nil))
 	if l.asText.Load() {
@@ -57,12 +57,12 @@ func (l *logging) line(text, key string, value int) []byte {
 	return b.Bytes()
 }
 
-// close writes what has been logged, at most lastLogTimeout long.
-func (l *logging) close() { l.out.close() }
+// Close writes what has been logged, at most lastLogTimeout long.
+func (l *Log) Close() { l.out.close() }
 
-// set takes up the log section of a configuration: format is text, json, or
+// Set takes up the log section of a configuration: format is text, json, or
 // empty for what suits the place.
-func (l *logging) set(level slog.Level, format string) {
+func (l *Log) Set(level slog.Level, format string) {
 	l.level.Set(level)
 	l.asText.Store(format == "text" || format == "" && l.terminal)
 }
@@ -93,7 +93,7 @@ func (h *formatHandler) WithGroup(name string) slog.Handler {
 	return &formatHandler{h.asText, h.text.WithGroup(name), h.json.WithGroup(name)}
 }
 
-func isTerminal(w any) bool {
+func IsTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
@@ -125,8 +125,8 @@ func brief(groups []string, a slog.Attr) slog.Attr {
 	return readable(groups, a)
 }
 
-// parseLevel reads a log level; empty is info.
-func parseLevel(s string) (slog.Level, error) {
+// ParseLevel reads a log level; empty is info.
+func ParseLevel(s string) (slog.Level, error) {
 	switch s {
 	case "debug":
 		return slog.LevelDebug, nil
@@ -140,9 +140,9 @@ func parseLevel(s string) (slog.Level, error) {
 	return 0, fmt.Errorf("%q is no level; use debug, info, warn or error", s)
 }
 
-// session writes the one line of a session. In JSON it does without the handler,
+// Session writes the one line of a session. In JSON it does without the handler,
 // whose generality costs a busy process more than anything else in the log.
-func (l *logging) session(r *l4.Record) {
+func (l *Log) Session(r *l4.Record) {
 	level := recordLevel(r)
 	if l.asText.Load() {
 		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)

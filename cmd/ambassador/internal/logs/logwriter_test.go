@@ -1,4 +1,4 @@
-package main
+package logs
 
 import (
 	"bytes"
@@ -101,10 +101,10 @@ func TestLogEndsThoughNobodyReads(t *testing.T) {
 }
 
 func BenchmarkLogSession(b *testing.B) {
-	l := newLogging(io.Discard)
+	l := New(io.Discard)
 	r := someRecord()
 	b.ReportAllocs()
 	for b.Loop() {
-		l.session(r)
+		l.Session(r)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package logs
 
 import (
 	"bytes"
@@ -55,9 +55,9 @@ func someRecord() *l4.Record {
 
 func TestTheLineOfASession(t *testing.T) {
 	out := cmdtest.NewOutput()
-	l := newLogging(out)
-	l.session(someRecord())
-	l.close()
+	l := New(out)
+	l.Session(someRecord())
+	l.Close()
 	var line map[string]any
 	if err := json.Unmarshal([]byte(out.String()), &line); err != nil {
 		t.Fatalf("%q: %v", out, err)
@@ -70,10 +70,10 @@ func TestTheLineOfASession(t *testing.T) {
 	}
 
 	out = cmdtest.NewOutput()
-	l = newLogging(out)
-	l.set(slog.LevelInfo, "text")
-	l.session(someRecord())
-	l.close()
+	l = New(out)
+	l.Set(slog.LevelInfo, "text")
+	l.Session(someRecord())
+	l.Close()
 	for _, want := range []string{"level=INFO msg=session id=AB-1 start=2026-11-23T12:00:00Z listener=front", "establish=1.5ms duration=1m30s"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q: want %q in it", out, want)
@@ -107,18 +107,18 @@ func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
 
 func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 	out := cmdtest.NewOutput()
-	l := newLogging(out)
+	l := New(out)
 	derived := l.With("part", "one").WithGroup("g") // made before the change
-	l.set(slog.LevelWarn, "text")
+	l.Set(slog.LevelWarn, "text")
 	derived.Info("not this")
 	derived.Warn("this", "took", time.Second)
-	l.close()
+	l.Close()
 	if got := out.String(); !strings.Contains(got, "level=WARN msg=this part=one g.took=1s") || strings.Contains(got, "not this") {
 		t.Errorf("text at level warn: %q", got)
 	}
-	l.set(slog.LevelDebug, "")
+	l.Set(slog.LevelDebug, "")
 	derived.Debug("that", "took", time.Second)
-	l.close()
+	l.Close()
 	if got := out.String(); !strings.Contains(got, `"level":"DEBUG","msg":"that","part":"one","g":{"took":1}`) {
 		t.Errorf("no format is JSON where there is no terminal: %q", got)
 	}
@@ -127,13 +127,13 @@ func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 func TestSessionsAreLoggedFromTheirLevelOn(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		out := cmdtest.NewOutput()
-		l := newLogging(out)
-		l.set(slog.LevelWarn, format)
-		l.session(someRecord())
+		l := New(out)
+		l.Set(slog.LevelWarn, format)
+		l.Session(someRecord())
 		refused := someRecord()
 		refused.Reason = l4.ReasonRefused
-		l.session(refused)
-		l.close()
+		l.Session(refused)
+		l.Close()
 		if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "refused") {
 			t.Errorf("%s at level warn: %q", format, got)
 		}
@@ -158,12 +158,12 @@ func TestTextOnATerminalIsBrief(t *testing.T) {
 
 func TestParseLevel(t *testing.T) {
 	for in, want := range map[string]slog.Level{"": slog.LevelInfo, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError} {
-		if got, err := parseLevel(in); err != nil || got != want {
+		if got, err := ParseLevel(in); err != nil || got != want {
 			t.Errorf("%q: %v, %v; want %v", in, got, err, want)
 		}
 	}
 	for _, in := range []string{"loud", "INFO", "warning", "info+2"} {
-		if _, err := parseLevel(in); err == nil || !strings.Contains(err.Error(), "debug, info, warn or error") {
+		if _, err := ParseLevel(in); err == nil || !strings.Contains(err.Error(), "debug, info, warn or error") {
 			t.Errorf("%q: %v, want an error with the words to use", in, err)
 		}
 	}
@@ -173,14 +173,14 @@ func TestParseLevel(t *testing.T) {
 func TestLogLinesCanBeSeen(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		out := cmdtest.NewOutput()
-		l := newLogging(out)
-		l.set(slog.LevelInfo, format)
+		l := New(out)
+		l.Set(slog.LevelInfo, format)
 		r := someRecord()
 		r.User, r.Tag, r.Cause, r.Destination = cmdtest.Evil, cmdtest.Evil, cmdtest.Evil, cmdtest.Evil
-		l.session(r)
+		l.Session(r)
 		l.Warn("something", "cause", cmdtest.Evil, "err", errors.New(cmdtest.Evil), "list", []string{cmdtest.Evil}, "addr", &net.AddrError{Err: cmdtest.Evil})
 		l.With("users_file", cmdtest.Evil).WithGroup("g").Error(cmdtest.Evil, "since", time.Second)
-		l.close()
+		l.Close()
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 		if len(lines) != 3 {
 			t.Errorf("%s: %d lines, want 3:\n%s", format, len(lines), out)
