@@ -19,6 +19,7 @@ import (
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/metrics"
 	"ambassador/l4"
 )
 
@@ -366,8 +367,8 @@ func TestAdminOfARealServer(t *testing.T) {
 	nobody.Close()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	defer cancel()
-	m := newMetrics("test")
-	o := m.observer()
+	m := metrics.New("test")
+	o := m.Observer()
 	count, ended := o.Ended, make(chan *l4.Record, 1)
 	o.Ended = func(r *l4.Record) { count(r); ended <- r }
 	server := l4.New(ctx, l4.Options{Observer: o})
@@ -379,10 +380,10 @@ func TestAdminOfARealServer(t *testing.T) {
 	if err := server.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
-	m.attach(server, nil)
-	m.applied(cfg, nil)
+	m.Attach(server, nil)
+	m.Applied(cfg, nil)
 	d := adminDepsFor(server)
-	d.metrics = m.handler()
+	d.metrics = m.Handler()
 
 	if c, err := net.Dial("tcp", server.Listening()[0].Addr); err == nil { // else the reset came before Dial had looked
 		defer c.Close()

@@ -29,6 +29,7 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
 		"ambassador/cmd/ambassador/internal/logs",        // the log of ca
+		"ambassador/cmd/ambassador/internal/metrics",     // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/output",      // what is printed
 		"ambassador/cmd/ambassador/internal/program",     // what it hands to every room
 		"ambassador/cmd/ambassador/internal/secrets",     // files that check looks at
@@ -89,6 +90,11 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/output", // a line shows no control characters
 		"ambassador/l4", // the record of a session
 	},
+	"ambassador/cmd/ambassador/internal/metrics": {
+		"ambassador/certs",  // the state of identities
+		"ambassador/l4",     // events and states of the server
+		"ambassador/policy", // verdicts, and states of breakers and health
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -101,7 +107,7 @@ var wrapped = map[string][]string{
 	"go.step.sm/crypto":                 {"ambassador/certs/step", "ambassador/certs/embedded"},
 	"github.com/spiffe/go-spiffe/v2":    {"ambassador/certs/spiffe"},
 	"github.com/go-chi/chi/v5":          {"ambassador/certs/embedded"},
-	"github.com/prometheus":             {"ambassador/cmd/ambassador"},
+	"github.com/prometheus":             {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/metrics"},
 	"github.com/spf13":                  {"ambassador/cmd/ambassador"},
 	"go.yaml.in/yaml/v4": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config",
 		"ambassador/cmd/ambassador/internal/secrets"},
@@ -231,11 +237,12 @@ func module(pkg string) string {
 	return ""
 }
 
-// heavy lists the packages that the embedded CA, step-ca's client or the SPIFFE client
+// heavy lists the packages that the embedded CA, the clients of step-ca and SPIFFE, or
+// what renders metrics
 // come with.
 var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
 	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
-	"ambassador/cmd/ambassador/internal/secrets"}
+	"ambassador/cmd/ambassador/internal/secrets", "ambassador/cmd/ambassador/internal/metrics"}
 
 // TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
 // 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind

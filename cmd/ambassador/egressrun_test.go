@@ -62,7 +62,7 @@ listeners:
 	s := serveFile(t, strings.Replace(text, "RULE", "first", 1))
 	at := s.addr("egress")
 	if page, _ := s.admin("GET", "/metrics"); !strings.Contains(page, `ambassador_sessions_active{listener="egress",upstream="net"} 0`+"\n") {
-		t.Errorf("before the first session there are no series of it:\n%s", ourLines(page))
+		t.Errorf("before the first session there are no series of it:\n%s", cmdtest.OurLines(page))
 	}
 	live, code := cmdtest.AskSOCKS5(t, at, "", cmdtest.Localhost(echo))
 	if code != 0 {
@@ -73,7 +73,7 @@ listeners:
 	for _, line := range []string{`ambassador_rules_total{listener="egress",rule="first",verdict="allow"} 1`, `ambassador_rules_total{listener="egress",rule="",verdict="none"} 0`,
 		`ambassador_sessions_active{listener="egress",upstream="net"} 1`} {
 		if !strings.Contains(page, line+"\n") {
-			t.Errorf("lacks %s in\n%s", line, ourLines(page))
+			t.Errorf("lacks %s in\n%s", line, cmdtest.OurLines(page))
 		}
 	}
 	cmdtest.WriteFile(t, s.config, strings.Replace(text, "RULE", "second, port: 1", 1))
@@ -86,7 +86,7 @@ listeners:
 	cmdtest.Says(t, live, "after", "one: after")
 	page, _ = s.admin("GET", "/metrics")
 	if strings.Contains(page, `rule="first"`) || !strings.Contains(page, `ambassador_rules_total{listener="egress",rule="",verdict="none"} 1`+"\n") {
-		t.Errorf("after the reload:\n%s", ourLines(page))
+		t.Errorf("after the reload:\n%s", cmdtest.OurLines(page))
 	}
 }
 

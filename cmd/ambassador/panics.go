@@ -15,7 +15,7 @@ const (
 // panicked logs and counts a panic that was caught.
 func (p *process) panicked(part string, value any, stack []byte) {
 	p.log.Error("panic", "part", part, "panic", fmt.Sprint(value), "stack", string(stack))
-	p.metrics.panicked(part)
+	p.metrics.Panicked(part)
 }
 
 // survive is body, whose panic becomes an error.

@@ -47,7 +47,7 @@ func (p *process) reload() error {
 	p.manager.reloading()
 	err := p.survive(partReload, p.reloadFile)
 	p.manager.ready(p.server.Ready())
-	p.metrics.reloaded(err == nil)
+	p.metrics.Reloaded(err == nil)
 	if err != nil {
 		p.log.Error("reload failed; the old configuration stays in use", "cause", err.Error())
 		return err

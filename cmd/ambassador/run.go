@@ -20,6 +20,7 @@ import (
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/logs"
+	"ambassador/cmd/ambassador/internal/metrics"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/cmd/ambassador/internal/secrets"
@@ -71,7 +72,7 @@ type process struct {
 	ctx     context.Context // its end ends everything at once
 	cancel  context.CancelFunc
 	log     *logs.Log
-	metrics *metrics
+	metrics *metrics.Metrics
 	server  *l4.Server
 	ids     *secrets.Identities
 	roots   *secrets.Identities // the files of tls.ca, by path
@@ -155,23 +156,23 @@ func start(ctx context.Context, w program.World, f *config.File, opts serveOptio
 
 // newProcess makes the parts, none of which does anything yet.
 func newProcess(ctx context.Context, w program.World, opts serveOptions) *process {
-	p := &process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: newMetrics(w.Version, partAdmin, partReload),
+	p := &process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, partAdmin, partReload),
 		manager: newServiceManager(w.Env), signals: opts.signals, reloads: make(chan struct{}, 1)}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
-	p.ids, p.roots = secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.panicked), secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.panicked)
+	p.ids, p.roots = secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.Panicked), secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.Panicked)
 	p.users = secrets.NewUsers(p.ctx, p.log.Logger)
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
-	p.metrics.attach(p.server, p.ids.Statuses)
+	p.metrics.Attach(p.server, p.ids.Statuses)
 	p.web = &endpoints{env: w.Env, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
 	return p
 }
 
 // observer counts every session and writes its one line.
 func (p *process) observer() l4.Observer {
-	o := p.metrics.observer()
+	o := p.metrics.Observer()
 	opened, ended := o.Opened, o.Ended
 	seen := p.opts.seen
 	if seen == nil {
@@ -202,7 +203,7 @@ func (p *process) adminDeps() adminDeps {
 	}
 	d.drain = func() { p.server.Drain(p.drainConfig()) }
 	d.quit = p.quit
-	d.metrics = p.metrics.handler()
+	d.metrics = p.metrics.Handler()
 	d.version, d.started = p.world.Version, time.Now()
 	return d
 }
@@ -262,7 +263,7 @@ func (p *process) apply(f *config.File) error {
 	p.ids.Commit(ids)
 	p.roots.Commit(roots)
 	p.users.Commit(users)
-	p.metrics.applied(cfg, ruleSeriesOf(f))
+	p.metrics.Applied(cfg, ruleSeriesOf(f))
 	p.web.commit(web)
 	p.guard(p.web.running)
 	p.log.Set(level, f.Log.Format)
@@ -295,9 +296,9 @@ func socketsOf(f *config.File) (want webSockets, err error) {
 }
 
 // ruleSeriesOf lists the series of all rules.
-func ruleSeriesOf(f *config.File) (out []ruleSeries) {
+func ruleSeriesOf(f *config.File) (out []metrics.Rule) {
 	for _, r := range f.RuleLabels() {
-		out = append(out, ruleSeries(r))
+		out = append(out, metrics.Rule(r))
 	}
 	return out
 }

@@ -501,3 +501,14 @@ func BeCommand(args []string) int {
 	}
 	return 98
 }
+
+// OurLines are the lines about our metrics: all but Go's and the process's.
+func OurLines(page string) string {
+	var out strings.Builder
+	for line := range strings.Lines(page) {
+		if strings.Contains(line, "ambassador_") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}

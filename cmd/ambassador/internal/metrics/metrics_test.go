@@ -1,4 +1,4 @@
-package main
+package metrics
 
 import (
 	"fmt"
@@ -18,14 +18,14 @@ import (
 )
 
 // usedMetrics has had one event of every kind.
-func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
+func usedMetrics(t *testing.T, traffic []l4.Traffic) *Metrics {
 	t.Helper()
-	m := newMetrics("v0.1.0", "admin", "reload")
+	m := New("v0.1.0", "admin", "reload")
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return traffic },
 		upstreams:  func() []l4.UpstreamStatus { return cmdtest.NewFakeServer().Upstreams },
 		identities: func() []certs.Status { return cmdtest.NewFakeServer().Identities }})
-	m.applied(twoListeners(), someRules())
-	o := m.observer()
+	m.Applied(twoListeners(), someRules())
+	o := m.Observer()
 	o.Opened("postgres")
 	o.AcceptPaused("postgres")
 	o.Panicked(l4.PartProber)
@@ -36,7 +36,7 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *metrics {
 		o.Phase("orders_db", p, 3*time.Millisecond)
 	}
 	o.Ended(&cmdtest.NewFakeServer().Over[0])
-	m.reloaded(true)
+	m.Reloaded(true)
 	return m
 }
 
@@ -47,8 +47,8 @@ func twoListeners() l4.Config {
 	}
 }
 
-func someRules() []ruleSeries {
-	return []ruleSeries{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Deny}, {"smtp", "", policy.NoRule}}
+func someRules() []Rule {
+	return []Rule{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Deny}, {"smtp", "", policy.NoRule}}
 }
 
 func someTraffic() []l4.Traffic {
@@ -56,25 +56,14 @@ func someTraffic() []l4.Traffic {
 }
 
 // scrape gives the page as Prometheus' text format has it.
-func scrape(t *testing.T, m *metrics) string {
+func scrape(t *testing.T, m *Metrics) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	m.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 200 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	return w.Body.String()
-}
-
-// ourLines are the lines about our metrics: all but Go's and the process's.
-func ourLines(page string) string {
-	var out strings.Builder
-	for line := range strings.Lines(page) {
-		if strings.Contains(line, "ambassador_") {
-			out.WriteString(line)
-		}
-	}
-	return out.String()
 }
 
 func TestMetricsAreClean(t *testing.T) {
@@ -242,11 +231,11 @@ func TestMetricsValues(t *testing.T) {
 
 // Clients choose the destinations of a dynamic upstream: they are no labels.
 func TestDestinationsAreNoLabels(t *testing.T) {
-	m := newMetrics("v0.1.0", "admin", "reload")
+	m := New("v0.1.0", "admin", "reload")
 	dynamic := l4.UpstreamStatus{Name: "net", Dynamic: true, Destinations: 3, Breakers: map[string]int{"closed": 2, "open": 1},
 		Endpoints: []l4.EndpointStatus{{Endpoint: "evil.example:443", Addresses: []l4.AddressStatus{{Address: "192.0.2.1:443", Breaker: "open"}}}}}
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return nil }, upstreams: func() []l4.UpstreamStatus { return []l4.UpstreamStatus{dynamic} }})
-	page := ourLines(scrape(t, m))
+	page := cmdtest.OurLines(scrape(t, m))
 	for _, line := range []string{`{endpoint="dynamic",state="closed",upstream="net"} 2`, `{endpoint="dynamic",state="half_open",upstream="net"} 0`, `{endpoint="dynamic",state="open",upstream="net"} 1`} {
 		if !strings.Contains(page, "ambassador_breakers"+line+"\n") {
 			t.Errorf("lacks %s", line)
@@ -282,8 +271,8 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 	m := usedMetrics(t, traffic)
 	cfg := twoListeners()
 	cfg.Listeners, cfg.Upstreams = cfg.Listeners[1:], cfg.Upstreams[1:]
-	m.applied(cfg, []ruleSeries{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Allow}})
-	page := ourLines(scrape(t, m))
+	m.Applied(cfg, []Rule{{"smtp", "api", policy.Allow}, {"smtp", "#2", policy.Allow}})
+	page := cmdtest.OurLines(scrape(t, m))
 	for line := range strings.Lines(page) {
 		live := strings.HasPrefix(line, "ambassador_bytes_total") || strings.HasPrefix(line, "ambassador_sessions_active")
 		if strings.Contains(line, "orders_db") || strings.Contains(line, `"postgres"`) {
@@ -305,7 +294,7 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 		t.Errorf("rules that are gone are still there:\n%s", page)
 	}
 	traffic[0].Active = 0
-	if page := ourLines(scrape(t, m)); strings.Contains(page, "orders_db") || !strings.Contains(page, `listener="smtp"`) {
+	if page := cmdtest.OurLines(scrape(t, m)); strings.Contains(page, "orders_db") || !strings.Contains(page, `listener="smtp"`) {
 		t.Errorf("after its last session:\n%s", page)
 	}
 }
@@ -313,7 +302,7 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 // A reload that changes nothing resets no counter.
 func TestReloadKeepsCounters(t *testing.T) {
 	m := usedMetrics(t, someTraffic())
-	m.applied(twoListeners(), someRules())
+	m.Applied(twoListeners(), someRules())
 	for _, line := range []string{`ambassador_sessions_opened_total{listener="postgres"} 1`, `ambassador_rules_total{listener="smtp",rule="#2",verdict="deny"} 1`, `ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`} {
 		if page := scrape(t, m); !strings.Contains(page, line+"\n") {
 			t.Errorf("lacks %s", line)

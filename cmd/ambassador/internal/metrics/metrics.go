@@ -1,4 +1,4 @@
-package main
+package metrics
 
 import (
 	"net/http"
@@ -15,10 +15,10 @@ import (
 	"ambassador/policy"
 )
 
-// metrics are the series of /metrics, in a registry of their own. Label values
+// Metrics are the series of /metrics, in a registry of their own. Label values
 // come from the configuration and from closed lists, so that their number is
 // bounded whatever clients do.
-type metrics struct {
+type Metrics struct {
 	// Static after construction.
 	registry  *prometheus.Registry
 	opened    *prometheus.CounterVec
@@ -39,23 +39,23 @@ type metrics struct {
 type servingNames struct {
 	listeners, upstreams []string
 	pairs                []listenerUpstream
-	rules                map[ruleSeries]bool
+	rules                map[Rule]bool
 }
 
 type listenerUpstream struct{ listener, upstream string }
 
-// ruleSeries is a rule of a listener, or, without a name, its sessions that no rule
+// Rule is a rule of a listener, or, without a name, its sessions that no rule
 // matches.
-type ruleSeries struct {
+type Rule struct {
 	Listener, Rule string
 	Verdict        policy.Verdict
 }
 
-// newMetrics makes the series that follow from events, and those of Go and the
+// New makes the series that follow from events, and those of Go and the
 // process. Parts are those of this program that survive a panic, beside those of l4 and
 // certs. attach adds the series that are read from a server.
-func newMetrics(version string, parts ...string) *metrics {
-	m := &metrics{
+func New(version string, parts ...string) *Metrics {
+	m := &Metrics{
 		registry:  prometheus.NewRegistry(),
 		opened:    newCounter("ambassador_sessions_opened_total", "Connections accepted.", "listener"),
 		ended:     newCounter("ambassador_sessions_total", "Sessions ended, by the stage they reached and the reason they ended for.", "listener", "upstream", "stage", "reason"),
@@ -103,8 +103,8 @@ func sessionBuckets() []float64 {
 	return []float64{.01, .1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600}
 }
 
-// observer feeds the metrics. It sets every field.
-func (m *metrics) observer() l4.Observer {
+// Observer feeds the metrics. It sets every field.
+func (m *Metrics) Observer() l4.Observer {
 	return l4.Observer{
 		Opened: func(listener string) { m.opened.WithLabelValues(listener).Inc() },
 		Ended: func(r *l4.Record) {
@@ -122,21 +122,21 @@ func (m *metrics) observer() l4.Observer {
 			m.rules.WithLabelValues(listener, rule, string(verdict)).Inc()
 		},
 		AcceptPaused: func(listener string) { m.pauses.WithLabelValues(listener).Inc() },
-		Panicked:     m.panicked,
+		Panicked:     m.Panicked,
 	}
 }
 
-// attach adds the series that are read from the server and from the identities
+// Attach adds the series that are read from the server and from the identities
 // when they are asked for. It is called once. identities may be nil.
-func (m *metrics) attach(server *l4.Server, identities func() []certs.Status) {
+func (m *Metrics) Attach(server *l4.Server, identities func() []certs.Status) {
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: server.Traffic, upstreams: server.Upstreams, identities: identities},
 		&engineCollector{server})
 }
 
-// applied says that cfg is in use now: series of its listeners, rules and upstreams
+// Applied says that cfg is in use now: series of its listeners, rules and upstreams
 // start at zero, so that the first event is a rise, and those of others go.
-func (m *metrics) applied(cfg l4.Config, rules []ruleSeries) {
-	names := &servingNames{rules: map[ruleSeries]bool{}}
+func (m *Metrics) Applied(cfg l4.Config, rules []Rule) {
+	names := &servingNames{rules: map[Rule]bool{}}
 	for _, l := range cfg.Listeners {
 		names.listeners = append(names.listeners, l.Name)
 		names.pairs = append(names.pairs, listenerUpstream{l.Name, l.Upstream})
@@ -184,7 +184,7 @@ func (m *metrics) applied(cfg l4.Config, rules []ruleSeries) {
 
 // forget deletes the series of a listener or an upstream that is gone. Sessions
 // that outlive it bring some back when they end: not more than there were names.
-func (m *metrics) forget(label, name string) {
+func (m *Metrics) forget(label, name string) {
 	match := prometheus.Labels{label: name}
 	m.opened.DeletePartialMatch(match)
 	m.ended.DeletePartialMatch(match)
@@ -197,19 +197,19 @@ func (m *metrics) forget(label, name string) {
 
 // served says whether the pair is worth a series: it is configured, or has
 // sessions that outlived a reload.
-func (m *metrics) served(t l4.Traffic) bool {
+func (m *Metrics) served(t l4.Traffic) bool {
 	names := m.serving.Load()
 	return names == nil || t.Active > 0 || slices.Contains(names.pairs, listenerUpstream{t.Listener, t.Upstream})
 }
 
 // serves says whether the upstream is configured.
-func (m *metrics) serves(upstream string) bool {
+func (m *Metrics) serves(upstream string) bool {
 	names := m.serving.Load()
 	return names == nil || slices.Contains(names.upstreams, upstream)
 }
 
-// reloaded counts a reload.
-func (m *metrics) reloaded(ok bool) {
+// Reloaded counts a reload.
+func (m *Metrics) Reloaded(ok bool) {
 	result := "error"
 	if ok {
 		result = "ok"
@@ -217,18 +217,18 @@ func (m *metrics) reloaded(ok bool) {
 	m.reloads.WithLabelValues(result).Inc()
 }
 
-// panicked counts a panic of one of l4.Parts or of the parts of this package.
-func (m *metrics) panicked(part string) { m.panics.WithLabelValues(part).Inc() }
+// Panicked counts a panic of one of l4.Parts or of the parts of this package.
+func (m *Metrics) Panicked(part string) { m.panics.WithLabelValues(part).Inc() }
 
-// handler serves the metrics in the format that the scraper asks for. The caller
+// Handler serves the metrics in the format that the scraper asks for. The caller
 // bounds how many scrapes there are at a time.
-func (m *metrics) handler() http.Handler {
+func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 // stateCollector reads what others count anyway.
 type stateCollector struct {
-	metrics    *metrics
+	metrics    *Metrics
 	traffic    func() []l4.Traffic
 	upstreams  func() []l4.UpstreamStatus
 	identities func() []certs.Status
