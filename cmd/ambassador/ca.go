@@ -18,6 +18,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/certs/embedded"
+	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/output"
@@ -73,9 +74,9 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	defer files.close()
 	names, log := caNames(flags), logs.New(a.Stderr)
 	defer log.Close()
-	gate := &connGate{what: "ca", max: caConnections(l4.DescriptorLimit()), log: log.Logger}
+	gate := &admin.Gate{What: "ca", Max: caConnections(l4.DescriptorLimit()), Log: log.Logger}
 	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password,
-		PlainKeys: flags.passwordFile == "", ConnState: gate.state})
+		PlainKeys: flags.passwordFile == "", ConnState: gate.State})
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, gate.listen(ln), log.Logger) }() // received below
+	go func() { served <- server.Serve(ctx, gate.Listen(ln), log.Logger) }() // received below
 	select {
 	case err := <-served:
 		return err

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/program"
@@ -48,31 +49,31 @@ func listenLive(t *testing.T, env func(string) (string, bool)) string {
 }
 
 // fakeDeps is what the admin API of a test shows and does.
-func fakeDeps(f *cmdtest.FakeServer) adminDeps {
-	return adminDeps{
-		ready: func() l4.Readiness { return f.Readiness },
-		listeners: func() []l4.ListenerStatus {
+func fakeDeps(f *cmdtest.FakeServer) admin.Deps {
+	return admin.Deps{
+		Ready: func() l4.Readiness { return f.Readiness },
+		Listeners: func() []l4.ListenerStatus {
 			return []l4.ListenerStatus{
 				{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}},
 				{Bound: l4.Bound{Name: "inbound", Addr: "0.0.0.0:6432"}, StartTLS: "postgres",
 					TLS: &l4.ListenerTLSStatus{Identities: []string{"orders"}, Client: "required", Principals: []string{"spiffe://corp/batch/*", "dns:*.svc"}}},
 			}
 		},
-		upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
-		traffic: func() []l4.Traffic {
+		Upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
+		Traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
-		sessions:   func() []l4.Record { return slices.Clone(f.Live) },
-		recent:     func() []l4.Record { return slices.Clone(f.Over) },
-		kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
-		identities: func() []certs.Status { return f.Identities },
-		config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
-		reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
-		drain:      func() { f.Drains.Add(1) },
-		quit:       func() { f.Quits.Add(1) },
-		metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
-		version:    "v0.1.0",
-		started:    cmdtest.Noon().Add(-3*time.Hour - 12*time.Minute),
+		Sessions:   func() []l4.Record { return slices.Clone(f.Live) },
+		Recent:     func() []l4.Record { return slices.Clone(f.Over) },
+		Kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
+		Identities: func() []certs.Status { return f.Identities },
+		Config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
+		Reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
+		Drain:      func() { f.Drains.Add(1) },
+		Quit:       func() { f.Quits.Add(1) },
+		Metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
+		Version:    "v0.1.0",
+		Started:    cmdtest.Noon().Add(-3*time.Hour - 12*time.Minute),
 	}
 }
 
@@ -90,7 +91,7 @@ func runningAdmin(t *testing.T, f *cmdtest.FakeServer) (a *commands, out *bytes.
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveAPI(t, ln, addr, newAdminHandler(fakeDeps(f), adminOptions{}))
+	serveAPI(t, ln, addr, admin.NewHandler(fakeDeps(f), admin.Guard{}))
 	return a, out
 }
 
@@ -242,7 +243,7 @@ func TestTokenOverTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveAPI(t, ln, addr, newAdminHandler(fakeDeps(f), adminOptions{TCP: true, Token: "secret"}))
+	serveAPI(t, ln, addr, admin.NewHandler(fakeDeps(f), admin.Guard{TCP: true, Token: "secret"}))
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -283,7 +284,7 @@ func TestWaitUntilReady(t *testing.T) {
 	f := cmdtest.NewFakeServer()
 	d := fakeDeps(f)
 	var asked atomic.Int32
-	d.ready = func() l4.Readiness {
+	d.Ready = func() l4.Readiness {
 		if asked.Add(1) < 3 {
 			return l4.Readiness{Waiting: []string{"upstream orders_db: not reached yet"}}
 		}
@@ -294,7 +295,7 @@ func TestWaitUntilReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveAPI(t, ln, addr, newAdminHandler(d, adminOptions{}))
+	serveAPI(t, ln, addr, admin.NewHandler(d, admin.Guard{}))
 	if err := runClient(t.Context(), a, "wait"); err != nil || asked.Load() != 3 {
 		t.Errorf("%v after %d questions", err, asked.Load())
 	}
@@ -309,7 +310,7 @@ func TestWaitForOneThatIsStarting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveAPI(t, ln, addr, newAdminHandler(fakeDeps(cmdtest.NewFakeServer()), adminOptions{}))
+	serveAPI(t, ln, addr, admin.NewHandler(fakeDeps(cmdtest.NewFakeServer()), admin.Guard{}))
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -337,13 +338,13 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	stopped := errors.New("interrupted")
 	f := cmdtest.NewFakeServer()
 	d := fakeDeps(f)
-	d.ready = func() l4.Readiness { cancel(stopped); return l4.Readiness{} }
+	d.Ready = func() l4.Readiness { cancel(stopped); return l4.Readiness{} }
 	a := commandsWith("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))
 	ln, addr, err := adminsocket.Listen(t.Context(), a.Env, adminsocket.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveAPI(t, ln, addr, newAdminHandler(d, adminOptions{}))
+	serveAPI(t, ln, addr, admin.NewHandler(d, admin.Guard{}))
 	if err := runClient(ctx, a, "wait"); !errors.Is(err, stopped) {
 		t.Error(err)
 	}

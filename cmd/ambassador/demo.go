@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/certs/embedded"
+	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
@@ -122,8 +123,8 @@ func (d *demo) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	gate := &connGate{what: "demo service", max: demoConnections(l4.DescriptorLimit()), log: slog.New(slog.DiscardHandler)}
-	d.service = gate.listen(ln)
+	gate := &admin.Gate{What: "demo service", Max: demoConnections(l4.DescriptorLimit()), Log: slog.New(slog.DiscardHandler)}
+	d.service = gate.Listen(ln)
 	return nil
 }
 

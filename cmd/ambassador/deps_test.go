@@ -25,6 +25,7 @@ var ours = map[string][]string{
 		"ambassador/certs",                               // until the parts that use it are packages of their own
 		"ambassador/certs/embedded",                      // the CA of ca and demo
 		"ambassador/certs/files",                         // until the parts that use it are packages of their own
+		"ambassador/cmd/ambassador/internal/admin",       // bounds the connections of ca and demo
 		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
@@ -94,6 +95,14 @@ var ours = map[string][]string{
 		"ambassador/certs",  // the state of identities
 		"ambassador/l4",     // events and states of the server
 		"ambassador/policy", // verdicts, and states of breakers and health
+	},
+	"ambassador/cmd/ambassador/internal/admin": {
+		"ambassador/certs", // the state of identities
+		"ambassador/cmd/ambassador/internal/adminsocket", // binds the socket
+		"ambassador/cmd/ambassador/internal/api",         // what is answered
+		"ambassador/cmd/ambassador/internal/output",      // writes answers
+		"ambassador/l4",     // states, sessions and reasons of the server
+		"ambassador/policy", // health and breakers, for /readyz
 	},
 }
 

@@ -5,12 +5,9 @@ import (
 	"runtime/debug"
 )
 
-// The parts of this package that go on after a panic, beside those of l4 and certs:
-// labels of ambassador_panics_total.
-const (
-	partAdmin  = "admin"
-	partReload = "reload"
-)
+// partReload is a part that goes on after a panic, beside those of l4, certs and the
+// admin API: a label of ambassador_panics_total.
+const partReload = "reload"
 
 // panicked logs and counts a panic that was caught.
 func (p *process) panicked(part string, value any, stack []byte) {

@@ -6,17 +6,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/logs"
@@ -77,7 +76,7 @@ type process struct {
 	ids     *secrets.Identities
 	roots   *secrets.Identities // the files of tls.ca, by path
 	users   *secrets.Users
-	web     *endpoints
+	web     *admin.Endpoints
 	manager serviceManager
 	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
 	reloads chan struct{}  // a reload is wanted
@@ -156,7 +155,7 @@ func start(ctx context.Context, w program.World, f *config.File, opts serveOptio
 
 // newProcess makes the parts, none of which does anything yet.
 func newProcess(ctx context.Context, w program.World, opts serveOptions) *process {
-	p := &process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, partAdmin, partReload),
+	p := &process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, admin.Part, partReload),
 		manager: newServiceManager(w.Env), signals: opts.signals, reloads: make(chan struct{}, 1)}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
@@ -166,7 +165,7 @@ func newProcess(ctx context.Context, w program.World, opts serveOptions) *proces
 	p.users = secrets.NewUsers(p.ctx, p.log.Logger)
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
 	p.metrics.Attach(p.server, p.ids.Statuses)
-	p.web = &endpoints{env: w.Env, log: p.log.Logger, deps: p.adminDeps(), connections: webConnections(l4.DescriptorLimit()), panics: p.panicked}
+	p.web = &admin.Endpoints{Env: w.Env, Log: p.log.Logger, Deps: p.adminDeps(), Connections: admin.Connections(l4.DescriptorLimit()), Panics: p.panicked}
 	return p
 }
 
@@ -193,18 +192,18 @@ func (p *process) observer() l4.Observer {
 	return o
 }
 
-// adminDeps is what the admin API may see and do.
-func (p *process) adminDeps() adminDeps {
-	d := adminDepsFor(p.server)
-	d.identities, d.users, d.rules = p.ids.Statuses, p.users.Statuses, p.rules
-	d.config, d.sandbox = p.config, p.sandboxed
+// admin.Deps is what the admin API may see and do.
+func (p *process) adminDeps() admin.Deps {
+	d := admin.DepsFor(p.server)
+	d.Identities, d.Users, d.Rules = p.ids.Statuses, p.users.Statuses, p.rules
+	d.Config, d.Sandbox = p.config, p.sandboxed
 	if p.opts.load != nil {
-		d.reload = func(context.Context) error { return p.reload() }
+		d.Reload = func(context.Context) error { return p.reload() }
 	}
-	d.drain = func() { p.server.Drain(p.drainConfig()) }
-	d.quit = p.quit
-	d.metrics = p.metrics.Handler()
-	d.version, d.started = p.world.Version, time.Now()
+	d.Drain = func() { p.server.Drain(p.drainConfig()) }
+	d.Quit = p.quit
+	d.Metrics = p.metrics.Handler()
+	d.Version, d.Started = p.world.Version, time.Now()
 	return d
 }
 
@@ -241,31 +240,31 @@ func (p *process) apply(f *config.File) error {
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	cfg.ReservedDescriptors = reservedDescriptors(f, p.web.connections) + p.opts.descriptors
+	cfg.ReservedDescriptors = reservedDescriptors(f, p.web.Connections) + p.opts.descriptors
 	sockets, err := socketsOf(f)
 	if err != nil {
 		return err
 	}
-	web, err := p.web.prepare(p.ctx, sockets)
+	web, err := p.web.Prepare(p.ctx, sockets)
 	if err != nil {
 		return err
 	}
 	if err := p.enterSandbox(f); err != nil {
-		web.discard()
+		web.Discard()
 		return err
 	}
-	p.guard(slices.Concat(p.web.running, web.all)) // clients may come before the new ones are served
+	p.guard(p.web.Addrs(web)) // clients may come before the new ones are served
 	if err := p.server.Apply(cfg); err != nil {
-		web.discard()
-		p.guard(p.web.running)
+		web.Discard()
+		p.guard(p.web.Addrs(nil))
 		return err
 	}
 	p.ids.Commit(ids)
 	p.roots.Commit(roots)
 	p.users.Commit(users)
 	p.metrics.Applied(cfg, ruleSeriesOf(f))
-	p.web.commit(web)
-	p.guard(p.web.running)
+	p.web.Commit(web)
+	p.guard(p.web.Addrs(nil))
 	p.log.Set(level, f.Log.Format)
 	p.mu.Lock()
 	p.file = f
@@ -281,8 +280,8 @@ func (p *process) apply(f *config.File) error {
 }
 
 // socketsOf is where the configuration wants HTTP to be served.
-func socketsOf(f *config.File) (want webSockets, err error) {
-	want.metrics = f.Metrics.Listen
+func socketsOf(f *config.File) (want admin.Sockets, err error) {
+	want.Metrics = f.Metrics.Listen
 	if f.Admin.Off {
 		return want, nil
 	}
@@ -290,8 +289,8 @@ func socketsOf(f *config.File) (want webSockets, err error) {
 	if err != nil {
 		return want, &program.ExitError{Code: 2, Err: &config.Error{Problems: []config.Problem{f.Problem("admin.token_file", err)}}}
 	}
-	want.admin = &adminSocket{at: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
-		guard: adminOptions{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == config.TokenForAll}}
+	want.Admin = &admin.Socket{At: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
+		Guard: admin.Guard{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == config.TokenForAll}}
 	return want, nil
 }
 
@@ -305,15 +304,7 @@ func ruleSeriesOf(f *config.File) (out []metrics.Rule) {
 
 // guard keeps clients of dynamic upstreams from the addresses of our own sockets
 // that are none of the server's.
-func (p *process) guard(sockets []*endpoint) {
-	var addrs []netip.AddrPort
-	for _, e := range sockets {
-		if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok {
-			addrs = append(addrs, tcp.AddrPort())
-		}
-	}
-	p.guarded.Store(&addrs)
-}
+func (p *process) guard(addrs []netip.AddrPort) { p.guarded.Store(&addrs) }
 
 func (p *process) guardedAddrs() []netip.AddrPort {
 	if addrs := p.guarded.Load(); addrs != nil {
@@ -329,10 +320,7 @@ func (p *process) announce() {
 	if len(p.opts.command) > 0 {
 		w = p.world.Stderr
 	}
-	all := p.server.Listening()
-	for _, e := range p.web.running {
-		all = append(all, l4.Bound{Name: e.name, Addr: e.addr})
-	}
+	all := append(p.server.Listening(), p.web.Bound()...)
 	bound := map[l4.Bound]bool{}
 	for _, b := range all {
 		bound[b] = true
@@ -458,7 +446,7 @@ const (
 // close ends what is left, at once.
 func (p *process) close() {
 	p.cancel()
-	p.web.close()
+	p.web.Close()
 	waitFor(p.ids.Wait, closeTimeout)
 	waitFor(p.roots.Wait, closeTimeout)
 	waitFor(p.users.Wait, closeTimeout)

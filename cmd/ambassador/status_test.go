@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/output"
@@ -17,7 +18,7 @@ import (
 
 func fakeStatus(t *testing.T) api.Status {
 	t.Helper()
-	_, body := cmdtest.AskHandler(newAdminHandler(fakeDeps(cmdtest.NewFakeServer()), adminOptions{}), "GET", "/v1/status")
+	_, body := cmdtest.AskHandler(admin.NewHandler(fakeDeps(cmdtest.NewFakeServer()), admin.Guard{}), "GET", "/v1/status")
 	var s api.Status
 	if err := json.Unmarshal([]byte(body), &s); err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"crypto/tls"
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-func newTestGate(limit int) *connGate {
-	return &connGate{what: "test", max: limit, log: slog.New(slog.DiscardHandler)}
+func newTestGate(limit int) *Gate {
+	return &Gate{What: "test", Max: limit, Log: slog.New(slog.DiscardHandler)}
 }
 
 // fakeConn is a connection from an address.
@@ -66,7 +66,7 @@ func TestGateClosesWhatIsWorthLeast(t *testing.T) {
 		}
 		for _, s := range tt.then {
 			name, state, _ := strings.Cut(s, " ")
-			g.state(byName[name], map[string]http.ConnState{"busy": http.StateActive, "idle": http.StateIdle}[state])
+			g.State(byName[name], map[string]http.ConnState{"busy": http.StateActive, "idle": http.StateIdle}[state])
 		}
 		last := g.admit(&fakeConn{name: "next", from: tt.next})
 		var closed []string
@@ -94,7 +94,7 @@ func TestGateClosesWhatIsWorthLeast(t *testing.T) {
 func TestGateKnowsConnectionsBelowTLS(t *testing.T) {
 	g := newTestGate(2)
 	first, _ := g.admit(&fakeConn{name: "first", from: "192.0.2.1:1"}), g.admit(&fakeConn{name: "second", from: "192.0.2.1:1"})
-	g.state(tls.Server(first, &tls.Config{}), http.StateActive)
+	g.State(tls.Server(first, &tls.Config{}), http.StateActive)
 	g.admit(&fakeConn{name: "third", from: "192.0.2.1:1"})
 	if first.Conn.(*fakeConn).closed {
 		t.Error("a connection that is being answered was closed")
@@ -104,7 +104,7 @@ func TestGateKnowsConnectionsBelowTLS(t *testing.T) {
 func TestGateSaysOnceAMinuteWhatItCloses(t *testing.T) {
 	var log strings.Builder
 	g := newTestGate(1)
-	g.log = slog.New(slog.NewTextHandler(&log, nil))
+	g.Log = slog.New(slog.NewTextHandler(&log, nil))
 	now := time.Unix(1e9, 0)
 	for _, after := range []time.Duration{0, 0, time.Second, 2 * time.Second, gateLogInterval + time.Second} {
 		g.enter(&gatedConn{}, now.Add(after))
@@ -181,10 +181,10 @@ func serveOn(t *testing.T, ln net.Listener, addr string, h http.Handler) string 
 }
 
 // serveGated serves as endpoints do, until the test ends.
-func serveGated(t *testing.T, ln net.Listener, gate *connGate, h http.Handler) {
+func serveGated(t *testing.T, ln net.Listener, gate *Gate, h http.Handler) {
 	t.Helper()
 	s := newHTTPServer(h, gate, adminTimeout, slog.New(slog.DiscardHandler))
 	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(gate.listen(ln)) }() // the cleanup waits for it
+	go func() { defer close(done); s.Serve(gate.Listen(ln)) }() // the cleanup waits for it
 	t.Cleanup(func() { s.Close(); <-done })
 }

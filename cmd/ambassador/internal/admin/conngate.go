@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"log/slog"
@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// connGate bounds the connections of an HTTP server. Beyond the bound a new one is
+// Gate bounds the connections of an HTTP server. Beyond the bound a new one is
 // admitted still, and the one that is worth least is closed: of the source that has
 // most connections, the one that has been idle longest, and one that is being
 // answered only if that source has no other. A client that holds all connections
 // therefore keeps no other out, and a source with many costs one with few nothing.
-type connGate struct {
+type Gate struct {
 	// Static after construction.
-	what string // for the log
-	max  int
-	log  *slog.Logger
+	What string // for the log
+	Max  int
+	Log  *slog.Logger
 
 	mu     sync.Mutex
 	conns  []*gatedConn // guarded by mu; the one that has been in its state longest first
@@ -32,7 +32,7 @@ const gateLogInterval = time.Minute
 // gatedConn is a connection that has passed the gate.
 type gatedConn struct {
 	net.Conn
-	gate   *connGate
+	gate   *Gate
 	source netip.Prefix
 	busy   bool // guarded by gate.mu; a request of it is being answered
 }
@@ -43,12 +43,12 @@ func (c *gatedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// listen is ln behind the gate.
-func (g *connGate) listen(ln net.Listener) net.Listener { return &gatedListener{ln, g} }
+// Listen is ln behind the gate.
+func (g *Gate) Listen(ln net.Listener) net.Listener { return &gatedListener{ln, g} }
 
 type gatedListener struct {
 	net.Listener
-	gate *connGate
+	gate *Gate
 }
 
 func (l *gatedListener) Accept() (net.Conn, error) {
@@ -60,7 +60,7 @@ func (l *gatedListener) Accept() (net.Conn, error) {
 }
 
 // admit counts a connection in, and closes another one if there are too many.
-func (g *connGate) admit(conn net.Conn) *gatedConn {
+func (g *Gate) admit(conn net.Conn) *gatedConn {
 	c := &gatedConn{Conn: conn, gate: g, source: sourceOf(conn.RemoteAddr())}
 	if least := g.enter(c, time.Now()); least != nil {
 		least.Conn.Close()
@@ -70,10 +70,10 @@ func (g *connGate) admit(conn net.Conn) *gatedConn {
 
 // enter adds c, and takes out the connection that has to make room for it; nil if
 // none has to.
-func (g *connGate) enter(c *gatedConn, now time.Time) (least *gatedConn) {
+func (g *Gate) enter(c *gatedConn, now time.Time) (least *gatedConn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.conns) >= g.max {
+	if len(g.conns) >= g.Max {
 		least = g.least(c.source)
 		g.remove(least)
 		g.closed++
@@ -85,7 +85,7 @@ func (g *connGate) enter(c *gatedConn, now time.Time) (least *gatedConn) {
 
 // least is the connection that is worth least, where a source gets one more. The
 // caller holds mu.
-func (g *connGate) least(more netip.Prefix) (least *gatedConn) {
+func (g *Gate) least(more netip.Prefix) (least *gatedConn) {
 	count := map[netip.Prefix]int{more: 1}
 	for _, c := range g.conns {
 		count[c.source]++
@@ -102,22 +102,22 @@ func (g *connGate) least(more netip.Prefix) (least *gatedConn) {
 }
 
 // tell logs from time to time how many connections were closed. The caller holds mu.
-func (g *connGate) tell(now time.Time) {
+func (g *Gate) tell(now time.Time) {
 	if now.Sub(g.toldAt) < gateLogInterval {
 		return
 	}
-	g.log.Warn("too many connections: idle ones of the client that has most are closed", "what", g.what, "limit", g.max, "closed", g.closed)
+	g.Log.Warn("too many connections: idle ones of the client that has most are closed", "what", g.What, "limit", g.Max, "closed", g.closed)
 	g.closed, g.toldAt = 0, now
 }
 
-func (g *connGate) forget(c *gatedConn) {
+func (g *Gate) forget(c *gatedConn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.remove(c)
 }
 
 // remove takes c out, if it is there. The caller holds mu.
-func (g *connGate) remove(c *gatedConn) (found bool) {
+func (g *Gate) remove(c *gatedConn) (found bool) {
 	for i, other := range g.conns {
 		if other == c {
 			g.conns = append(g.conns[:i], g.conns[i+1:]...)
@@ -127,8 +127,8 @@ func (g *connGate) remove(c *gatedConn) (found bool) {
 	return false
 }
 
-// state is an http.Server's ConnState.
-func (g *connGate) state(conn net.Conn, s http.ConnState) {
+// State is an http.Server's ConnState.
+func (g *Gate) State(conn net.Conn, s http.ConnState) {
 	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
 		conn = secure.NetConn()
 	}

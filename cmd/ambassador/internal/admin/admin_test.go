@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -24,37 +24,37 @@ import (
 )
 
 // depsOf is what the admin API of a test shows and does.
-func depsOf(f *cmdtest.FakeServer) adminDeps {
-	return adminDeps{
-		ready: func() l4.Readiness { return f.Readiness },
-		listeners: func() []l4.ListenerStatus {
+func depsOf(f *cmdtest.FakeServer) Deps {
+	return Deps{
+		Ready: func() l4.Readiness { return f.Readiness },
+		Listeners: func() []l4.ListenerStatus {
 			return []l4.ListenerStatus{
 				{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}},
 				{Bound: l4.Bound{Name: "inbound", Addr: "0.0.0.0:6432"}, StartTLS: "postgres",
 					TLS: &l4.ListenerTLSStatus{Identities: []string{"orders"}, Client: "required", Principals: []string{"spiffe://corp/batch/*", "dns:*.svc"}}},
 			}
 		},
-		upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
-		traffic: func() []l4.Traffic {
+		Upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
+		Traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
-		sessions:   func() []l4.Record { return slices.Clone(f.Live) },
-		recent:     func() []l4.Record { return slices.Clone(f.Over) },
-		kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
-		identities: func() []certs.Status { return f.Identities },
-		config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
-		reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
-		drain:      func() { f.Drains.Add(1) },
-		quit:       func() { f.Quits.Add(1) },
-		metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
-		version:    "v0.1.0",
-		started:    cmdtest.Noon().Add(-3*time.Hour - 12*time.Minute),
+		Sessions:   func() []l4.Record { return slices.Clone(f.Live) },
+		Recent:     func() []l4.Record { return slices.Clone(f.Over) },
+		Kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
+		Identities: func() []certs.Status { return f.Identities },
+		Config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
+		Reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
+		Drain:      func() { f.Drains.Add(1) },
+		Quit:       func() { f.Quits.Add(1) },
+		Metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
+		Version:    "v0.1.0",
+		Started:    cmdtest.Noon().Add(-3*time.Hour - 12*time.Minute),
 	}
 }
 
 func TestAdminPaths(t *testing.T) {
 	f := cmdtest.NewFakeServer()
-	h := newAdminHandler(depsOf(f), adminOptions{})
+	h := NewHandler(depsOf(f), Guard{})
 	for _, tt := range []struct {
 		method, target string
 		status         int
@@ -108,7 +108,7 @@ func TestAdminPaths(t *testing.T) {
 
 func TestMethodNotAllowedNamesTheMethod(t *testing.T) {
 	w := httptest.NewRecorder()
-	newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/drain", nil))
+	NewHandler(depsOf(cmdtest.NewFakeServer()), Guard{}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/drain", nil))
 	if got := w.Header().Get("Allow"); got != "POST" {
 		t.Errorf("Allow: %q", got)
 	}
@@ -117,7 +117,7 @@ func TestMethodNotAllowedNamesTheMethod(t *testing.T) {
 func TestNotReadyHasAReasonALine(t *testing.T) {
 	f := cmdtest.NewFakeServer()
 	f.Readiness = l4.Readiness{Waiting: []string{"upstream a: not reached yet; dial:\nrefused", "upstream b: no_identity: expired"}}
-	status, body := cmdtest.AskHandler(newAdminHandler(depsOf(f), adminOptions{}), "GET", "/readyz")
+	status, body := cmdtest.AskHandler(NewHandler(depsOf(f), Guard{}), "GET", "/readyz")
 	if want := "upstream a: not reached yet; dial:\\nrefused\nupstream b: no_identity: expired\n"; status != 503 || body != want {
 		t.Errorf("%d %q, want 503 %q", status, body, want)
 	}
@@ -152,13 +152,13 @@ func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
 func TestFailedReloadSaysSo(t *testing.T) {
 	f := cmdtest.NewFakeServer()
 	f.ReloadErr = errors.New("ambassador.yaml:1:1: listener: unknown key")
-	status, body := cmdtest.AskHandler(newAdminHandler(depsOf(f), adminOptions{}), "POST", "/v1/reload")
+	status, body := cmdtest.AskHandler(NewHandler(depsOf(f), Guard{}), "POST", "/v1/reload")
 	if status != 422 || !strings.Contains(body, "unknown key") || !strings.Contains(body, "the old configuration is still in use") {
 		t.Errorf("%d %s", status, body)
 	}
 	d := depsOf(f)
-	d.reload = nil
-	if status, body := cmdtest.AskHandler(newAdminHandler(d, adminOptions{}), "POST", "/v1/reload"); status != 409 {
+	d.Reload = nil
+	if status, body := cmdtest.AskHandler(NewHandler(d, Guard{}), "POST", "/v1/reload"); status != 409 {
 		t.Errorf("without a file: %d %s", status, body)
 	}
 }
@@ -166,20 +166,20 @@ func TestFailedReloadSaysSo(t *testing.T) {
 func TestQuitIsAnsweredBeforeItHappens(t *testing.T) {
 	d := depsOf(cmdtest.NewFakeServer())
 	w := httptest.NewRecorder()
-	d.quit = func() {
+	d.Quit = func() {
 		if !w.Flushed || !strings.Contains(w.Body.String(), "quitting") {
 			t.Errorf("nothing answered yet: %q", w.Body)
 		}
 	}
-	newAdminHandler(d, adminOptions{}).ServeHTTP(w, httptest.NewRequest("POST", "/v1/quit", nil))
+	NewHandler(d, Guard{}).ServeHTTP(w, httptest.NewRequest("POST", "/v1/quit", nil))
 }
 
 // The answer is whole even where quitting closes every connection at once.
 func TestQuitIsAnsweredInWhole(t *testing.T) {
 	d := depsOf(cmdtest.NewFakeServer())
 	var server *httptest.Server
-	d.quit = func() { server.Config.Close() }
-	server = httptest.NewServer(newAdminHandler(d, adminOptions{}))
+	d.Quit = func() { server.Config.Close() }
+	server = httptest.NewServer(NewHandler(d, Guard{}))
 	defer server.Close()
 	resp, err := http.Post(server.URL+"/v1/quit", "", nil)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestQuitIsAnsweredInWhole(t *testing.T) {
 }
 
 func TestTCPGuardHost(t *testing.T) {
-	h := newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TCP: true, Hosts: []string{"Admin.corp"}})
+	h := NewHandler(depsOf(cmdtest.NewFakeServer()), Guard{TCP: true, Hosts: []string{"Admin.corp"}})
 	for host, want := range map[string]int{
 		"127.0.0.1": 200, "127.0.0.1:9901": 200, "[::1]:9901": 200, "[::1]": 200, "10.1.2.3:1": 200, "localhost": 200, "LOCALHOST:9901": 200, "localhost.": 200,
 		"admin.corp:9901": 200, "ADMIN.corp": 200,
@@ -218,7 +218,7 @@ func TestTCPGuardToken(t *testing.T) {
 		{"secret", "Bearer secret", 202}, {"secret", "bearer secret", 202}, {"secret", "Bearer secrets", 401},
 	} {
 		f := cmdtest.NewFakeServer()
-		h := newAdminHandler(depsOf(f), adminOptions{TCP: true, Token: tt.token})
+		h := NewHandler(depsOf(f), Guard{TCP: true, Token: tt.token})
 		status, body := cmdtest.AskHandler(h, "POST", "http://127.0.0.1/v1/drain", func(r *http.Request) { r.Header.Set("Authorization", tt.header) })
 		if status != tt.want || status != 202 && !strings.Contains(body, "admin.token_file") {
 			t.Errorf("token %q, Authorization %q: %d, want %d: %s", tt.token, tt.header, status, tt.want, body)
@@ -234,7 +234,7 @@ func TestTCPGuardToken(t *testing.T) {
 
 // With token_for: all only probes need no token.
 func TestTCPGuardTokenForAll(t *testing.T) {
-	h := newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TCP: true, Token: "secret", TokenForAll: true})
+	h := NewHandler(depsOf(cmdtest.NewFakeServer()), Guard{TCP: true, Token: "secret", TokenForAll: true})
 	for target, open := range map[string]bool{
 		"/livez": true, "/readyz": true, "/readyz?verbose": false, "/readyz?upstream=mail": false, "/metrics": false, "/v1/status": false,
 		"/v1/sessions": false, "/v1/sessions/recent": false, "/v1/upstreams": false, "/v1/identities": false, "/v1/config": false, "/": false, "/none": false,
@@ -250,13 +250,13 @@ func TestTCPGuardTokenForAll(t *testing.T) {
 			}
 		}
 	}
-	if status, _ := cmdtest.AskHandler(newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TokenForAll: true}), "GET", "/v1/status"); status != 200 {
+	if status, _ := cmdtest.AskHandler(NewHandler(depsOf(cmdtest.NewFakeServer()), Guard{TokenForAll: true}), "GET", "/v1/status"); status != 200 {
 		t.Errorf("on a unix socket: %d", status)
 	}
 }
 
 func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
-	h := newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{TCP: true, Token: "secret"})
+	h := NewHandler(depsOf(cmdtest.NewFakeServer()), Guard{TCP: true, Token: "secret"})
 	for _, tt := range []struct {
 		key, value string
 		want       int
@@ -275,14 +275,14 @@ func TestTCPGuardAgainstOtherOrigins(t *testing.T) {
 }
 
 func TestUnixNeedsNoGuard(t *testing.T) {
-	status, body := cmdtest.AskHandler(newAdminHandler(depsOf(cmdtest.NewFakeServer()), adminOptions{}), "POST", "/v1/drain", func(r *http.Request) { r.Host = "anything" })
+	status, body := cmdtest.AskHandler(NewHandler(depsOf(cmdtest.NewFakeServer()), Guard{}), "POST", "/v1/drain", func(r *http.Request) { r.Host = "anything" })
 	if status != 202 {
 		t.Errorf("%d %s", status, body)
 	}
 }
 
 func TestMetricsOnly(t *testing.T) {
-	h := newMetricsOnlyHandler(depsOf(cmdtest.NewFakeServer()))
+	h := newProbeHandler(depsOf(cmdtest.NewFakeServer()))
 	for target, want := range map[string]int{"/livez": 200, "/readyz": 200, "/metrics": 200, "/v1/status": 404, "/v1/config": 404, "/": 404} {
 		status, body := cmdtest.AskHandler(h, "GET", "http://any.name"+target)
 		if status != want || want == 404 && strings.Contains(body, "POST") {
@@ -332,7 +332,7 @@ func FuzzSessionMatcher(f *testing.F) {
 // A real server on a real socket, with the server's bounds.
 func TestAdminOverItsSockets(t *testing.T) {
 	for _, at := range []adminsocket.Address{{At: "unix:" + cmdtest.ShortDir(t) + "/a.sock"}, {At: "127.0.0.1:0"}} {
-		addr := serveAdmin(t, cmdtest.NewFakeServer(), at, adminOptions{TCP: !strings.HasPrefix(at.At, "unix:")})
+		addr := serveAdmin(t, cmdtest.NewFakeServer(), at, Guard{TCP: !strings.HasPrefix(at.At, "unix:")})
 		body, status, err := cmdtest.AskPrinted(addr, "GET", "/v1/status")
 		if err != nil || status != http.StatusOK {
 			t.Fatal(status, err)
@@ -348,13 +348,13 @@ func TestAdminOverItsSockets(t *testing.T) {
 }
 
 // serveAdmin serves the admin API of f until the test ends.
-func serveAdmin(t *testing.T, f *cmdtest.FakeServer, at adminsocket.Address, o adminOptions) (addr string) {
+func serveAdmin(t *testing.T, f *cmdtest.FakeServer, at adminsocket.Address, o Guard) (addr string) {
 	t.Helper()
 	ln, addr, err := adminsocket.Listen(t.Context(), cmdtest.EnvOf(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, ln, addr, newAdminHandler(depsOf(f), o))
+	return serveOn(t, ln, addr, NewHandler(depsOf(f), o))
 }
 
 // The whole of it over a real server: a connection that is refused is in
@@ -382,8 +382,8 @@ func TestAdminOfARealServer(t *testing.T) {
 	}
 	m.Attach(server, nil)
 	m.Applied(cfg, nil)
-	d := adminDepsFor(server)
-	d.metrics = m.Handler()
+	d := DepsFor(server)
+	d.Metrics = m.Handler()
 
 	if c, err := net.Dial("tcp", server.Listening()[0].Addr); err == nil { // else the reset came before Dial had looked
 		defer c.Close()
@@ -395,7 +395,7 @@ func TestAdminOfARealServer(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the session does not end")
 	}
-	h := newAdminHandler(d, adminOptions{})
+	h := NewHandler(d, Guard{})
 	_, port, _ := net.SplitHostPort(client)
 	for target, want := range map[string]string{
 		"/metrics":                               `ambassador_sessions_total{listener="in",reason="refused",stage="dial",upstream="up"} 1`,
@@ -417,7 +417,7 @@ func TestAdminOfARealServer(t *testing.T) {
 }
 
 func TestHTTPServerBoundsEveryWait(t *testing.T) {
-	s := newHTTPServer(http.NotFoundHandler(), &connGate{}, adminTimeout, slog.New(slog.DiscardHandler))
+	s := newHTTPServer(http.NotFoundHandler(), &Gate{}, adminTimeout, slog.New(slog.DiscardHandler))
 	for name, d := range map[string]time.Duration{"ReadHeaderTimeout": s.ReadHeaderTimeout, "ReadTimeout": s.ReadTimeout, "WriteTimeout": s.WriteTimeout, "IdleTimeout": s.IdleTimeout} {
 		if d <= 0 || d > 5*time.Minute {
 			t.Errorf("%s is %v", name, d)
@@ -436,7 +436,7 @@ func TestAnswersCanBeSeen(t *testing.T) {
 	f := cmdtest.NewFakeServer()
 	f.Readiness = l4.Readiness{Waiting: []string{cmdtest.Evil}}
 	f.Over[0].User, f.Over[0].Tag = cmdtest.Evil, cmdtest.Evil
-	h := newAdminHandler(depsOf(f), adminOptions{})
+	h := NewHandler(depsOf(f), Guard{})
 	for _, path := range []string{"/readyz", "/v1/status", "/v1/sessions/recent", "/v1/%1b%c2%9b%e2%80%ae"} {
 		_, body := cmdtest.AskHandler(h, "GET", path)
 		cmdtest.MustBeVisible(t, path, body)

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"bytes"
@@ -25,45 +25,45 @@ import (
 	"ambassador/policy"
 )
 
-// adminDeps is what the admin API shows and what it sets going. Functions are
+// Deps is what the admin API shows and what it sets going. Functions are
 // called from many goroutines.
-type adminDeps struct {
-	ready     func() l4.Readiness
-	listeners func() []l4.ListenerStatus
-	upstreams func() []l4.UpstreamStatus
-	traffic   func() []l4.Traffic
-	sessions  func() []l4.Record
-	recent    func() []l4.Record
-	kill      func(id string) bool
+type Deps struct {
+	Ready     func() l4.Readiness
+	Listeners func() []l4.ListenerStatus
+	Upstreams func() []l4.UpstreamStatus
+	Traffic   func() []l4.Traffic
+	Sessions  func() []l4.Record
+	Recent    func() []l4.Record
+	Kill      func(id string) bool
 
-	// identities may be nil: there are none.
-	identities func() []certs.Status
-	// users may be nil: nobody logs in.
-	users func() []api.UsersFile
-	// rules is how many a listener has. It may be nil: none.
-	rules func(listener string) int
-	// sandbox is what the kernel keeps the process to. It may be nil, and its answer.
-	sandbox func() *api.Sandbox
-	// config is the configuration in use as YAML, without secrets.
-	config func() ([]byte, error)
-	// reload validates and applies the configuration's file. An error means that
+	// Identities may be nil: there are none.
+	Identities func() []certs.Status
+	// Users may be nil: nobody logs in.
+	Users func() []api.UsersFile
+	// Rules is how many a listener has. It may be nil: none.
+	Rules func(listener string) int
+	// Sandbox is what the kernel keeps the process to. It may be nil, and its answer.
+	Sandbox func() *api.Sandbox
+	// Config is the configuration in use as YAML, without secrets.
+	Config func() ([]byte, error)
+	// Reload validates and applies the configuration's file. An error means that
 	// the old configuration is in use as a whole. Nil: there is no file.
-	reload func(context.Context) error
-	// drain and quit set it going and return at once.
-	drain, quit func()
-	metrics     http.Handler
-	version     string
-	started     time.Time
+	Reload func(context.Context) error
+	// Drain and quit set it going and return at once.
+	Drain, Quit func()
+	Metrics     http.Handler
+	Version     string
+	Started     time.Time
 }
 
-// adminDepsFor fills in what a server provides. The rest is the caller's.
-func adminDepsFor(s *l4.Server) adminDeps {
-	return adminDeps{ready: s.Ready, listeners: s.Listeners, upstreams: s.Upstreams, traffic: s.Traffic,
-		sessions: s.Sessions, recent: s.Recent, kill: s.Kill}
+// DepsFor fills in what a server provides. The rest is the caller's.
+func DepsFor(s *l4.Server) Deps {
+	return Deps{Ready: s.Ready, Listeners: s.Listeners, Upstreams: s.Upstreams, Traffic: s.Traffic,
+		Sessions: s.Sessions, Recent: s.Recent, Kill: s.Kill}
 }
 
-// adminOptions is how the admin API is guarded.
-type adminOptions struct {
+// Guard is how the admin API is guarded.
+type Guard struct {
 	// TCP: the API is on a TCP address, which any page in a local browser can
 	// reach. On a unix socket the file's mode is the guard.
 	TCP bool
@@ -79,16 +79,16 @@ type adminOptions struct {
 	TokenForAll bool
 }
 
-// newAdminHandler serves the whole admin API.
-func newAdminHandler(d adminDeps, o adminOptions) http.Handler {
-	a := &admin{adminDeps: d, guard: o, turns: newTurns(0)}
+// NewHandler serves the whole admin API.
+func NewHandler(d Deps, o Guard) http.Handler {
+	a := &admin{Deps: d, guard: o, turns: newTurns(0)}
 	return a.handler(append(a.probes(), a.api()...))
 }
 
-// newMetricsOnlyHandler serves /livez, /readyz and /metrics: nothing that
+// newProbeHandler serves /livez, /readyz and /metrics: nothing that
 // changes anything, so that it may be on any address, under any name.
-func newMetricsOnlyHandler(d adminDeps) http.Handler {
-	a := &admin{adminDeps: d, turns: newTurns(0)}
+func newProbeHandler(d Deps) http.Handler {
+	a := &admin{Deps: d, turns: newTurns(0)}
 	return a.handler(a.probes())
 }
 
@@ -107,10 +107,10 @@ const (
 
 // newHTTPServer is a server with a bound on every wait and on the size of requests.
 // Its connections are gate's.
-func newHTTPServer(h http.Handler, gate *connGate, timeout time.Duration, log *slog.Logger) *http.Server {
+func newHTTPServer(h http.Handler, gate *Gate, timeout time.Duration, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           http.MaxBytesHandler(h, maxWebBody),
-		ConnState:         gate.state,
+		ConnState:         gate.State,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       timeout,
 		WriteTimeout:      timeout,
@@ -121,8 +121,8 @@ func newHTTPServer(h http.Handler, gate *connGate, timeout time.Duration, log *s
 }
 
 type admin struct {
-	adminDeps
-	guard adminOptions
+	Deps
+	guard Guard
 	turns *turns
 }
 
@@ -248,7 +248,7 @@ func (r *adminRoute) knownQuery() string {
 // send requests here: it is told apart by the name it uses for us (Host, against
 // DNS rebinding), by what browsers say of where a request comes from, and by not
 // knowing the token.
-func (o adminOptions) check(r *http.Request) *api.Error {
+func (o Guard) check(r *http.Request) *api.Error {
 	if !o.TCP {
 		return nil
 	}
@@ -265,7 +265,7 @@ func (o adminOptions) check(r *http.Request) *api.Error {
 	return o.checkToken(r.Header.Get("Authorization"))
 }
 
-func (o adminOptions) knownHost(hostport string) bool {
+func (o Guard) knownHost(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
@@ -277,7 +277,7 @@ func (o adminOptions) knownHost(hostport string) bool {
 	return host != "" && slices.ContainsFunc(o.Hosts, func(h string) bool { return strings.EqualFold(strings.TrimSuffix(h, "."), host) })
 }
 
-func (o adminOptions) checkToken(header string) *api.Error {
+func (o Guard) checkToken(header string) *api.Error {
 	if o.Token == "" {
 		return &api.Error{Status: http.StatusForbidden, Text: "over TCP, changes need a token, and none is configured", Mend: "set admin.token_file, or use a unix socket in admin.listen"}
 	}
@@ -318,7 +318,7 @@ func (a *admin) livez(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (a *admin) scrape(w http.ResponseWriter, r *http.Request) error {
-	a.metrics.ServeHTTP(w, r)
+	a.Metrics.ServeHTTP(w, r)
 	return nil
 }
 
@@ -330,7 +330,7 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
 	if query.Has("upstream") {
 		return a.upstreamReady(w, query.Get("upstream"))
 	}
-	ready := a.ready()
+	ready := a.Ready()
 	status, lines := http.StatusOK, []string{"ready"}
 	if !ready.Ready {
 		status, lines = http.StatusServiceUnavailable, ready.Waiting
@@ -339,7 +339,7 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if query.Has("verbose") {
-		for _, u := range a.upstreams() {
+		for _, u := range a.Upstreams() {
 			_, line := liveState(u)
 			lines = append(lines, line)
 		}
@@ -349,7 +349,7 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
-	upstreams := a.upstreams()
+	upstreams := a.Upstreams()
 	i := slices.IndexFunc(upstreams, func(u l4.UpstreamStatus) bool { return u.Name == name })
 	if i < 0 {
 		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Mend: "see GET /v1/upstreams for their names"}
@@ -409,15 +409,15 @@ func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
 }
 
 func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {
-	s := api.Status{Version: a.version, PID: os.Getpid(), Started: a.started, Readiness: a.ready(),
-		Listeners: a.listenerReplies(), Upstreams: orEmpty(a.upstreams()), Identities: a.identityReplies()}
-	if a.users != nil {
-		s.UsersFiles = a.users()
+	s := api.Status{Version: a.Version, PID: os.Getpid(), Started: a.Started, Readiness: a.Ready(),
+		Listeners: a.listenerReplies(), Upstreams: orEmpty(a.Upstreams()), Identities: a.identityReplies()}
+	if a.Users != nil {
+		s.UsersFiles = a.Users()
 	}
-	if a.sandbox != nil {
-		s.Sandbox = a.sandbox()
+	if a.Sandbox != nil {
+		s.Sandbox = a.Sandbox()
 	}
-	for _, t := range a.traffic() {
+	for _, t := range a.Traffic() {
 		s.Sessions += t.Active
 		s.BytesUp += t.Up
 		s.BytesDown += t.Down
@@ -435,12 +435,12 @@ func orEmpty[T any](s []T) []T {
 }
 
 func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
-	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.sessions(), r)})
+	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.Sessions(), r)})
 	return nil
 }
 
 func (a *admin) listRecent(w http.ResponseWriter, r *http.Request) error {
-	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.recent(), r)})
+	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.Recent(), r)})
 	return nil
 }
 
@@ -485,7 +485,7 @@ func addressMatcher(want string) func(client netip.AddrPort) bool {
 }
 
 func (a *admin) listUpstreams(w http.ResponseWriter, _ *http.Request) error {
-	replyJSON(w, http.StatusOK, api.Upstreams{Upstreams: orEmpty(a.upstreams())})
+	replyJSON(w, http.StatusOK, api.Upstreams{Upstreams: orEmpty(a.Upstreams())})
 	return nil
 }
 
@@ -495,7 +495,7 @@ func (a *admin) listIdentities(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (a *admin) showConfig(w http.ResponseWriter, _ *http.Request) error {
-	text, err := a.config()
+	text, err := a.Config()
 	if err != nil {
 		return err
 	}
@@ -505,12 +505,12 @@ func (a *admin) showConfig(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (a *admin) doReload(w http.ResponseWriter, r *http.Request) error {
-	if a.reload == nil {
+	if a.Reload == nil {
 		return &api.Error{Status: http.StatusConflict, Text: "there is no configuration file to load again", Mend: "use `ambassador run -c FILE`"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), api.ReloadTimeout)
 	defer cancel()
-	if err := a.reload(ctx); err != nil {
+	if err := a.Reload(ctx); err != nil {
 		return &api.Error{Status: http.StatusUnprocessableEntity, Text: err.Error(), Mend: "the old configuration is still in use, whole; mend the file and reload again"}
 	}
 	replyJSON(w, http.StatusOK, api.Reloaded{Reloaded: true})
@@ -518,7 +518,7 @@ func (a *admin) doReload(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *admin) doDrain(w http.ResponseWriter, _ *http.Request) error {
-	a.drain()
+	a.Drain()
 	replyJSON(w, http.StatusAccepted, api.Draining{Draining: true, Sessions: a.active()})
 	return nil
 }
@@ -528,13 +528,13 @@ func (a *admin) doQuit(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Connection", "close")
 	replyJSON(w, http.StatusAccepted, api.Quitting{Quitting: true, Sessions: a.active()})
 	http.NewResponseController(w).Flush()
-	a.quit()
+	a.Quit()
 	return nil
 }
 
 func (a *admin) active() int {
 	n := 0
-	for _, t := range a.traffic() {
+	for _, t := range a.Traffic() {
 		n += t.Active
 	}
 	return n
@@ -542,7 +542,7 @@ func (a *admin) active() int {
 
 func (a *admin) doKill(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
-	if !a.kill(id) {
+	if !a.Kill(id) {
 		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Mend: "see GET /v1/sessions for their ids"}
 	}
 	replyJSON(w, http.StatusOK, api.Killed{Killed: id})

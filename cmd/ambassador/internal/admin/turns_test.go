@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -179,8 +179,8 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 func TestProbesWaitForNoTurn(t *testing.T) {
 	f := cmdtest.NewFakeServer()
 	d, began, end := depsOf(f), make(chan struct{}), make(chan struct{})
-	d.metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(began); <-end })
-	h, done := newMetricsOnlyHandler(d), make(chan struct{})
+	d.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(began); <-end })
+	h, done := newProbeHandler(d), make(chan struct{})
 	go func() { defer close(done); cmdtest.AskHandler(h, "GET", "/metrics") }() // awaited below
 	<-began
 	for _, path := range []string{"/livez", "/readyz"} {

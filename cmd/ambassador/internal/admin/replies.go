@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"time"
@@ -9,10 +9,10 @@ import (
 
 func (a *admin) listenerReplies() []api.Listener {
 	out := []api.Listener{}
-	for _, b := range a.listeners() {
+	for _, b := range a.Listeners() {
 		l := api.Listener{ListenerStatus: b}
-		if a.rules != nil {
-			l.Rules = a.rules(b.Name)
+		if a.Rules != nil {
+			l.Rules = a.Rules(b.Name)
 		}
 		out = append(out, l)
 	}
@@ -21,10 +21,10 @@ func (a *admin) listenerReplies() []api.Listener {
 
 func (a *admin) identityReplies() []api.Identity {
 	out := []api.Identity{}
-	if a.identities == nil {
+	if a.Identities == nil {
 		return out
 	}
-	for _, s := range a.identities() {
+	for _, s := range a.Identities() {
 		out = append(out, newIdentityReply(s))
 	}
 	return out

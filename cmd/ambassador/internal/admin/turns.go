@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"bytes"
@@ -35,7 +35,7 @@ const (
 	// longer is sent alone.
 	maxSending = 32 << 20
 	// requestGap bounds the requests of a server to a thousand a second, those that
-	// cost little included. With connGate's bound a request waits for 32 ms at most.
+	// cost little included. With Gate's bound a request waits for 32 ms at most.
 	requestGap = time.Millisecond
 )
 
