@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/explain"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/cmd/ambassador/internal/secrets"
@@ -124,16 +125,16 @@ func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	q, err := newQuestion(f, text)
+	q, err := explain.Ask(f, text)
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("--explain: %w", err)}
 	}
-	e, err := q.answer(ctx)
+	e, err := q.Answer(ctx)
 	if err != nil {
 		return err
 	}
 	if !asJSON {
-		return e.write(a.Stdout, q)
+		return e.Write(a.Stdout, q)
 	}
 	return output.WriteJSON(a.Stdout, e)
 }

@@ -29,6 +29,7 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
+		"ambassador/cmd/ambassador/internal/explain",     // check --explain
 		"ambassador/cmd/ambassador/internal/logs",        // the log of ca
 		"ambassador/cmd/ambassador/internal/metrics",     // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/output",      // what is printed
@@ -104,6 +105,12 @@ var ours = map[string][]string{
 		"ambassador/l4",     // states, sessions and reasons of the server
 		"ambassador/policy", // health and breakers, for /readyz
 	},
+	"ambassador/cmd/ambassador/internal/explain": {
+		"ambassador/cmd/ambassador/internal/config", // the rules and who may match them
+		"ambassador/cmd/ambassador/internal/output", // writes the explanation
+		"ambassador/l4",     // looks up names, and its reasons
+		"ambassador/policy", // decides
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -116,8 +123,9 @@ var wrapped = map[string][]string{
 	"go.step.sm/crypto":                 {"ambassador/certs/step", "ambassador/certs/embedded"},
 	"github.com/spiffe/go-spiffe/v2":    {"ambassador/certs/spiffe"},
 	"github.com/go-chi/chi/v5":          {"ambassador/certs/embedded"},
-	"github.com/prometheus":             {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/metrics"},
-	"github.com/spf13":                  {"ambassador/cmd/ambassador"},
+	"github.com/prometheus": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/metrics",
+		"ambassador/cmd/ambassador/internal/explain"},
+	"github.com/spf13": {"ambassador/cmd/ambassador"},
 	"go.yaml.in/yaml/v4": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config",
 		"ambassador/cmd/ambassador/internal/secrets"},
 	"github.com/coreos/go-systemd/v22": {"ambassador/cmd/ambassador"},
@@ -247,11 +255,11 @@ func module(pkg string) string {
 }
 
 // heavy lists the packages that the embedded CA, the clients of step-ca and SPIFFE, or
-// what renders metrics
-// come with.
+// the format of metrics come with.
 var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
 	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
-	"ambassador/cmd/ambassador/internal/secrets", "ambassador/cmd/ambassador/internal/metrics"}
+	"ambassador/cmd/ambassador/internal/secrets", "ambassador/cmd/ambassador/internal/metrics",
+	"ambassador/cmd/ambassador/internal/explain"}
 
 // TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
 // 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind

@@ -1,4 +1,4 @@
-package main
+package explain
 
 import (
 	"bytes"
@@ -24,10 +24,10 @@ func FuzzQuestion(f *testing.F) {
 }
 
 func TestExplanationsCanBeSeen(t *testing.T) {
-	var e explanation
+	var e Explanation
 	cmdtest.Fill(reflect.ValueOf(&e).Elem(), cmdtest.Evil)
 	var out bytes.Buffer
-	if err := e.write(&out, &question{text: cmdtest.Evil}); err != nil || out.Len() == 0 {
+	if err := e.Write(&out, &Question{text: cmdtest.Evil}); err != nil || out.Len() == 0 {
 		t.Errorf("%v, %q", err, &out)
 	}
 	cmdtest.MustBeVisible(t, "check --explain", out.String())

@@ -1,4 +1,4 @@
-package main
+package explain
 
 import (
 	"context"
@@ -18,8 +18,8 @@ import (
 	"ambassador/policy"
 )
 
-// question is what `check --explain` asks about: one connection.
-type question struct {
+// Question is what `check --explain` asks about: one connection.
+type Question struct {
 	text     string
 	has      map[string]bool // the keys that were given
 	listener string
@@ -29,8 +29,8 @@ type question struct {
 	of       *config.ListenerSection // that it is about
 }
 
-// newQuestion reads 'KEY=VALUE …', a question about f. The error says how to ask.
-func newQuestion(f *config.File, text string) (*question, error) {
+// Ask reads 'KEY=VALUE …', a question about f. The error says how to ask.
+func Ask(f *config.File, text string) (*Question, error) {
 	q, err := parseQuestion(text)
 	if err != nil {
 		return nil, err
@@ -48,8 +48,8 @@ func questionKeys() []string {
 }
 
 // parseQuestion reads 'KEY=VALUE …'. The error names the key and the mend.
-func parseQuestion(text string) (question, error) {
-	q := question{text: text, has: map[string]bool{}}
+func parseQuestion(text string) (Question, error) {
+	q := Question{text: text, has: map[string]bool{}}
 	for part := range strings.FieldsSeq(text) {
 		key, value, ok := strings.Cut(part, "=")
 		switch {
@@ -68,7 +68,7 @@ func parseQuestion(text string) (question, error) {
 	return q, nil
 }
 
-func (q *question) set(key, value string) (err error) {
+func (q *Question) set(key, value string) (err error) {
 	switch key {
 	case "dest":
 		return q.setDestination(value)
@@ -100,7 +100,7 @@ func (q *question) set(key, value string) (err error) {
 	return err
 }
 
-func (q *question) setDestination(s string) error {
+func (q *Question) setDestination(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		return errors.New("write HOST:PORT, like db.internal:5432 or [::1]:443")
@@ -124,7 +124,7 @@ func parseAddress(s string) (netip.Addr, error) {
 
 // about is the listener that the question is about: the only one with rules, where
 // it names none.
-func (q *question) about(f *config.File) (*config.ListenerSection, error) {
+func (q *Question) about(f *config.File) (*config.ListenerSection, error) {
 	var ruled []*config.ListenerSection
 	for _, l := range f.Listeners {
 		if len(l.Rules) > 0 {
@@ -150,7 +150,7 @@ func (q *question) about(f *config.File) (*config.ListenerSection, error) {
 }
 
 // fits refuses what no connection to the listener has.
-func (q *question) fits(l *config.ListenerSection) error {
+func (q *Question) fits(l *config.ListenerSection) error {
 	for _, key := range questionKeys() {
 		means := key
 		if key == "dest" {
@@ -171,8 +171,8 @@ func (q *question) fits(l *config.ListenerSection) error {
 	return nil
 }
 
-// explanation is what `check --explain` prints.
-type explanation struct {
+// Explanation is what `check --explain` prints.
+type Explanation struct {
 	Listener string          `json:"listener"`
 	Question string          `json:"question"`
 	Rules    []explainedRule `json:"rules"`
@@ -209,8 +209,8 @@ type explainedAddress struct {
 // explainTimeout bounds the look-up of a name.
 const explainTimeout = 10 * time.Second
 
-// answer decides as a session would, and tells why.
-func (q *question) answer(ctx context.Context) (e explanation, err error) {
+// Answer decides as a session would, and tells why.
+func (q *Question) Answer(ctx context.Context) (e Explanation, err error) {
 	rules, err := q.of.PolicyRules()
 	if err != nil {
 		return e, err
@@ -243,7 +243,7 @@ func (q *question) answer(ctx context.Context) (e explanation, err error) {
 }
 
 // decided takes in what the rules of the file decided about a port.
-func (e *explanation) decided(d policy.Decision, f *config.File, port uint16) {
+func (e *Explanation) decided(d policy.Decision, f *config.File, port uint16) {
 	e.Verdict, e.Rule, e.Why, e.Upstream = d.Verdict, d.Rule, d.Why, d.Upstream
 	switch d.Verdict {
 	case policy.Deny:
@@ -293,8 +293,8 @@ func listensAt(f *config.File, to netip.AddrPort) bool {
 	})
 }
 
-// write is the explanation for people.
-func (e *explanation) write(w io.Writer, q *question) error {
+// Write is the explanation for people.
+func (e *Explanation) Write(w io.Writer, q *Question) error {
 	p := &output.Report{}
 	p.Linef("listener %s: %s", e.Listener, q.text)
 	p.Linef("")
@@ -328,7 +328,7 @@ func (e *explanation) write(w io.Writer, q *question) error {
 }
 
 // resolution says what is known of the name's addresses, and from whom.
-func (e *explanation) resolution(q *question) string {
+func (e *Explanation) resolution(q *Question) string {
 	switch {
 	case e.LookupError != "":
 		return fmt.Sprintf("name: %s was looked up, because a rule depends on its addresses: %s", e.LookedUp, e.LookupError)
@@ -348,7 +348,7 @@ func addressList(all []netip.Addr) string {
 	return strings.Join(texts, ", ")
 }
 
-func (e *explanation) verdict() string {
+func (e *Explanation) verdict() string {
 	switch e.Verdict {
 	case policy.Allow:
 		return fmt.Sprintf("verdict: allow, by rule %s, to upstream %s", e.Rule, e.Upstream)
