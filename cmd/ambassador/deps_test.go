@@ -28,6 +28,7 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/admin",       // bounds the connections of ca and demo
 		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
 		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
+		"ambassador/cmd/ambassador/internal/cli",         // its commands
 		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
 		"ambassador/cmd/ambassador/internal/explain",     // check --explain
 		"ambassador/cmd/ambassador/internal/logs",        // the log of ca
@@ -111,6 +112,14 @@ var ours = map[string][]string{
 		"ambassador/l4",     // looks up names, and its reasons
 		"ambassador/policy", // decides
 	},
+	"ambassador/cmd/ambassador/internal/cli": {
+		"ambassador/cmd/ambassador/internal/adminsocket", // finds the socket
+		"ambassador/cmd/ambassador/internal/api",         // what is asked and answered
+		"ambassador/cmd/ambassador/internal/output",      // writes what was answered
+		"ambassador/cmd/ambassador/internal/program",     // streams, environment, exit codes
+		"ambassador/l4",     // records and reasons, for people
+		"ambassador/policy", // states of breakers
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
@@ -125,7 +134,7 @@ var wrapped = map[string][]string{
 	"github.com/go-chi/chi/v5":          {"ambassador/certs/embedded"},
 	"github.com/prometheus": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/metrics",
 		"ambassador/cmd/ambassador/internal/explain"},
-	"github.com/spf13": {"ambassador/cmd/ambassador"},
+	"github.com/spf13": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/cli"},
 	"go.yaml.in/yaml/v4": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config",
 		"ambassador/cmd/ambassador/internal/secrets"},
 	"github.com/coreos/go-systemd/v22": {"ambassador/cmd/ambassador"},

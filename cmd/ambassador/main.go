@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ambassador/cmd/ambassador/internal/cli"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 )
@@ -123,7 +124,7 @@ them, and it says of every connection how it ended and why.`,
 		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
 	addGroup(root, groupRun, a.forwardCommand(), a.socks5Command(), a.runCommand(), a.demoCommand(), a.caCommand())
 	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
-	addGroup(root, groupAsk, clientCommands(a.World)...)
+	addGroup(root, groupAsk, cli.Commands(a.World)...)
 	root.AddCommand(a.versionCommand())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ambassador/cmd/ambassador/internal/cli"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
@@ -320,7 +321,7 @@ func TestTokenForAll(t *testing.T) {
 // runCommand runs one of the commands that speak to a running ambassador.
 func runCommand(ctx context.Context, args ...string) error {
 	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(clientCommands(program.World{Stdout: io.Discard, Stderr: io.Discard, Env: cmdtest.EnvOf()})...)
+	root.AddCommand(cli.Commands(program.World{Stdout: io.Discard, Stderr: io.Discard, Env: cmdtest.EnvOf()})...)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }

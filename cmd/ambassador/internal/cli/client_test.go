@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -98,7 +98,7 @@ func runningAdmin(t *testing.T, f *cmdtest.FakeServer) (a *commands, out *bytes.
 // runClient runs a command line, as the root command would.
 func runClient(ctx context.Context, a *commands, args ...string) error {
 	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(clientCommands(a.World)...)
+	root.AddCommand(Commands(a.World)...)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }
@@ -117,7 +117,7 @@ func exitCode(err error) int {
 
 func TestClientCommandsHaveExamples(t *testing.T) {
 	a := commandsWith()
-	for _, cmd := range clientCommands(a.World) {
+	for _, cmd := range Commands(a.World) {
 		if !strings.Contains(cmd.Example, "ambassador "+cmd.Name()) || cmd.Short == "" {
 			t.Errorf("%s: example %q, short %q", cmd.Name(), cmd.Example, cmd.Short)
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -27,8 +27,8 @@ import (
 // commands are those that speak to a running ambassador.
 type commands struct{ program.World }
 
-// clientCommands are the commands that speak to a running ambassador.
-func clientCommands(w program.World) []*cobra.Command {
+// Commands are the commands that speak to a running ambassador.
+func Commands(w program.World) []*cobra.Command {
 	a := &commands{w}
 	return []*cobra.Command{a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
 		a.reloadCommand(), a.drainCommand(), a.quitCommand()}
