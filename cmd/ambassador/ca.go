@@ -22,6 +22,7 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
@@ -65,7 +66,7 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	if err := config.CheckHostPort(flags.listen); err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("--listen: %w", err)}
 	}
-	signals, stop := endSignals()
+	signals, stop := process.EndSignals()
 	defer stop()
 	files, err := newCAFiles(flags)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"ambassador/certs/embedded"
 	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
 )
@@ -198,15 +199,15 @@ func (d *demo) configuration(listen string) (*config.File, error) {
 
 // run serves until a signal.
 func (d *demo) run(ctx context.Context, a *app, f *config.File) error {
-	signals, stop := endSignals()
+	signals, stop := process.EndSignals()
 	defer stop()
-	p, err := start(ctx, a.World, f, serveOptions{signals: signals, descriptors: demoConnections(l4.DescriptorLimit())})
+	p, err := process.Start(ctx, a.World, f, process.Options{Signals: signals, Descriptors: demoConnections(l4.DescriptorLimit())})
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	d.explain(a.Stdout, p.listening()[0].Addr)
-	return p.wait()
+	defer p.Close()
+	d.explain(a.Stdout, p.Listening()[0].Addr)
+	return p.Wait()
 }
 
 // explain says what runs where and what to try.
@@ -248,15 +249,15 @@ func (d *demo) runOnce(ctx context.Context, a *app, f *config.File) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	f.Admin.Off = true // nobody will have the time to ask
-	p, err := start(ctx, a.World, f, serveOptions{})
+	p, err := process.Start(ctx, a.World, f, process.Options{})
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	defer p.drain(l4.Drain{Timeout: time.Second})
+	defer p.Close()
+	defer p.Drain(l4.Drain{Timeout: time.Second})
 	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
-	answer, err := plainRoundTrip(ctx, p.listening()[0].Addr, "hi")
+	answer, err := plainRoundTrip(ctx, p.Listening()[0].Addr, "hi")
 	if err != nil {
 		return fmt.Errorf("demo: plain client, through the ambassador: %w", err)
 	}

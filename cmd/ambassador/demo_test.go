@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -97,22 +99,22 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := cmdtest.NewOutput()
-	p, err := start(t.Context(), program.World{Stdout: out, Stderr: cmdtest.NewOutput(), Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}, f, serveOptions{})
+	p, err := process.Start(t.Context(), program.World{Stdout: out, Stderr: cmdtest.NewOutput(), Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}, f, process.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.explain(out, p.listening()[0].Addr)
+	d.explain(out, p.Listening()[0].Addr)
 	for _, want := range []string{"echo hi \\| nc -N -U " + socket + "\n", "ambassador why ADDR:PORT", "A service at 127.0.0.1:", "Ctrl-C"} {
 		out.Await(t, want)
 	}
 	c := cmdtest.DialPrinted(t, out.Await(t, `(?m)^listening forward (\S+)$`)[1])
 	cmdtest.Says(t, c, "one", "hello demo-client: one")
 	cmdtest.Says(t, c, "two", "hello demo-client: two")
-	p.quit()
-	if err := p.wait(); err != nil {
+	p.Quit()
+	if err := p.Wait(); err != nil {
 		t.Error(err)
 	}
-	p.close()
+	p.Close()
 	d.close()
 	if got := left(); len(got) > 0 {
 		t.Errorf("it left %v", got)
@@ -127,6 +129,40 @@ func TestNetcatLine(t *testing.T) {
 	} {
 		if got := netcatLine(addr); got != want {
 			t.Errorf("%s: %q, want %q", addr, got, want)
+		}
+	}
+}
+
+// A client that knows no TLS reaches a service that takes only certificates, by the
+// name that it asks for or that the configuration has.
+func TestMTLSByRule(t *testing.T) {
+	d, err := newDemo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	out, log := runFile(t, cmdtest.WriteConfig(t, fmt.Sprintf(`
+identities: {me: {files: {cert: %[1]s/client.crt, key: %[1]s/client.key, ca: %[1]s/ca.crt}}}
+upstreams:
+  asked: {dynamic: true, tls: {identity: me}}
+  fixed: {dynamic: true, tls: {identity: me, server_name: localhost}}
+  other: {dynamic: true, tls: {identity: me, server_name: other.internal}}
+listeners:
+  asked: {listen: "127.0.0.1:0", socks5: {}, rules: [{host: localhost, upstream: asked}]}
+  fixed: {listen: "127.0.0.1:0", socks5: {}, rules: [{ip: 127.0.0.0/8, upstream: fixed}]}
+  other: {listen: "127.0.0.1:0", socks5: {}, rules: [{host: localhost, upstream: other}]}
+`, d.folder)))
+	address := d.service.Addr().String()
+	for _, tt := range []struct {
+		listener, dest string
+		want           byte
+	}{{"asked", cmdtest.Localhost(address), 0}, {"fixed", address, 0}, {"other", cmdtest.Localhost(address), 1}} {
+		c, code := cmdtest.AskSOCKS5(t, out.Await(t, `(?m)^listening `+tt.listener+` (\S+)$`)[1], "", tt.dest)
+		if code != tt.want {
+			t.Errorf("%s by %s: reply %d, want %d:\n%s", tt.dest, tt.listener, code, tt.want, log)
+		}
+		if code == 0 {
+			cmdtest.Says(t, c, "hi", "hello demo-client: hi")
 		}
 	}
 }

@@ -18,27 +18,25 @@ import (
 	"testing"
 )
 
-// ours lists every package of this module and which of ours it may import. A
-// package that is not here has no charter yet: write its doc.go, then its line.
+// ours lists every package of this module and which of ours it may import, with the
+// reason of each arrow in cmd. A package that is not here has no charter yet: write its
+// doc.go, then its line.
 var ours = map[string][]string{
 	"ambassador/cmd/ambassador": {
-		"ambassador/certs",                               // until the parts that use it are packages of their own
-		"ambassador/certs/embedded",                      // the CA of ca and demo
-		"ambassador/certs/files",                         // until the parts that use it are packages of their own
-		"ambassador/cmd/ambassador/internal/admin",       // bounds the connections of ca and demo
-		"ambassador/cmd/ambassador/internal/adminsocket", // until the parts that use it are packages of their own
-		"ambassador/cmd/ambassador/internal/api",         // until the parts that use it are packages of their own
-		"ambassador/cmd/ambassador/internal/cli",         // its commands
-		"ambassador/cmd/ambassador/internal/config",      // files that flags make, check, schema
-		"ambassador/cmd/ambassador/internal/explain",     // check --explain
-		"ambassador/cmd/ambassador/internal/logs",        // the log of ca
-		"ambassador/cmd/ambassador/internal/metrics",     // until the parts that use it are packages of their own
-		"ambassador/cmd/ambassador/internal/output",      // what is printed
-		"ambassador/cmd/ambassador/internal/program",     // what it hands to every room
-		"ambassador/cmd/ambassador/internal/secrets",     // files that check looks at
-		"ambassador/l4",                                  // the descriptor limit, records for --report
-		"ambassador/l4/starttls",                         // the names of protocols, for help
-		"ambassador/policy",                              // ports and hosts of --allow
+		"ambassador/certs",                           // the folder and the password file of ca
+		"ambassador/certs/embedded",                  // the CA of ca and demo
+		"ambassador/cmd/ambassador/internal/admin",   // bounds the connections of ca and demo
+		"ambassador/cmd/ambassador/internal/cli",     // its commands
+		"ambassador/cmd/ambassador/internal/config",  // files that flags make, check, schema
+		"ambassador/cmd/ambassador/internal/explain", // check --explain
+		"ambassador/cmd/ambassador/internal/logs",    // the log of ca
+		"ambassador/cmd/ambassador/internal/output",  // what is printed
+		"ambassador/cmd/ambassador/internal/process", // runs it
+		"ambassador/cmd/ambassador/internal/program", // what it hands to every room
+		"ambassador/cmd/ambassador/internal/secrets", // files that check looks at
+		"ambassador/l4",          // the descriptor limit, records for --report
+		"ambassador/l4/starttls", // the names of protocols, for help
+		"ambassador/policy",      // ports and hosts of --allow
 	},
 	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/l4/task", "ambassador/policy"},
 	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
@@ -120,35 +118,46 @@ var ours = map[string][]string{
 		"ambassador/l4",     // records and reasons, for people
 		"ambassador/policy", // states of breakers
 	},
+	"ambassador/cmd/ambassador/internal/process": {
+		"ambassador/certs",                               // panics of its parts
+		"ambassador/certs/files",                         // the links to a file, for the sandbox
+		"ambassador/cmd/ambassador/internal/admin",       // the admin API and its sockets
+		"ambassador/cmd/ambassador/internal/adminsocket", // the folder of the socket, for the sandbox
+		"ambassador/cmd/ambassador/internal/api",         // the state of sandbox and users
+		"ambassador/cmd/ambassador/internal/config",      // what to run
+		"ambassador/cmd/ambassador/internal/logs",        // the log
+		"ambassador/cmd/ambassador/internal/metrics",     // the metrics
+		"ambassador/cmd/ambassador/internal/output",      // what is printed
+		"ambassador/cmd/ambassador/internal/program",     // streams, environment, exit codes
+		"ambassador/cmd/ambassador/internal/secrets",     // keeps what the configuration names
+		"ambassador/l4", // runs the server
+	},
 }
 
 // wrapped lists every module that is not ours nor the standard library, and the
 // packages that may import it. One package each, so that its types do not
 // travel; the exceptions are smallstep's, whose client and authority are two
-// packages of ours, and golang.org/x/sys, which is the system itself. What no
-// package may import comes with a library that we chose.
+// packages of ours, golang.org/x/sys, which is the system itself, and what reads a
+// command line. What no package may import comes with a library that we chose.
 var wrapped = map[string][]string{
 	"github.com/smallstep/certificates": {"ambassador/certs/step", "ambassador/certs/embedded"},
 	"go.step.sm/crypto":                 {"ambassador/certs/step", "ambassador/certs/embedded"},
 	"github.com/spiffe/go-spiffe/v2":    {"ambassador/certs/spiffe"},
 	"github.com/go-chi/chi/v5":          {"ambassador/certs/embedded"},
-	"github.com/prometheus": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/metrics",
-		"ambassador/cmd/ambassador/internal/explain"},
-	"github.com/spf13": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/cli"},
-	"go.yaml.in/yaml/v4": {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/config",
-		"ambassador/cmd/ambassador/internal/secrets"},
-	"github.com/coreos/go-systemd/v22": {"ambassador/cmd/ambassador"},
-	"golang.org/x/term":                {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/logs"},
-	"github.com/fsnotify/fsnotify":     {"ambassador/certs/files"},
-	"github.com/landlock-lsm":          {"ambassador/cmd/ambassador"},
-	"software.sslmate.com/src":         {"ambassador/certs/files"},
-	"golang.org/x/crypto": {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
-		"ambassador/cmd/ambassador/internal/secrets"},
-	"golang.org/x/net":               {"ambassador/policy"}, // its idna; the tables are x/text's
-	"golang.org/x/text":              {},
-	"github.com/pires/go-proxyproto": {"ambassador/l4/preface"},
-	"github.com/armon/go-socks5":     {"ambassador/l4/preface"},
-	"golang.org/x/sys":               {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador"},
+	"github.com/prometheus":             {"ambassador/cmd/ambassador/internal/metrics"},
+	"github.com/spf13":                  {"ambassador/cmd/ambassador", "ambassador/cmd/ambassador/internal/cli"},
+	"go.yaml.in/yaml/v4":                {"ambassador/cmd/ambassador/internal/config"},
+	"github.com/coreos/go-systemd/v22":  {"ambassador/cmd/ambassador/internal/process"},
+	"golang.org/x/term":                 {"ambassador/cmd/ambassador/internal/logs"},
+	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
+	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador/internal/process"},
+	"software.sslmate.com/src":          {"ambassador/certs/files"},
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest"},
+	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
+	"golang.org/x/text":                 {},
+	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
+	"github.com/armon/go-socks5":        {"ambassador/l4/preface"},
+	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador/internal/process"},
 }
 
 // forbidden lists imports that a package must not have itself, and why.
@@ -164,6 +173,11 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
 	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
 	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
+	{"ambassador/cmd/ambassador/internal/output", "net", "output is given texts and values"},
+	{"ambassador/cmd/ambassador/internal/output", "os", "output is given texts and values"},
+	{"ambassador/cmd/ambassador/internal/api", "net/http", "the API's types serve nothing and ask nothing"},
+	{"ambassador/cmd/ambassador/internal/cli", "os/signal", "a command ends with its context"},
+	{"ambassador/cmd/ambassador/internal/admin", "os/signal", "the admin API sets going what it is given"},
 	{"ambassador/cmd/ambassador/internal/config", "net/http", "the configuration contacts nobody; the process asks the question of health.http"},
 	{"ambassador/cmd/ambassador/internal/config", "log/slog", "the configuration returns its mistakes and warnings; others log them"},
 	{"ambassador/cmd/ambassador/internal/config", "sync", "a configuration does not change once it is in use"},
@@ -240,7 +254,7 @@ func checkImports(t *testing.T, p listed, packages map[string]listed) {
 		case banned[path] != "":
 			t.Errorf("%s imports %s: %s", p.ImportPath, path, banned[path])
 		case isOurs(path) && !slices.Contains(allowed, path):
-			t.Errorf("%s imports %s: imports point cmd → l4, certs, policy; l4 → policy and what is below l4; certs/* → certs", p.ImportPath, path)
+			t.Errorf("%s imports %s: imports point cmd → its rooms → l4, certs, policy; l4 → policy and what is below l4; certs/* → certs", p.ImportPath, path)
 		case !isOurs(path) && !packages[path].Standard && !slices.Contains(wrapped[module(path)], p.ImportPath):
 			t.Errorf("%s imports %s: allowed in %q; a library is wrapped in one package", p.ImportPath, path, wrapped[module(path)])
 		}
@@ -268,7 +282,7 @@ func module(pkg string) string {
 var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
 	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
 	"ambassador/cmd/ambassador/internal/secrets", "ambassador/cmd/ambassador/internal/metrics",
-	"ambassador/cmd/ambassador/internal/explain"}
+	"ambassador/cmd/ambassador/internal/explain", "ambassador/cmd/ambassador/internal/process"}
 
 // TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
 // 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind

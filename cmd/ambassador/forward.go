@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -37,7 +38,7 @@ SIGHUP loads the certificates again; they are also taken up when they change.`,
 			if err != nil {
 				return &program.ExitError{Code: 2, Err: err}
 			}
-			return a.serveMade(cmd, &flags, f, serveOptions{})
+			return a.serveMade(cmd, &flags, f, process.Options{})
 		},
 	}
 	what.bind(cmd.Flags())

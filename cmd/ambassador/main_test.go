@@ -19,8 +19,6 @@ func TestMain(m *testing.M) {
 		os.Exit(runAlone())
 	case "command":
 		os.Exit(cmdtest.BeCommand(os.Args[1:]))
-	case "sandboxed":
-		os.Exit(beSandboxed(os.Args[1], os.Args[2:]))
 	}
 	os.Exit(m.Run())
 }

@@ -7,6 +7,7 @@ import (
 
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/logs"
+	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -51,12 +52,12 @@ func (f *serveFlags) apply(cmd *cobra.Command, file *config.File) {
 }
 
 // serveMade runs a configuration that was made of flags, or prints it.
-func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *config.File, opts serveOptions) error {
+func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *config.File, opts process.Options) error {
 	flags.apply(cmd, f)
 	if flags.printConfig {
 		return f.PrintYAML(a.Stdout)
 	}
-	return serve(cmd.Context(), a.World, f, opts)
+	return process.Run(cmd.Context(), a.World, f, opts)
 }
 
 // runCommand is `run`.
@@ -81,25 +82,23 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 			if err := flags.check(cmd); err != nil {
 				return err
 			}
-			opts, err := fileOptions(path, a.Env, func(f *config.File) { flags.apply(cmd, f) })
+			found, err := config.Find(path)
 			if err != nil {
-				return err
+				return &program.ExitError{Code: 2, Err: err}
 			}
-			switch {
-			case !watch:
-				opts.watch = nil
-			case program.IsPipe(opts.watch.path):
-				return usageError(cmd, fmt.Errorf("--watch: %s is a pipe, which cannot be read again; give a regular file", opts.watch.path))
+			if watch && program.IsPipe(found) {
+				return usageError(cmd, fmt.Errorf("--watch: %s is a pipe, which cannot be read again; give a regular file", found))
 			}
-			f, err := opts.load()
+			opts := process.FileOptions(found, a.Env, watch, func(f *config.File) { flags.apply(cmd, f) })
+			f, err := opts.Load()
 			if err != nil {
 				return err
 			}
 			if flags.printConfig {
 				return f.PrintYAML(a.Stdout)
 			}
-			opts.command = args
-			return serve(cmd.Context(), a.World, f, opts)
+			opts.Command = args
+			return process.Run(cmd.Context(), a.World, f, opts)
 		},
 	}
 	flags.bind(cmd)

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -40,10 +41,10 @@ what it has.`,
 				return &program.ExitError{Code: 2, Err: err}
 			}
 			if !what.report || flags.printConfig {
-				return a.serveMade(cmd, &flags, f, serveOptions{})
+				return a.serveMade(cmd, &flags, f, process.Options{})
 			}
 			seen := newSeen()
-			if err := a.serveMade(cmd, &flags, f, serveOptions{seen: seen.ended}); err != nil {
+			if err := a.serveMade(cmd, &flags, f, process.Options{Seen: seen.ended}); err != nil {
 				return err
 			}
 			return seen.write(a.Stdout)

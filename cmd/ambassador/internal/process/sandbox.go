@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"errors"
@@ -328,11 +328,11 @@ type sandbox struct {
 // a file or read by another process of the user (PR_SET_DUMPABLE), and that what
 // it executes has more rights than it has (PR_SET_NO_NEW_PRIVS). The second is
 // inherited by COMMAND, which may need it: with COMMAND it is not done.
-func (p *process) harden() {
+func (p *Process) harden() {
 	if !p.opts.alone {
 		return
 	}
-	if err := hardenProcess(len(p.opts.command) == 0); err != nil {
+	if err := hardenProcess(len(p.opts.Command) == 0); err != nil {
 		p.log.Warn("the process is not hardened", "cause", err.Error())
 	}
 }
@@ -340,7 +340,7 @@ func (p *process) harden() {
 // enterSandbox decides about the sandbox, once: at the start, when what f needs
 // outside of it is open or made, and before the first session. The caller holds
 // reloading.
-func (p *process) enterSandbox(f *config.File) error {
+func (p *Process) enterSandbox(f *config.File) error {
 	if p.sandbox != nil || !p.opts.alone {
 		return nil
 	}
@@ -358,11 +358,11 @@ func (p *process) enterSandbox(f *config.File) error {
 
 // newSandbox confines the process to what f needs. An error means that it is not
 // confined.
-func (p *process) newSandbox(f *config.File) (*sandbox, error) {
+func (p *Process) newSandbox(f *config.File) (*sandbox, error) {
 	switch mode := f.Sandbox.Mode(); {
 	case mode == config.LandlockOff:
 		return nil, errors.New("sandbox.landlock is off")
-	case len(p.opts.command) > 0:
+	case len(p.opts.Command) > 0:
 		return nil, errors.New("COMMAND would inherit it")
 	}
 	abi, err := landlockABI()
@@ -383,16 +383,16 @@ func (p *process) newSandbox(f *config.File) (*sandbox, error) {
 	return &sandbox{l, reply}, nil
 }
 
-func (p *process) wants(f *config.File) *wants {
+func (p *Process) wants(f *config.File) *wants {
 	cfgPath := ""
-	if p.opts.load != nil {
+	if p.opts.Load != nil {
 		cfgPath, _ = filepath.Abs(f.Name()) // an error is that of the working folder: it is gone
 	}
 	return wantsOf(f, cfgPath, adminsocket.DefaultFolder(p.world.Env).Path)
 }
 
 // sandboxed is what is enforced, for the API; nil where nobody asked for it.
-func (p *process) sandboxed() *api.Sandbox {
+func (p *Process) sandboxed() *api.Sandbox {
 	if p.sandbox == nil {
 		return nil
 	}
@@ -402,7 +402,7 @@ func (p *process) sandboxed() *api.Sandbox {
 // withinSandbox refuses a configuration that the sandbox of the start does not let
 // work: the kernel would refuse it later, and less clearly. The caller holds
 // reloading.
-func (p *process) withinSandbox(f *config.File) error {
+func (p *Process) withinSandbox(f *config.File) error {
 	if p.sandbox == nil {
 		return nil
 	}

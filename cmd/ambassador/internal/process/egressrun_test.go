@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"fmt"
@@ -110,40 +110,6 @@ listeners:
 		}
 	}
 	s.err.Await(t, `(?s)("reason":"`+string(l4.ReasonLoop)+`".*){6}`)
-}
-
-// A client that knows no TLS reaches a service that takes only certificates, by the
-// name that it asks for or that the configuration has.
-func TestMTLSByRule(t *testing.T) {
-	d, err := newDemo(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.close()
-	s := serveFile(t, fmt.Sprintf(`
-identities: {me: {files: {cert: %[1]s/client.crt, key: %[1]s/client.key, ca: %[1]s/ca.crt}}}
-upstreams:
-  asked: {dynamic: true, tls: {identity: me}}
-  fixed: {dynamic: true, tls: {identity: me, server_name: localhost}}
-  other: {dynamic: true, tls: {identity: me, server_name: other.internal}}
-listeners:
-  asked: {listen: "127.0.0.1:0", socks5: {}, rules: [{host: localhost, upstream: asked}]}
-  fixed: {listen: "127.0.0.1:0", socks5: {}, rules: [{ip: 127.0.0.0/8, upstream: fixed}]}
-  other: {listen: "127.0.0.1:0", socks5: {}, rules: [{host: localhost, upstream: other}]}
-`, d.folder))
-	address := d.service.Addr().String()
-	for _, tt := range []struct {
-		listener, dest string
-		want           byte
-	}{{"asked", cmdtest.Localhost(address), 0}, {"fixed", address, 0}, {"other", cmdtest.Localhost(address), 1}} {
-		c, code := cmdtest.AskSOCKS5(t, s.addr(tt.listener), "", tt.dest)
-		if code != tt.want {
-			t.Errorf("%s by %s: reply %d, want %d:\n%s", tt.dest, tt.listener, code, tt.want, s.err)
-		}
-		if code == 0 {
-			cmdtest.Says(t, c, "hi", "hello demo-client: hi")
-		}
-	}
 }
 
 // What a client says of its own connection is on its record.

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"context"
@@ -233,12 +233,8 @@ func TestCommandAndARequiredSandbox(t *testing.T) {
 // line for each.
 func beSandboxed(path string, attempts []string) int {
 	w := program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv}
-	opts, err := fileOptions(path, w.Env, func(*config.File) {})
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	f, err := opts.load()
+	opts := FileOptions(path, w.Env, false, func(*config.File) {})
+	f, err := opts.Load()
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"fmt"
@@ -10,13 +10,13 @@ import (
 const partReload = "reload"
 
 // panicked logs and counts a panic that was caught.
-func (p *process) panicked(part string, value any, stack []byte) {
+func (p *Process) panicked(part string, value any, stack []byte) {
 	p.log.Error("panic", "part", part, "panic", fmt.Sprint(value), "stack", string(stack))
 	p.metrics.Panicked(part)
 }
 
 // survive is body, whose panic becomes an error.
-func (p *process) survive(part string, body func() error) (err error) {
+func (p *Process) survive(part string, body func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			p.panicked(part, v, debug.Stack())

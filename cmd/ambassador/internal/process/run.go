@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"bytes"
@@ -26,48 +26,48 @@ import (
 	"ambassador/l4"
 )
 
-// fileOptions are the options of a process that has a configuration file, which
-// edit overrules.
-func fileOptions(path string, env func(string) (string, bool), edit func(*config.File)) (serveOptions, error) {
-	found, err := config.Find(path)
-	if err != nil {
-		return serveOptions{}, &program.ExitError{Code: 2, Err: err}
-	}
-	source := &config.Source{Path: found}
-	load := func() (*config.File, error) {
+// FileOptions are the options of a process whose configuration is the file at a path,
+// which edit overrules. With watch it reloads when the file changes; a pipe cannot be
+// watched.
+func FileOptions(path string, env func(string) (string, bool), watch bool, edit func(*config.File)) Options {
+	source := &config.Source{Path: path}
+	opts := Options{Load: func() (*config.File, error) {
 		f, err := secrets.Load(source, env)
 		if err != nil {
 			return nil, &program.ExitError{Code: 2, Err: err}
 		}
 		edit(f)
 		return f, nil
+	}}
+	if watch {
+		opts.watch = newFileWatch(path)
 	}
-	return serveOptions{load: load, watch: newFileWatch(found)}, nil
+	return opts
 }
 
-// serveOptions is how a process is run, beside its configuration.
-type serveOptions struct {
-	// load reads the configuration, for a reload. Nil: there is no file.
-	load func() (*config.File, error)
+// Options is how a process is run, beside its configuration.
+type Options struct {
+	// Load reads the configuration, for a reload. Nil: there is no file.
+	Load func() (*config.File, error)
 	// watch asks for a reload when the file changes. Nil: nobody does.
 	watch *fileWatch
-	// command is started once ready, and its end is ours. Empty: none.
-	command []string
-	// seen is told of every session that has ended. Nil: nobody is.
-	seen func(*l4.Record)
-	// descriptors is how many the rest of the process may need.
-	descriptors int
-	// signals replaces the process's signals, in tests.
-	signals chan os.Signal
+	// Command is started once ready, and its end is ours. Empty: none.
+	Command []string
+	// Seen is told of every session that has ended. Nil: nobody is.
+	Seen func(*l4.Record)
+	// Descriptors is how many the rest of the process may need.
+	Descriptors int
+	// Signals replaces the process's signals, in tests.
+	Signals chan os.Signal
 	// alone: the process does nothing else, so that it is hardened and sandboxed.
 	alone bool
 }
 
-// process is one running ambassador.
-type process struct {
+// Process is one running ambassador.
+type Process struct {
 	// Static after construction.
 	world   program.World
-	opts    serveOptions
+	opts    Options
 	ctx     context.Context // its end ends everything at once
 	cancel  context.CancelFunc
 	log     *logs.Log
@@ -93,32 +93,32 @@ type process struct {
 	file *config.File // guarded by mu
 }
 
-// serve runs an ambassador until it is told to end. It is the one place that
+// Run runs an ambassador until it is told to end. It is the one place that
 // does. The error is nil after a clean stop.
-func serve(ctx context.Context, w program.World, f *config.File, opts serveOptions) error {
-	if err := findCommand(opts.command); err != nil {
+func Run(ctx context.Context, w program.World, f *config.File, opts Options) error {
+	if err := findCommand(opts.Command); err != nil {
 		return err
 	}
-	if err := noSandboxFor(f, opts.command); err != nil {
+	if err := noSandboxFor(f, opts.Command); err != nil {
 		return err
 	}
-	if opts.signals == nil {
-		signals, stop := endSignals()
+	if opts.Signals == nil {
+		signals, stop := EndSignals()
 		defer stop()
-		opts.signals = signals
+		opts.Signals = signals
 	}
 	opts.alone = w.Alone
-	p, err := start(ctx, w, f, opts)
+	p, err := Start(ctx, w, f, opts)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	return p.wait()
+	defer p.Close()
+	return p.Wait()
 }
 
-// endSignals are the signals that wait acts on, until stop. SIGPIPE is caught and
+// EndSignals are the signals that wait acts on, until stop. SIGPIPE is caught and
 // dropped meanwhile: that nobody reads the log any more ends no session.
-func endSignals() (signals chan os.Signal, stop func()) {
+func EndSignals() (signals chan os.Signal, stop func()) {
 	signals, dropped := make(chan os.Signal, 8), make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	signal.Notify(dropped, syscall.SIGPIPE)
@@ -128,10 +128,10 @@ func endSignals() (signals chan os.Signal, stop func()) {
 	}
 }
 
-// start brings everything up: identities, admin API, listeners. When it returns,
+// Start brings everything up: identities, admin API, listeners. When it returns,
 // connections are being accepted and every address has been printed. The caller
 // calls wait or drain, and then close.
-func start(ctx context.Context, w program.World, f *config.File, opts serveOptions) (*process, error) {
+func Start(ctx context.Context, w program.World, f *config.File, opts Options) (*Process, error) {
 	p := newProcess(ctx, w, opts)
 	if level, err := logs.ParseLevel(f.Log.Level); err == nil {
 		p.log.Set(level, f.Log.Format) // for what apply has to say
@@ -140,7 +140,7 @@ func start(ctx context.Context, w program.World, f *config.File, opts serveOptio
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	if err := p.apply(f); err != nil {
-		p.close()
+		p.Close()
 		return nil, err
 	}
 	p.manager.ready(p.server.Ready())
@@ -154,9 +154,9 @@ func start(ctx context.Context, w program.World, f *config.File, opts serveOptio
 }
 
 // newProcess makes the parts, none of which does anything yet.
-func newProcess(ctx context.Context, w program.World, opts serveOptions) *process {
-	p := &process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, admin.Part, partReload),
-		manager: newServiceManager(w.Env), signals: opts.signals, reloads: make(chan struct{}, 1)}
+func newProcess(ctx context.Context, w program.World, opts Options) *Process {
+	p := &Process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, admin.Part, partReload),
+		manager: newServiceManager(w.Env), signals: opts.Signals, reloads: make(chan struct{}, 1)}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
 	}
@@ -170,10 +170,10 @@ func newProcess(ctx context.Context, w program.World, opts serveOptions) *proces
 }
 
 // observer counts every session and writes its one line.
-func (p *process) observer() l4.Observer {
+func (p *Process) observer() l4.Observer {
 	o := p.metrics.Observer()
 	opened, ended := o.Opened, o.Ended
-	seen := p.opts.seen
+	seen := p.opts.Seen
 	if seen == nil {
 		seen = func(*l4.Record) {}
 	}
@@ -193,36 +193,36 @@ func (p *process) observer() l4.Observer {
 }
 
 // admin.Deps is what the admin API may see and do.
-func (p *process) adminDeps() admin.Deps {
+func (p *Process) adminDeps() admin.Deps {
 	d := admin.DepsFor(p.server)
 	d.Identities, d.Users, d.Rules = p.ids.Statuses, p.users.Statuses, p.rules
 	d.Config, d.Sandbox = p.config, p.sandboxed
-	if p.opts.load != nil {
+	if p.opts.Load != nil {
 		d.Reload = func(context.Context) error { return p.reload() }
 	}
 	d.Drain = func() { p.server.Drain(p.drainConfig()) }
-	d.Quit = p.quit
+	d.Quit = p.Quit
 	d.Metrics = p.metrics.Handler()
 	d.Version, d.Started = p.world.Version, time.Now()
 	return d
 }
 
-// quit is SIGTERM by other means. Where signals wait already, one more would be
+// Quit is SIGTERM by other means. Where signals wait already, one more would be
 // nothing new.
-func (p *process) quit() {
+func (p *Process) Quit() {
 	select {
 	case p.signals <- syscall.SIGTERM:
 	default:
 	}
 }
 
-func (p *process) attendManager() { p.manager.attend(p.ctx, p.server.Ready) }
+func (p *Process) attendManager() { p.manager.attend(p.ctx, p.server.Ready) }
 
-func (p *process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
+func (p *Process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
 
 // apply makes f the configuration in use; on an error nothing has changed. The
 // caller holds reloading.
-func (p *process) apply(f *config.File) error {
+func (p *Process) apply(f *config.File) error {
 	level, err := logs.ParseLevel(f.Log.Level)
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("log.level: %w", err)}
@@ -240,7 +240,7 @@ func (p *process) apply(f *config.File) error {
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	cfg.ReservedDescriptors = reservedDescriptors(f, p.web.Connections) + p.opts.descriptors
+	cfg.ReservedDescriptors = reservedDescriptors(f, p.web.Connections) + p.opts.Descriptors
 	sockets, err := socketsOf(f)
 	if err != nil {
 		return err
@@ -304,9 +304,9 @@ func ruleSeriesOf(f *config.File) (out []metrics.Rule) {
 
 // guard keeps clients of dynamic upstreams from the addresses of our own sockets
 // that are none of the server's.
-func (p *process) guard(addrs []netip.AddrPort) { p.guarded.Store(&addrs) }
+func (p *Process) guard(addrs []netip.AddrPort) { p.guarded.Store(&addrs) }
 
-func (p *process) guardedAddrs() []netip.AddrPort {
+func (p *Process) guardedAddrs() []netip.AddrPort {
 	if addrs := p.guarded.Load(); addrs != nil {
 		return *addrs
 	}
@@ -315,9 +315,9 @@ func (p *process) guardedAddrs() []netip.AddrPort {
 
 // announce prints every address that has not been printed yet: on standard
 // output, or on standard error where COMMAND has standard output alone.
-func (p *process) announce() {
+func (p *Process) announce() {
 	var w io.Writer = p.world.Stdout
-	if len(p.opts.command) > 0 {
+	if len(p.opts.Command) > 0 {
 		w = p.world.Stderr
 	}
 	all := append(p.server.Listening(), p.web.Bound()...)
@@ -332,7 +332,7 @@ func (p *process) announce() {
 }
 
 // config is the configuration in use, as YAML.
-func (p *process) config() ([]byte, error) {
+func (p *Process) config() ([]byte, error) {
 	p.mu.Lock()
 	f := p.file
 	p.mu.Unlock()
@@ -342,7 +342,7 @@ func (p *process) config() ([]byte, error) {
 }
 
 // rules is how many rules a listener has in the configuration in use.
-func (p *process) rules(listener string) int {
+func (p *Process) rules(listener string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.file == nil { // the admin API is not served yet
@@ -356,15 +356,15 @@ func (p *process) rules(listener string) int {
 	return 0
 }
 
-func (p *process) drainConfig() l4.Drain {
+func (p *Process) drainConfig() l4.Drain {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return l4.Drain{Delay: p.file.Drain.Delay, Timeout: p.file.Drain.Timeout}
 }
 
-// wait serves until a signal, `quit` or COMMAND says that it is over, drains, and
+// Wait serves until a signal, `quit` or COMMAND says that it is over, drains, and
 // gives the exit code.
-func (p *process) wait() error {
+func (p *Process) Wait() error {
 	var command *child
 	ready := p.whenReady()
 	for {
@@ -373,17 +373,17 @@ func (p *process) wait() error {
 			ready = nil
 			c, err := p.startCommand()
 			if err != nil {
-				p.drain(l4.Drain{})
+				p.Drain(l4.Drain{})
 				return err
 			}
 			command = c
 		case <-command.ended():
 			p.log.Info("COMMAND has ended", "pid", command.cmd.Process.Pid, "state", command.cmd.ProcessState.String())
-			p.drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // nobody is left to be told of it beforehand
+			p.Drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // nobody is left to be told of it beforehand
 			return command.err
 		case <-p.ctx.Done():
 			err := command.kill()
-			p.drain(l4.Drain{})
+			p.Drain(l4.Drain{})
 			return err
 		case s := <-p.signals:
 			switch {
@@ -392,24 +392,24 @@ func (p *process) wait() error {
 			case command != nil:
 				command.signal(s)
 			default:
-				p.drain(p.drainConfig())
+				p.Drain(p.drainConfig())
 				return nil
 			}
 		}
 	}
 }
 
-func (p *process) startCommand() (*child, error) {
-	c, err := startChild(p.world, p.opts.command)
+func (p *Process) startCommand() (*child, error) {
+	c, err := startChild(p.world, p.opts.Command)
 	if err == nil {
-		p.log.Info("COMMAND is started", "command", p.opts.command[0], "pid", c.cmd.Process.Pid)
+		p.log.Info("COMMAND is started", "command", p.opts.Command[0], "pid", c.cmd.Process.Pid)
 	}
 	return c, err
 }
 
-// drain lets sessions finish within d; another SIGTERM, SIGINT or `quit` ends
+// Drain lets sessions finish within d; another SIGTERM, SIGINT or `quit` ends
 // them at once. When it returns no session is left, and every record is written.
-func (p *process) drain(d l4.Drain) {
+func (p *Process) Drain(d l4.Drain) {
 	p.manager.stopping()
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
@@ -443,8 +443,8 @@ const (
 	closeTimeout = 5 * time.Second
 )
 
-// close ends what is left, at once.
-func (p *process) close() {
+// Close ends what is left, at once.
+func (p *Process) Close() {
 	p.cancel()
 	p.web.Close()
 	waitFor(p.ids.Wait, closeTimeout)
@@ -470,8 +470,8 @@ func waitFor(wait func(), d time.Duration) {
 }
 
 // whenReady is closed once COMMAND may start; nil if there is none.
-func (p *process) whenReady() <-chan struct{} {
-	if len(p.opts.command) == 0 {
+func (p *Process) whenReady() <-chan struct{} {
+	if len(p.opts.Command) == 0 {
 		return nil
 	}
 	ready := make(chan struct{})
@@ -510,5 +510,5 @@ func awaitReady(ctx context.Context, ask func() l4.Readiness, log *slog.Logger) 
 	}
 }
 
-// listening are the addresses of the listeners.
-func (p *process) listening() []l4.Bound { return p.server.Listening() }
+// Listening are the addresses of the listeners.
+func (p *Process) Listening() []l4.Bound { return p.server.Listening() }

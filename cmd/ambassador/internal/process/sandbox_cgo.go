@@ -1,6 +1,6 @@
 //go:build cgo
 
-package main
+package process
 
 // systemLibraries are read where names of hosts and users are looked up by the
 // system's own library, which loads others for it.

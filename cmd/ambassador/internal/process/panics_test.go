@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"io"
@@ -15,7 +15,7 @@ func panicsHere() { panic("a bug") }
 
 func TestPanicOfAReload(t *testing.T) {
 	var log strings.Builder
-	p := &process{log: &logs.Log{Logger: slog.New(slog.NewTextHandler(&log, nil))}, metrics: metrics.New("v")}
+	p := &Process{log: &logs.Log{Logger: slog.New(slog.NewTextHandler(&log, nil))}, metrics: metrics.New("v")}
 	if err := p.survive(partReload, func() error { panicsHere(); return nil }); err == nil || !strings.Contains(err.Error(), "panic: a bug") {
 		t.Errorf("the reload ended with %v", err)
 	}

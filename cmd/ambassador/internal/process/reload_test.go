@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"context"
@@ -128,7 +128,7 @@ func TestReloadTakesUpTheLogSection(t *testing.T) {
 }
 
 func TestWithoutAFileThereIsNothingToReload(t *testing.T) {
-	s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), func(_ *served, o *serveOptions) { o.load = nil })
+	s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), func(_ *served, o *Options) { o.Load = nil })
 	s.signals <- syscall.SIGHUP
 	s.err.Await(t, "no configuration file to reload; the certificates and users are looked at")
 	if body, status := s.admin("POST", "/v1/reload"); status != 409 {
@@ -172,7 +172,7 @@ func TestFileWatch(t *testing.T) {
 
 func TestWatchReloads(t *testing.T) {
 	one, two := cmdtest.NamedEcho(t, "one"), cmdtest.NamedEcho(t, "two")
-	s := serveFile(t, cmdtest.OneListener(one), func(s *served, o *serveOptions) { o.watch = newFileWatch(s.config) })
+	s := serveFile(t, cmdtest.OneListener(one), func(s *served, o *Options) { o.watch = newFileWatch(s.config) })
 	cmdtest.Says(t, s.connect("front"), "a", "one: a")
 	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(two))
 	s.err.Await(t, `"msg":"reloaded"`)

@@ -1,6 +1,6 @@
 //go:build !cgo
 
-package main
+package process
 
 // systemLibraries is empty: a static binary loads none.
 var systemLibraries []string

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"errors"
@@ -12,10 +12,10 @@ import (
 )
 
 // withCommand runs the test binary as COMMAND.
-func withCommand(t *testing.T, args ...string) func(*served, *serveOptions) {
+func withCommand(t *testing.T, args ...string) func(*served, *Options) {
 	t.Helper()
 	t.Setenv(cmdtest.As, "command")
-	return func(_ *served, o *serveOptions) { o.command = append([]string{cmdtest.Self(t)}, args...) }
+	return func(_ *served, o *Options) { o.Command = append([]string{cmdtest.Self(t)}, args...) }
 }
 
 // codeOf is the exit code that an error stands for.

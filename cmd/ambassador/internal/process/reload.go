@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 
 // wantReload asks for a reload and does not wait for it. Several that are asked
 // for in the course of one are one.
-func (p *process) wantReload() {
+func (p *Process) wantReload() {
 	select {
 	case p.reloads <- struct{}{}:
 	default:
@@ -21,7 +21,7 @@ func (p *process) wantReload() {
 
 // reloadLoop does the reloads that SIGHUP and --watch ask for, so that a slow one
 // does not keep the next signal waiting.
-func (p *process) reloadLoop() {
+func (p *Process) reloadLoop() {
 	for {
 		select {
 		case <-p.reloads:
@@ -34,10 +34,10 @@ func (p *process) reloadLoop() {
 
 // reload takes up the configuration as it is now, whole; on an error the old one
 // stays, whole. Without a file only the identities are loaded again.
-func (p *process) reload() error {
+func (p *Process) reload() error {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
-	if p.opts.load == nil {
+	if p.opts.Load == nil {
 		p.ids.Refresh()
 		p.roots.Refresh()
 		p.users.Refresh()
@@ -56,11 +56,11 @@ func (p *process) reload() error {
 	return nil
 }
 
-func (p *process) reloadFile() error {
+func (p *Process) reloadFile() error {
 	if p.ctx.Err() != nil {
 		return errors.New("the process is ending")
 	}
-	f, err := p.opts.load()
+	f, err := p.opts.Load()
 	if err != nil {
 		return err
 	}

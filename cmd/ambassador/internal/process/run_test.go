@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"context"
@@ -37,17 +37,14 @@ type served struct {
 }
 
 // serveFile runs what `run -c FILE` runs, until the test ends.
-func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) *served {
+func serveFile(t *testing.T, text string, edit ...func(*served, *Options)) *served {
 	t.Helper()
 	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 8),
 		config: cmdtest.WriteConfig(t, text), done: make(chan struct{})}
 	s.world = program.World{Stdout: s.out, Stderr: s.err, Env: cmdtest.EnvOf("RUNTIME_DIRECTORY=" + cmdtest.ShortDir(t))}
-	opts, err := fileOptions(s.config, s.world.Env, func(*config.File) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.watch, opts.signals = nil, s.signals
-	f, err := opts.load()
+	opts := FileOptions(s.config, s.world.Env, false, func(*config.File) {})
+	opts.Signals = s.signals
+	f, err := opts.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,12 +55,12 @@ func serveFile(t *testing.T, text string, edit ...func(*served, *serveOptions)) 
 	return s
 }
 
-func (s *served) start(f *config.File, opts serveOptions) {
+func (s *served) start(f *config.File, opts Options) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	go func() { // the cleanup waits for it
 		defer close(s.done)
-		s.result = serve(ctx, s.world, f, opts)
+		s.result = Run(ctx, s.world, f, opts)
 	}()
 	s.t.Cleanup(func() {
 		cancel()
@@ -249,7 +246,7 @@ func TestADefaultAdminSocketThatCannotBeMadeIsAWarning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start(f, serveOptions{signals: s.signals})
+	s.start(f, Options{Signals: s.signals})
 	s.addr("front")
 	s.err.Await(t, `"level":"WARN","msg":"no admin socket`)
 	s.signals <- syscall.SIGINT
