@@ -384,7 +384,7 @@ func TestPostgresRefusals(t *testing.T) {
 	a := start(t, "run", "-c", place{addr: notTLS.addr, starttls: "postgres"}.configFile(t, keys))
 	_, stderr, err := try(client.client(a.addr("front"), "disable", "psql", psql("select 1")...))
 	if err == nil || !strings.Contains(stderr, "ssl = on") {
-		t.Errorf("psql before a server without TLS: %v, %q; want the fix ssl = on", err, stderr)
+		t.Errorf("psql before a server without TLS: %v, %q; want the hint ssl = on", err, stderr)
 	}
 	a.await(`"stage":"starttls","reason":"starttls_refused"`)
 }

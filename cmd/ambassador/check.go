@@ -40,7 +40,7 @@ func (a *app) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check [-c FILE] [--explain QUESTION]", Short: "Find every mistake in a configuration file, without running it; explain what its rules decide", Args: cobra.NoArgs,
 		Long: `Reads the configuration and the files that it names, and reports every mistake in one
-pass, each with its place and the mend. Nothing is listened on and nobody is contacted.
+pass, each with its place and how to fix it. Nothing is listened on and nobody is contacted.
 The exit code is 2 if there is a mistake.
 
 --explain tells instead what the rules of a listener decide about a connection, and

@@ -2,10 +2,25 @@
 // changed: the application speaks plain TCP to it, and it opens the connection
 // with mutual TLS, after STARTTLS where the protocol wants it.
 //
-// This package is the binary: flags, the configuration file (config.go and what
-// it names), the admin API and metrics (admin.go, metrics.go), the commands that
-// speak to a running one (client.go), and the life of the process (run.go). It
-// is the only one that knows all the others. Only main exits.
+// This package is the binary: its flags, its table of commands, its exit codes, and the
+// commands that need no configuration file (forward, socks5, demo, ca). It is the only
+// one that knows all the others. Only main exits.
+//
+// The rooms below internal/, from what everything needs to what needs everything:
+//
+//   - output: what people and programs read of us, without control characters
+//   - program: streams, environment and exit codes, which main hands down
+//   - api: the paths and JSON types of the admin API
+//   - adminsocket: where the socket of the admin API is
+//   - config: the configuration: keys, checks, schema
+//   - secrets: the certificates, users and passwords that it names
+//   - explain: what its rules decide about one connection
+//   - logs, metrics: what is told of sessions
+//   - admin: the server of the admin API
+//   - cli: the commands that ask a running process
+//   - process: the life of one: start, reload, drain
+//
+// deps_test.go has every import that a room may have, and why.
 //
 // # Promised
 //

@@ -105,7 +105,7 @@ func (r allowRule) yaml() string {
 	return "{" + text + ", upstream: direct}"
 }
 
-// parseAllow reads a value of --allow. The error names it and the mend.
+// parseAllow reads a value of --allow. The error names it, and how to fix it.
 func parseAllow(s string) (allowRule, error) {
 	target, ports, err := splitAllow(s)
 	r := allowRule{key: "host", value: target, ports: ports}

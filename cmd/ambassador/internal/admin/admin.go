@@ -175,7 +175,7 @@ func (a *admin) handler(routes []adminRoute) http.Handler {
 		}))
 	}
 	mux.Handle("/", a.guarded(func(_ http.ResponseWriter, req *http.Request) error {
-		return &api.Error{Status: http.StatusNotFound, Text: req.URL.Path + ": no such path", Mend: "use one of paths", Paths: paths}
+		return &api.Error{Status: http.StatusNotFound, Text: req.URL.Path + ": no such path", Hint: "use one of paths", Paths: paths}
 	}))
 	return mux
 }
@@ -208,18 +208,18 @@ func (a *admin) guarded(serve func(http.ResponseWriter, *http.Request) error) ht
 // check refuses another method and parameters that would be ignored.
 func (r *adminRoute) check(req *http.Request) *api.Error {
 	if req.Method != r.method && !(req.Method == http.MethodHead && r.method == http.MethodGet) {
-		return &api.Error{Status: http.StatusMethodNotAllowed, Text: req.Method + " " + req.URL.Path + ": this path takes only " + r.method, Mend: "use one of paths"}
+		return &api.Error{Status: http.StatusMethodNotAllowed, Text: req.Method + " " + req.URL.Path + ": this path takes only " + r.method, Hint: "use one of paths"}
 	}
 	query, err := url.ParseQuery(req.URL.RawQuery)
 	if err != nil {
-		return &api.Error{Status: http.StatusBadRequest, Text: "query: " + err.Error(), Mend: "escape the parameters as in a URL"}
+		return &api.Error{Status: http.StatusBadRequest, Text: "query: " + err.Error(), Hint: "escape the parameters as in a URL"}
 	}
 	for _, key := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains(r.query, key) {
-			return &api.Error{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: unknown parameter %q", key), Mend: r.knownQuery()}
+			return &api.Error{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: unknown parameter %q", key), Hint: r.knownQuery()}
 		}
 		if len(query[key]) > 1 && !strings.HasSuffix(key, "[]") {
-			return &api.Error{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: parameter %q is given %d times", key, len(query[key])), Mend: "give it once"}
+			return &api.Error{Status: http.StatusBadRequest, Text: fmt.Sprintf("query: parameter %q is given %d times", key, len(query[key])), Hint: "give it once"}
 		}
 	}
 	return nil
@@ -253,10 +253,10 @@ func (o Guard) check(r *http.Request) *api.Error {
 		return nil
 	}
 	if !o.knownHost(r.Host) {
-		return &api.Error{Status: http.StatusForbidden, Text: fmt.Sprintf("Host %q is not one of this server's names", r.Host), Mend: "use an IP address or localhost, or add the name to admin.hosts"}
+		return &api.Error{Status: http.StatusForbidden, Text: fmt.Sprintf("Host %q is not one of this server's names", r.Host), Hint: "use an IP address or localhost, or add the name to admin.hosts"}
 	}
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
-		return &api.Error{Status: http.StatusForbidden, Text: err.Error(), Mend: "send the request from a program, not from a page of another origin"}
+		return &api.Error{Status: http.StatusForbidden, Text: err.Error(), Hint: "send the request from a program, not from a page of another origin"}
 	}
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if reads && (!o.TokenForAll || isProbe(r)) {
@@ -279,12 +279,12 @@ func (o Guard) knownHost(hostport string) bool {
 
 func (o Guard) checkToken(header string) *api.Error {
 	if o.Token == "" {
-		return &api.Error{Status: http.StatusForbidden, Text: "over TCP, changes need a token, and none is configured", Mend: "set admin.token_file, or use a unix socket in admin.listen"}
+		return &api.Error{Status: http.StatusForbidden, Text: "over TCP, changes need a token, and none is configured", Hint: "set admin.token_file, or use a unix socket in admin.listen"}
 	}
 	scheme, token, _ := strings.Cut(header, " ")
 	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(o.Token))
 	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-		return &api.Error{Status: http.StatusUnauthorized, Text: "the token is missing or wrong", Mend: "send Authorization: Bearer TOKEN with the content of admin.token_file (ambassador … --token-file FILE)"}
+		return &api.Error{Status: http.StatusUnauthorized, Text: "the token is missing or wrong", Hint: "send Authorization: Bearer TOKEN with the content of admin.token_file (ambassador … --token-file FILE)"}
 	}
 	return nil
 }
@@ -352,7 +352,7 @@ func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 	upstreams := a.Upstreams()
 	i := slices.IndexFunc(upstreams, func(u l4.UpstreamStatus) bool { return u.Name == name })
 	if i < 0 {
-		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Mend: "see GET /v1/upstreams for their names"}
+		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Hint: "see GET /v1/upstreams for their names"}
 	}
 	ok, line := liveState(upstreams[i])
 	if !ok {
@@ -506,12 +506,12 @@ func (a *admin) showConfig(w http.ResponseWriter, _ *http.Request) error {
 
 func (a *admin) doReload(w http.ResponseWriter, r *http.Request) error {
 	if a.Reload == nil {
-		return &api.Error{Status: http.StatusConflict, Text: "there is no configuration file to load again", Mend: "use `ambassador run -c FILE`"}
+		return &api.Error{Status: http.StatusConflict, Text: "there is no configuration file to load again", Hint: "use `ambassador run -c FILE`"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), api.ReloadTimeout)
 	defer cancel()
 	if err := a.Reload(ctx); err != nil {
-		return &api.Error{Status: http.StatusUnprocessableEntity, Text: err.Error(), Mend: "the old configuration is still in use, whole; mend the file and reload again"}
+		return &api.Error{Status: http.StatusUnprocessableEntity, Text: err.Error(), Hint: "the old configuration is still in use, whole; fix the file and reload again"}
 	}
 	replyJSON(w, http.StatusOK, api.Reloaded{Reloaded: true})
 	return nil
@@ -543,7 +543,7 @@ func (a *admin) active() int {
 func (a *admin) doKill(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	if !a.Kill(id) {
-		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Mend: "see GET /v1/sessions for their ids"}
+		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Hint: "see GET /v1/sessions for their ids"}
 	}
 	replyJSON(w, http.StatusOK, api.Killed{Killed: id})
 	return nil

@@ -67,7 +67,7 @@ func TestAdminPaths(t *testing.T) {
 		{"GET", "/readyz?upstream=orders_db", 200, "ready\nupstream orders_db: ok"},
 		{"GET", "/readyz?upstream=mail", 503, "upstream mail: not reached yet\n"},
 		{"GET", "/readyz?upstream=none", 404, `"error": "upstream \"none\": there is none of that name"`},
-		{"GET", "/readyz?upstrem=mail", 400, `"mend": "/readyz takes only upstream, verbose"`},
+		{"GET", "/readyz?upstrem=mail", 400, `"hint": "/readyz takes only upstream, verbose"`},
 		{"GET", "/readyz?upstream=mail&upstream=orders_db", 400, "given 2 times"},
 		{"GET", "/readyz?%zz", 400, "invalid URL escape"},
 		{"GET", "/metrics", 200, "metrics\n"},

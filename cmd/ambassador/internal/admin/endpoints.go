@@ -71,7 +71,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // EndpointSet is what a configuration wants. What is new in it is bound, and not
-// served before commit.
+// served before Commit.
 type EndpointSet struct {
 	all      []*endpoint
 	fresh    []*endpoint
@@ -128,7 +128,7 @@ func (m *Endpoints) prepareAdmin(ctx context.Context, set *EndpointSet, want *So
 	if e == nil {
 		ln, addr, err := adminsocket.Listen(ctx, m.Env, at)
 		if err != nil && at.At == "" {
-			m.Log.Warn("no admin socket: status, why and the other commands cannot ask this process", "cause", err.Error(), "mend", `set admin.listen, or --admin ADDR; --admin "" for none`)
+			m.Log.Warn("no admin socket: status, why and the other commands cannot ask this process", "cause", err.Error(), "hint", `set admin.listen, or --admin ADDR; --admin "" for none`)
 			return nil
 		}
 		if err != nil {

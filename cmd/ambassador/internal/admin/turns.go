@@ -92,7 +92,7 @@ func (t *turns) serve(w http.ResponseWriter, r *http.Request, answer func(http.R
 }
 
 func errBusy() error {
-	return &api.Error{Status: http.StatusServiceUnavailable, Text: "too many requests at a time", Mend: "ask again later"}
+	return &api.Error{Status: http.StatusServiceUnavailable, Text: "too many requests at a time", Hint: "ask again later"}
 }
 
 // fill makes an answer in its turn.

@@ -168,7 +168,7 @@ func TestFoldersThatAreNotOurs(t *testing.T) {
 			ln.Close()
 		}
 		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "admin.listen") {
-			t.Errorf("%s: error %v, want one about %q with its mend", tt.what, err, tt.want)
+			t.Errorf("%s: error %v, want one about %q with its hint", tt.what, err, tt.want)
 		}
 	}
 }

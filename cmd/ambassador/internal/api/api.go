@@ -144,7 +144,7 @@ type Killed struct {
 type Error struct {
 	Status int      `json:"-"`
 	Text   string   `json:"error"`
-	Mend   string   `json:"mend,omitempty"`
+	Hint   string   `json:"hint,omitempty"`
 	Paths  []string `json:"paths,omitempty"`
 }
 

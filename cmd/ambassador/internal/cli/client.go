@@ -197,10 +197,10 @@ func (a adminAnswer) refusal(what string) error {
 		return fmt.Errorf("%s: status %d, and no word of an ambassador; check --admin", what, a.status)
 	}
 	e.Status = a.status
-	if e.Mend == "" {
+	if e.Hint == "" {
 		return &e
 	}
-	return fmt.Errorf("%w\n%s", &e, e.Mend)
+	return fmt.Errorf("%w\n%s", &e, e.Hint)
 }
 
 // get reads the JSON at path into v.

@@ -41,6 +41,7 @@ type Output struct {
 	more chan struct{} // guarded by mu; closed at the next write
 }
 
+// NewOutput is an output with nothing in it.
 func NewOutput() *Output { return &Output{more: make(chan struct{})} }
 
 func (o *Output) Write(p []byte) (int, error) {
@@ -84,6 +85,7 @@ func WriteConfig(t *testing.T, text string) string {
 	return path
 }
 
+// WriteFile writes a file that its owner alone may read.
 func WriteFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -164,6 +166,7 @@ type Pairs struct {
 	Folder string
 }
 
+// NewPairs makes a CA and an empty folder.
 func NewPairs(t *testing.T) *Pairs {
 	t.Helper()
 	ca, err := embedded.New()
@@ -197,6 +200,7 @@ func Htpasswd(t *testing.T, user, password string) string {
 	return user + ":" + string(hash) + "\n"
 }
 
+// DialPrinted connects to an address as it was printed.
 func DialPrinted(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	network := "tcp"
@@ -212,6 +216,7 @@ func DialPrinted(t *testing.T, addr string) net.Conn {
 	return c
 }
 
+// AskPrinted asks an HTTP server at an address as it was printed.
 func AskPrinted(addr, method, path string) (body string, status int, err error) {
 	client := http.Client{Timeout: Patience, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -245,6 +250,7 @@ func NamedEcho(t *testing.T, name string) (addr string) {
 	return ln.Addr().String()
 }
 
+// ServeEcho serves what NamedEcho does on a listener.
 func ServeEcho(ln net.Listener, name string) {
 	go func() { // ends with ln, and each connection with its client
 		for {
@@ -287,6 +293,7 @@ func MustBeVisible(t *testing.T, what, text string) {
 	}
 }
 
+// OnlyVisible fails if a line has a character that cannot be seen.
 func OnlyVisible(t *testing.T, what, line string) {
 	t.Helper()
 	for i, r := range line {
@@ -316,6 +323,7 @@ func Fill(v reflect.Value, text string) {
 	}
 }
 
+// Fifo makes a named pipe and gives its path.
 func Fifo(t *testing.T, path string) string {
 	t.Helper()
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
@@ -343,6 +351,7 @@ func Feed(t *testing.T, text string) (path string) {
 	return path
 }
 
+// MustDo fails at the first error.
 func MustDo(t *testing.T, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {
@@ -350,6 +359,7 @@ func MustDo(t *testing.T, errs ...error) {
 	}
 }
 
+// Env is the environment of the configurations in tests.
 func Env(name string) (string, bool) {
 	v, ok := map[string]string{"APP_CERT": "app.crt", "APP_KEY": "/keys/app.key", "PORT": "5432", "EMPTY": "", "YES": "true", "TWO": "2s",
 		"CA": "2f4cf5b1a3c2e0d97b6f7a8e9d0c1b2a3f4e5d6c7b8a99887766554433221100"}[name]
@@ -363,6 +373,7 @@ upstreams:
     endpoints: ["h:1"]
 `
 
+// AllowAll is a rule.
 const AllowAll = "{upstream: net}"
 
 // Ruled is a configuration with one listener: keys are those of the listener, rules
@@ -385,7 +396,7 @@ func indent(keys string) (out string) {
 	return out
 }
 
-// env is an environment of nothing but pairs ("KEY=value").
+// EnvOf is an environment of nothing but pairs ("KEY=value").
 func EnvOf(pairs ...string) func(string) (string, bool) {
 	return func(key string) (string, bool) {
 		for _, p := range pairs {
@@ -439,6 +450,7 @@ func AskSOCKS5(t *testing.T, at, user, dest string) (c net.Conn, code byte) {
 	return c, head[1]
 }
 
+// ReadN reads exactly n bytes.
 func ReadN(t *testing.T, c net.Conn, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)

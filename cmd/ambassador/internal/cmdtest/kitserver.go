@@ -23,11 +23,13 @@ type FakeServer struct {
 // Noon is when the records of the tests are told.
 func Noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
 
+// BeforeNoon is a time so long before Noon.
 func BeforeNoon(d time.Duration) *time.Time {
 	t := Noon().Add(-d)
 	return &t
 }
 
+// NewFakeServer has two upstreams, one open session and two ended ones.
 func NewFakeServer() *FakeServer {
 	return &FakeServer{
 		Readiness: l4.Readiness{Ready: true},

@@ -495,13 +495,13 @@ func (id *IdentitySection) validateFiles(d *decoder, path string) {
 
 func (id *IdentitySection) validateStep(d *decoder, path string) {
 	has := func(key string) bool { return d.at[path+"."+key] != nil }
-	for _, needed := range []struct{ key, mend string }{
+	for _, needed := range []struct{ key, fix string }{
 		{"url", "give the CA's: https://HOST:PORT"},
 		{"fingerprint", "give the SHA-256 of the CA's root: openssl x509 -in root_ca.crt -noout -fingerprint -sha256"},
 		{"names", "give at least one name for the certificate: [orders.svc]"},
 	} {
 		if !has(needed.key) {
-			d.failAt(path, "no %s; %s", needed.key, needed.mend)
+			d.failAt(path, "no %s; %s", needed.key, needed.fix)
 		}
 	}
 	if has("names") && len(id.Step.Names) == 0 {
@@ -590,6 +590,7 @@ func (l *ListenerSection) validate(d *decoder, path string, f *File) {
 	}
 }
 
+// Upstream is the upstream of that name; nil if there is none.
 func (f *File) Upstream(name string) *UpstreamSection { return f.upstreamOf[name] }
 
 func namesOf[T any](all []T, name func(T) string) (out []string) {
@@ -634,6 +635,7 @@ func isLoopback(address string) bool {
 
 // The checks of single values.
 
+// CheckHostPort says what is wrong with a HOST:PORT.
 func CheckHostPort(s string) error {
 	_, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -776,4 +778,5 @@ func (s *SandboxSection) fields() []field {
 		&s.Landlock, landlockAuto, LandlockOff, LandlockRequired)}
 }
 
+// Mode is the value of landlock in effect.
 func (s SandboxSection) Mode() string { return orDefault(s.Landlock, landlockAuto) }

@@ -28,7 +28,7 @@ func listening(more string) string {
 		"identities: {me: {files: {cert: a, key: b}}}"
 }
 
-func TestMistakesHaveTheirPlaceAndMend(t *testing.T) {
+func TestMistakesHaveTheirPlaceAndHint(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty file", "", "a.yaml:1:1: the file is empty"},
 		{"no YAML", "a: [", "a.yaml:1:1: no YAML"},

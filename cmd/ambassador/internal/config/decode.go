@@ -25,7 +25,7 @@ type Problem struct {
 	Line, Column int
 	// Path is the key's: "listeners.front.listen". Empty: the file as a whole.
 	Path string
-	// Text is what is wrong, and the mend.
+	// Text is what is wrong, and how to fix it.
 	Text string
 }
 
@@ -238,7 +238,7 @@ func (d *decoder) section(n *yaml.Node, path string, fields []field) {
 	d.mapping(n, path, func(key, value *yaml.Node, at string) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
 		if i < 0 {
-			d.fail(key, at, "unknown key; %s", mendKey(key.Value, fields))
+			d.fail(key, at, "unknown key; %s", suggestKey(key.Value, fields))
 			return
 		}
 		value = resolveAlias(value)
@@ -247,8 +247,8 @@ func (d *decoder) section(n *yaml.Node, path string, fields []field) {
 	})
 }
 
-// mendKey suggests a key that was probably meant.
-func mendKey(key string, fields []field) string {
+// suggestKey suggests a key that was probably meant.
+func suggestKey(key string, fields []field) string {
 	var all []string
 	best, least := "", 3
 	for _, f := range fields {
@@ -359,7 +359,7 @@ func schemaWith(pairs ...any) func() map[string]any {
 }
 
 // The kinds of field. Check, where there is one, says what is wrong with a
-// value, with the mend.
+// value, and how to fix it.
 
 func textField(key, doc string, to *string, check func(string) error) field {
 	return field{key, doc, schemaWith("type", "string"), func(d *decoder, n *yaml.Node, path string) {

@@ -14,7 +14,7 @@ import (
 )
 
 // The keys by which clients say where they want to go, and those of the upstreams
-// that take them there. What they may do is in rules.go.
+// that take them there. The rules say what they may do.
 
 // RequestSection is a listener's socks5 or http_connect.
 type RequestSection struct {

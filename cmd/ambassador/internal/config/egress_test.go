@@ -17,7 +17,7 @@ import (
 // with changes a configuration: old, new pairs.
 func with(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
 
-func TestMistakesOfEgressHaveTheirPlaceAndMend(t *testing.T) {
+func TestMistakesOfEgressHaveTheirPlaceAndHint(t *testing.T) {
 	socks := "socks5: {}"
 	withTLS := "tls: {identity: me, ca: x, principals: [any]}"
 	identity := "identities: {me: {files: {cert: a, key: b}}}\n"

@@ -113,6 +113,7 @@ func checkUser(s string) error {
 	return nil
 }
 
+// CheckUID says what is wrong with a numeric user id.
 func CheckUID(s string) error {
 	if _, err := strconv.ParseUint(s, 10, 32); err != nil {
 		return fmt.Errorf("%q is no user id; write the number that `id -u USER` prints", s)

@@ -47,7 +47,7 @@ func questionKeys() []string {
 	return []string{"dest", "client", "user", "uid", "principal", "sni", "listener", "addr"}
 }
 
-// parseQuestion reads 'KEY=VALUE …'. The error names the key and the mend.
+// parseQuestion reads 'KEY=VALUE …'. The error names the key, and how to fix it.
 func parseQuestion(text string) (Question, error) {
 	q := Question{text: text, has: map[string]bool{}}
 	for part := range strings.FieldsSeq(text) {

@@ -93,6 +93,7 @@ func (h *formatHandler) WithGroup(name string) slog.Handler {
 	return &formatHandler{h.asText, h.text.WithGroup(name), h.json.WithGroup(name)}
 }
 
+// IsTerminal says whether a file is a terminal.
 func IsTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -212,7 +213,7 @@ func recordLevel(r *l4.Record) slog.Level {
 }
 
 // sessionLevel is info for what is normal, warn for trouble with others and for
-// limits that were set on purpose, error for what is ours to mend.
+// limits that were set on purpose, error for what is ours to fix.
 func sessionLevel(r l4.Reason) slog.Level {
 	switch r {
 	case l4.ReasonClosed, l4.ReasonProbe, l4.ReasonIdle, l4.ReasonHalfCloseIdle, l4.ReasonLifetime, l4.ReasonDrained,

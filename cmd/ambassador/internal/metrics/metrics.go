@@ -53,7 +53,7 @@ type Rule struct {
 
 // New makes the series that follow from events, and those of Go and the
 // process. Parts are those of this program that survive a panic, beside those of l4 and
-// certs. attach adds the series that are read from a server.
+// certs. Attach adds the series that are read from a server.
 func New(version string, parts ...string) *Metrics {
 	m := &Metrics{
 		registry:  prometheus.NewRegistry(),
@@ -217,7 +217,7 @@ func (m *Metrics) Reloaded(ok bool) {
 	m.reloads.WithLabelValues(result).Inc()
 }
 
-// Panicked counts a panic of one of l4.Parts or of the parts of this package.
+// Panicked counts a panic of a part: one of l4, of certs or of those given to New.
 func (m *Metrics) Panicked(part string) { m.panics.WithLabelValues(part).Inc() }
 
 // Handler serves the metrics in the format that the scraper asks for. The caller

@@ -11,7 +11,7 @@ import (
 // Report collects lines and tables for people.
 type Report struct {
 	strings.Builder
-	Now time.Time
+	Now time.Time // in its zone times are written
 }
 
 // Linef adds a line; what it is made of cannot add another.
@@ -43,6 +43,7 @@ func (p *Report) When(t time.Time) string {
 	return t.In(p.Now.Location()).Format("2006-01-02 15:04:05 MST")
 }
 
+// Ago is how long ago t was, behind a space; empty for nil.
 func (p *Report) Ago(t *time.Time) string {
 	if t == nil {
 		return ""
@@ -84,6 +85,7 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", v, units[0])
 }
 
+// Plural counts things: "1 session", "2 sessions".
 func Plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

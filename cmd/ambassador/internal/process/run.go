@@ -116,8 +116,8 @@ func Run(ctx context.Context, w program.World, f *config.File, opts Options) err
 	return p.Wait()
 }
 
-// EndSignals are the signals that wait acts on, until stop. SIGPIPE is caught and
-// dropped meanwhile: that nobody reads the log any more ends no session.
+// EndSignals are the signals that Wait acts on, until stop. SIGPIPE is caught and
+// dropped meanwhile: a log without a reader ends no session.
 func EndSignals() (signals chan os.Signal, stop func()) {
 	signals, dropped := make(chan os.Signal, 8), make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -130,7 +130,7 @@ func EndSignals() (signals chan os.Signal, stop func()) {
 
 // Start brings everything up: identities, admin API, listeners. When it returns,
 // connections are being accepted and every address has been printed. The caller
-// calls wait or drain, and then close.
+// calls Wait or Drain, and then Close.
 func Start(ctx context.Context, w program.World, f *config.File, opts Options) (*Process, error) {
 	p := newProcess(ctx, w, opts)
 	if level, err := logs.ParseLevel(f.Log.Level); err == nil {
@@ -192,7 +192,7 @@ func (p *Process) observer() l4.Observer {
 	return o
 }
 
-// admin.Deps is what the admin API may see and do.
+// adminDeps is what the admin API may see and do.
 func (p *Process) adminDeps() admin.Deps {
 	d := admin.DepsFor(p.server)
 	d.Identities, d.Users, d.Rules = p.ids.Statuses, p.users.Statuses, p.rules

@@ -37,8 +37,8 @@ type identity struct {
 	run    func(ctx context.Context) // keeps the source current until ctx ends
 	rerun  bool                      // run looks anew when it is called again
 
-	stop  context.CancelFunc // guarded by identities.mu; nil before commit
-	again context.CancelFunc // guarded by identities.mu; lets run be called anew
+	stop  context.CancelFunc // guarded by Identities.mu; nil before Commit
+	again context.CancelFunc // guarded by Identities.mu; lets run be called anew
 }
 
 // Source is the identity of that name; nil if there is none.
@@ -63,7 +63,7 @@ func (m *Identities) Wait() { m.all.Wait() }
 // unchanged, and new ones, with what is on disk. Nobody is contacted. Failed has
 // those whose files cannot be used. A certificate that is only not valid now, or
 // that must first be got, is no failure: its upstreams are not ready until a good
-// one is there. Nothing has changed before commit.
+// one is there. Nothing has changed before Commit.
 func (m *Identities) Prepare(want []*config.IdentitySection) (next IdentitySet, failed map[string]error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -45,7 +45,7 @@ type usersFile struct {
 	users *htpasswd.Users
 	log   *slog.Logger
 
-	stop context.CancelFunc // owned by Users; nil before commit
+	stop context.CancelFunc // owned by Users; nil before Commit
 
 	looking sync.Mutex        // held while the file is read, so that its states are told in their order
 	sum     [sha256.Size]byte // guarded by looking; of the text in use
@@ -71,7 +71,7 @@ func readUsers(path string) (list *htpasswd.List, sum [sha256.Size]byte, err err
 }
 
 // parseUsers reads the text of a users_file. The error joins all that is wrong with
-// it, each with its line and the mend.
+// it, each with its line and how to fix it.
 func parseUsers(path string, text []byte) (*htpasswd.List, error) {
 	list, err := htpasswd.Parse(text)
 	if err == nil && list.Len() == 0 {
@@ -101,7 +101,7 @@ func (s UsersSet) Users(path string) *htpasswd.Users {
 
 // Prepare gives the users of a configuration: those that are watched already, and
 // others as their files are. Failed has the files that cannot be used. Nothing has
-// changed before commit.
+// changed before Commit.
 func (m *Users) Prepare(paths []string) (next UsersSet, failed map[string]error) {
 	m.mu.Lock()
 	running := m.running
