@@ -62,7 +62,7 @@ const (
 // MetricsSection is metrics.
 type MetricsSection struct{ Listen string }
 
-// LogSection is log; empty strings are the defaults.
+// LogSection is log; an empty Format is the one that suits the place.
 type LogSection struct{ Level, Format string }
 
 // DrainSection is drain.
@@ -143,8 +143,6 @@ type SocketSection struct{ Mode, Owner string }
 // TimeoutsSection is a listener's timeouts.
 type TimeoutsSection struct{ Handshake, Idle, HalfCloseIdle, Lifetime time.Duration }
 
-const defaultDrainTimeout = 25 * time.Second
-
 // fields is the whole file: the decoder and the schema both follow it.
 func (f *File) fields() []field {
 	return []field{
@@ -152,14 +150,14 @@ func (f *File) fields() []field {
 		sectionField("metrics", "A listener for /livez, /readyz and /metrics alone.", []field{
 			textField("listen", "HOST:PORT; may be any address. Default: off, the admin API serves them too.", &f.Metrics.Listen, CheckHostPort)}),
 		sectionField("log", "The log, on standard error.", []field{
-			enumField("level", "Default info.", &f.Log.Level, "debug", "info", "warn", "error"),
+			enumField("level", "", &f.Log.Level, "debug", "info", "warn", "error").or("info"),
 			enumField("format", "Default: text on a terminal, else json.", &f.Log.Format, "text", "json")}),
 		sectionField("drain", "How SIGTERM, SIGINT and drain end sessions.", []field{
-			durationField("delay", "How long connections are still accepted, while /readyz already says 503. Default 0s.", &f.Drain.Delay, 0),
-			durationField("timeout", "How long sessions then have: idle ones are ended in its course, busy ones may finish, the rest is reset. Default 25s.", &f.Drain.Timeout, 0)}),
+			durationField("delay", "How long connections are still accepted, while /readyz already says 503.", &f.Drain.Delay, 0).or(0 * time.Second),
+			durationField("timeout", "How long sessions then have: idle ones are ended in its course, busy ones may finish, the rest is reset.", &f.Drain.Timeout, 0).or(25 * time.Second)}),
 		sectionField("limits", "Limits of the whole process.", []field{
-			intField("connections", "The most sessions at a time. Default 0: 45 % of the descriptor limit, or less where listeners, probes, files, admin and metrics need more of it.", &f.Limits.Connections, 0, 1<<30),
-			sizeField("memory", "The most bytes held for sessions that are not connected to an upstream yet, and for slow readers; beyond it the largest or oldest of them end. Default 64MiB.", &f.Limits.Memory, 1<<20, 1<<40)}),
+			intField("connections", "The most sessions at a time.", &f.Limits.Connections, 0, 1<<30).or(0, ": 45 % of the descriptor limit, or less where listeners, probes, files, admin and metrics need more of it"),
+			sizeField("memory", "The most bytes held for sessions that are not connected to an upstream yet, and for slow readers; beyond it the largest or oldest of them end.", &f.Limits.Memory, 1<<20, 1<<40).or(int64(l4.DefaultMemory))}),
 		sectionField("dns", "How names are looked up.", []field{
 			listField("servers", "Servers that are asked, HOST or HOST:PORT, IP addresses. Default: the system's. /etc/hosts and search domains count either way.", &f.DNS.Servers, checkDNSServer)}),
 		sectionField("sandbox", "What the process can do, whatever an attacker makes it do.", f.Sandbox.fields()),
@@ -172,7 +170,7 @@ func (f *File) fields() []field {
 			return id.fields()
 		}),
 		namedField("upstreams", "Remote services, by a name of your choice.", func(name string) []field {
-			u := newUpstreamSection(name)
+			u := &UpstreamSection{Name: name}
 			if name != "" { // empty: only the schema asks
 				f.Upstreams = append(f.Upstreams, u)
 				f.upstreamOf[name] = u
@@ -203,7 +201,7 @@ func (a *AdminSection) fields() []field {
 		listen,
 		listField("hosts", "Names that requests over TCP may use for us, besides IP addresses and localhost.", &a.Hosts, nil),
 		textField("token_file", "File with the token that every change over TCP needs.", &a.TokenFile, nil),
-		enumField("token_for", "What needs the token over TCP: changes, or all, which leaves out only /livez and /readyz without parameters. Default changes.", &a.TokenFor, tokenForChanges, TokenForAll),
+		enumField("token_for", "What needs the token over TCP: changes, or all, which leaves out only /livez and /readyz without parameters.", &a.TokenFor, tokenForChanges, TokenForAll).or(tokenForChanges),
 		boolField("unsafe_admin_listen", "Allows TCP beyond loopback.", &a.UnsafeAdminListen),
 	}
 }
@@ -255,17 +253,17 @@ func (u *UpstreamSection) fields() []field {
 	}
 	return append([]field{
 		u.endpointsField(),
-		boolField("dynamic", "Instead of endpoints: dials what the client asked for, through socks5, http_connect or original_destination of its listener. Default false.", &u.Dynamic),
-		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own. Default none.", &u.StartTLS, append([]string{"none"}, starttls.Names()...)...),
+		boolField("dynamic", "Instead of endpoints: dials what the client asked for, through socks5, http_connect or original_destination of its listener.", &u.Dynamic).or(false),
+		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own.", &u.StartTLS, append([]string{"none"}, starttls.Names()...)...).or("none"),
 		tls,
-		enumField("proxy_protocol", "The PROXY header that connections begin with, before starttls and tls; v2 tells of the client's TLS, too. Default none.", &u.ProxyProtocol, "none", "v1", "v2"),
+		enumField("proxy_protocol", "The PROXY header that connections begin with, before starttls and tls; v2 tells of the client's TLS, too.", &u.ProxyProtocol, "none", "v1", "v2").or("none"),
 		sectionField("connect", "Bounds of establishing a connection.", []field{
-			durationField("timeout", "All attempts together. Default 10s.", &u.Connect.Timeout, time.Millisecond),
-			durationField("attempt_timeout", "One attempt: dial, STARTTLS and TLS to one address. Default 3s while there is another address to try, else what is left of timeout.", &u.Connect.AttemptTimeout, time.Millisecond),
-			intField("attempts", "How often one session tries, each time another address first. Default 3.", &u.Connect.Attempts, 1, 100),
-			durationField("backoff", "The pause before an address is tried again; it grows and has jitter. Default 100ms.", &u.Connect.Backoff, time.Millisecond)}),
+			durationField("timeout", "All attempts together.", &u.Connect.Timeout, time.Millisecond).or(l4.DefaultConnectTimeout),
+			durationField("attempt_timeout", fmt.Sprintf("One attempt: dial, STARTTLS and TLS to one address. Default %s while there is another address to try, else what is left of timeout.", l4.DefaultAttemptTimeout), &u.Connect.AttemptTimeout, time.Millisecond),
+			intField("attempts", "How often one session tries, each time another address first.", &u.Connect.Attempts, 1, 100).or(l4.DefaultAttempts),
+			durationField("backoff", "The pause before an address is tried again; it grows and has jitter.", &u.Connect.Backoff, time.Millisecond).or(l4.DefaultBackoff)}),
 		markField(&u.Mark),
-		boolField("required", "Counts for readiness, and is tried at start until reached. Default true; a dynamic upstream is never required.", &u.Required),
+		boolField("required", "Counts for readiness, and is tried at start until reached.", &u.Required).or(true, "; a dynamic upstream is never required"),
 	}, u.resilienceFields()...)
 }
 
@@ -276,7 +274,7 @@ func (t *TLSSection) fields() []field {
 		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for. Default: the endpoint's host.", &t.ServerName, nil),
 		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
 		listField("alpn", "Protocols offered by ALPN. A server that selects none is accepted.", &t.ALPN, nil),
-		enumField("min_version", `Default "1.2"; less than that needs unsafe_min_version.`, &t.MinVersion, "1.0", "1.1", "1.2", "1.3"),
+		enumField("min_version", ``, &t.MinVersion, "1.0", "1.1", "1.2", "1.3").or("1.2", "; less than that needs unsafe_min_version"),
 		boolField("unsafe_skip_verify", "Accepts any server.", &t.UnsafeSkipVerify),
 		boolField("unsafe_min_version", "Allows a min_version below 1.2.", &t.UnsafeMinVersion),
 	}
@@ -286,24 +284,24 @@ func (l *ListenerSection) fields() []field {
 	return []field{
 		textField("listen", "HOST:PORT (a port of 0 lets the system choose), unix:/path, or systemd:NAME for a socket passed by systemd.", &l.Listen, checkListen),
 		sectionField("socket", "The file of a unix socket.", []field{
-			textField("mode", `Its permissions, in octal. Default "0600".`, &l.Socket.Mode, checkMode),
+			textField("mode", `Its permissions, in octal.`, &l.Socket.Mode, checkMode).or("0600"),
 			textField("owner", "Its owner: USER or USER:GROUP, names or numbers. Default: ours.", &l.Socket.Owner, checkOwner)}),
 		boolField("unsafe_plaintext_listen", "Allows plaintext on an address that others can reach.", &l.UnsafePlaintextListen),
 		l.proxyField(),
 		l.tlsField(),
-		enumField("starttls", "The protocol in which clients ask us for TLS before it begins. Default none: TLS begins at once.", &l.StartTLS, append([]string{"none"}, starttls.AcceptNames()...)...),
+		enumField("starttls", "The protocol in which clients ask us for TLS before it begins.", &l.StartTLS, append([]string{"none"}, starttls.AcceptNames()...)...).or("none", ": TLS begins at once"),
 		requestField("socks5", "Clients ask in SOCKS5 (RFC 1928) where they want to go; {} is valid.", &l.SOCKS5),
 		requestField("http_connect", "Clients ask by HTTP CONNECT where they want to go; {} is valid.", &l.HTTPConnect),
-		boolField("original_destination", "Connections were redirected to us (Linux, nftables REDIRECT), and want to go where they went before. Default false.", &l.OriginalDestination),
-		boolField("sni", "Reads the name in the client's TLS ClientHello, for rules, without ending its TLS. Default false.", &l.SNI),
-		boolField("context", "Clients may say attempts, timeout, no_preconnect and tag of their own connection: as a suffix of the SOCKS5 user name, in the header Ambassador-Context, or in PROXY v2. Default false.", &l.Context),
+		boolField("original_destination", "Connections were redirected to us (Linux, nftables REDIRECT), and want to go where they went before.", &l.OriginalDestination).or(false),
+		boolField("sni", "Reads the name in the client's TLS ClientHello, for rules, without ending its TLS.", &l.SNI).or(false),
+		boolField("context", "Clients may say attempts, timeout, no_preconnect and tag of their own connection: as a suffix of the SOCKS5 user name, in the header Ambassador-Context, or in PROXY v2.", &l.Context).or(false),
 		textField("upstream", "Where its sessions go: one of upstreams. Give this or rules.", &l.Upstream, nil),
 		l.rulesField(),
 		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
-			durationField("handshake", "How long we wait for the client: for its PROXY header, its TLS handshake or ClientHello, its SOCKS5 or CONNECT request, and for its part of a starttls dialogue. Default 10s.", &l.Timeouts.Handshake, time.Millisecond),
-			durationField("idle", "Ends a session that moved no byte either way for so long. Default 0s.", &l.Timeouts.Idle, 0),
-			durationField("half_close_idle", "The same once one side has ended. Default 0s.", &l.Timeouts.HalfCloseIdle, 0),
-			durationField("lifetime", "Bounds a session as a whole. Default 0s.", &l.Timeouts.Lifetime, 0)}),
+			durationField("handshake", "How long we wait for the client: for its PROXY header, its TLS handshake or ClientHello, its SOCKS5 or CONNECT request, and for its part of a starttls dialogue.", &l.Timeouts.Handshake, time.Millisecond).or(l4.DefaultHandshakeTimeout),
+			durationField("idle", "Ends a session that moved no byte either way for so long.", &l.Timeouts.Idle, 0).or(0 * time.Second),
+			durationField("half_close_idle", "The same once one side has ended.", &l.Timeouts.HalfCloseIdle, 0).or(0 * time.Second),
+			durationField("lifetime", "Bounds a session as a whole.", &l.Timeouts.Lifetime, 0).or(0 * time.Second)}),
 		l.limitsField(),
 	}
 }
@@ -334,8 +332,7 @@ func Parse(name, folder string, source []byte, env func(string) (string, bool)) 
 
 func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
 	d.at = map[string]*yaml.Node{}
-	f := &File{Drain: DrainSection{Timeout: defaultDrainTimeout}, places: d,
-		identityOf: map[string]*IdentitySection{}, upstreamOf: map[string]*UpstreamSection{}}
+	f := &File{places: d, identityOf: map[string]*IdentitySection{}, upstreamOf: map[string]*UpstreamSection{}}
 	if root := d.parseYAML(source); root != nil {
 		d.section(root, "", f.fields())
 		f.startPathsAt(folder)
@@ -528,9 +525,8 @@ func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 		d.failAt(path+".proxy_protocol", "a connection that is made before its client cannot say whose it is; remove preconnect, or proxy_protocol")
 	}
 	c := u.Connect
-	timeout, attempt := orDefault(c.Timeout, l4.DefaultConnectTimeout), orDefault(c.AttemptTimeout, l4.DefaultAttemptTimeout)
-	if attempt > timeout && c.AttemptTimeout != 0 {
-		d.failAt(path+".connect.attempt_timeout", "%s is longer than connect.timeout (%s), which bounds all attempts; make one shorter or the other longer", attempt, timeout)
+	if c.AttemptTimeout > c.Timeout {
+		d.failAt(path+".connect.attempt_timeout", "%s is longer than connect.timeout (%s), which bounds all attempts; make one shorter or the other longer", c.AttemptTimeout, c.Timeout)
 	}
 	switch {
 	case u.TLS != nil:
@@ -613,14 +609,6 @@ func unknownName(name, section string, have []string) string {
 		have, more = have[:maxNamed], fmt.Sprintf(" and %d more", n)
 	}
 	return fmt.Sprintf("there is no %q in %s; there is %s%s", name, section, strings.Join(have, ", "), more)
-}
-
-func orDefault[T comparable](v, d T) T {
-	var zero T
-	if v == zero {
-		return d
-	}
-	return v
 }
 
 // isLoopback says whether "HOST:PORT" is only for this host. A name is judged
@@ -770,13 +758,10 @@ const (
 	LandlockRequired = "required"
 )
 
-// SandboxSection is sandbox; an empty string is the default.
+// SandboxSection is sandbox.
 type SandboxSection struct{ Landlock string }
 
 func (s *SandboxSection) fields() []field {
-	return []field{enumField("landlock", "Keeps the process to the files and TCP ports that the configuration names, by Landlock (Linux). auto does what the kernel can, and nothing with COMMAND; required does not start without; applies from the next start on. Default auto.",
-		&s.Landlock, landlockAuto, LandlockOff, LandlockRequired)}
+	return []field{enumField("landlock", "Keeps the process to the files and TCP ports that the configuration names, by Landlock (Linux). auto does what the kernel can, and nothing with COMMAND; required does not start without; applies from the next start on.",
+		&s.Landlock, landlockAuto, LandlockOff, LandlockRequired).or(landlockAuto)}
 }
-
-// Mode is the value of landlock in effect.
-func (s SandboxSection) Mode() string { return orDefault(s.Landlock, landlockAuto) }

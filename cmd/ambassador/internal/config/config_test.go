@@ -6,8 +6,10 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/jsonschema-go/jsonschema"
@@ -261,6 +263,61 @@ func TestSchemaIsCurrent(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), string(Schema)); diff != "" {
 		t.Errorf("schema.json is not current; run go test ./cmd/ambassador/internal/config -run TestSchemaIsCurrent -update\n%s", diff)
+	}
+}
+
+// A default is declared once, where schema, description and decoder have it from: no
+// description names a value by itself.
+func TestDefaultsAreDeclared(t *testing.T) {
+	named := regexp.MustCompile(`Default [^:]`)
+	n := 0
+	var walk func(path string, schema any)
+	walk = func(path string, schema any) {
+		m, ok := schema.(map[string]any)
+		if !ok {
+			return
+		}
+		text, _ := m["description"].(string)
+		_, has := m["default"]
+		if exception := strings.HasSuffix(path, ".connect.attempt_timeout"); has != named.MatchString(text) && !exception {
+			t.Errorf("%s: default %v; described as %q", path, m["default"], text)
+		}
+		if has {
+			n++
+		}
+		properties, _ := m["properties"].(map[string]any)
+		for key, p := range properties {
+			walk(path+"."+key, p)
+		}
+		walk(path+".*", m["additionalProperties"])
+		walk(path+"[]", m["items"])
+		several, _ := m["anyOf"].([]any)
+		for _, s := range several {
+			walk(path, s)
+		}
+	}
+	walk("", configSchema())
+	if n < 40 {
+		t.Errorf("%d defaults were seen", n)
+	}
+}
+
+// What the file does not have is as the schema says.
+func TestDefaultsAreSet(t *testing.T) {
+	f, err := parse(cmdtest.Good + "    tls: {}\n    health: {http: {port: 1}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, l := f.Upstreams[0], f.Listeners[0]
+	got := []any{f.Drain, f.Limits, f.Log, f.Sandbox, f.Admin.TokenFor, l.Timeouts, l.Socket.Mode, l.StartTLS, u.Connect, u.Breaker, u.Health, u.Preconnect,
+		u.Balance, u.Resolve, u.StartTLS, u.ProxyProtocol, u.Required, u.TLS.MinVersion}
+	want := []any{DrainSection{Timeout: 25 * time.Second}, LimitsSection{Memory: 64 << 20}, LogSection{Level: "info"}, SandboxSection{"auto"}, "changes",
+		TimeoutsSection{Handshake: 10 * time.Second}, "0600", "none", ConnectSection{Timeout: 10 * time.Second, Attempts: 3, Backoff: 100 * time.Millisecond},
+		BreakerSection{Failures: 5, Probes: 1, Open: 5 * time.Second, MaxOpen: 30 * time.Second},
+		HealthSection{Interval: 5 * time.Second, Timeout: 2 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3, HTTP: HTTPSection{Port: 1, Path: "/", Status: 200}},
+		PreconnectSection{MaxAge: 20 * time.Second}, "round_robin", 30 * time.Second, "none", "none", true, "1.2"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

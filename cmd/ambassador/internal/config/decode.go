@@ -60,6 +60,61 @@ type field struct {
 	key, doc string
 	schema   func() map[string]any
 	decode   func(d *decoder, n *yaml.Node, path string)
+	// to is where the value goes: a *string, *bool, *int, *int64 or *time.Duration; nil:
+	// somewhere else, and there is no default.
+	to any
+	// def is the value where the key is not given, of to's type; nil: doc says what is
+	// then, or nothing is.
+	def  any
+	note string // what follows the default in the description
+}
+
+// or gives the key a default: the value is set, and schema and description have it. Note
+// follows it in the description.
+func (f field) or(def any, note ...string) field {
+	f.def, f.note = def, strings.Join(note, "")
+	switch to := f.to.(type) {
+	case *string:
+		*to = def.(string)
+	case *bool:
+		*to = def.(bool)
+	case *int:
+		*to = def.(int)
+	case *int64:
+		*to = def.(int64)
+	case *time.Duration:
+		*to = def.(time.Duration)
+	default:
+		panic("config: internal error: " + f.key + " cannot have a default")
+	}
+	return f
+}
+
+// description is the doc, with the default.
+func (f field) description() string {
+	if f.def == nil {
+		return f.doc
+	}
+	text := fmt.Sprint(f.defaultValue())
+	if s, ok := f.def.(string); ok && (s[0] < 'a' || s[0] > 'z') {
+		text = strconv.Quote(s)
+	}
+	return strings.TrimPrefix(f.doc+" Default "+text+f.note+".", " ")
+}
+
+// defaultValue is the default as JSON and a file have it.
+func (f field) defaultValue() any {
+	switch v := f.def.(type) {
+	case time.Duration:
+		text, found := strings.CutSuffix(v.String(), "m0s")
+		if found {
+			text += "m"
+		}
+		return text
+	case int64:
+		return formatSize(v)
+	}
+	return f.def
 }
 
 // decoder reads a YAML tree strictly and collects every mistake.
@@ -362,7 +417,7 @@ func schemaWith(pairs ...any) func() map[string]any {
 // value, and how to fix it.
 
 func textField(key, doc string, to *string, check func(string) error) field {
-	return field{key, doc, schemaWith("type", "string"), func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, to: to, schema: schemaWith("type", "string"), decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a text")
 		if !ok {
 			return
@@ -389,7 +444,7 @@ func enumField(key, doc string, to *string, values ...string) field {
 }
 
 func boolField(key, doc string, to *bool) field {
-	return field{key, doc, schemaWith("type", "boolean"), func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, to: to, schema: schemaWith("type", "boolean"), decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "true or false")
 		switch {
 		case !ok:
@@ -404,7 +459,7 @@ func boolField(key, doc string, to *bool) field {
 // durationField is a duration of Go's form, at least least.
 func durationField(key, doc string, to *time.Duration, least time.Duration) field {
 	schema := schemaWith("type", []string{"string", "integer"}, "pattern", `^(0|([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+|.*\$\{.*)$`)
-	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, to: to, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a duration")
 		if !ok {
 			return
@@ -456,7 +511,7 @@ func formatSize(v int64) string {
 // sizeField is a number of bytes.
 func sizeField(key, doc string, to *int64, least, most int64) field {
 	schema := schemaWith("type", []string{"string", "integer"}, "pattern", `^([0-9]+ ?(B|KiB|MiB|GiB)?|.*\$\{.*)$`)
-	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, to: to, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a size")
 		if !ok {
 			return
@@ -475,7 +530,7 @@ func sizeField(key, doc string, to *int64, least, most int64) field {
 
 func intField(key, doc string, to *int, least, most int) field {
 	schema := schemaWith("type", []string{"integer", "string"}, "minimum", least, "maximum", most)
-	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, to: to, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a number")
 		if !ok {
 			return
@@ -492,7 +547,7 @@ func intField(key, doc string, to *int, least, most int) field {
 // listField is a list of texts; a single text stands for a list of one.
 func listField(key, doc string, to *[]string, check func(string) error) field {
 	schema := schemaWith("type", "array", "items", map[string]any{"type": "string"})
-	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		if n.Kind != yaml.SequenceNode {
 			d.fail(n, path, "%s where a list is needed; write it in [brackets]", describe(n))
 			return
@@ -522,7 +577,7 @@ func severalField(key, doc string, item map[string]any, to *[]string, check func
 	schema := func() map[string]any {
 		return map[string]any{"anyOf": []any{item, map[string]any{"type": "array", "items": item, "minItems": 1}}}
 	}
-	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		if n.Kind != yaml.SequenceNode {
 			var one string
 			textField(key, doc, &one, check).decode(d, n, path)
@@ -537,7 +592,7 @@ func severalField(key, doc string, item map[string]any, to *[]string, check func
 }
 
 func sectionField(key, doc string, fields []field) field {
-	return field{key, doc, func() map[string]any { return sectionSchema(fields) }, func(d *decoder, n *yaml.Node, path string) { d.section(n, path, fields) }}
+	return field{key: key, doc: doc, schema: func() map[string]any { return sectionSchema(fields) }, decode: func(d *decoder, n *yaml.Node, path string) { d.section(n, path, fields) }}
 }
 
 // namedField is a mapping of sections whose names are the user's. Item gives the
@@ -547,7 +602,7 @@ func namedField(key, doc string, item func(name string) []field) field {
 		return map[string]any{"type": "object", "propertyNames": map[string]any{"pattern": namePattern.String()},
 			"additionalProperties": sectionSchema(item(""))} // no section has an empty name
 	}
-	return field{key, doc, schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: key, doc: doc, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		d.named(n, path, func(name string, value *yaml.Node, at string) { d.section(value, at, item(name)) })
 	}}
 }

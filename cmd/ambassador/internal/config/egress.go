@@ -38,7 +38,7 @@ func requestField(key, doc string, to **RequestSection) field {
 // hexadecimal.
 func markField(to *int) field {
 	schema := schemaWith("type", []string{"integer", "string"}, "minimum", 0, "maximum", uint32(1<<32-1))
-	return field{"mark", "SO_MARK of the connections to it, for routing and firewalls (Linux; needs CAP_NET_ADMIN). Default 0: none.", schema, func(d *decoder, n *yaml.Node, path string) {
+	return field{key: "mark", doc: "SO_MARK of the connections to it, for routing and firewalls (Linux; needs CAP_NET_ADMIN).", to: to, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a number")
 		if !ok {
 			return
@@ -49,7 +49,7 @@ func markField(to *int) field {
 			return
 		}
 		*to = int(v)
-	}}
+	}}.or(0, ": none")
 }
 
 // Request is the section of the protocol in which clients ask; nil if there is none.

@@ -31,15 +31,15 @@ const (
 
 // tlsField is a listener's tls.
 func (l *ListenerSection) tlsField() field {
-	t := &ListenerTLSSection{Client: clientRequired}
+	t := &ListenerTLSSection{}
 	section := sectionField("tls", "Be a TLS server: clients speak TLS to us. Without this key they speak plaintext.", []field{
 		textField("identity", "The certificate that we show: one of identities.", &t.Identity, nil),
 		listField("identities", "Several, instead of identity: a client gets the one whose certificate is for the name that it asks for (SNI), else the first.", &t.Identities, nil),
-		enumField("client", "Whether clients must show a certificate. Default required.", &t.Client, clientRequired, clientNone),
+		enumField("client", "Whether clients must show a certificate.", &t.Client, clientRequired, clientNone).or(clientRequired),
 		listField("principals", "One of these a client must prove: spiffe://domain/path, dns:NAME, ip:ADDRESS, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
 		textField("ca", "File of the roots that verify clients, which is watched, or system. Default: the identity's ca.", &t.CA, nil),
 		listField("alpn", "Protocols that we speak by ALPN. A client that offers only others is refused; one that offers none is accepted. Default: none.", &t.ALPN, nil),
-		enumField("min_version", `Default "1.2".`, &t.MinVersion, "1.2", "1.3")})
+		enumField("min_version", ``, &t.MinVersion, "1.2", "1.3").or("1.2")})
 	decode := section.decode
 	section.decode = func(d *decoder, n *yaml.Node, path string) {
 		l.TLS = t

@@ -51,15 +51,6 @@ type PreconnectSection struct {
 	MaxAge      time.Duration
 }
 
-// newUpstreamSection has the defaults that are not zero.
-func newUpstreamSection(name string) *UpstreamSection {
-	return &UpstreamSection{Name: name, Required: true,
-		Health: HealthSection{Interval: 5 * time.Second, Timeout: 2 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3,
-			HTTP: HTTPSection{Path: "/", Status: 200}},
-		Preconnect: PreconnectSection{MaxAge: 20 * time.Second},
-		Breaker:    BreakerSection{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second, Probes: 1}}
-}
-
 // endpointsField is a list of addresses, or of sections with one.
 func (u *UpstreamSection) endpointsField() field {
 	schema := func() map[string]any {
@@ -68,15 +59,15 @@ func (u *UpstreamSection) endpointsField() field {
 		item := map[string]any{"anyOf": []any{map[string]any{"type": "string"}, section}}
 		return map[string]any{"type": "array", "items": item, "minItems": 1}
 	}
-	return field{"endpoints", "Its addresses: HOST:PORT (a name, an IPv4 or an [IPv6] address) or unix:/path, or sections with an address, its weight and its priority.",
-		schema, u.decodeEndpoints}
+	return field{key: "endpoints", doc: "Its addresses: HOST:PORT (a name, an IPv4 or an [IPv6] address) or unix:/path, or sections with an address, its weight and its priority.",
+		schema: schema, decode: u.decodeEndpoints}
 }
 
 func (e *EndpointSection) fields() []field {
 	return []field{
 		textField("address", "HOST:PORT or unix:/path.", &e.Address, checkEndpoint),
-		intField("weight", "Its share of the sessions. Default 1.", &e.Weight, 1, 1000),
-		intField("priority", "Its group: a higher one is used only when no address of a lower one can be. Default 0.", &e.Priority, 0, 1000),
+		intField("weight", "Its share of the sessions.", &e.Weight, 1, 1000).or(1),
+		intField("priority", "Its group: a higher one is used only when no address of a lower one can be.", &e.Priority, 0, 1000).or(0),
 	}
 }
 
@@ -108,39 +99,39 @@ func (u *UpstreamSection) decodeEndpoints(d *decoder, n *yaml.Node, path string)
 func (u *UpstreamSection) resilienceFields() []field {
 	return []field{
 		textField("srv", "Instead of endpoints: an SRV name like _postgresql._tcp.db.internal, whose records have targets, ports, weights and priorities.", &u.SRV, checkSRV),
-		enumField("balance", "How an address is chosen, always by weight: round_robin takes turns, random takes the less busy of two drawn, least_connections the least busy. Default round_robin.",
-			&u.Balance, "round_robin", "random", "least_connections"),
-		durationField("resolve", "How often names are looked up again; a failure keeps the last answer. Default 30s.", &u.Resolve, time.Second),
+		enumField("balance", "How an address is chosen, always by weight: round_robin takes turns, random takes the less busy of two drawn, least_connections the least busy.",
+			&u.Balance, "round_robin", "random", "least_connections").or("round_robin"),
+		durationField("resolve", "How often names are looked up again; a failure keeps the last answer.", &u.Resolve, time.Second).or(l4.DefaultResolve),
 		sectionField("breaker", "Leaves an address alone that fails.", []field{
-			intField("failures", "How many failed attempts in a row open it; 0 turns it off. Default 5.", &u.Breaker.Failures, 0, 1000),
-			durationField("open", "How long it stays open at first, which doubles with each failed trial. Default 5s.", &u.Breaker.Open, 100*time.Millisecond),
-			durationField("max_open", "The most that open grows to. Default 30s.", &u.Breaker.MaxOpen, 100*time.Millisecond),
-			intField("probes", "Trials at a time after that; the first success closes it. Default 1.", &u.Breaker.Probes, 1, 1000)}),
+			intField("failures", "How many failed attempts in a row open it; 0 turns it off.", &u.Breaker.Failures, 0, 1000).or(5),
+			durationField("open", "How long it stays open at first, which doubles with each failed trial.", &u.Breaker.Open, 100*time.Millisecond).or(5 * time.Second),
+			durationField("max_open", "The most that open grows to.", &u.Breaker.MaxOpen, 100*time.Millisecond).or(30 * time.Second),
+			intField("probes", "Trials at a time after that; the first success closes it.", &u.Breaker.Probes, 1, 1000).or(1)}),
 		sectionField("health", "How the health of each address is told; an unhealthy one gets no sessions, unless nobody else is left and it was well when it was seen last.", u.Health.fields()),
 		sectionField("preconnect", "Connections that are kept ready for the client's first byte: dialled, and through STARTTLS and TLS. Not with starttls: mysql or xmpp, where TLS begins after that byte.", []field{
-			intField("connections", "How many, over all addresses. Default 0.", &u.Preconnect.Connections, 0, 10000),
-			durationField("max_age", "The age at which one is replaced; let it be shorter than what the server allows for silence before a login. Default 20s.", &u.Preconnect.MaxAge, 100*time.Millisecond)}),
+			intField("connections", "How many, over all addresses.", &u.Preconnect.Connections, 0, 10000).or(0),
+			durationField("max_age", "The age at which one is replaced; let it be shorter than what the server allows for silence before a login.", &u.Preconnect.MaxAge, 100*time.Millisecond).or(l4.DefaultPreconnectAge)}),
 		sectionField("limits", "Limits of this upstream.", []field{
-			intField("connections", "The most connections to each address; a session beyond them is refused at once. Default 0: none.", &u.MaxConnections, 0, 1<<30)}),
+			intField("connections", "The most connections to each address; a session beyond them is refused at once.", &u.MaxConnections, 0, 1<<30).or(0, ": none")}),
 	}
 }
 
 func (h *HealthSection) fields() []field {
 	return []field{
-		durationField("interval", "How often the verdict is brought up to date: by what sessions saw meanwhile, else by a probe that goes the way of a session. 0s: off. Default 5s.", &h.Interval, 0),
-		durationField("timeout", "Bounds a probe. Default 2s.", &h.Timeout, 10*time.Millisecond),
-		intField("rise", "How many that pass in a row make an unhealthy address healthy. Default 2.", &h.Rise, 1, 1000),
-		intField("fall", "How many that fail in a row make an address unhealthy. Default 3.", &h.Fall, 1, 1000),
-		durationField("idle_interval", "How often a healthy address without sessions is probed, unless send, expect or http ask it at every interval. Default 60s.", &h.IdleInterval, 0),
+		durationField("interval", "How often the verdict is brought up to date: by what sessions saw meanwhile, else by a probe that goes the way of a session. 0s: off.", &h.Interval, 0).or(5 * time.Second),
+		durationField("timeout", "Bounds a probe.", &h.Timeout, 10*time.Millisecond).or(l4.DefaultHealthTimeout),
+		intField("rise", "How many that pass in a row make an unhealthy address healthy.", &h.Rise, 1, 1000).or(2),
+		intField("fall", "How many that fail in a row make an address unhealthy.", &h.Fall, 1, 1000).or(3),
+		durationField("idle_interval", "How often a healthy address without sessions is probed, unless send, expect or http ask it at every interval.", &h.IdleInterval, 0).or(time.Minute),
 		secretField("send", "What a probe sends once it is connected; a secret, which is not printed. Default: nothing.", &h.Send),
 		textField("expect", "What the server's answer, or its greeting, must contain. Default: nothing.", &h.Expect, nil),
 		textField("user", "With starttls: mysql, as whom a probe logs in and quits, so that the server sees no failed client. It needs no privileges. Default: no login, and a healthy server is not probed.", &h.User, nil),
 		textField("password_file", "File with that user's password, and nothing else; read for each probe. Default: no password.", &h.PasswordFile, nil),
 		sectionField("http", "A question over plain HTTP to another port of the address's host, beside the connection.", []field{
 			intField("port", "Its port.", &h.HTTP.Port, 1, 65535),
-			queryField("path", `What is asked for; what is behind a ? is a secret. Default "/".`, &h.HTTP.Path, checkPath),
-			intField("status", "The status that is well. Default 200.", &h.HTTP.Status, 100, 599)}),
-		boolField("kill_on_down", "Ends the sessions of an address that becomes unhealthy. Default false.", &h.KillOnDown),
+			queryField("path", `What is asked for; what is behind a ? is a secret.`, &h.HTTP.Path, checkPath).or("/"),
+			intField("status", "The status that is well.", &h.HTTP.Status, 100, 599).or(200)}),
+		boolField("kill_on_down", "Ends the sessions of an address that becomes unhealthy.", &h.KillOnDown).or(false),
 	}
 }
 
@@ -202,9 +193,9 @@ func (h *HealthSection) config(p Parts) l4.HealthConfig {
 // limitsField is a listener's limits.
 func (l *ListenerSection) limitsField() field {
 	return sectionField("limits", "Limits of its sessions; one beyond them is refused at once, with the reason limit. 0 is none.", []field{
-		intField("connections", "The most at a time. Default 0.", &l.Limits.Connections, 0, 1<<30),
-		intField("per_client", "The most at a time from one client: an IPv4 address, or a /64 of IPv6. Default 0.", &l.Limits.PerClient, 0, 1<<30),
-		intField("connections_per_second", "The most that begin in a second; as many may begin at once. Default 0.", &l.Limits.PerSecond, 0, 1<<30)})
+		intField("connections", "The most at a time.", &l.Limits.Connections, 0, 1<<30).or(0),
+		intField("per_client", "The most at a time from one client: an IPv4 address, or a /64 of IPv6.", &l.Limits.PerClient, 0, 1<<30).or(0),
+		intField("connections_per_second", "The most that begin in a second; as many may begin at once.", &l.Limits.PerSecond, 0, 1<<30).or(0)})
 }
 
 // checkSRV knows a name from an address.

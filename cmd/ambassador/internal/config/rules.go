@@ -33,8 +33,8 @@ func (l *ListenerSection) rulesField() field {
 	schema := func() map[string]any {
 		return map[string]any{"type": "array", "items": sectionSchema((&RuleSection{}).fields()), "minItems": 1}
 	}
-	return field{"rules", "Who may go where: the first rule that matches decides. All keys of a rule must match, and one of a key's values; a rule without such keys matches everything. If none matches, the session is refused (no_route).",
-		schema, l.decodeRules}
+	return field{key: "rules", doc: "Who may go where: the first rule that matches decides. All keys of a rule must match, and one of a key's values; a rule without such keys matches everything. If none matches, the session is refused (no_route).",
+		schema: schema, decode: l.decodeRules}
 }
 
 func (r *RuleSection) fields() []field {

@@ -24,7 +24,10 @@ func configSchema() map[string]any {
 func sectionSchema(fields []field) map[string]any {
 	properties := map[string]any{}
 	for _, f := range fields {
-		p := map[string]any{"description": f.doc}
+		p := map[string]any{"description": f.description()}
+		if f.def != nil {
+			p["default"] = f.defaultValue()
+		}
 		for k, v := range f.schema() {
 			p[k] = v
 		}

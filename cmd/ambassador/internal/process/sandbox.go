@@ -30,7 +30,7 @@ import (
 
 // noSandboxFor refuses a sandbox that is required where COMMAND would inherit it.
 func noSandboxFor(f *config.File, command []string) error {
-	if len(command) == 0 || f.Sandbox.Mode() != config.LandlockRequired {
+	if len(command) == 0 || f.Sandbox.Landlock != config.LandlockRequired {
 		return nil
 	}
 	p := f.Problem("sandbox.landlock", errors.New("required, and COMMAND would inherit the sandbox; set auto or off, or start COMMAND by itself"))
@@ -345,7 +345,7 @@ func (p *Process) enterSandbox(f *config.File) error {
 		return nil
 	}
 	s, err := p.newSandbox(f)
-	if err != nil && f.Sandbox.Mode() == config.LandlockRequired {
+	if err != nil && f.Sandbox.Landlock == config.LandlockRequired {
 		return fmt.Errorf("sandbox.landlock: required, and it is not possible: %w; set auto or off to start without", err)
 	}
 	if err != nil {
@@ -359,7 +359,7 @@ func (p *Process) enterSandbox(f *config.File) error {
 // newSandbox confines the process to what f needs. An error means that it is not
 // confined.
 func (p *Process) newSandbox(f *config.File) (*sandbox, error) {
-	switch mode := f.Sandbox.Mode(); {
+	switch mode := f.Sandbox.Landlock; {
 	case mode == config.LandlockOff:
 		return nil, errors.New("sandbox.landlock is off")
 	case len(p.opts.Command) > 0:
@@ -374,7 +374,7 @@ func (p *Process) newSandbox(f *config.File) (*sandbox, error) {
 	switch {
 	case len(reply.Enforced) == 0:
 		return nil, errors.New(reply.Reason)
-	case f.Sandbox.Mode() == config.LandlockRequired && abi < abiPorts:
+	case f.Sandbox.Landlock == config.LandlockRequired && abi < abiPorts:
 		return nil, fmt.Errorf("the kernel has Landlock ABI %d, and ports need %d", abi, abiPorts)
 	}
 	if err := restrictProcess(l); err != nil {
@@ -409,7 +409,7 @@ func (p *Process) withinSandbox(f *config.File) error {
 	p.mu.Lock()
 	old := p.file
 	p.mu.Unlock()
-	if old.Sandbox.Mode() != f.Sandbox.Mode() {
+	if old.Sandbox.Landlock != f.Sandbox.Landlock {
 		p.log.Warn("sandbox.landlock has changed, and applies from the next start on", "now", p.sandbox.reply.String())
 	}
 	var problems []config.Problem
