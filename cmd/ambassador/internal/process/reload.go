@@ -38,9 +38,7 @@ func (p *Process) reload() error {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	if p.opts.Load == nil {
-		p.ids.Refresh()
-		p.roots.Refresh()
-		p.users.Refresh()
+		p.secrets.Refresh()
 		p.log.Info("no configuration file to reload; the certificates and users are looked at")
 		return nil
 	}

@@ -73,9 +73,7 @@ type Process struct {
 	log     *logs.Log
 	metrics *metrics.Metrics
 	server  *l4.Server
-	ids     *secrets.Identities
-	roots   *secrets.Identities // the files of tls.ca, by path
-	users   *secrets.Users
+	secrets *secrets.Store
 	web     *admin.Endpoints
 	manager serviceManager
 	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
@@ -161,10 +159,9 @@ func newProcess(ctx context.Context, w program.World, opts Options) *Process {
 		p.signals = make(chan os.Signal, 1)
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
-	p.ids, p.roots = secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.Panicked), secrets.NewIdentities(p.ctx, p.log.Logger, p.metrics.Panicked)
-	p.users = secrets.NewUsers(p.ctx, p.log.Logger)
+	p.secrets = secrets.NewStore(p.ctx, p.log.Logger, p.metrics.Panicked)
 	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
-	p.metrics.Attach(p.server, p.ids.Statuses)
+	p.metrics.Attach(p.server, p.secrets.Identities)
 	p.web = &admin.Endpoints{Env: w.Env, Log: p.log.Logger, Deps: p.adminDeps(), Connections: admin.Connections(l4.DescriptorLimit()), Panics: p.panicked}
 	return p
 }
@@ -195,7 +192,7 @@ func (p *Process) observer() l4.Observer {
 // adminDeps is what the admin API may see and do.
 func (p *Process) adminDeps() admin.Deps {
 	d := admin.DepsFor(p.server)
-	d.Identities, d.Users, d.Rules = p.ids.Statuses, p.users.Statuses, p.rules
+	d.Identities, d.Users, d.Rules = p.secrets.Identities, p.secrets.UsersFiles, p.rules
 	d.Config, d.Sandbox = p.config, p.sandboxed
 	if p.opts.Load != nil {
 		d.Reload = func(context.Context) error { return p.reload() }
@@ -230,13 +227,11 @@ func (p *Process) apply(f *config.File) error {
 	if err := p.withinSandbox(f); err != nil {
 		return err
 	}
-	ids, failedIDs := p.ids.Prepare(f.Identities)
-	roots, failedRoots := p.roots.Prepare(f.RootFiles())
-	users, failedUsers := p.users.Prepare(f.UsersPaths())
-	if err := config.ErrorOf(secrets.ProblemsOf(f, failedIDs, failedRoots, failedUsers)); err != nil {
+	named, err := p.secrets.Prepare(f)
+	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	cfg, err := f.ServerConfig(config.Parts{Identity: ids.Source, Roots: roots.Source, Users: users.Users, Login: secrets.ProbeLogin, Ask: askHTTP})
+	cfg, err := f.ServerConfig(config.Parts{Identity: named.Identity, Roots: named.Roots, Users: named.Users, Login: secrets.ProbeLogin, Ask: askHTTP})
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
@@ -259,9 +254,7 @@ func (p *Process) apply(f *config.File) error {
 		p.guard(p.web.Addrs(nil))
 		return err
 	}
-	p.ids.Commit(ids)
-	p.roots.Commit(roots)
-	p.users.Commit(users)
+	p.secrets.Commit(named)
 	p.metrics.Applied(cfg, ruleSeriesOf(f))
 	p.web.Commit(web)
 	p.guard(p.web.Addrs(nil))
@@ -447,9 +440,7 @@ const (
 func (p *Process) Close() {
 	p.cancel()
 	p.web.Close()
-	waitFor(p.ids.Wait, closeTimeout)
-	waitFor(p.roots.Wait, closeTimeout)
-	waitFor(p.users.Wait, closeTimeout)
+	waitFor(p.secrets.Wait, closeTimeout)
 	waitFor(p.work.Wait, closeTimeout)
 	p.log.Close()
 }

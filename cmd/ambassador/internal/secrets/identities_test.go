@@ -18,11 +18,11 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-func managed(t *testing.T) *Identities {
+func managed(t *testing.T) *Store {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	m := NewIdentities(ctx, slog.New(slog.DiscardHandler), nil)
-	t.Cleanup(func() { cancel(); m.all.Wait() })
+	m := NewStore(ctx, slog.New(slog.DiscardHandler), nil)
+	t.Cleanup(func() { cancel(); m.Wait() })
 	return m
 }
 
@@ -35,29 +35,29 @@ func sections(want map[string]files.Files) (out []*config.IdentitySection) {
 }
 
 // take makes want the identities in use.
-func (m *Identities) take(t *testing.T, want map[string]files.Files) IdentitySet {
+func take(t *testing.T, m *Store, want map[string]files.Files) *Prepared {
 	t.Helper()
-	set, failed := m.Prepare(sections(want))
-	if len(failed) > 0 {
-		t.Fatal(failed)
+	p, err := m.Prepare(&config.File{Identities: sections(want)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	m.Commit(set)
-	return set
+	m.Commit(p)
+	return p
 }
 
 func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 	p, m := cmdtest.NewPairs(t), managed(t)
 	a, b, c := p.Issue("a"), p.Issue("b"), p.Issue("c")
-	first := m.take(t, map[string]files.Files{"same": a, "other": b, "gone": c})
-	second := m.take(t, map[string]files.Files{"same": a, "other": c, "new": b})
-	if first["same"] != second["same"] {
+	first := take(t, m, map[string]files.Files{"same": a, "other": b, "gone": c})
+	second := take(t, m, map[string]files.Files{"same": a, "other": c, "new": b})
+	if first.ids["same"] != second.ids["same"] {
 		t.Error("an unchanged identity was replaced")
 	}
-	if first["other"] == second["other"] {
+	if first.ids["other"] == second.ids["other"] {
 		t.Error("an identity with other files was kept")
 	}
 	var names []string
-	for _, s := range m.Statuses() {
+	for _, s := range m.Identities() {
 		names = append(names, s.Name)
 		if !s.Ready {
 			t.Errorf("%s is not ready: %s", s.Name, s.Reason)
@@ -66,7 +66,7 @@ func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 	if got := strings.Join(names, " "); got != "new other same" {
 		t.Errorf("the identities are %q", got)
 	}
-	if second.Source("same") == nil || second.Source("gone") != nil {
+	if second.Identity("same") == nil || second.Identity("gone") != nil {
 		t.Error("the sources are not those of the configuration")
 	}
 }
@@ -74,13 +74,13 @@ func TestUnchangedIdentitiesSurviveAReload(t *testing.T) {
 func TestAFailedPrepareChangesNothing(t *testing.T) {
 	p, m := cmdtest.NewPairs(t), managed(t)
 	a := p.Issue("a")
-	m.take(t, map[string]files.Files{"a": a})
+	take(t, m, map[string]files.Files{"a": a})
 	absent := files.Files{Cert: filepath.Join(p.Folder, "absent"), Key: filepath.Join(p.Folder, "absent")}
-	_, failed := m.Prepare(sections(map[string]files.Files{"a": a, "b": absent, "c": absent}))
+	_, failed := m.ids.prepare(m.identities(sections(map[string]files.Files{"a": a, "b": absent, "c": absent})))
 	if len(failed) != 2 || failed["b"] == nil || failed["c"] == nil {
 		t.Errorf("failed are %v, want b and c", failed)
 	}
-	if got := m.Statuses(); len(got) != 1 || got[0].Name != "a" {
+	if got := m.Identities(); len(got) != 1 || got[0].Name != "a" {
 		t.Errorf("in use are %v", got)
 	}
 }
@@ -104,15 +104,15 @@ func awaitSerial(t *testing.T, s *certs.Source, old string) {
 
 func TestARenewedPairIsTakenUp(t *testing.T) {
 	p, m := cmdtest.NewPairs(t), managed(t)
-	set := m.take(t, map[string]files.Files{"a": p.Issue("a")})
-	old := set.Source("a").Status().Serial
+	set := take(t, m, map[string]files.Files{"a": p.Issue("a")})
+	old := set.Identity("a").Status().Serial
 	p.Issue("a")
-	awaitSerial(t, set.Source("a"), old)
-	old = set.Source("a").Status().Serial
+	awaitSerial(t, set.Identity("a"), old)
+	old = set.Identity("a").Status().Serial
 	m.Refresh()
 	p.Issue("a")
 	m.Refresh() // the watcher lives on
-	awaitSerial(t, set.Source("a"), old)
+	awaitSerial(t, set.Identity("a"), old)
 }
 
 // What `check` can see of a step identity it sees, and it contacts nobody: there
@@ -159,29 +159,29 @@ func TestIdentitiesFromACAThatIsAway(t *testing.T) {
 		return []*config.IdentitySection{{Name: "me", Step: &step.Config{URL: "https://127.0.0.1:1", Fingerprint: strings.Repeat("0", 64), Provisioner: "p",
 			PasswordFile: filepath.Join(folder, "pw"), Names: names, Storage: filepath.Join(folder, "me")}}}
 	}
-	var sets []IdentitySet
+	var sets []*Prepared
 	for _, names := range [][]string{{"a"}, {"a"}, {"b"}} {
-		set, failed := m.Prepare(section(names...))
-		if len(failed) > 0 {
-			t.Fatal(failed)
+		p, err := m.Prepare(&config.File{Identities: section(names...)})
+		if err != nil {
+			t.Fatal(err)
 		}
-		m.Commit(set)
-		sets = append(sets, set)
+		m.Commit(p)
+		sets = append(sets, p)
 	}
-	if sets[0]["me"] != sets[1]["me"] || sets[1]["me"] == sets[2]["me"] {
+	if sets[0].ids["me"] != sets[1].ids["me"] || sets[1].ids["me"] == sets[2].ids["me"] {
 		t.Error("an unchanged identity was replaced, or another one kept")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), cmdtest.Patience)
 	defer cancel()
-	if err := sets[2].Source("me").Await(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if err := sets[2].Identity("me").Await(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("await: %v", err)
 	}
 	bad := section("a")
 	bad[0].Step.PasswordFile += ".absent"
 	f := parsed(t, cmdtest.Good+"identities: {me: {step: {url: 'https://127.0.0.1:1', fingerprint: "+strings.Repeat("0", 64)+", provisioner: p, names: [a], password_file: "+bad[0].Step.PasswordFile+"}}}")
-	_, failed := m.Prepare(bad)
-	if problems := identityProblems(f, failed); len(problems) != 1 || problems[0].Path != "identities.me.step.password_file" {
-		t.Errorf("problems %v", problems)
+	var problems *config.Error
+	if _, err := m.Prepare(f); !errors.As(err, &problems) || len(problems.Problems) != 1 || problems.Problems[0].Path != "identities.me.step.password_file" {
+		t.Errorf("problems %v", err)
 	}
 }
 

@@ -47,7 +47,7 @@ func fileProblems(f *config.File) []config.Problem {
 			failed[id.Name] = err
 		}
 	}
-	return ProblemsOf(f, failed, failedRoots(f.RootFiles()), failedUsers(f.UsersPaths()))
+	return problemsOf(f, failed, failedRoots(f.RootFiles()), failedUsers(f.UsersPaths()))
 }
 
 // checkIdentity reads the identity's files. Nobody is contacted, and no token is spent.
@@ -90,9 +90,9 @@ func failedRoots(want []*config.IdentitySection) map[string]error {
 	return failed
 }
 
-// ProblemsOf are mistakes in files at the places of their keys: those of
+// problemsOf are mistakes in files at the places of their keys: those of
 // identities by name, those of roots and users by path, and admin.token_file.
-func ProblemsOf(f *config.File, ids, roots, users map[string]error) []config.Problem {
+func problemsOf(f *config.File, ids, roots, users map[string]error) []config.Problem {
 	problems := identityProblems(f, ids)
 	for _, u := range f.Upstreams {
 		if err := roots[u.CAFile()]; err != nil {

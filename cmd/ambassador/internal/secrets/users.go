@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,35 +16,12 @@ import (
 	"ambassador/l4/htpasswd"
 )
 
-// Users keeps the users of every users_file current. Its methods are called
-// one at a time, but for statuses.
-type Users struct {
-	// Static after construction.
-	ctx context.Context // ends the watching
-	log *slog.Logger
-	all sync.WaitGroup // what watches
-
-	mu      sync.Mutex
-	running UsersSet // guarded by mu
-}
-
-// NewUsers keeps users current until ctx ends.
-func NewUsers(ctx context.Context, log *slog.Logger) *Users { return &Users{ctx: ctx, log: log} }
-
-// Wait waits until no file is watched any more, once the context has ended.
-func (m *Users) Wait() { m.all.Wait() }
-
-// UsersSet are the users of one configuration, by the path of their file.
-type UsersSet map[string]*usersFile
-
-// usersFile is one that is, or is to be, watched.
+// usersFile is the users of a users_file, which is watched.
 type usersFile struct {
 	// Static after construction.
 	path  string
 	users *htpasswd.Users
 	log   *slog.Logger
-
-	stop context.CancelFunc // owned by Users; nil before Commit
 
 	looking sync.Mutex        // held while the file is read, so that its states are told in their order
 	sum     [sha256.Size]byte // guarded by looking; of the text in use
@@ -91,84 +67,31 @@ func parseUsers(path string, text []byte) (*htpasswd.List, error) {
 	return nil, errors.Join(all...)
 }
 
-// Users are those of a file; nil if path is empty.
-func (s UsersSet) Users(path string) *htpasswd.Users {
-	if u := s[path]; u != nil {
-		return u.users
-	}
-	return nil
-}
-
-// Prepare gives the users of a configuration: those that are watched already, and
-// others as their files are. Failed has the files that cannot be used. Nothing has
-// changed before Commit.
-func (m *Users) Prepare(paths []string) (next UsersSet, failed map[string]error) {
-	m.mu.Lock()
-	running := m.running
-	m.mu.Unlock()
-	next, failed = UsersSet{}, map[string]error{}
+// usersFiles are those at the paths.
+func (s *Store) usersFiles(paths []string) (want []wanted[*usersFile]) {
 	for _, path := range paths {
-		if u := running[path]; u != nil {
-			next[path] = u
-			continue
-		}
-		list, sum, err := readUsers(path)
-		if err != nil {
-			failed[path] = err
-			continue
-		}
-		next[path] = &usersFile{path: path, users: htpasswd.New(list), log: m.log.With("users_file", path), sum: sum,
-			status: api.UsersFile{File: path, Users: list.Len(), Loaded: time.Now()}}
+		want = append(want, wanted[*usersFile]{name: path, open: func() (*usersFile, error) { return openUsers(path, s.log) }})
 	}
-	return next, failed
+	return want
 }
 
-// Commit watches the new ones, and stops watching those that are not wanted any more.
-func (m *Users) Commit(next UsersSet) {
-	m.mu.Lock()
-	old := m.running
-	m.running = next
-	m.mu.Unlock()
-	for path, u := range old {
-		if next[path] != u {
-			u.stop()
-		}
+// openUsers reads a users_file, which is to be watched.
+func openUsers(path string, log *slog.Logger) (*usersFile, error) {
+	list, sum, err := readUsers(path)
+	if err != nil {
+		return nil, err
 	}
-	for _, u := range next {
-		if u.stop != nil {
-			continue
-		}
-		ctx, cancel := context.WithCancel(m.ctx)
-		u.stop = cancel
-		m.all.Go(func() { files.Watch(ctx, u.log, []string{u.path}, u.look) })
-	}
+	return &usersFile{path: path, users: htpasswd.New(list), log: log.With("users_file", path), sum: sum,
+		status: api.UsersFile{File: path, Users: list.Len(), Loaded: time.Now()}}, nil
 }
 
-// Refresh reads every file now. What it finds it logs.
-func (m *Users) Refresh() {
-	for _, u := range m.list() {
-		u.look()
-	}
+// start watches the file.
+func (u *usersFile) start(ctx context.Context, all *sync.WaitGroup) {
+	all.Go(func() { files.Watch(ctx, u.log, []string{u.path}, u.look) })
 }
 
-// Statuses lists the files by path.
-func (m *Users) Statuses() []api.UsersFile {
-	var out []api.UsersFile
-	for _, u := range m.list() {
-		out = append(out, u.reply())
-	}
-	return out
-}
-
-func (m *Users) list() (out []*usersFile) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, u := range m.running {
-		out = append(out, u)
-	}
-	slices.SortFunc(out, func(a, b *usersFile) int { return strings.Compare(a.path, b.path) })
-	return out
-}
+// refresh reads the file now. What it finds it logs.
+func (u *usersFile) refresh() { u.look() }
 
 // look takes up the users that the file has now. If it cannot be used, that is
 // told once, and the old ones stay.

@@ -26,23 +26,23 @@ func checks(t *testing.T, u *htpasswd.Users, user, password string) bool {
 }
 
 // watchedUsers are the users of a file, with the log of what becomes of it.
-func watchedUsers(t *testing.T, text string) (m *Users, path string, log *cmdtest.Output) {
+func watchedUsers(t *testing.T, text string) (m *Store, path string, log *cmdtest.Output) {
 	t.Helper()
 	path, log = filepath.Join(t.TempDir(), "users"), cmdtest.NewOutput()
 	cmdtest.WriteFile(t, path, text)
-	m = NewUsers(t.Context(), slog.New(slog.NewTextHandler(log, nil)))
+	m = NewStore(t.Context(), slog.New(slog.NewTextHandler(log, nil)), nil)
 	return m, path, log
 }
 
 func TestUsersFollowTheirFile(t *testing.T) {
 	alice, bob := cmdtest.Htpasswd(t, "alice", "wonderland"), cmdtest.Htpasswd(t, "bob", "builder")
 	m, path, log := watchedUsers(t, alice)
-	next, failed := m.Prepare([]string{path})
+	next, failed := m.users.prepare(m.usersFiles([]string{path}))
 	if len(failed) > 0 {
 		t.Fatal(failed)
 	}
-	m.Commit(next)
-	users := next.Users(path)
+	m.users.commit(next)
+	users := next.get(path).users
 	if !checks(t, users, "alice", "wonderland") || checks(t, users, "bob", "builder") {
 		t.Error("the first users are not those of the file")
 	}
@@ -56,7 +56,7 @@ func TestUsersFollowTheirFile(t *testing.T) {
 	if !checks(t, users, "bob", "builder") {
 		t.Error("a bad file has taken the users away")
 	}
-	if s := m.Statuses(); len(s) != 1 || s[0].Users != 2 || !strings.Contains(s[0].LastError, "line 1") || s[0].LastErrorAt == nil {
+	if s := m.UsersFiles(); len(s) != 1 || s[0].Users != 2 || !strings.Contains(s[0].LastError, "line 1") || s[0].LastErrorAt == nil {
 		t.Errorf("status: %+v", s)
 	}
 	cmdtest.WriteFile(t, path, bob)
@@ -64,7 +64,7 @@ func TestUsersFollowTheirFile(t *testing.T) {
 	if checks(t, users, "alice", "wonderland") {
 		t.Error("a user who is gone comes in")
 	}
-	if s := m.Statuses(); s[0].LastError != "" || s[0].Users != 1 {
+	if s := m.UsersFiles(); s[0].LastError != "" || s[0].Users != 1 {
 		t.Errorf("status: %+v", s)
 	}
 }
@@ -74,8 +74,8 @@ func TestUsersFollowTheirFile(t *testing.T) {
 func TestUsersAreToldOnce(t *testing.T) {
 	alice := cmdtest.Htpasswd(t, "alice", "wonderland")
 	m, path, log := watchedUsers(t, alice)
-	next, _ := m.Prepare([]string{path})
-	u := next[path]
+	next, _ := m.users.prepare(m.usersFiles([]string{path}))
+	u := next.get(path)
 	for range 3 {
 		cmdtest.WriteFile(t, path, "")
 		if again := u.look(); again != files.PollInterval {
@@ -94,10 +94,10 @@ func TestUsersAreToldOnce(t *testing.T) {
 
 func TestUsersAreRefreshed(t *testing.T) {
 	m, path, _ := watchedUsers(t, cmdtest.Htpasswd(t, "alice", "wonderland"))
-	m.running, _ = m.Prepare([]string{path}) // and nothing watches them
+	m.users.running, _ = m.users.prepare(m.usersFiles([]string{path})) // and nothing watches them
 	cmdtest.WriteFile(t, path, cmdtest.Htpasswd(t, "bob", "builder"))
 	m.Refresh()
-	if !checks(t, m.running.Users(path), "bob", "builder") {
+	if !checks(t, m.users.running.get(path).users, "bob", "builder") {
 		t.Error("the new users are not in use")
 	}
 }
@@ -105,26 +105,26 @@ func TestUsersAreRefreshed(t *testing.T) {
 func TestUsersOfAReload(t *testing.T) {
 	bob := cmdtest.Htpasswd(t, "bob", "builder")
 	m, path, _ := watchedUsers(t, cmdtest.Htpasswd(t, "alice", "wonderland"))
-	first, _ := m.Prepare([]string{path})
-	m.Commit(first)
+	first, _ := m.users.prepare(m.usersFiles([]string{path}))
+	m.users.commit(first)
 	other := filepath.Join(t.TempDir(), "others")
 	cmdtest.WriteFile(t, other, "nonsense\n"+bob+":\n")
-	second, failed := m.Prepare([]string{path, other})
+	second, failed := m.users.prepare(m.usersFiles([]string{path, other}))
 	if second[path] != first[path] || second[other] != nil || len(failed) != 1 || len(flatten(failed[other])) != 2 {
 		t.Errorf("%v, failed %v", second, failed)
 	}
 	cmdtest.WriteFile(t, other, bob)
-	third, failed := m.Prepare([]string{other})
+	third, failed := m.users.prepare(m.usersFiles([]string{other}))
 	if len(failed) > 0 {
 		t.Fatal(failed)
 	}
-	m.Commit(third)
-	if got := m.Statuses(); len(got) != 1 || got[0].File != other {
+	m.users.commit(third)
+	if got := m.UsersFiles(); len(got) != 1 || got[0].File != other {
 		t.Errorf("%+v", got)
 	}
-	m.Commit(UsersSet{})
+	m.users.commit(set[*usersFile]{})
 	done := make(chan struct{})
-	go func() { m.all.Wait(); close(done) }() // awaited below
+	go func() { m.users.all.Wait(); close(done) }() // awaited below
 	select {
 	case <-done:
 	case <-time.After(cmdtest.Patience):
@@ -135,13 +135,13 @@ func TestUsersOfAReload(t *testing.T) {
 // A users_file that others come to write is not taken up.
 func TestUsersThatEverybodyMayWrite(t *testing.T) {
 	m, path, log := watchedUsers(t, cmdtest.Htpasswd(t, "alice", "wonderland"))
-	m.running, _ = m.Prepare([]string{path})
+	m.users.running, _ = m.users.prepare(m.usersFiles([]string{path}))
 	cmdtest.WriteFile(t, path, cmdtest.Htpasswd(t, "mallory", "x"))
 	if err := os.Chmod(path, 0o606); err != nil {
 		t.Fatal(err)
 	}
 	m.Refresh()
-	if u := m.running.Users(path); !checks(t, u, "alice", "wonderland") || checks(t, u, "mallory", "x") || !strings.Contains(log.String(), "every user of this host may write it") {
+	if u := m.users.running.get(path).users; !checks(t, u, "alice", "wonderland") || checks(t, u, "mallory", "x") || !strings.Contains(log.String(), "every user of this host may write it") {
 		t.Errorf("the users of a file that everybody may write are taken up:\n%s", log)
 	}
 }
