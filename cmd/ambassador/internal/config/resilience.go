@@ -230,9 +230,8 @@ func (u *UpstreamSection) validateResilience(d *decoder, path string) {
 	}
 }
 
-// resilience translates the keys of this file for l4, and gives the text of all
-// that they say.
-func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig, p Parts) (key string) {
+// resilience translates the keys of this file for l4.
+func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig, p Parts) {
 	for _, e := range u.Endpoints {
 		cfg.Endpoints = append(cfg.Endpoints, l4.EndpointConfig{Address: e.Address, Weight: e.Weight, Priority: e.Priority})
 	}
@@ -244,5 +243,4 @@ func (u *UpstreamSection) resilience(cfg *l4.UpstreamConfig, p Parts) (key strin
 	cfg.Preconnect = l4.PreconnectConfig{Connections: u.Preconnect.Connections, MaxAge: u.Preconnect.MaxAge}
 	b := u.Breaker
 	cfg.Breaker = policy.BreakerConfig{Failures: b.Failures, Open: b.Open, MaxOpen: b.MaxOpen, Probes: b.Probes}
-	return fmt.Sprintf("%#v", []any{cfg.Endpoints, cfg.Balance, cfg.Resolve, cfg.MaxConnections, cfg.Breaker, u.Health, u.Preconnect})
 }

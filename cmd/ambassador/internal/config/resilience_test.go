@@ -1,6 +1,7 @@
 package config
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -45,5 +46,58 @@ func TestResilienceReachesTheServer(t *testing.T) {
 	cfg, _ := f.ServerConfig(noParts())
 	if e := cfg.Upstreams[0].Endpoints; len(e) != 1 || e[0].Address != "srv:_pg._tcp.h" {
 		t.Errorf("srv: %+v", e)
+	}
+}
+
+// A reload replaces an upstream of which any key has changed, and keeps the others.
+func TestEveryKeyOfAnUpstreamReplacesIt(t *testing.T) {
+	load := func() (*File, *UpstreamSection) {
+		f, err := parse(cmdtest.Good + "    tls: {}\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f, f.Upstreams[0]
+	}
+	f, u := load()
+	was := f.upstreamKey(u)
+	if again, same := load(); again.upstreamKey(same) != was {
+		t.Error("an upstream that is unchanged is replaced")
+	}
+	n := 0
+	var change func(path string, v reflect.Value)
+	change = func(path string, v reflect.Value) {
+		old := reflect.ValueOf(v.Interface())
+		switch v.Kind() {
+		case reflect.Pointer:
+			change(path, v.Elem())
+			return
+		case reflect.Struct:
+			for i := range v.NumField() {
+				change(path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+			return
+		case reflect.String:
+			v.SetString(v.String() + "x")
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		case reflect.Int, reflect.Int64:
+			v.SetInt(v.Int() + 1)
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), v.Len()+1, v.Len()+1))
+		default:
+			t.Fatalf("%s: a %s; teach this test to change one", path, v.Kind())
+		}
+		if n++; f.upstreamKey(u) == was {
+			t.Errorf("%s has changed, and the upstream is kept", path)
+		}
+		v.Set(old)
+	}
+	change("upstream", reflect.ValueOf(u).Elem())
+	if n < 35 {
+		t.Errorf("%d keys were changed", n)
+	}
+	f.DNS.Servers = []string{"192.0.2.1"}
+	if f.upstreamKey(u) == was {
+		t.Error("the DNS servers have changed, and the upstream is kept")
 	}
 }

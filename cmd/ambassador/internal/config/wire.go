@@ -98,12 +98,12 @@ func (f *File) Problem(path string, err error) Problem {
 func (f *File) upstreamConfig(u *UpstreamSection, p Parts) (l4.UpstreamConfig, error) {
 	cfg := l4.UpstreamConfig{Name: u.Name, Required: u.Required,
 		Connect: l4.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
-	key := u.resilience(&cfg, p)
+	u.resilience(&cfg, p)
 	if u.StartTLS != "none" {
 		cfg.StartTLS = u.StartTLS
 	}
 	cfg.DNSServers, cfg.ProxyProtocol, cfg.Dynamic, cfg.Mark = f.DNSServers(), u.proxyVersion(), u.Dynamic, u.Mark
-	cfg.Key = fmt.Sprintf("%#v", []any{key, cfg.StartTLS, cfg.ProxyProtocol, cfg.Connect, cfg.DNSServers, cfg.Required, cfg.Dynamic, cfg.Mark})
+	cfg.Key = f.upstreamKey(u)
 	if u.TLS == nil {
 		return cfg, nil
 	}
@@ -112,15 +112,27 @@ func (f *File) upstreamConfig(u *UpstreamSection, p Parts) (l4.UpstreamConfig, e
 		return cfg, err
 	}
 	policy.Roots = p.Roots(u.CAFile())
-	cfg.Key += fmt.Sprintf("%#v", *u.TLS)
-	if id := f.identity(u.TLS.Identity); id != nil {
-		cfg.Key += id.Key()
-	}
 	cfg.TLS = certs.NewOriginator(policy).Config
 	if policy.Source != nil {
 		cfg.IdentityReady, cfg.AwaitIdentity = policy.Source.Ready, policy.Source.Await
 	}
 	return cfg, nil
+}
+
+// upstreamKey is the text of all that makes an upstream another one for a reload: its
+// whole section, so that no key of it can be forgotten, and what that refers to.
+func (f *File) upstreamKey(u *UpstreamSection) string {
+	section := *u
+	section.TLS = nil // a pointer is another one after each reload
+	text := fmt.Sprintf("%#v%#v", section, f.DNS)
+	if u.TLS == nil {
+		return text
+	}
+	text += fmt.Sprintf("%#v", *u.TLS)
+	if id := f.identity(u.TLS.Identity); id != nil {
+		text += id.Key()
+	}
+	return text
 }
 
 // DNSServers are the addresses of dns.servers with their ports; none: the system's.
