@@ -248,7 +248,7 @@ func netcatLine(addr string) string {
 func (d *demo) runOnce(ctx context.Context, a *app, f *config.File) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	f.Admin.Off = true // nobody will have the time to ask
+	f.Admin.Off = true // there is no time to ask it
 	p, err := process.Start(ctx, a.World, f, process.Options{})
 	if err != nil {
 		return err

@@ -35,5 +35,5 @@
 // # Not promised
 //
 //   - That COMMAND ends when we are killed: SIGKILL leaves it running.
-//   - That a log line is written where nobody reads standard error.
+//   - That a log line is written where standard error has no reader.
 package main

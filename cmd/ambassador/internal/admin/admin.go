@@ -38,7 +38,7 @@ type Deps struct {
 
 	// Identities may be nil: there are none.
 	Identities func() []certs.Status
-	// Users may be nil: nobody logs in.
+	// Users may be nil: there are no users files.
 	Users func() []api.UsersFile
 	// Rules is how many a listener has. It may be nil: none.
 	Rules func(listener string) int
@@ -93,10 +93,10 @@ func newProbeHandler(d Deps) http.Handler {
 }
 
 const (
-	// adminTimeout bounds a request as a whole, a reload included. It bounds
+	// requestTimeout bounds a request as a whole, a reload included. It bounds
 	// reading as well as writing, because net/http cancels the context of a
 	// request that is still being served when ReadTimeout has passed.
-	adminTimeout = 60 * time.Second
+	requestTimeout = 60 * time.Second
 	// metricsTimeout is the same where nothing can be reloaded.
 	metricsTimeout = turnTimeout + sendTimeout + 5*time.Second
 	// webIdleTimeout keeps the connection of a scraper that comes once a minute.
@@ -126,23 +126,23 @@ type admin struct {
 	turns *turns
 }
 
-// adminRoute is one path of the API, with the only method it has.
-type adminRoute struct {
+// route is one path of the API, with the only method it has.
+type route struct {
 	method, path string
 	query        []string // the parameters it knows
 	serve        func(http.ResponseWriter, *http.Request) error
 }
 
-func (a *admin) probes() []adminRoute {
-	return []adminRoute{
+func (a *admin) probes() []route {
+	return []route{
 		{"GET", api.PathLive, nil, a.livez},
 		{"GET", api.PathReady, []string{"upstream", "verbose"}, a.readyz},
 		{"GET", api.PathMetrics, []string{"name[]"}, a.scrape},
 	}
 }
 
-func (a *admin) api() []adminRoute {
-	return []adminRoute{
+func (a *admin) api() []route {
+	return []route{
 		{"GET", api.PathStatus, nil, a.status},
 		{"GET", api.PathSessions, []string{"client"}, a.listSessions},
 		{"GET", api.PathRecent, []string{"client"}, a.listRecent},
@@ -157,7 +157,7 @@ func (a *admin) api() []adminRoute {
 }
 
 // handler makes one handler of the routes. Every request passes the guard first.
-func (a *admin) handler(routes []adminRoute) http.Handler {
+func (a *admin) handler(routes []route) http.Handler {
 	mux := http.NewServeMux()
 	var paths []string
 	for _, r := range routes {
@@ -206,7 +206,7 @@ func (a *admin) guarded(serve func(http.ResponseWriter, *http.Request) error) ht
 }
 
 // check refuses another method and parameters that would be ignored.
-func (r *adminRoute) check(req *http.Request) *api.Error {
+func (r *route) check(req *http.Request) *api.Error {
 	if req.Method != r.method && !(req.Method == http.MethodHead && r.method == http.MethodGet) {
 		return &api.Error{Status: http.StatusMethodNotAllowed, Text: req.Method + " " + req.URL.Path + ": this path takes only " + r.method, Hint: "use one of paths"}
 	}
@@ -227,7 +227,7 @@ func (r *adminRoute) check(req *http.Request) *api.Error {
 
 // costs says whether the answer takes long enough to wait for a turn. What probes
 // ask does not: nothing may hold those up.
-func (r *adminRoute) costs(req *http.Request) bool {
+func (r *route) costs(req *http.Request) bool {
 	return r.method == http.MethodGet && !isProbe(req)
 }
 
@@ -237,7 +237,7 @@ func isProbe(r *http.Request) bool {
 	return (r.URL.Path == api.PathLive || r.URL.Path == api.PathReady) && r.URL.RawQuery == ""
 }
 
-func (r *adminRoute) knownQuery() string {
+func (r *route) knownQuery() string {
 	if len(r.query) == 0 {
 		return r.path + " takes no parameter"
 	}
@@ -523,7 +523,7 @@ func (a *admin) doDrain(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// doQuit answers before it acts: afterwards there may be nobody to answer.
+// doQuit answers before it acts: afterwards the client may be gone.
 func (a *admin) doQuit(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Connection", "close")
 	replyJSON(w, http.StatusAccepted, api.Quitting{Quitting: true, Sessions: a.active()})

@@ -417,7 +417,7 @@ func TestAdminOfARealServer(t *testing.T) {
 }
 
 func TestHTTPServerBoundsEveryWait(t *testing.T) {
-	s := newHTTPServer(http.NotFoundHandler(), &Gate{}, adminTimeout, slog.New(slog.DiscardHandler))
+	s := newHTTPServer(http.NotFoundHandler(), &Gate{}, requestTimeout, slog.New(slog.DiscardHandler))
 	for name, d := range map[string]time.Duration{"ReadHeaderTimeout": s.ReadHeaderTimeout, "ReadTimeout": s.ReadTimeout, "WriteTimeout": s.WriteTimeout, "IdleTimeout": s.IdleTimeout} {
 		if d <= 0 || d > 5*time.Minute {
 			t.Errorf("%s is %v", name, d)

@@ -183,7 +183,7 @@ func serveOn(t *testing.T, ln net.Listener, addr string, h http.Handler) string 
 // serveGated serves as endpoints do, until the test ends.
 func serveGated(t *testing.T, ln net.Listener, gate *Gate, h http.Handler) {
 	t.Helper()
-	s := newHTTPServer(h, gate, adminTimeout, slog.New(slog.DiscardHandler))
+	s := newHTTPServer(h, gate, requestTimeout, slog.New(slog.DiscardHandler))
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(gate.Listen(ln)) }() // the cleanup waits for it
 	t.Cleanup(func() { s.Close(); <-done })

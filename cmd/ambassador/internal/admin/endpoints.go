@@ -134,7 +134,7 @@ func (m *Endpoints) prepareAdmin(ctx context.Context, set *EndpointSet, want *So
 		if err != nil {
 			return err
 		}
-		e = m.bind(set, "admin", at.At, addr, ln, adminTimeout)
+		e = m.bind(set, "admin", at.At, addr, ln, requestTimeout)
 	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
 	}

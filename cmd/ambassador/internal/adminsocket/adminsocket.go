@@ -32,11 +32,11 @@ func Listen(ctx context.Context, env func(string) (string, bool), at Address) (l
 	path, unix := strings.CutPrefix(at.At, "unix:")
 	switch {
 	case at.At == "":
-		ln, err = listenAdminDefault(ctx, DefaultFolder(env))
+		ln, err = bindDefault(ctx, DefaultFolder(env))
 	case unix:
 		ln, err = l4.ListenUnix(ctx, path, l4.SocketConfig{})
 	default:
-		ln, err = listenAdminTCP(ctx, at)
+		ln, err = listenTCP(ctx, at)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("admin: %w", err)
@@ -48,7 +48,7 @@ func Listen(ctx context.Context, env func(string) (string, bool), at Address) (l
 	return ln, addr, nil
 }
 
-func listenAdminTCP(ctx context.Context, at Address) (net.Listener, error) {
+func listenTCP(ctx context.Context, at Address) (net.Listener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
 	ln, err := lc.Listen(ctx, "tcp", at.At)
@@ -68,7 +68,7 @@ func listenAdminTCP(ctx context.Context, at Address) (net.Listener, error) {
 // Folder is a folder where default admin sockets are.
 type Folder struct {
 	Path string
-	// given: a supervisor made the folder and answers for who may enter it.
+	// given: a supervisor made the folder and chose its mode.
 	// Otherwise we make it, and use it only if it is ours alone.
 	given bool
 }
@@ -80,9 +80,9 @@ func DefaultFolder(env func(string) (string, bool)) Folder {
 	return Folders(env)[0]
 }
 
-// systemAdminFolder is where a service with RuntimeDirectory=ambassador, and the
+// systemFolder is where a service with RuntimeDirectory=ambassador, and the
 // container image, have their socket.
-const systemAdminFolder = "/run/ambassador"
+const systemFolder = "/run/ambassador"
 
 // Folders are the folders in which clients look for a socket: those that a
 // default socket would be in, in their order, and, where the environment is not
@@ -103,7 +103,7 @@ func Folders(env func(string) (string, bool)) []Folder {
 	}
 	out = append(out, Folder{Path: filepath.Join(tmp, "ambassador-"+strconv.Itoa(os.Geteuid()))})
 	if given == "" {
-		out = append(out, Folder{systemAdminFolder, true})
+		out = append(out, Folder{systemFolder, true})
 	}
 	return out
 }
@@ -145,9 +145,9 @@ func (f Folder) check() error {
 	return nil
 }
 
-// listenAdminDefault binds admin.sock, or admin-PID.sock where another process
+// bindDefault binds admin.sock, or admin-PID.sock where another process
 // answers on that, and clears away what dead processes have left.
-func listenAdminDefault(ctx context.Context, f Folder) (net.Listener, error) {
+func bindDefault(ctx context.Context, f Folder) (net.Listener, error) {
 	if err := f.prepare(); err != nil {
 		return nil, err
 	}
@@ -157,7 +157,7 @@ func listenAdminDefault(ctx context.Context, f Folder) (net.Listener, error) {
 	}
 	defer unlock()
 	path := filepath.Join(f.Path, "admin.sock")
-	for _, other := range adminSocketsIn(f.Path) {
+	for _, other := range socketsIn(f.Path) {
 		switch err := l4.KnockUnix(ctx, other); {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			os.Remove(other)
@@ -168,8 +168,8 @@ func listenAdminDefault(ctx context.Context, f Folder) (net.Listener, error) {
 	return l4.ListenUnix(ctx, path, l4.SocketConfig{})
 }
 
-// adminSocketsIn lists the default admin sockets of a folder, dead ones included.
-func adminSocketsIn(dir string) []string {
+// socketsIn lists the default admin sockets of a folder, dead ones included.
+func socketsIn(dir string) []string {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
@@ -189,7 +189,7 @@ func adminSocketsIn(dir string) []string {
 const lockTimeout = 2 * time.Second
 
 // lockFolder lets one process at a time decide which sockets of a folder are
-// dead, so that nobody removes one that has just been bound.
+// dead, so that one that has just been bound is not removed.
 func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
@@ -225,7 +225,7 @@ func Live(ctx context.Context, folders []Folder) (live []string, failed []error)
 		if f.check() != nil {
 			continue
 		}
-		for _, path := range adminSocketsIn(f.Path) {
+		for _, path := range socketsIn(f.Path) {
 			switch err := l4.KnockUnix(ctx, path); {
 			case err == nil && !slices.Contains(live, path):
 				live = append(live, path)

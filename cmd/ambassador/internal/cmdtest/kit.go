@@ -105,7 +105,7 @@ upstreams:
 `, upstream, strings.Join(more, "\n"))
 }
 
-// Nobody is an address on which nobody listens.
+// Nobody is an address without a listener.
 func Nobody(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -412,7 +412,7 @@ func EnvOf(pairs ...string) func(string) (string, bool) {
 const LoginRefused = 255
 
 // AskSOCKS5 asks in SOCKS5 for "HOST:PORT", and gives the connection with the reply's code:
-// one that is refused is closed. User is "NAME:PASSWORD"; empty: nobody logs in.
+// one that is refused is closed. User is "NAME:PASSWORD"; empty: no login.
 func AskSOCKS5(t *testing.T, at, user, dest string) (c net.Conn, code byte) {
 	t.Helper()
 	c = DialPrinted(t, at)

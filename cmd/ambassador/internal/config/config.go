@@ -125,7 +125,7 @@ type ListenerSection struct {
 	Name, Listen          string
 	Socket                SocketSection
 	UnsafePlaintextListen bool
-	ProxyFrom             []string            // of proxy_protocol; empty: nobody sends headers
+	ProxyFrom             []string            // of proxy_protocol; empty: no headers are sent
 	TLS                   *ListenerTLSSection // nil: plaintext
 	StartTLS              string
 	SOCKS5, HTTPConnect   *RequestSection // nil: clients do not speak it

@@ -18,7 +18,7 @@ import (
 
 // RequestSection is a listener's socks5 or http_connect.
 type RequestSection struct {
-	UsersFile string // empty: nobody is asked who he is
+	UsersFile string // empty: no login is required
 }
 
 // requestField is socks5 or http_connect.
@@ -84,7 +84,7 @@ func (l *ListenerSection) requestProtocol() l4.RequestProtocol {
 // HasDestination says whether clients of the listener say where they want to go.
 func (l *ListenerSection) HasDestination() bool { return l.requestProtocol() != l4.RequestNone }
 
-// UsersFile is the file of those who may ask; empty if nobody is asked.
+// UsersFile is the file of the users who may ask; empty if no login is required.
 func (l *ListenerSection) UsersFile() string {
 	if r := l.Request(); r != nil {
 		return r.UsersFile
@@ -271,7 +271,7 @@ func (l *ListenerSection) egressNotes(f *File) (out []string) {
 	return append(out, l.unreachableRules()...)
 }
 
-// UsersPaths are the files of those who may ask at listeners, each once.
+// UsersPaths are the users files of the listeners, each once.
 func (f *File) UsersPaths() (out []string) {
 	for _, l := range f.Listeners {
 		if path := l.UsersFile(); path != "" && !slices.Contains(out, path) {

@@ -72,7 +72,7 @@ func (f *File) ServerConfig(p Parts) (cfg l4.Config, err error) {
 }
 
 // greeting is the text of all that decides how clients of a listener are greeted, but
-// for who may log in.
+// for the users who may log in.
 func (f *File) greeting(l *ListenerSection) string {
 	text := fmt.Sprintf("%#v", []any{l.ProxyFrom, l.asked(), l.requestProtocol(), l.SNI, l.Context})
 	if l.TLS == nil {

@@ -118,7 +118,7 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// brief is readable for a person who knows which day it is.
+// brief is readable without the date.
 func brief(groups []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindTime && (a.Key == slog.TimeKey || a.Key == "start") {
 		a.Value = slog.StringValue(a.Value.Time().Format("15:04:05.000"))

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// logWriter writes log lines in the background, so that who reads the log, or
-// does not, never holds up a connection. A line is written at once if none was
-// for a while; in a busy moment lines are written together.
+// logWriter writes log lines in the background, so that a slow reader of the log never
+// delays a connection. A line is written at once if none was for a while; in a busy
+// moment lines are written together.
 //
 // Lines that the reader does not take in time are kept, maxLogBacklog bytes of
 // them; beyond that they are counted and dropped, and a line says how many.
@@ -69,7 +69,7 @@ func (l *logWriter) flush() {
 	out := l.buf
 	l.buf = l.spare[:0]
 	l.mu.Unlock()
-	l.w.Write(out) // an error has nobody to be told to
+	l.w.Write(out) // an error can be told nowhere
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.spare = out[:0]

@@ -299,7 +299,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 // collectAddresses tells of an upstream's addresses. Every state has a series, so
-// that one that nobody is in is told as zero.
+// that an empty one is zero and not missing.
 func collectAddresses(d stateDescs, u l4.UpstreamStatus, gauge func(*prometheus.Desc, float64, ...string)) {
 	if u.Dynamic { // its destinations are the clients', and have no bound
 		for _, s := range []policy.BreakerState{policy.Closed, policy.HalfOpen, policy.Open} {

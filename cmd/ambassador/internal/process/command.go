@@ -68,7 +68,7 @@ func startChild(w program.World, args []string) (*child, error) {
 	if err := c.cmd.Start(); err != nil {
 		return nil, notStarted(args[0], err)
 	}
-	go c.wait() // ends with the command; whoever wants to know waits for done
+	go c.wait() // ends with the command; done says so
 	return c, nil
 }
 

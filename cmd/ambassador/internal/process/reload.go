@@ -84,7 +84,7 @@ func newFileWatch(path string) *fileWatch {
 }
 
 // run calls changed when the content is another one and has been so for two
-// looks: who writes a file in pieces is not interrupted. It ends with ctx.
+// looks: a file that is written in pieces is read when it is whole. It ends with ctx.
 func (w *fileWatch) run(ctx context.Context, changed func()) {
 	seen := w.used
 	for sleep(ctx, watchInterval) {

@@ -49,11 +49,11 @@ func FileOptions(path string, env func(string) (string, bool), watch bool, edit 
 type Options struct {
 	// Load reads the configuration, for a reload. Nil: there is no file.
 	Load func() (*config.File, error)
-	// watch asks for a reload when the file changes. Nil: nobody does.
+	// watch asks for a reload when the file changes. Nil: nothing does.
 	watch *fileWatch
 	// Command is started once ready, and its end is ours. Empty: none.
 	Command []string
-	// Seen is told of every session that has ended. Nil: nobody is.
+	// Seen is called with the record of every session that has ended. It may be nil.
 	Seen func(*l4.Record)
 	// Descriptors is how many the rest of the process may need.
 	Descriptors int
@@ -372,7 +372,7 @@ func (p *Process) Wait() error {
 			command = c
 		case <-command.ended():
 			p.log.Info("COMMAND has ended", "pid", command.cmd.Process.Pid, "state", command.cmd.ProcessState.String())
-			p.Drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // nobody is left to be told of it beforehand
+			p.Drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // no client has to hear of it beforehand
 			return command.err
 		case <-p.ctx.Done():
 			err := command.kill()
@@ -432,7 +432,7 @@ const (
 	// are written after Shutdown has let go of them.
 	recordsTimeout = 2 * time.Second
 	// closeTimeout bounds the wait for what ends with ctx: only reading a file
-	// on a network that hangs can take longer, and that waits for nobody.
+	// on a network that hangs can take longer, and nothing waits for that.
 	closeTimeout = 5 * time.Second
 )
 

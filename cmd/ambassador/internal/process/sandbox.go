@@ -391,7 +391,7 @@ func (p *Process) wants(f *config.File) *wants {
 	return wantsOf(f, cfgPath, adminsocket.DefaultFolder(p.world.Env).Path)
 }
 
-// sandboxed is what is enforced, for the API; nil where nobody asked for it.
+// sandboxed is what is enforced, for the API; nil where the process is not alone.
 func (p *Process) sandboxed() *api.Sandbox {
 	if p.sandbox == nil {
 		return nil

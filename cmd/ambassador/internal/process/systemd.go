@@ -25,8 +25,8 @@ func inheritedSockets() map[string][]*os.File {
 	return sockets
 }
 
-// serviceManager is who started us and wants to know how we are (sd_notify): the
-// zero value is nobody.
+// serviceManager is the one that started us and listens on $NOTIFY_SOCKET (sd_notify).
+// The zero value is none.
 type serviceManager struct {
 	socket   string        // $NOTIFY_SOCKET
 	watchdog time.Duration // it kills us after so long without a sign; zero: never
@@ -42,7 +42,7 @@ func newServiceManager(env func(string) (string, bool)) serviceManager {
 	}
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		watchdog = 0 // not a number: nobody waits for a sign
+		watchdog = 0 // not a number: there is no watchdog
 	}
 	return serviceManager{socket, watchdog}
 }
@@ -51,7 +51,7 @@ func newServiceManager(env func(string) (string, bool)) serviceManager {
 // manager that hangs fills up, and writing to it would wait for ever.
 const notifyTimeout = time.Second
 
-// tell sends a message. Nobody can be told if that fails.
+// tell sends a message. A failure is ignored: there is nothing else to do.
 func (m serviceManager) tell(lines ...string) {
 	if m.socket == "" {
 		return

@@ -11,7 +11,7 @@ type World struct {
 	Stdout, Stderr io.Writer
 	Env            func(string) (string, bool)
 	Version        string // of the program
-	Alone          bool   // the process is ours, and what is done to it for good harms nobody
+	Alone          bool   // the process is ours alone, and may be changed for good
 }
 
 // ExitError is an error that decides the exit code: 2 for usage and

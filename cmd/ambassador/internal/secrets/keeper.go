@@ -28,7 +28,7 @@ type item interface {
 }
 
 // wanted is an item that a configuration names. Key is the text of all that makes it
-// another one, where the name is the same. Open reads its files and contacts nobody.
+// another one, where the name is the same. Open reads its files and contacts no host.
 type wanted[T item] struct {
 	name, key string
 	open      func() (T, error)

@@ -50,7 +50,7 @@ func fileProblems(f *config.File) []config.Problem {
 	return problemsOf(f, failed, failedRoots(f.RootFiles()), failedUsers(f.UsersPaths()))
 }
 
-// checkIdentity reads the identity's files. Nobody is contacted, and no token is spent.
+// checkIdentity reads the identity's files. No host is contacted, and no token is spent.
 func checkIdentity(id *config.IdentitySection) error {
 	switch {
 	case id.Step != nil:
@@ -208,7 +208,7 @@ func keyOf(id *config.IdentitySection, err error) string {
 	return certificate
 }
 
-// failedUsers reads the files of those who may ask.
+// failedUsers reads the users files.
 func failedUsers(paths []string) map[string]error {
 	failed := map[string]error{}
 	for _, path := range paths {

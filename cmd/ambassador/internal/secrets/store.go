@@ -36,7 +36,7 @@ type Prepared struct {
 }
 
 // Prepare reads what a configuration names and what does not run unchanged already.
-// Nobody is contacted, and nothing has changed before Commit. A certificate that is only
+// No host is contacted, and nothing has changed before Commit. A certificate that is only
 // not valid now, or that must first be got, is no failure: its upstreams are not ready
 // until a good one is there. The error is a *config.Error with what is wrong in each file,
 // at the place of its key.
