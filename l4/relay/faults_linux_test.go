@@ -196,7 +196,12 @@ func writeFails(t *testing.T, up kind, f fault, n int) {
 	case syscall.ETIMEDOUT:
 		want = EndUpstreamLost
 	case syscall.ECONNRESET, syscall.EPIPE:
-		waitFor(t, func() bool { f := p.session.(*flow); f.mu.Lock(); defer f.mu.Unlock(); return f.sides[1].broken != nil })
+		waitFor(t, func() bool {
+			f := p.session.(*flow)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.ledger.sides[1].broken != nil
+		})
 		p.up.closeWrite()
 	}
 	if n == 1 { // else the writer has met it

@@ -34,36 +34,30 @@ type flow struct {
 	heapIndex int32 // guarded by clock.mu; 0: not in the clock's heap
 	due       int64 // guarded by clock.mu
 
-	mu        sync.Mutex
-	sides     [2]side // guarded by mu, like all below
-	result    *Result // set when over
-	noSplice  bool    // the kernel cannot splice these sockets, or has no memory for it
-	settling  bool    // Settled was called, or is due
-	aged      bool    // it has lived for SettleAfter
-	over      bool    // result is decided, and the sockets are closed
-	truncated bool
+	mu       sync.Mutex
+	sides    [2]side // guarded by mu, like all below
+	ledger   ledger  // over: the sockets are closed, too
+	noSplice bool    // the kernel cannot splice these sockets, or has no memory for it
+	settling bool    // Settled was called, or is due
+	aged     bool    // it has lived for SettleAfter
 
 	dueSettled, dueDone bool // the calls that release still has to make
 	inSettled           bool // Settled is running: Done waits for its return
 
-	epfd       int32 // the epoll descriptor that has its sockets
-	firstClose Side
+	epfd int32 // the epoll descriptor that has its sockets
 }
 
 // side is one socket of a flow.
 type side struct {
-	fd     int32  // -1 once closed
-	mask   uint32 // the events that epoll watches
-	known  bool   // epoll has the descriptor
-	hung   bool   // epoll has reported a hang-up or an error, and will report it again
-	eof    bool   // it has sent its FIN
-	passed bool   // its FIN has been passed on
-	bulk   bool   // its bytes are spliced
-	broken error  // the error of a failed write to it
-	held   []byte // bytes for it that it has not accepted yet
-	pipe   *pipe  // the same, spliced
-	tls    *tlsSide
-	late   *net.KeepAliveConfig // keepalive options still to be set; nil: none
+	fd    int32  // -1 once closed
+	mask  uint32 // the events that epoll watches
+	known bool   // epoll has the descriptor
+	hung  bool   // epoll has reported a hang-up or an error, and will report it again
+	bulk  bool   // its bytes are spliced
+	held  []byte // bytes for it that it has not accepted yet
+	pipe  *pipe  // the same, spliced
+	tls   *tlsSide
+	late  *net.KeepAliveConfig // keepalive options still to be set; nil: none
 }
 
 // tlsSide is the TLS of a side.
@@ -76,15 +70,12 @@ type tlsSide struct {
 	unread    bool // conn may hold bytes that it read before Start
 }
 
-// sentCloseNotify reports whether the side ended with close_notify. A later
-// failure of its socket does not affect the bytes that it sent; bytes sent to it
-// fail and report that.
-func (s *side) sentCloseNotify() bool { return s.eof && s.tls != nil && !s.tls.transport.cut() }
-
-// refusesCloseNotify reports whether our close_notify, after the side's own, is
-// all that the side did not accept.
-func (s *side) refusesCloseNotify() bool {
-	return s.broken != nil && s.sentCloseNotify() && s.tls.notified && s.tls.owed == 0
+// finKind is how the side's FIN has come.
+func (s *side) finKind() finKind {
+	if s.tls == nil {
+		return finPlain
+	}
+	return s.tls.transport.finKind()
 }
 
 func (s *side) holding() bool { return len(s.held) > 0 || s.pipe != nil }
@@ -123,10 +114,8 @@ func (f *flow) Quiet() (time.Duration, Side) {
 func (f *flow) HalfClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.halfClosed()
+	return f.ledger.halfClosed()
 }
-
-func (f *flow) halfClosed() bool { return f.sides[0].eof != f.sides[1].eof }
 
 // startFlow makes a flow of two sockets. It returns nil, and changes nothing, if
 // a side is not a socket or resources do not suffice.
@@ -143,10 +132,10 @@ func (e *Engine) startFlow(c *Config) *flow {
 		return nil
 	}
 	f.begin(c)
-	if !f.over {
+	if !f.ledger.over {
 		loop.clock.set(f, f.start+int64(f.next()))
 	}
-	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within Start
+	f.releaseWith(func() { go f.owner.Done(*f.ledger.result) }) // never from within Start
 	return f
 }
 
@@ -209,7 +198,7 @@ func (f *flow) watch(d direction, l *Leg) bool {
 
 // untake undoes take. Events that wait for f.mu find an ended flow.
 func (f *flow) untake(legs [2]*Leg) {
-	f.over = true
+	f.ledger.over = true
 	for i := range f.sides {
 		fd := f.sides[i].fd
 		if fd <= 0 {
@@ -251,7 +240,7 @@ func (f *flow) ready(w *workspace, fd int32, events uint32) {
 	defer f.release()
 	defer f.contain()
 	for i := range f.sides {
-		if f.sides[i].fd == fd && !f.over {
+		if f.sides[i].fd == fd && !f.ledger.over {
 			f.event(w, direction(i), events)
 			f.rearm()
 		}
@@ -267,8 +256,8 @@ func (f *flow) event(w *workspace, d direction, events uint32) {
 	if events&(unix.EPOLLOUT|gone) != 0 && s.holding() {
 		f.flush(w, 1-d)
 	}
-	if s.eof && events&unix.EPOLLERR != 0 && !f.over {
-		if errno := pendingError(s.fd); errno != 0 && !s.sentCloseNotify() {
+	if own := &f.ledger.sides[d]; own.eof && events&unix.EPOLLERR != 0 && !f.ledger.over {
+		if errno := pendingError(s.fd); errno != 0 && !own.clean {
 			f.failed(d.from(), ioError("read", errno))
 		}
 		return
@@ -299,7 +288,7 @@ const heldMax = 2 * tlsRead
 // flowing reports whether direction d can be read now.
 func (f *flow) flowing(d direction) bool {
 	src, dst := &f.sides[d], &f.sides[1-d]
-	return !f.over && !src.eof && len(src.held) < heldMax && !dst.holding() && dst.broken == nil
+	return !f.ledger.over && !f.ledger.sides[d].eof && len(src.held) < heldMax && !dst.holding() && f.ledger.sides[1-d].broken == nil
 }
 
 // pump moves bytes in direction d while there are some, at most pumpBudget.
@@ -469,7 +458,7 @@ func (f *flow) decrypted(w *workspace, d direction, in []byte) {
 		f.deliver(w, d, w.plain[:n])
 	}
 	switch {
-	case f.over || err == errWouldBlock:
+	case f.ledger.over || err == errWouldBlock:
 	case err == io.EOF:
 		f.fin(w, d)
 	default:
@@ -487,7 +476,7 @@ func (f *flow) lend(w *workspace, side Side, work func()) {
 	t.feed.out = &w.out
 	work()
 	t.feed.out = nil
-	if len(w.out) > 0 && f.sides[i].broken == nil {
+	if len(w.out) > 0 && f.ledger.sides[i].broken == nil {
 		f.put(w, 1-direction(i), w.out)
 	}
 }
@@ -505,9 +494,9 @@ func (f *flow) deliver(w *workspace, d direction, b []byte) {
 	w.large()
 	f.lend(w, d.to(), func() { _, err = dst.tls.conn.Write(b) })
 	switch {
-	case err != nil && !f.over:
+	case err != nil && !f.ledger.over:
 		f.writeFailed(w, d, err)
-	case dst.broken == nil:
+	case f.ledger.sides[1-d].broken == nil:
 		dst.tls.owed = min(len(b), len(dst.held))
 		f.count(w, d, len(b)-dst.tls.owed)
 	}
@@ -567,10 +556,10 @@ func (f *flow) flush(w *workspace, d direction) {
 		}
 		f.count(w, d, n)
 	}
-	if dst.holding() || dst.broken != nil && !dst.refusesCloseNotify() || f.over {
+	if dst.holding() || f.ledger.sides[1-d].refusing() || f.ledger.over {
 		return
 	}
-	if f.sides[d].eof {
+	if f.ledger.sides[d].eof {
 		f.passFIN(w, d)
 	} else {
 		f.pump(w, d, f.sides[d].hung)
@@ -586,22 +575,10 @@ func (f *flow) count(w *workspace, d direction, n int) {
 
 // fin handles the FIN of a side, TLS or not: the other direction may continue.
 func (f *flow) fin(w *workspace, d direction) {
-	src := &f.sides[d]
-	src.eof = true
-	switch {
-	case src.refusesCloseNotify():
-		f.passFIN(w, 1-d) // as far as the side accepts one
-	case src.broken != nil: // it refused our bytes, so this is its reset; the write got the error
-		f.failed(d.from(), src.broken)
+	if f.end(f.ledger.fin(d.from(), f.sides[d].finKind())) {
 		return
 	}
-	if f.firstClose == None {
-		f.firstClose = d.from()
-	}
-	if src.tls != nil && src.tls.transport.cut() {
-		f.truncated = true
-	}
-	if dst := &f.sides[1-d]; !dst.holding() && dst.broken == nil {
+	if dst := &f.sides[1-d]; !dst.holding() && f.ledger.sides[1-d].broken == nil {
 		f.passFIN(w, d)
 	}
 }
@@ -610,7 +587,7 @@ func (f *flow) fin(w *workspace, d direction) {
 // if there is TLS. The second FIN ends the session.
 func (f *flow) passFIN(w *workspace, d direction) {
 	src, dst := &f.sides[d], &f.sides[1-d]
-	if src.hung && !f.sides[1-d].passed && !src.sentCloseNotify() {
+	if src.hung && !f.ledger.sides[1-d].passed && !f.ledger.sides[d].clean {
 		if errno := pendingError(src.fd); errno != 0 { // a RST followed the FIN, and epoll may not report it again
 			f.failed(d.from(), ioError("read", errno))
 			return
@@ -621,13 +598,11 @@ func (f *flow) passFIN(w *workspace, d direction) {
 		w.large()
 		f.lend(w, d.to(), func() { t.conn.CloseWrite() })
 		t.transport.shut.Store(true)
-		if dst.holding() || dst.broken != nil && !dst.refusesCloseNotify() || f.over {
+		if dst.holding() || f.ledger.over {
 			return // flush calls again, or the session ends
 		}
 	}
-	f.sides[d].passed = true
-	if f.sides[1-d].passed {
-		f.conclude(Result{End: EndClosed})
+	if f.end(f.ledger.passed(d.from())) {
 		return
 	}
 	shutdownWrite(dst.fd)
@@ -637,53 +612,41 @@ func (f *flow) passFIN(w *workspace, d direction) {
 	}
 }
 
-// writeFailed ends direction d, whose destination does not accept bytes any more.
-// Bytes that the destination sent before may still be in the kernel, so it is
-// read on, which shows how it ended. If it has ended already, the failure is its
-// reset.
+// writeFailed ends direction d, whose destination does not accept bytes any more, or
+// not our close_notify.
 func (f *flow) writeFailed(w *workspace, d direction, err error) {
-	src, dst := &f.sides[d], &f.sides[1-d]
-	dst.broken, dst.held = err, nil
+	dst := &f.sides[1-d]
+	dst.held = nil
 	if dst.pipe != nil {
 		w.put(dst.pipe)
 		dst.pipe = nil
 	}
-	switch {
-	case src.broken != nil: // both refuse bytes, so neither is read: the first to refuse counts
-		f.failed(d.from(), src.broken)
-	case dst.refusesCloseNotify(): // passFIN continues
-	case dst.eof || !isReset(err):
-		f.failed(d.to(), err)
+	if dst.tls != nil && dst.tls.notified {
+		f.end(f.ledger.notifyFailed(d.to(), err))
+	} else {
+		f.end(f.ledger.writeFailed(d.to(), err))
 	}
 }
 
 // failed ends the session because of an error of side.
-func (f *flow) failed(side Side, err error) {
-	f.conclude(Result{End: ending(side, err), Err: err, ErrSide: side})
-}
+func (f *flow) failed(side Side, err error) { f.end(f.ledger.failed(side, err)) }
 
-// conclude decides how the session ends and closes both sockets: with RST, unless
-// both sides have ended. Only the first call has an effect.
-func (f *flow) conclude(r Result) {
-	if f.over {
-		return
-	}
-	f.decide(r)
-	f.close(r.End != EndClosed)
-}
+// conclude ends the session. Only the first call has an effect.
+func (f *flow) conclude(r Result) { f.end(f.ledger.conclude(r)) }
 
-func (f *flow) decide(r Result) {
-	r.FirstClose, r.Truncated = f.firstClose, f.truncated
-	if r.FirstClose == None {
-		r.FirstClose = r.ErrSide
+// end closes both sockets if the session is over: with RST, unless both sides have
+// ended. It returns over.
+func (f *flow) end(over bool) bool {
+	if over {
+		f.close(f.ledger.result.End != EndClosed)
 	}
-	f.over, f.result = true, &r
-	f.loop.clock.remove(f)
+	return over
 }
 
 // close closes both sockets, after the ending is decided, and makes the result
 // final.
 func (f *flow) close(reset bool) {
+	f.loop.clock.remove(f)
 	for i := range f.sides {
 		s := &f.sides[i]
 		f.loop.engine.table.at(s.fd).Store(nil)
@@ -695,10 +658,10 @@ func (f *flow) close(reset bool) {
 		if s.pipe != nil {
 			s.pipe.close()
 		}
-		*s = side{fd: -1, eof: s.eof}
+		*s = side{fd: -1}
 	}
 	f.account()
-	r := f.result
+	r := f.ledger.result
 	r.Settled = f.settling
 	r.Up, r.Down, r.Duration = f.Up(), f.Down(), time.Duration(f.loop.engine.now()-f.start)
 	f.dueDone = true
@@ -706,7 +669,7 @@ func (f *flow) close(reset bool) {
 
 // release unlocks the flow and makes the calls that are due.
 func (f *flow) release() {
-	f.releaseWith(func() { f.owner.Done(*f.result) })
+	f.releaseWith(func() { f.owner.Done(*f.ledger.result) })
 }
 
 func (f *flow) releaseWith(done func()) {
@@ -738,7 +701,7 @@ func (f *flow) contain() {
 func (f *flow) Stop(cause error) {
 	f.mu.Lock()
 	f.conclude(Result{End: EndStopped, Cause: cause})
-	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within Stop
+	f.releaseWith(func() { go f.owner.Done(*f.ledger.result) }) // never from within Stop
 }
 
 // FinishIfIdle ends an idle session with a FIN on both sides.
@@ -746,13 +709,13 @@ func (f *flow) FinishIfIdle(atLeast time.Duration, cause error) bool {
 	f.mu.Lock()
 	silent, _ := f.Quiet()
 	a, b := &f.sides[0], &f.sides[1]
-	idle := !f.over && silent >= atLeast && !a.eof && !b.eof && !a.holding() && !b.holding()
+	idle := !f.ledger.over && silent >= atLeast && !f.ledger.sides[0].eof && !f.ledger.sides[1].eof && !a.holding() && !b.holding()
 	if idle {
-		f.decide(Result{End: EndStopped, Cause: cause})
+		f.ledger.conclude(Result{End: EndStopped, Cause: cause})
 		f.sendCloseNotify()
 		f.close(false)
 	}
-	f.releaseWith(func() { go f.owner.Done(*f.result) }) // never from within FinishIfIdle
+	f.releaseWith(func() { go f.owner.Done(*f.ledger.result) }) // never from within FinishIfIdle
 	return idle
 }
 
@@ -775,14 +738,14 @@ func (f *flow) sendCloseNotify() {
 func (f *flow) tick() {
 	f.mu.Lock()
 	defer f.release()
-	if f.over {
+	if f.ledger.over {
 		return
 	}
 	now := time.Duration(f.loop.engine.now() - f.start)
 	if now >= SettleAfter && !f.aged {
 		f.age()
 	}
-	if end, reached := f.limits.reached(now, f.lastMoved(), f.halfClosed()); reached {
+	if end, reached := f.limits.reached(now, f.lastMoved(), f.ledger.halfClosed()); reached {
 		f.conclude(Result{End: end})
 		return
 	}
@@ -808,7 +771,7 @@ func (f *flow) age() {
 
 // next is when, after the start, a limit could next be reached.
 func (f *flow) next() time.Duration {
-	next := f.limits.next(f.lastMoved(), f.halfClosed())
+	next := f.limits.next(f.lastMoved(), f.ledger.halfClosed())
 	if !f.aged {
 		next = min(next, SettleAfter)
 	}
@@ -821,7 +784,7 @@ func (f *flow) lastMoved() time.Duration {
 
 // rearm changes the events that epoll watches, as needed.
 func (f *flow) rearm() {
-	if f.over {
+	if f.ledger.over {
 		return
 	}
 	f.account()
@@ -860,7 +823,7 @@ func (f *flow) rearm() {
 func (f *flow) move(from, to *loop) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.over || f.epfd != from.epfd || from == to {
+	if f.ledger.over || f.epfd != from.epfd || from == to {
 		return false
 	}
 	for i := range f.sides {

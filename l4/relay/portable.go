@@ -72,14 +72,9 @@ type pumped struct {
 
 	mu       sync.Mutex
 	timer    *time.Timer // guarded by mu, like all below
-	result   Result
-	over     bool     // result.End is decided
-	settling bool     // Settled was called
-	ended    [2]bool  // directions whose source has sent a FIN
-	finished [2]bool  // directions that have passed it on
-	broken   [2]error // the error of a failed write to a leg, by the leg's index
-	refused  [2]error // the error of our close_notify to a leg
-	pumps    int      // running pumps, and a running call of Settled
+	ledger   ledger
+	settling bool // Settled was called
+	pumps    int  // running pumps, and a running call of Settled
 }
 
 // Up is the number of bytes delivered to the upstream so far.
@@ -92,10 +87,8 @@ func (s *pumped) Down() int64 { return s.moved[down].Load() }
 func (s *pumped) HalfClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.halfClosed()
+	return s.ledger.halfClosed()
 }
-
-func (s *pumped) halfClosed() bool { return s.ended[up] != s.ended[down] }
 
 // hold records that bytes of a direction are read but not written yet.
 func (s *pumped) hold(d direction) {
@@ -125,7 +118,7 @@ func (s *pumped) Quiet() (time.Duration, Side) {
 
 // Stop ends the session with a RST on both sides.
 func (s *pumped) Stop(cause error) {
-	s.end(Result{End: EndStopped, Cause: cause})
+	s.end(func(l *ledger) bool { return l.conclude(Result{End: EndStopped, Cause: cause}) })
 }
 
 // FinishIfIdle ends an idle session with a FIN on both sides.
@@ -133,10 +126,11 @@ func (s *pumped) FinishIfIdle(atLeast time.Duration, cause error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	silent, _ := s.Quiet()
-	if s.over || silent < atLeast || s.ended[up] || s.ended[down] || s.held[up].Load() || s.held[down].Load() {
+	if silent < atLeast || s.ledger.sides[0].eof || s.ledger.sides[1].eof || s.held[up].Load() || s.held[down].Load() ||
+		!s.ledger.conclude(Result{End: EndStopped, Cause: cause}) {
 		return false
 	}
-	s.decide(Result{End: EndStopped, Cause: cause})
+	s.timer.Stop()
 	go s.closeWithFIN() // bounded by notifyTimeout
 	return true
 }
@@ -153,28 +147,19 @@ func (s *pumped) closeWithFIN() {
 	}
 }
 
-// end decides how the session ends and resets both sides; only the first call has
-// an effect.
-func (s *pumped) end(r Result) {
+// end changes the ledger. If that ends the session, it closes both sides: with RST,
+// unless both have ended. It reports whether the session is over, now or before.
+func (s *pumped) end(change func(*ledger) (over bool)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
-		return
+	if change(&s.ledger) {
+		s.timer.Stop()
+		if s.ledger.result.End != EndClosed {
+			s.legs[0].reset()
+			s.legs[1].reset()
+		}
 	}
-	s.decide(r)
-	for i := range s.legs {
-		s.legs[i].reset()
-	}
-}
-
-// decide is called with mu held, once.
-func (s *pumped) decide(r Result) {
-	r.FirstClose, r.Truncated = s.result.FirstClose, s.result.Truncated
-	if r.FirstClose == None {
-		r.FirstClose = r.ErrSide
-	}
-	s.result, s.over = r, true
-	s.timer.Stop()
+	return s.ledger.over
 }
 
 // pump moves one direction until it ends. The last pump to end calls Done.
@@ -182,7 +167,8 @@ func (s *pumped) pump(d direction) {
 	defer s.finish()
 	defer func() {
 		if v := recover(); v != nil {
-			s.end(Result{End: EndInternal, Err: &PanicError{v, debug.Stack()}})
+			err := &PanicError{v, debug.Stack()}
+			s.end(func(l *ledger) bool { return l.conclude(Result{End: EndInternal, Err: err}) })
 		}
 	}()
 	src, dst := &s.legs[d], &s.legs[1-d]
@@ -221,95 +207,48 @@ func (s *pumped) count(d direction, n int64) {
 // readFailed ends direction d: after a FIN the other direction may continue, any
 // other error ends the session.
 func (s *pumped) readFailed(d direction, err error) {
-	src := &s.legs[d]
+	src, dst := &s.legs[d], &s.legs[1-d]
 	if err != io.EOF {
-		s.end(Result{End: ending(d.from(), err), Err: err, ErrSide: d.from()})
+		s.end(func(l *ledger) bool { return l.failed(d.from(), err) })
 		return
 	}
-	s.mu.Lock()
-	if s.over {
-		s.mu.Unlock()
+	kind := src.transport.finKind()
+	if s.end(func(l *ledger) bool {
+		if l.mayHideReset(d.from(), kind) && wasReset(src.raw) {
+			return l.failed(d.from(), errResetUnseen)
+		}
+		return l.fin(d.from(), kind)
+	}) {
 		return
 	}
-	if s.result.FirstClose == None {
-		s.result.FirstClose = d.from()
+	if err := dst.closeWrite(); err != nil {
+		s.end(func(l *ledger) bool { return l.notifyFailed(d.to(), err) })
 	}
-	s.ended[d] = true
-	s.result.Truncated = s.result.Truncated || src.transport != nil && src.transport.cut()
-	broken := s.broken[d]
-	clean := src.sentCloseNotify()
-	if broken == nil && !clean {
-		broken = s.refused[d]
+	if !s.end(func(l *ledger) bool { return l.passed(d.from()) }) && s.cfg.HalfCloseIdle > 0 {
+		s.restartHalfCloseIdle(d)
 	}
-	if broken == nil && !clean && !s.ended[1-d] && wasReset(src.raw) {
-		broken = errResetUnseen // the other pump's write got the error, but has not recorded it yet
-	}
-	s.mu.Unlock()
-	if broken != nil { // it closed both ways, and then refused our bytes
-		s.end(Result{End: ending(d.from(), broken), Err: broken, ErrSide: d.from()})
-		return
-	}
-	if err := s.legs[1-d].closeWrite(); err != nil && s.notifyFailed(1-d, err) {
-		return
-	}
-	s.passedFIN(d)
 }
 
-// notifyFailed records that the leg which direction d reads has refused our
-// close_notify. This write may have consumed the error that the leg's reader
-// would have got. If the reader has already ended, without close_notify, the
-// session ends with a reset.
-func (s *pumped) notifyFailed(d direction, err error) bool {
-	s.mu.Lock()
-	s.refused[d] = err
-	reset := s.ended[d] && !s.legs[d].sentCloseNotify()
-	s.mu.Unlock()
-	if reset {
-		s.end(Result{End: ending(d.from(), err), Err: err, ErrSide: d.from()})
-	}
-	return reset
-}
-
-// passedFIN ends the session if both directions have ended.
-func (s *pumped) passedFIN(d direction) {
+// restartHalfCloseIdle counts a FIN that was passed on as activity.
+func (s *pumped) restartHalfCloseIdle(d direction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.finished[d] = true
-	if s.over {
-		return
-	}
-	if s.finished[1-d] {
-		s.decide(Result{End: EndClosed})
-		return
-	}
-	if s.cfg.HalfCloseIdle > 0 {
-		s.last[d].Store(int64(time.Since(s.start)))
+	s.last[d].Store(int64(time.Since(s.start)))
+	if !s.ledger.over {
 		s.timer.Reset(s.untilNext())
 	}
 }
 
 // writeFailed ends direction d, whose destination does not accept bytes any more.
-// Bytes that the destination sent before may still be in the kernel, so its own
-// reader goes on and finds how it ended. If it has ended already, the failure is
-// its reset.
+// Its own reader goes on.
 func (s *pumped) writeFailed(d direction, err error) {
-	side := d.to()
-	s.mu.Lock()
-	s.broken[1-d] = err
-	readerEnded, other := s.ended[1-d], s.broken[d]
-	s.mu.Unlock()
-	switch {
-	case other != nil: // both refuse bytes, so neither is read: the first to refuse counts
-		s.end(Result{End: ending(d.from(), other), Err: other, ErrSide: d.from()})
-	case readerEnded || !isReset(err):
-		s.end(Result{End: ending(side, err), Err: err, ErrSide: side})
-	}
+	s.end(func(l *ledger) bool { return l.writeFailed(d.to(), err) })
 }
 
 // settle calls Settled the first time. Done waits for it like for a pump.
 func (s *pumped) settle() {
 	s.mu.Lock()
-	first := !s.settling && !s.over
+	first := !s.settling && !s.ledger.over
 	if first {
 		s.settling = true
 		s.pumps++
@@ -337,10 +276,10 @@ func (s *pumped) finish() {
 		s.legs[i].raw.Close()
 	}
 	s.mu.Lock()
-	if !s.over {
-		s.decide(Result{End: EndInternal, Err: errors.New("relay: internal error: no ending was decided")})
+	if s.ledger.conclude(Result{End: EndInternal, Err: errors.New("relay: internal error: no ending was decided")}) {
+		s.timer.Stop()
 	}
-	r := s.result
+	r := *s.ledger.result
 	r.Settled = s.settling
 	s.mu.Unlock()
 	r.Up, r.Down, r.Duration = s.Up(), s.Down(), time.Since(s.start)
@@ -355,12 +294,12 @@ func (s *pumped) tick() {
 		s.settle()
 	}
 	if e, reached := s.limitReached(); reached {
-		s.end(Result{End: e})
+		s.end(func(l *ledger) bool { return l.conclude(Result{End: e}) })
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over {
+	if !s.ledger.over {
 		s.timer.Reset(s.untilNext())
 	}
 }
@@ -368,7 +307,7 @@ func (s *pumped) tick() {
 // limitReached reports which of the session's limits has been reached.
 func (s *pumped) limitReached() (End, bool) {
 	s.mu.Lock()
-	half := s.halfClosed()
+	half := s.ledger.halfClosed()
 	s.mu.Unlock()
 	return s.cfg.reached(time.Since(s.start), s.lastMoved(), half)
 }
@@ -381,7 +320,7 @@ func (s *pumped) lastMoved() time.Duration {
 // the session is not started yet.
 func (s *pumped) untilNext() time.Duration {
 	now := time.Since(s.start)
-	next := s.cfg.next(s.lastMoved(), s.halfClosed())
+	next := s.cfg.next(s.lastMoved(), s.ledger.halfClosed())
 	if !s.settling {
 		next = min(next, SettleAfter)
 	}
@@ -401,10 +340,6 @@ func (l *Leg) closeWrite() (err error) {
 	}
 	return err
 }
-
-// sentCloseNotify reports whether a leg that has ended sent close_notify: a later
-// failure of its socket does not affect the bytes that it sent.
-func (l *Leg) sentCloseNotify() bool { return l.transport != nil && !l.transport.cut() }
 
 // reset closes with RST if the transport has one.
 func (l *Leg) reset() {

@@ -91,3 +91,14 @@ func (t *Transport) handOver() { t.taken.Store(true) }
 // cut reports whether the stream ended without a close_notify: crypto/tls returns
 // io.EOF for both, but after close_notify it does not read on.
 func (t *Transport) cut() bool { return t.ended.Load() }
+
+// finKind is how the stream's end has come; t may be nil, for no TLS.
+func (t *Transport) finKind() finKind {
+	switch {
+	case t == nil:
+		return finPlain
+	case t.cut():
+		return finCut
+	}
+	return finClean
+}
