@@ -56,7 +56,7 @@ func tagged(tag int, compound bool, content ...[]byte) asn1.RawValue {
 // flag is a field of an issuingDistributionPoint that is true.
 func flag(tag int) asn1.RawValue { return tagged(tag, false, []byte{0xff}) }
 
-// point is the distributionPoint with those URIs.
+// point returns the distributionPoint with those URIs.
 func point(uris ...string) asn1.RawValue {
 	var names [][]byte
 	for _, u := range uris {
@@ -65,7 +65,7 @@ func point(uris ...string) asn1.RawValue {
 	return tagged(0, true, marshal(tagged(0, true, names...)))
 }
 
-// somePoint is a certificate whose one distribution point has other fields beside
+// somePoint returns a certificate whose distribution point has other fields beside
 // its name, or instead of it.
 func somePoint(fields ...asn1.RawValue) func(*x509.Certificate) {
 	return func(c *x509.Certificate) {
@@ -78,8 +78,8 @@ var (
 	null       = []byte{5, 0}
 )
 
-// What a list does for a leaf whose CA must have one, and what OpenSSL makes of it.
-func TestListsAsOpenSSLHasThem(t *testing.T) {
+// The effect of a list on a leaf whose CA must have one, compared with OpenSSL.
+func TestListsLikeOpenSSL(t *testing.T) {
 	ca, namesake := newAuthority(t), newAuthority(t)
 	other := ca.sub(t)
 	silent := newAuthority(t, func(c *x509.Certificate) {
@@ -101,7 +101,7 @@ func TestListsAsOpenSSLHasThem(t *testing.T) {
 	revoking := func(changes ...listChange) *x509.RevocationList {
 		return ca.revoke(t, []*big.Int{leaf.SerialNumber}, changes...)
 	}
-	// OpenSSL looks at the indicator of a delta list only with this option, which
+	// OpenSSL checks the indicator of a delta list only with this option, which
 	// otherwise makes it accept more.
 	options := map[string][]string{"delta": {"-extended_crl"}}
 	delta := extended(oidDeltaCRL, true, marshal(1))
@@ -181,7 +181,7 @@ func TestListsAsOpenSSLHasThem(t *testing.T) {
 	}
 }
 
-// tampered is a list whose signature is another one.
+// tampered returns a list with a changed signature.
 func tampered(t *testing.T, l *x509.RevocationList) *x509.RevocationList {
 	t.Helper()
 	der := slices.Clone(l.Raw)
@@ -229,7 +229,7 @@ func opensslVerify(t *testing.T, leaf *x509.Certificate, cas []*x509.Certificate
 	return string(out), err == nil
 }
 
-// Two encodings of a CA's name are one name: a list in the other one counts.
+// Two encodings of a CA's name are equal: a list in the other encoding counts.
 func TestListInAnotherEncoding(t *testing.T) {
 	ca := newAuthority(t)
 	leaf, _ := ca.issue(t, "dns:db.internal")
@@ -249,8 +249,8 @@ func TestListInAnotherEncoding(t *testing.T) {
 	wantRefusal(t, j.verify([]*x509.Certificate{leaf}, time.Now()), "was revoked by")
 }
 
-// Whatever a scope says, it is read without a panic, and no list that has one that
-// cannot be read is used.
+// Any scope is parsed without a panic, and a list with an unreadable scope is not
+// used.
 func FuzzParseScope(f *testing.F) {
 	for _, fields := range [][]asn1.RawValue{{}, {flag(1)}, {flag(2)}, {flag(4)}, {flag(5)}, {point("http://a/b")}, {tagged(0, true)}, {tagged(0, true, marshal(tagged(1, true)))}, {tagged(3, false, []byte{1, 2})}} {
 		f.Add(sequence(fields...))

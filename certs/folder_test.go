@@ -24,7 +24,7 @@ func (i info) ModTime() time.Time { return time.Time{} }
 func (i info) IsDir() bool        { return i.mode.IsDir() }
 func (i info) Sys() any           { return &syscall.Stat_t{Uid: i.uid} }
 
-func TestWhoCanHaveWritten(t *testing.T) {
+func TestCheckOurs(t *testing.T) {
 	us, other := uint32(os.Geteuid()), uint32(os.Geteuid()+1)
 	for _, tt := range []struct {
 		info   info
@@ -132,7 +132,7 @@ func TestFolder(t *testing.T) {
 	}
 }
 
-// What was checked is what is used, though its path leads elsewhere since.
+// The folder that was checked is used, even if its path leads elsewhere since.
 func TestFolderThatIsSwapped(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -163,7 +163,7 @@ func TestFolderBehindALink(t *testing.T) {
 	f.Close()
 }
 
-// The folder and the files of another user are not used. Only root can make some.
+// A folder and files of another user are not used. Only root can make them.
 func TestFolderOfAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files away")

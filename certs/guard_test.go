@@ -34,8 +34,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// An issuer that panics is one that fails: the old certificate stays in use, the
-// tries go on with their pauses, and the next answer is taken.
+// A panic of an issuer is a failure: the old certificate stays in use, attempts go on
+// with their pauses, and the next answer is used.
 func TestIssuerThatPanics(t *testing.T) {
 	renewing(t, time.Hour, func(t *testing.T, i *issuer, s *Source) {
 		panics := 0
@@ -63,7 +63,7 @@ func TestIssuerThatPanics(t *testing.T) {
 	})
 }
 
-// A panic ends the wait for the try, too.
+// A panic also ends the wait for the attempt.
 func TestAwaitOfAPanic(t *testing.T) {
 	renewing(t, time.Hour, func(t *testing.T, i *issuer, s *Source) {
 		i.breaks(true)

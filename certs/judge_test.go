@@ -25,8 +25,8 @@ func usage(u x509.ExtKeyUsage) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{u} }
 }
 
-// The specification of whom we accept: every row is a leaf of one CA, judged
-// with that CA as root, unless it says otherwise.
+// The specification of accepted peers: every row is a leaf of one CA, verified with
+// that CA as root, unless it says otherwise.
 func TestJudge(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	now, roots, remembered := time.Now(), ca.pool(), &verified{}
@@ -110,10 +110,8 @@ func wantRefusal(t *testing.T, err error, text string) {
 	}
 }
 
-// What went wrong is told by type, too.
-// A chain is remembered for its roots, for as long as all of it is valid, and
-// within bounds.
-func TestVerifiedChainsAreRemembered(t *testing.T) {
+// A chain is cached for its roots, while all of it is valid, and within bounds.
+func TestVerifiedChainsAreCached(t *testing.T) {
 	ca := newAuthority(t)
 	leaf, _ := ca.issue(t, "dns:db.internal")
 	roots, now := ca.pool(), time.Now()
@@ -162,7 +160,8 @@ func BenchmarkJudge(b *testing.B) {
 	}
 }
 
-func TestJudgeTellsByType(t *testing.T) {
+// The cause of an error can also be found by its type.
+func TestJudgeErrorTypes(t *testing.T) {
 	ca := newAuthority(t)
 	leaf, _ := ca.issue(t, "dns:db.internal")
 	peer := []*x509.Certificate{leaf}
@@ -181,7 +180,7 @@ func TestJudgeTellsByType(t *testing.T) {
 	wantRefusal(t, (&judge{}).verify(nil, time.Now()), "sent no certificate")
 }
 
-// A chain goes over the intermediates that the server sends, and only those.
+// A chain is built with the intermediates that the server sends, and only those.
 func TestJudgeUsesIntermediates(t *testing.T) {
 	root := newAuthority(t)
 	middle := root.sub(t)
@@ -203,7 +202,7 @@ func TestJudgeUsesIntermediates(t *testing.T) {
 	wantRefusal(t, j.verify([]*x509.Certificate{leaf, imposter.cert}, now), "")
 }
 
-// What a peer writes into its certificate is not for our terminal.
+// Control characters of a peer's certificate do not reach our terminal.
 func TestNamesArePrintable(t *testing.T) {
 	leaf := &x509.Certificate{DNSNames: []string{"a\x1b[2Jb\n"}, EmailAddresses: []string{"é\r@x"}}
 	if got, want := strings.Join(names(leaf), " "), "dns:a?[2Jb? email:é?@x"; got != want {

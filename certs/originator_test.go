@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// tlsServer wants a certificate of its CA, gives tickets, echoes, and notes whom
-// it saw.
+// tlsServer requires a certificate of its CA, issues tickets, echoes, and records its
+// clients.
 type tlsServer struct {
 	addr string
 	seen chan string // "SERIAL resumed"
@@ -51,8 +51,8 @@ func (s *tlsServer) serve(c *tls.Conn) {
 	}
 }
 
-// connect makes one connection, exchanges a byte (which brings the tickets), and
-// gives what the server saw.
+// connect makes one connection, exchanges a byte (after which the tickets have
+// arrived), and returns the server's record.
 func (s *tlsServer) connect(t *testing.T, o *Originator, host string) (string, error) {
 	t.Helper()
 	cfg, err := o.Config(host, s.addr)
@@ -112,9 +112,9 @@ func TestResumptionStaysWithinAGeneration(t *testing.T) {
 	})
 }
 
-// TestResumptionIsJudgedAgain takes the session of a policy that accepts the
-// server into one that does not, which only a bug would: the judge is there
-// nevertheless. It cites dependencies.md, traps, 2.
+// TestResumptionIsJudgedAgain uses the session of a policy that accepts the server
+// with one that does not, which only a bug could: the server is verified again. See
+// dependencies.md, traps, 2.
 func TestResumptionIsJudgedAgain(t *testing.T) {
 	versions(t, func(t *testing.T, version uint16) {
 		ca, other := newAuthority(t), newAuthority(t)
@@ -182,7 +182,7 @@ func TestSessionsAreNotShared(t *testing.T) {
 	}
 }
 
-// Roots that come with the identity are a generation like its certificate.
+// New roots of the identity make a new generation, like a new certificate.
 func TestWithdrawnRootIsRefusedAtOnce(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	server := newTLSServer(t, ca, tls.VersionTLS13)
@@ -200,7 +200,7 @@ func TestWithdrawnRootIsRefusedAtOnce(t *testing.T) {
 	wantRefusal(t, err, "(the identity's)")
 }
 
-// roots is a source of nothing but roots.
+// roots returns a source that has only roots.
 func roots(pool *x509.CertPool) *Source {
 	s := NewSource("roots")
 	s.Publish(nil, NewRoots(pool))
@@ -320,8 +320,8 @@ func TestConfigIsKeptPerAddressAndBounded(t *testing.T) {
 	}
 }
 
-// Old sessions are dropped with their generation, also those of addresses that
-// are not dialled again.
+// All sessions are dropped with their generation, also those of addresses that are
+// not dialled again.
 func TestGenerationDropsAllConfigs(t *testing.T) {
 	ca := newAuthority(t)
 	source := NewSource("me")
@@ -370,7 +370,7 @@ func TestConfigWhileGenerationsChange(t *testing.T) {
 	}
 }
 
-// The certificate may expire between Config and the server's question.
+// The certificate may expire between Config and the server's request for it.
 func TestExpiredCertificateIsNeverOffered(t *testing.T) {
 	ca := newAuthority(t)
 	me := ca.pair(t, "dns:me")
@@ -391,8 +391,8 @@ func TestExpiredCertificateIsNeverOffered(t *testing.T) {
 	}
 }
 
-// The server's list of CAs does not keep our certificate back: its refusal, and
-// not our silence, is what people need to see.
+// Our certificate is sent even if the server's list of CAs does not have its issuer:
+// people need to see the server's refusal.
 func TestCertificateIsOfferedToServersThatNameOtherCAs(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	server := newTLSServer(t, ca, tls.VersionTLS13)

@@ -137,8 +137,8 @@ func TestPrincipalMatchesWhatWasProved(t *testing.T) {
 	}
 }
 
-// leafOf is a certificate that nobody signed. Its URIs are as they are written,
-// which crypto/x509 would not do.
+// leafOf returns an unsigned certificate. Its URIs are exactly as written, which
+// crypto/x509 would not allow.
 func leafOf(t testing.TB, sans string) *x509.Certificate {
 	t.Helper()
 	c := &x509.Certificate{}
@@ -255,8 +255,8 @@ func FuzzParsePrincipal(f *testing.F) {
 	})
 }
 
-// Whatever the URI of a certificate says, it proves no principal that is written
-// otherwise. Package spiffe compares with go-spiffe what is an ID.
+// No URI of a certificate proves a principal that is written differently. Package
+// spiffe compares the accepted IDs with go-spiffe.
 func FuzzSPIFFEID(f *testing.F) {
 	for _, s := range []string{"spiffe://corp/orders", "spiffe://corp/orders#", "spiffe://corp/orders?", "SPIFFE://corp/orders", "spiffe://CORP/a", "spiffe://corp:1/a",
 		"spiffe://u@corp/a", "spiffe://corp/a//b", "spiffe://corp/a/..", "spiffe://corp/%61", "spiffe://corp", "spiffe://corp/", "spiffe:///a", "spiffe:corp", "https://corp/a"} {
@@ -282,7 +282,7 @@ func FuzzSPIFFEID(f *testing.F) {
 	})
 }
 
-// leafWithURI is a certificate with one URI, whatever that is.
+// leafWithURI returns a certificate with any text as its URI.
 func leafWithURI(t testing.TB, uri string) *x509.Certificate {
 	t.Helper()
 	der, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)}})

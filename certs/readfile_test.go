@@ -46,8 +46,8 @@ func noFiles(t *testing.T) map[string]string {
 	}
 }
 
-// TestReadFileRefusesWhatIsNoFile hangs until the test's timeout where it fails.
-func TestReadFileRefusesWhatIsNoFile(t *testing.T) {
+// TestReadFileRefusesOtherTypes hangs until the test's timeout if it fails.
+func TestReadFileRefusesOtherTypes(t *testing.T) {
 	for path, want := range noFiles(t) {
 		b, err := ReadFile(path, 1<<20)
 		var where *fs.PathError
@@ -84,7 +84,7 @@ func TestReadFile(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		return // there is no /proc
 	}
-	// A file that says it is empty, and is not.
+	// A file whose size is reported as 0, but which has content.
 	if got, err := ReadFile("/proc/self/status", 1<<16); err != nil || len(got) == 0 {
 		t.Errorf("/proc/self/status: %q, %v", got, err)
 	}

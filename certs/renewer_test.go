@@ -63,7 +63,7 @@ func (i *issuer) breaks(yes bool) {
 	i.broke = yes
 }
 
-// asked gives the times of the tries since the last call.
+// asked returns the times of the attempts since the last call.
 func (i *issuer) asked() []time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -112,8 +112,8 @@ func TestRenewsInTime(t *testing.T) {
 	})
 }
 
-// While the CA is down the old certificate is used as long as it is valid, and
-// not longer; then there is a try every second, and the reason is told.
+// During an outage of the CA the old certificate is used as long as it is valid. Then
+// there is an attempt every second, and the status has the reason.
 func TestOutageOfTheIssuer(t *testing.T) {
 	renewing(t, time.Hour, func(t *testing.T, i *issuer, s *Source) {
 		time.Sleep(time.Minute)
@@ -153,9 +153,8 @@ func TestOutageOfTheIssuer(t *testing.T) {
 	})
 }
 
-// A thousand sessions that wait make one request, and all of them get what it
-// brings.
-func TestManyWaitForOneTry(t *testing.T) {
+// A thousand waiting sessions share one request and its result.
+func TestManyWaitForOneAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -181,8 +180,8 @@ func TestManyWaitForOneTry(t *testing.T) {
 	})
 }
 
-// Who comes while a try ends gets what it brought, as those do who waited for it.
-func TestAwaitAsATryEnds(t *testing.T) {
+// An Await that is called while an attempt ends gets its result, like the waiters.
+func TestAwaitAsAnAttemptEnds(t *testing.T) {
 	ca := newAuthority(t)
 	cert, roots := ca.pair(t, "dns:me", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Hour) }), NewRoots(ca.pool())
 	for range 2000 {
@@ -210,8 +209,8 @@ func TestAwaitAsATryEnds(t *testing.T) {
 	}
 }
 
-// Who waits, waits for a try that is under way or due, not for the next one, and
-// not longer than it wants to.
+// Await waits for an attempt that is running or due, not for the next one, and not
+// longer than its context.
 func TestAwaitIsBounded(t *testing.T) {
 	renewing(t, time.Hour, func(t *testing.T, i *issuer, s *Source) {
 		i.set(errors.New("connection refused"), false)
@@ -239,8 +238,7 @@ func TestAwaitIsBounded(t *testing.T) {
 	})
 }
 
-// A certificate that is due, because the timer stood still, is renewed at the
-// next use.
+// If the timer has stopped, a certificate that is due is renewed at its next use.
 func TestUseRenewsWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{t: t, ca: newAuthority(t), life: time.Hour}
@@ -261,7 +259,7 @@ func TestUseRenewsWhatIsDue(t *testing.T) {
 	})
 }
 
-// A clock that is off brings no flood of certificates that nobody can use.
+// A clock that is wrong does not make us request unusable certificates again and again.
 func TestClocksThatDiffer(t *testing.T) {
 	renewing(t, time.Hour, func(t *testing.T, i *issuer, s *Source) {
 		i.mu.Lock()
@@ -277,8 +275,8 @@ func TestClocksThatDiffer(t *testing.T) {
 	})
 }
 
-// Who waits for an identity does not wait for who reads the log.
-func TestSlowLogHoldsUpNobody(t *testing.T) {
+// Await does not wait for a slow log.
+func TestSlowLogDelaysNoWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		read := make(chan struct{})
 		i, s := &issuer{t: t, ca: newAuthority(t), life: time.Hour}, NewSource("me")
@@ -299,8 +297,9 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// The end of Run ends a try, lets go of those who wait, and is nobody's failure.
-func TestEndDuringATry(t *testing.T) {
+// The end of Run ends an attempt, releases the waiters, and is not counted as a
+// failure.
+func TestEndDuringAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{t: t, ca: newAuthority(t), hang: true}
 		s, out := NewSource("me"), &syncBuffer{}
@@ -326,7 +325,7 @@ func TestEndDuringATry(t *testing.T) {
 	})
 }
 
-// A renewal gets the certificate in use, and roots alone keep it.
+// A renewal receives the certificate in use; new roots alone do not change it.
 func TestRootsChangeAlone(t *testing.T) {
 	renewing(t, time.Hour, func(t *testing.T, i *issuer, s *Source) {
 		time.Sleep(time.Minute)

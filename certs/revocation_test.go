@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// revoke is a list of the authority's, good for an hour, changed by change.
+// revoke makes a list of the authority, valid for an hour, modified by change.
 func (a *authority) revoke(t *testing.T, serials []*big.Int, change ...func(*x509.RevocationList)) *x509.RevocationList {
 	t.Helper()
 	template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
@@ -81,10 +81,10 @@ func TestRevokedPeers(t *testing.T) {
 	}
 }
 
-// Where a CA without a list is refused: below the roots that an identity brings with
-// its lists, or below those of tls.ca if it brings none. The system's roots, and
-// tls.ca beside roots of the identity, are not what the lists are for.
-func TestWhoseCAsNeedAList(t *testing.T) {
+// A CA without a list is refused below the roots of an identity with lists, or below
+// those of tls.ca if the identity has none. The lists are not for the system's roots,
+// nor for tls.ca beside roots of the identity.
+func TestCAsThatNeedAList(t *testing.T) {
 	ca := newAuthority(t)
 	elsewhere := newAuthority(t, func(c *x509.Certificate) { c.Subject.CommonName = "other CA" })
 	lists := NewRevocations([]*x509.RevocationList{elsewhere.revoke(t, nil)})
@@ -127,7 +127,7 @@ func TestWhoseCAsNeedAList(t *testing.T) {
 	}
 }
 
-// A list that runs out while a chain is remembered is looked at nevertheless.
+// The expiry of a list is noticed even if the chain is cached.
 func TestListRunsOutForRememberedChains(t *testing.T) {
 	ca := newAuthority(t)
 	leaf, _ := ca.issue(t, "dns:db.internal")
@@ -140,8 +140,7 @@ func TestListRunsOutForRememberedChains(t *testing.T) {
 	wantRefusal(t, j.verify([]*x509.Certificate{leaf}, now.Add(2*time.Minute)), "it expired at")
 }
 
-// A list that comes later counts at once: also for a session that was begun
-// before it.
+// A new list counts at once, also for a session from before it.
 func TestRevocationEndsResumption(t *testing.T) {
 	versions(t, func(t *testing.T, version uint16) {
 		ca := newAuthority(t)
@@ -177,8 +176,7 @@ func TestRevocationEndsResumption(t *testing.T) {
 	})
 }
 
-// A trust domain's roots vouch for the SPIFFE IDs of that domain, and for
-// nothing else.
+// A trust domain's roots vouch only for the SPIFFE IDs of that domain.
 func TestTrustDomainsAreKeptApart(t *testing.T) {
 	ours, theirs, nobodys := newAuthority(t), newAuthority(t), newAuthority(t)
 	pool := ours.pool()

@@ -63,8 +63,8 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// A timer stands still while the machine sleeps, so that nothing waits for long
-// without a look at the clock, and the clock is the wall's.
+// A timer stops while the machine sleeps, so every wait is short and checks the wall
+// clock.
 func TestWaitsAreSlices(t *testing.T) {
 	now := time.Now()
 	for _, tt := range []struct {

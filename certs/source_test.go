@@ -71,8 +71,8 @@ func TestSourceStatus(t *testing.T) {
 	}
 }
 
-// The same content is no generation: sessions stay resumable.
-func TestSourceKnowsTheSameContent(t *testing.T) {
+// The same content makes no new generation, so that sessions can be resumed.
+func TestSameContentMakesNoGeneration(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	me, you := ca.pair(t, "dns:me"), ca.pair(t, "dns:you")
 	again := *me // another value of the same certificate
@@ -104,7 +104,7 @@ func TestSourceKnowsTheSameContent(t *testing.T) {
 	wantClosed(t, changed)
 }
 
-func TestSourceTellsOfChanges(t *testing.T) {
+func TestSourceAnnouncesChanges(t *testing.T) {
 	ca := newAuthority(t)
 	s := NewSource("orders")
 	changed := s.Changed()

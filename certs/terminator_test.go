@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// terminated is a terminator behind a listener, and what its server made of each
+// terminated is a terminator behind a listener, with the server's result for each
 // client.
 type terminated struct {
 	*Terminator
@@ -65,7 +65,7 @@ func (s *terminated) serve(raw net.Conn) {
 	s.ends <- end
 }
 
-// connect makes a connection with cfg, and gives both ends' views of it.
+// connect makes a connection with cfg, and returns the results of both ends.
 func (s *terminated) connect(cfg *tls.Config) (accepted, *x509.Certificate) {
 	s.t.Helper()
 	var leaf *x509.Certificate
@@ -78,7 +78,7 @@ func (s *terminated) connect(cfg *tls.Config) (accepted, *x509.Certificate) {
 	return <-s.ends, leaf
 }
 
-// published is an identity of ca's, with roots of its own.
+// published returns an identity of ca's, with its own roots.
 func published(t *testing.T, ca *authority, sans string, roots *Roots) *Source {
 	t.Helper()
 	s := NewSource("server")
@@ -86,7 +86,7 @@ func published(t *testing.T, ca *authority, sans string, roots *Roots) *Source {
 	return s
 }
 
-// client is what a client of ours is configured with: a certificate of ca's.
+// client returns the configuration of a client with a certificate of ca's.
 func client(t *testing.T, ca *authority, sans string, change ...func(*x509.Certificate)) *tls.Config {
 	t.Helper()
 	return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*ca.pair(t, sans, change...)}}
@@ -94,8 +94,8 @@ func client(t *testing.T, ca *authority, sans string, change ...func(*x509.Certi
 
 func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
 
-// The specification of who may come in: each row is a client of a listener that
-// wants a batch job of corp's.
+// The specification of accepted clients: each row is a client of a listener that
+// accepts corp's batch jobs.
 func TestClientsAreJudged(t *testing.T) {
 	ca, partner, other := newAuthority(t), newAuthority(t), newAuthority(t)
 	withdrawn := client(t, ca, "spiffe://corp/batch/7")
@@ -152,7 +152,7 @@ func TestNobodyIsAcceptedWithoutRoots(t *testing.T) {
 	}
 }
 
-// resuming is a client that keeps its session, and has one.
+// resuming returns a client that caches sessions, and has one.
 func resuming(t *testing.T, s *terminated, cfg *tls.Config, version uint16) *tls.Config {
 	t.Helper()
 	cfg.ClientSessionCache, cfg.ServerName, cfg.MaxVersion = tls.NewLRUClientSessionCache(1), "inbound", version
@@ -188,8 +188,8 @@ func TestTicketsEndWithTheirGeneration(t *testing.T) {
 	})
 }
 
-// A resumed session is judged like a new one: here by a listener that took over
-// the keys of another with other principals.
+// A resumed session is verified like a new one: here by a listener with the ticket
+// keys of another listener that has other principals.
 func TestResumedClientsAreJudged(t *testing.T) {
 	versions(t, func(t *testing.T, version uint16) {
 		ca := newAuthority(t)
@@ -235,7 +235,7 @@ func TestTicketKeysRotate(t *testing.T) {
 	}
 }
 
-// onlyGet is a cache that stays as it is.
+// onlyGet is a cache that does not change.
 type onlyGet struct{ tls.ClientSessionCache }
 
 func (onlyGet) Put(string, *tls.ClientSessionState) {}
@@ -270,7 +270,7 @@ func TestIdentityIsChosenByName(t *testing.T) {
 	}
 }
 
-// An expired certificate is not offered; one that is being got is waited for.
+// An expired certificate is not offered; a handshake waits for one that is requested.
 func TestTerminatorWithoutIdentity(t *testing.T) {
 	ca := newAuthority(t)
 	source := NewSource("server")
@@ -313,8 +313,8 @@ func TestTerminatorOffersALPN(t *testing.T) {
 	}
 }
 
-// A client that has only the trust of [any] is told by what its certificate says,
-// to the letter: rules compare with that.
+// With the principal any, a client's name is the exact text in its certificate:
+// rules compare with it.
 func TestEmptyFragmentIsNotDropped(t *testing.T) {
 	ca := newAuthority(t)
 	s := terminate(t, ServerPolicy{Sources: []*Source{published(t, ca, "dns:inbound", NewRoots(ca.pool()))}, Clients: true, Principals: principals(t, "any")})

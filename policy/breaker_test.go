@@ -97,8 +97,8 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
-// Settle says which outcomes say something, for others who judge by them.
-func TestBreakerSaysWhatCounts(t *testing.T) {
+// Settle reports which outcomes count, for other uses of them.
+func TestSettleReportsWhatCounts(t *testing.T) {
 	b := NewBreaker(BreakerConfig{Failures: 9})
 	old, _, _ := b.Permit(epoch)
 	older, _, _ := b.Permit(epoch)
@@ -115,7 +115,7 @@ func TestBreakerSaysWhatCounts(t *testing.T) {
 	settle("zero ticket", Ticket{}, Failure, true)
 }
 
-func TestBreakerTellsWaiters(t *testing.T) {
+func TestChangedIsClosed(t *testing.T) {
 	b := NewBreaker(BreakerConfig{Failures: 1, Open: time.Second})
 	changed := b.Changed()
 	ticket, _, _ := b.Permit(epoch)
@@ -148,7 +148,7 @@ func TestBreakerThatNeverOpens(t *testing.T) {
 	}
 }
 
-func TestBreakerTellsItsTransitions(t *testing.T) {
+func TestTransitions(t *testing.T) {
 	b := NewBreaker(BreakerConfig{Failures: 1, Open: time.Second})
 	ticket, tr, _ := b.Permit(epoch)
 	if tr.Changed() {
@@ -169,9 +169,8 @@ func TestBreakerTellsItsTransitions(t *testing.T) {
 	}
 }
 
-// FuzzBreaker lets anything happen in any order, and holds the breaker to what it
-// promises: no more trials than configured, open times within their bounds, and
-// tickets that count once.
+// FuzzBreaker makes calls in any order, and checks the promises: no more trials than
+// configured, open times within their bounds, and tickets that count once.
 func FuzzBreaker(f *testing.F) {
 	f.Add([]byte{0, 10, 0, 10, 0, 10, 0, 10, 3, 200, 0, 0, 1, 1})
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20})
@@ -223,7 +222,7 @@ func (m *breakerModel) event(kind byte, arg int) {
 		if tr.Changed() {
 			m.t.Fatal("a zero ticket changed the breaker")
 		}
-	case 7: // another takes its place, to which tickets mean nothing
+	case 7: // another breaker replaces it, in which old tickets have no effect
 		memory, ok := m.b.Memory(m.now)
 		m.b, m.tickets = NewBreaker(m.cfg), nil
 		if m.b.Recall(memory); ok != (was != Closed || memory.Failures+memory.Opened > 0) || memory.Open != (was != Closed) {

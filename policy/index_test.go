@@ -10,7 +10,7 @@ import (
 )
 
 // firstMatch is the definition of Decide: a loop over the rules as they were
-// written. It is kept apart from all that Decide is made of.
+// written. It shares no code with Decide.
 func firstMatch(rules []Rule, q *Query, addrs []netip.Addr, resolved bool) (index int, kept []netip.Addr, need bool) {
 	named := q.Host != "" && !q.Addr.IsValid()
 	switch {
@@ -59,7 +59,7 @@ func fits(pattern, name string) bool {
 	return pattern == name
 }
 
-// held is the IPv4 address that a NAT64 or 6to4 one reaches.
+// held returns the IPv4 address that a NAT64 or 6to4 one reaches.
 func held(a netip.Addr) netip.Addr {
 	switch b := a.As16(); {
 	case strings.HasPrefix(a.String(), "64:ff9b::"):
@@ -89,12 +89,12 @@ func lies(a netip.Addr, p netip.Prefix) bool {
 	return a.Unmap().Is4() == is4 // 10.0.0.1 is not in ::/0
 }
 
-// world draws rules and queries of few values, so that many meet.
+// world draws rules and queries from few values, so that many match.
 type world struct{ *rand.Rand }
 
 func (w world) one(values ...string) string { return values[w.IntN(len(values))] }
 
-// some is usually nothing, else one to three values.
+// some returns usually nothing, else one to three values.
 func some[T any](w world, draw func() T) []T {
 	if w.IntN(3) > 0 {
 		return nil
@@ -205,7 +205,7 @@ func checkDecision(t *testing.T, list []Rule, rules *Rules, q Query, addrs []net
 	}
 }
 
-// many makes rules of which the last wins, by a key of each.
+// many makes rules of which the last one matches, for each key.
 func many(n int, key func(i int, r *Rule)) *Rules {
 	list := make([]Rule, n)
 	for i := range list {
@@ -217,8 +217,8 @@ func many(n int, key func(i int, r *Rule)) *Rules {
 
 func v4(i int) netip.Addr { return netip.AddrFrom4([4]byte{20, byte(i >> 16), byte(i >> 8), byte(i)}) }
 
-// mixes are the worst of each key: every rule has another value, or all have the
-// same.
+// mixes are the worst cases of each key: every rule has another value, or all have
+// the same.
 func mixes(n int) map[string]struct {
 	rules *Rules
 	q     Query
@@ -299,10 +299,10 @@ func BenchmarkNewRules(b *testing.B) {
 	}
 }
 
-// TestDecideAllocates holds a decision to nothing where the addresses are given,
-// or are not asked for. The race detector takes room from a pool at random; an
-// average of less than one is none.
-func TestDecideAllocates(t *testing.T) {
+// TestDecideDoesNotAllocate: a decision allocates nothing if the addresses are given
+// or not needed. The race detector drops objects of a pool at random; an average of
+// less than one counts as none.
+func TestDecideDoesNotAllocate(t *testing.T) {
 	const n = 100
 	for name, mix := range mixes(n) {
 		at := []netip.Addr{v4(n - 1)}
@@ -312,8 +312,8 @@ func TestDecideAllocates(t *testing.T) {
 	}
 }
 
-// TestDecideLast asserts that the benchmarks measure what they say: the last rule
-// wins, but where several do.
+// TestDecideLast asserts that in the benchmarks the last rule matches, except where
+// several do.
 func TestDecideLast(t *testing.T) {
 	const n = 5000
 	for name, mix := range mixes(n) {

@@ -23,7 +23,7 @@ func addrs(s string) []netip.Addr {
 	return all
 }
 
-// to makes a query from "HOST:PORT", as a client would.
+// to makes a query from "HOST:PORT", like a client's.
 func to(dest string) Query {
 	at := strings.LastIndexByte(dest, ':')
 	host, addr, err := ParseHost(dest[:at])
@@ -242,8 +242,8 @@ func TestUpstreamsAreThoseThatRulesChoose(t *testing.T) {
 	}
 }
 
-// A range that is denied is not reached through the forms of IPv6 that hold IPv4.
-func TestDenyingRulesKnowDisguises(t *testing.T) {
+// A denied range cannot be reached through IPv6 forms that contain IPv4 addresses.
+func TestDenyingRulesMatchIPv6Forms(t *testing.T) {
 	rules := NewRules([]Rule{
 		{IPs: prefixes("203.0.113.0/24 ::ffff:198.51.100.7/128 2001:db8::/32"), Deny: "no"},
 		{IPs: prefixes("8.8.8.0/24"), Upstream: "google"},

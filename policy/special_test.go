@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestSpecial is the specification: the edges of each range, and its disguises.
+// TestSpecial is the specification: the edges of each range, and its IPv6 forms.
 func TestSpecial(t *testing.T) {
 	for _, tt := range []struct {
 		want  Range

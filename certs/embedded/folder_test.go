@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// An authority whose folder, or a file in it, others could have written is not
-// opened, and none is made there: its root would be theirs.
+// An authority is neither opened nor made in a folder that others could have written
+// to, or with a file that they could have written: its root would be theirs.
 func TestStorageOfOthers(t *testing.T) {
 	open := func(dir string) error {
 		s, err := NewServer(ServerOptions{Names: []string{"localhost"}, Storage: dir, Password: []byte("secret"), PlainKeys: true})

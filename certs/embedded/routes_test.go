@@ -8,7 +8,7 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// What clients of a step-ca need is there, and nothing else.
+// The server has the routes that step-ca's clients need, and no others.
 func TestRoutes(t *testing.T) {
 	r := routes()
 	for _, base := range []string{"", "/1.0"} {

@@ -109,7 +109,7 @@ func TestRevocationLists(t *testing.T) {
 	}
 }
 
-// Whatever a file says, decrypting it ends soon, in a key or an error.
+// Decryption of any file ends soon, with a key or an error.
 func FuzzDecryptPKCS8(f *testing.F) {
 	names, _ := filepath.Glob("testdata/*.key")
 	for _, name := range names {

@@ -150,8 +150,8 @@ func TestLoadNamesTheFileAndTheFix(t *testing.T) {
 	}
 }
 
-// All that is wrong is told at once, on one line, and can be told apart.
-func TestLoadTellsAllThatIsWrong(t *testing.T) {
+// All errors are reported at once, on one line, and can be separated.
+func TestLoadReportsAllErrors(t *testing.T) {
 	_, _, err := Load(Files{Cert: "absent.crt", Key: "absent.key", CA: "absent.ca"})
 	many, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(many.Unwrap()) != 3 || strings.Contains(err.Error(), "\n") || !errors.Is(err, fs.ErrNotExist) {
@@ -234,7 +234,7 @@ func TestLoadOnlyRoots(t *testing.T) {
 	}
 }
 
-// A file that is accepted has all that its lines promise.
+// A file is accepted only if all of its blocks are complete.
 func FuzzLoadPEM(f *testing.F) {
 	p := newPair(f, 1, time.Hour)
 	f.Add(p.cert)

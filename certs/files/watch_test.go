@@ -25,7 +25,7 @@ import (
 	"ambassador/certs"
 )
 
-// syncBuffer takes log lines from the watcher.
+// syncBuffer collects log lines of the watcher.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer // guarded by mu
@@ -43,7 +43,7 @@ func (b *syncBuffer) count(s string) int {
 	return strings.Count(b.b.String(), s)
 }
 
-// watched is a Watcher under way in a folder of its own.
+// watched is a running Watcher with its own folder.
 type watched struct {
 	t      *testing.T
 	dir    string
@@ -114,8 +114,8 @@ func (w *watched) fill(name string, p pair) {
 	w.put(name+"/tls.key", p.key)
 }
 
-// until waits for a status. It must come by an event: the limit is less than
-// what the poll needs.
+// until waits for a status. It must follow from an event: the limit is shorter than
+// the poll interval.
 func (w *watched) until(what string, ok func(certs.Status) bool) {
 	w.t.Helper()
 	limit := time.After(PollInterval * 2 / 3)
@@ -140,7 +140,7 @@ func complaint(s string) func(certs.Status) bool {
 	return func(st certs.Status) bool { return strings.Contains(st.LastError, s) }
 }
 
-// wantCurrent says that the generation is in use.
+// wantCurrent checks that the generation is in use.
 func (w *watched) wantCurrent(serial string, generation uint64) {
 	w.t.Helper()
 	if st := w.source.Status(); st.Serial != serial || st.Generation != generation || !st.Ready {
@@ -215,7 +215,7 @@ func TestWatchSeesASwappedLink(t *testing.T) {
 	w.wantCurrent("3", 3)
 }
 
-// A link that is swapped while the watch is being set leads the watch along.
+// The watch follows a link that is swapped while the watch is being set.
 func TestFollowSeesALinkSwappedMeanwhile(t *testing.T) {
 	w, _ := open(t, pair{})
 	w.fill("..1", newPair(t, 1, time.Hour))
@@ -296,8 +296,8 @@ func TestWatchKeepsAValidPairFromOneThatIsNot(t *testing.T) {
 	w.until("fourth", serial("4"))
 }
 
-// A good pair that went bad and is the same again is no new generation.
-func TestWatchTakesBackAComplaint(t *testing.T) {
+// A pair that was damaged and then restored makes no new generation.
+func TestWatchClearsAnError(t *testing.T) {
 	one := newPair(t, 1, time.Hour)
 	w := watch(t, one)
 	w.put("tls.key", one.key[:50])
@@ -320,7 +320,7 @@ func TestOpenWithoutFilesAndRunTakesThemUp(t *testing.T) {
 	}
 }
 
-// What changes between Open and Run is not lost, nor what does between two Runs.
+// Changes between Open and Run are noticed, and so are those between two Runs.
 func TestRunReadsAtOnce(t *testing.T) {
 	w, watcher := open(t, newPair(t, 1, time.Hour))
 	w.putPair(newPair(t, 2, time.Hour))
@@ -339,8 +339,8 @@ func TestOpenPublishesAPairThatIsNotValid(t *testing.T) {
 	}
 }
 
-// Without events the poll does it alone; what is bad is told once, however often
-// it is read.
+// Without events polling suffices; an error is reported once, however often the file
+// is read.
 func TestPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, watcher := open(t, newPair(t, 1, time.Hour))
@@ -364,7 +364,7 @@ func TestPoll(t *testing.T) {
 		<-changed
 		w.wantCurrent("3", 2)
 
-		// A pair made by a clock that is ahead is taken when its time has come.
+		// A pair that is not valid yet is used when it becomes valid.
 		w.putPair(newPairFrom(t, 4, time.Now().Add(PollInterval+7*time.Second), time.Now().Add(time.Hour)))
 		start, changed = time.Now(), w.source.Changed()
 		<-changed // the complaint
@@ -397,7 +397,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// inotifies counts descriptors, where the system tells them.
+// inotifies counts descriptors, if the system lists them.
 func inotifies(t *testing.T) (n int) {
 	t.Helper()
 	all, _ := os.ReadDir("/proc/self/fd")
@@ -409,13 +409,13 @@ func inotifies(t *testing.T) (n int) {
 	return n
 }
 
-// stacks are those of all goroutines but for the lines of this file.
+// stacks returns those of all goroutines without the lines of this file.
 func stacks() string {
 	b := make([]byte, 1<<20)
 	return string(b[:runtime.Stack(b, true)])
 }
 
-// Roots alone are an identity too: that of tls.ca.
+// An identity may have only roots: that of tls.ca.
 func TestWatchRootsAlone(t *testing.T) {
 	w, _ := open(t, pair{})
 	f := Files{CA: filepath.Join(w.dir, "ca.crt")}
@@ -490,9 +490,9 @@ func TestEventsOfOtherFilesDoNotConcern(t *testing.T) {
 	}
 }
 
-// A revocation list that cannot be used is told, with the file and the fix; what it
-// does for connections, package certs has.
-func TestListsThatCannotBeUsedAreTold(t *testing.T) {
+// A revocation list that cannot be used is logged, with the file and the fix. Package
+// certs tests its effect on connections.
+func TestUnusableListsAreLogged(t *testing.T) {
 	w := &watched{t: t, dir: t.TempDir(), source: certs.NewSource("me")}
 	w.putPair(newPair(t, 1, time.Hour))
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -517,8 +517,8 @@ func TestListsThatCannotBeUsedAreTold(t *testing.T) {
 	}
 }
 
-// A panic while the files are taken up is an error of theirs, and the next change is
-// taken up.
+// A panic while the files are read is reported as their error, and the next change is
+// used.
 func TestPanicInTheWatcher(t *testing.T) {
 	p := newPair(t, 1, time.Hour)
 	w, watcher := open(t, p)

@@ -9,8 +9,8 @@ import (
 	"ambassador/certs"
 )
 
-// What certs takes for a SPIFFE ID is what go-spiffe does, but for the bounds on
-// its length, which go-spiffe does not check.
+// Package certs accepts the same SPIFFE IDs as go-spiffe, except for the bounds on
+// their length, which go-spiffe does not check.
 func FuzzCheckSPIFFEID(f *testing.F) {
 	for _, s := range []string{"spiffe://corp/orders", "spiffe://corp/orders#", "spiffe://corp/orders?", "spiffe://corp/orders?#", "SPIFFE://corp/a", "spiffe://CORP/a",
 		"spiffe://corp:1/a", "spiffe://u@corp/a", "spiffe://corp/a//b", "spiffe://corp/./a", "spiffe://corp/a/..", "spiffe://corp/%61", "spiffe://corp", "spiffe://corp/",

@@ -72,7 +72,7 @@ func (a *authority) make(t *testing.T, path string, by *authority, life time.Dur
 	return cert, key
 }
 
-// svid is what an agent says of one identity.
+// svid is an agent's message about one identity.
 func (a *authority) svid(t *testing.T, path string, federated ...*authority) *workload.X509SVIDResponse {
 	t.Helper()
 	leaf, key := a.make(t, path, a, time.Hour)
@@ -88,7 +88,7 @@ func (a *authority) svid(t *testing.T, path string, federated ...*authority) *wo
 	return r
 }
 
-// agent is a Workload API agent that says what it is told to.
+// agent is a Workload API agent with configured answers.
 type agent struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	t      *testing.T
@@ -190,7 +190,7 @@ func await(t *testing.T, s *certs.Source, what string, is func(certs.Status) boo
 
 func ready(st certs.Status) bool { return st.Ready }
 
-// The agent comes later than we do, says something new, goes, and comes back.
+// The agent starts after us, sends something new, stops, and starts again.
 func TestFollowsTheAgent(t *testing.T) {
 	t.Parallel()
 	corp, agent := newAuthority(t, "corp.test"), newAgent(t)
@@ -218,7 +218,7 @@ func TestFollowsTheAgent(t *testing.T) {
 	await(t, s, "renewed", func(st certs.Status) bool { return st.Serial != second.Serial && st.LastError == "" })
 }
 
-// What federated domains may vouch for is kept apart, and changes with the agent.
+// The roots of federated domains are kept apart, and change with the agent.
 func TestFederatedDomains(t *testing.T) {
 	t.Parallel()
 	a, b, agent := newAuthority(t, "a.test"), newAuthority(t, "b.test"), newAgent(t)
@@ -269,8 +269,8 @@ func TestCheckSocket(t *testing.T) {
 	}
 }
 
-// A panic while an update is taken is a failure of the agent, and not the end of the
-// process: the next update is taken.
+// A panic while an update is handled counts as a failure of the agent: the process
+// continues, and the next update is used.
 func TestPanicInTheListener(t *testing.T) {
 	t.Parallel()
 	corp, agent := newAuthority(t, "corp.test"), newAgent(t)

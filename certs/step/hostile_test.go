@@ -19,7 +19,7 @@ import (
 	"ambassador/certs/embedded"
 )
 
-// hostileCA proves that it is the configured CA, and answers what it likes.
+// hostileCA proves that it is the configured CA, and sends arbitrary answers.
 func hostileCA(t *testing.T, routes map[string]http.HandlerFunc) Config {
 	t.Helper()
 	ca, err := embedded.New()
@@ -48,8 +48,8 @@ func hostileCA(t *testing.T, routes map[string]http.HandlerFunc) Config {
 }
 
 // A provisioner's key whose JWE has an empty encrypted key makes go-jose/v3 before
-// 3.0.5 panic. It is an error of this identity: it is told, tried again with the
-// usual pauses, and the process lives.
+// 3.0.5 panic. That is an error of this identity: it is reported, attempts continue
+// with the usual pauses, and the process lives.
 func TestCAWithAnEmptyEncryptedKey(t *testing.T) {
 	t.Parallel()
 	public, secret, err := jose.GenerateDefaultKeyPair([]byte("secret"))

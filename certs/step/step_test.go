@@ -224,7 +224,7 @@ func TestStorageSurvivesARestart(t *testing.T) {
 	}
 }
 
-// One that has expired is renewed for the same key, with no other credential.
+// An expired certificate is renewed for the same key, with no other credential.
 func TestRenewsAfterExpiry(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -242,8 +242,8 @@ func TestRenewsAfterExpiry(t *testing.T) {
 	}
 }
 
-// The CA is down past the end of the certificate: the reason is told, and within
-// two seconds of its return there is a certificate again.
+// The CA is down until after the certificate has expired: the status has the reason,
+// and within two seconds of the CA's return there is a certificate again.
 func TestComesBackWithTheCA(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -285,7 +285,7 @@ func TestBootstrapKnowsTheRightCA(t *testing.T) {
 	}
 }
 
-// Whatever an unknown server answers, it is the root with the fingerprint or none.
+// From any answer of an unknown server only the root with the fingerprint is accepted.
 func FuzzParseRoot(f *testing.F) {
 	pair, err := newPair(1)
 	if err != nil {
@@ -304,7 +304,7 @@ func FuzzParseRoot(f *testing.F) {
 	})
 }
 
-// Whatever a token file has, it is told what is wrong with it or is for our names.
+// Any token is for our names, or the error says what is wrong with it.
 func FuzzCheckToken(f *testing.F) {
 	f.Add("hello")
 	f.Add("eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJtZSJ9.AAAA")
@@ -318,7 +318,7 @@ func FuzzCheckToken(f *testing.F) {
 
 func quotePEM(b []byte) string { return `"` + strings.ReplaceAll(string(b), "\n", `\n`) + `"` }
 
-// A token from a file is sent once; another one is taken up from there.
+// A token from a file is sent once; a new one in the file is used.
 func TestTokenFile(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -396,7 +396,7 @@ func TestWrongPasswordAndProvisioner(t *testing.T) {
 	}
 }
 
-// Two processes that share a folder: one renews, the other takes what it got.
+// Of two processes that share a folder, one renews and the other uses the result.
 func TestSharedStorage(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -413,7 +413,7 @@ func TestSharedStorage(t *testing.T) {
 	await(t, two, "at one with the other", func(st certs.Status) bool { seen[one.Status().Serial] = true; return seen[st.Serial] })
 }
 
-// A CA that takes connections and never answers holds up nothing but its own try.
+// A CA that accepts connections and never answers delays only its own attempt.
 func TestCAThatHangs(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -438,8 +438,8 @@ func TestCAThatHangs(t *testing.T) {
 	}
 }
 
-// Proxies of the environment are not for us: an ambassador that is the proxy
-// would call itself.
+// Proxies of the environment are not used: an ambassador that is the proxy would
+// connect to itself.
 func TestNoProxyAndNoSTEPPATH(t *testing.T) {
 	a := newAuthority(t)
 	for _, v := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY"} {

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// writerFolder tells the test binary to be a process that writes storage for ever.
+// writerFolder is a variable that makes the test binary write storage for ever.
 const writerFolder = "AMBASSADOR_TEST_STORAGE_WRITER"
 
 func TestMain(m *testing.M) {
@@ -64,8 +64,7 @@ func writeForEver(s storage) {
 	}
 }
 
-// Whenever a process is killed, what it leaves is a usable pair, and the next one
-// is not kept from it.
+// A process that is killed at any moment leaves a usable pair and no lock.
 func TestKilledWhileWriting(t *testing.T) {
 	t.Parallel()
 	s := storage{filepath.Join(t.TempDir(), "identity")}
@@ -106,7 +105,7 @@ func killWriter(t *testing.T, s storage) {
 	}
 }
 
-// What is damaged by others is told by file, and is no reason not to start.
+// A damaged file is logged by name, and does not prevent a start.
 func TestDamagedStorage(t *testing.T) {
 	pair, err := newPair(1)
 	if err != nil {

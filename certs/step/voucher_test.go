@@ -48,8 +48,8 @@ func (a someCA) identity(t *testing.T, names ...string) *tls.Certificate {
 	return cert
 }
 
-// A CA goes over to other roots, twice, while the fingerprint stays that of the first:
-// what is stored is trusted at each point, and a root that is gone is not.
+// A CA changes its roots twice, while the fingerprint stays that of the first: the
+// stored roots are trusted at each point, and a former root is not.
 func TestVouchersFollowTheCA(t *testing.T) {
 	a, b, c := newSomeCA(t), newSomeCA(t), newSomeCA(t)
 	config := Config{Fingerprint: a.Fingerprint(), Names: []string{"me"}}
@@ -92,7 +92,7 @@ func TestVouchersFollowTheCA(t *testing.T) {
 	}
 }
 
-// No voucher makes us trust what the CA has not given us.
+// No forged voucher makes us trust a root that the CA did not give us.
 func TestForgedVouchers(t *testing.T) {
 	ours, evil := newSomeCA(t), newSomeCA(t)
 	config := Config{Fingerprint: ours.Fingerprint(), Names: []string{"me"}}
