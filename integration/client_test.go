@@ -113,7 +113,7 @@ func TestSlowIsFine(t *testing.T) {
 	a.ended(0)
 }
 
-// lastWords is endsAs where the process is on its way out and cannot be asked.
+// lastWords is endsAs for a process that is shutting down and does not answer.
 func (a *ambassador) lastWords(c net.Conn, reason string) {
 	a.t.Helper()
 	rec, err := logged(a.process, c.LocalAddr().String())
@@ -200,9 +200,9 @@ func acceptsPostgresTLS(cfg *tls.Config, talk func(io.ReadWriter)) func(*server,
 // startup is a PostgreSQL startup message: version 3.0, user "u".
 const startup = "\x00\x00\x00\x10\x00\x03\x00\x00user\x00u\x00\x00"
 
-// TestPostgresServersThatMisbehave proves that the wait for a server in the
-// client's part of the dialogue is bounded too, and that what is no PostgreSQL is
-// said to the client in its own protocol.
+// TestPostgresServersThatMisbehave proves that the wait for a server in the client's
+// part of the dialogue is bounded, too, and that a client is told in its own protocol
+// that a server is not PostgreSQL.
 func TestPostgresServersThatMisbehave(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
@@ -278,8 +278,8 @@ func TestClientResets(t *testing.T) {
 	})
 }
 
-// TestProbe proves that a client that only looks whether somebody listens is
-// recorded as that.
+// TestProbe proves that a client that only connects and closes is recorded as a
+// probe.
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil, echoLines)
@@ -351,8 +351,8 @@ func TestKilledSession(t *testing.T) {
 	a.endsAs(conn, "relay", "killed")
 }
 
-// TestManyClients proves that a storm of short sessions leaves nothing behind:
-// each has its record, none is lost, and no session stays.
+// TestManyClients proves that many short sessions leak nothing: each has its record,
+// none is lost, and none stays.
 func TestManyClients(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)

@@ -19,10 +19,10 @@ func (n network) nft(t testing.TB, rules string) {
 
 var lostSession = regexp.MustCompile(`"stage":"relay","reason":"upstream_lost".*`)
 
-// faultCut drops every packet from and to a server, while sessions with it are
-// open: one that says nothing outlives a cut of seconds, and ends by keepalive
-// where the cut lasts; with kill_on_down it ends when health has seen the cut; new
-// sessions go elsewhere.
+// faultCut drops every packet from and to a server, while sessions with it are open.
+// A quiet session outlives a cut of seconds, and ends by keepalive if the cut lasts;
+// with kill_on_down it ends when health has noticed the cut. New sessions go to
+// another server.
 func faultCut(t *testing.T) {
 	t.Parallel()
 	need(t, "nft")

@@ -52,7 +52,7 @@ func (d *daemon) write(t testing.TB, name, text string) string {
 	return d.file(name)
 }
 
-// mkdir makes folders in the folder, owned by the user if he has a name.
+// mkdir makes folders in the folder, owned by the user if one is named.
 func (d *daemon) mkdir(t testing.TB, owner string, names ...string) {
 	t.Helper()
 	for _, n := range names {
@@ -108,7 +108,7 @@ func (d *daemon) start(t testing.TB) {
 	}
 }
 
-// stop ends the server in its own time, or else at once.
+// stop shuts the server down, or kills it if that takes too long.
 func (d *daemon) stop(t testing.TB) {
 	t.Helper()
 	if d.process == nil || !d.running() {
@@ -157,9 +157,9 @@ func front(t testing.TB, d *daemon, keys *pki, flags ...string) (a *ambassador, 
 	return a, port
 }
 
-// twins runs the same client against the plaintext twin and through the
-// ambassador; both must end alike and print the same, but for what edit removes.
-// It returns what was printed.
+// twins runs the same client against the plaintext twin and through the ambassador.
+// Both must end alike and print the same, except for what edit removes. It returns
+// the output.
 func twins(t testing.TB, direct, through *exec.Cmd, edit ...string) string {
 	t.Helper()
 	want, got := transcript(t, direct, edit), transcript(t, through, edit)
@@ -169,8 +169,8 @@ func twins(t testing.TB, direct, through *exec.Cmd, edit ...string) string {
 	return got
 }
 
-// transcript is what a client printed and how it ended. edit are texts and what
-// stands for them, in turns.
+// transcript is a client's output and exit. edit are texts and their replacements, in
+// turns.
 func transcript(t testing.TB, cmd *exec.Cmd, edit []string) string {
 	t.Helper()
 	p, err := launch(cmd)
@@ -185,9 +185,9 @@ func transcript(t testing.TB, cmd *exec.Cmd, edit []string) string {
 	return strings.NewReplacer(edit...).Replace(fmt.Sprintf("exit code %d\n%s%s", code, p.stdout, p.stderr))
 }
 
-// rejected proves that the server serves nobody without the right certificate:
-// before one of another CA the client fails, and the session ends for reason. How
-// servers refuse differs: an alert, a close, or words within the protocol.
+// rejected proves that the server refuses a wrong certificate: with one of another CA
+// the client fails, and the session ends for reason. Servers refuse differently: by
+// an alert, a close, or a message of the protocol.
 func rejected(t testing.TB, d *daemon, keys *pki, starttls, reason string, client func(port string) *exec.Cmd) {
 	t.Helper()
 	conf := place{addr: d.addr(), starttls: starttls, identity: "client-other"}.configFile(t, keys)
@@ -199,9 +199,9 @@ func rejected(t testing.TB, d *daemon, keys *pki, starttls, reason string, clien
 	a.await(`"msg":"session".*"reason":"` + reason + `"`)
 }
 
-// firstContact proves that who forgot --starttls, or chose another, is told what
-// the server speaks and which flag to add. hello is what a client says, for the
-// protocols in which it speaks first.
+// firstContact proves that without --starttls, or with a wrong one, the error names
+// the server's protocol and the flag to add. hello is the client's first message, for
+// the protocols in which it speaks first.
 func firstContact(t testing.TB, d *daemon, keys *pki, starttls, hello, want string) {
 	t.Helper()
 	a := start(t, "run", "-c", place{addr: d.addr(), starttls: starttls}.configFile(t, keys))
@@ -211,7 +211,7 @@ func firstContact(t testing.TB, d *daemon, keys *pki, starttls, hello, want stri
 	a.await(`"msg":"session".*"cause":".*` + want)
 }
 
-// talk is a session by hand: it sends each line once the last answer matches.
+// talk is a session by hand: it sends each line after the last answer matches.
 type talk struct {
 	t testing.TB
 	c net.Conn
@@ -237,7 +237,7 @@ func (k *talk) say(text string) {
 	}
 }
 
-// hear reads until what has come since the last time ends with suffix.
+// hear reads until the bytes since the last call end with suffix.
 func (k *talk) hear(suffix string) string {
 	k.t.Helper()
 	buf := make([]byte, 4096)

@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// faultPostgres kills one of three PostgreSQL servers under clients that
-// connect all the time, and lets it come back: no client may notice, but for those
-// that were in the middle, and those that are told that it is starting up.
+// faultPostgres kills one of three PostgreSQL servers under clients that connect all
+// the time, and restarts it. No client may fail, except for those with a session on
+// it, and those that get its message that it is starting up.
 func faultPostgres(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
@@ -113,8 +113,8 @@ func (p *postgres) crash(t testing.TB) {
 	os.Remove(p.file("d/postmaster.pid"))
 }
 
-// crash ends a program and its children, which are found by that, at SIGKILL. It
-// is stopped first, so that it makes no more of them, who would keep its port.
+// crash kills a program and its children with SIGKILL. It stops the program first, so
+// that it makes no more children, which would keep its port.
 func (p *process) crash(t testing.TB) {
 	t.Helper()
 	p.freeze(t)
@@ -306,8 +306,8 @@ func lockingMariaDB(t testing.TB, keys *pki) (here network, dir, addr string) {
 	return here, dir, there.ip + ":3306"
 }
 
-// heardFirst is what a client of the socket hears first. It then leaves, as one
-// that failed.
+// heardFirst returns the server's first message to a client of the socket, which then
+// closes, like one that failed.
 func heardFirst(t testing.TB, socket string) string {
 	t.Helper()
 	c, err := net.Dial("unix", socket)
@@ -321,8 +321,8 @@ func heardFirst(t testing.TB, socket string) string {
 	return string(buf[:n])
 }
 
-// welcome proves that the server still serves this host after what was, and that it
-// would lock it out: what proves nothing else.
+// welcome proves that the server still serves this host, and that it does lock hosts
+// out: otherwise the test would prove nothing.
 func welcome(t testing.TB, socket, what string) {
 	t.Helper()
 	if got := heardFirst(t, socket); len(got) < 5 || got[4] != 10 {
@@ -359,8 +359,8 @@ upstreams:
 }
 
 // TestMySQLThroughSTARTTLSIsNotLockedOut is the same through starttls, where the
-// greeting is no longer to be heard once there is TLS; and with a certificate that
-// the server refuses, so that every probe fails.
+// greeting cannot be seen after TLS has begun; and with a certificate that the server
+// refuses, so that every probe fails.
 func TestMySQLThroughSTARTTLSIsNotLockedOut(t *testing.T) {
 	t.Parallel()
 	need(t, "mariadb")

@@ -32,8 +32,8 @@ func redisCLI(port string, args ...string) *exec.Cmd {
 	return exec.Command("redis-cli", append([]string{"-h", "127.0.0.1", "-p", port, "--no-raw"}, args...)...)
 }
 
-// TestRedis proves that a protocol without a STARTTLS of its own works as it does
-// without TLS: requests, a load, messages that come unasked, a late answer.
+// TestRedis proves that a protocol without STARTTLS works as it does without TLS:
+// requests, a load, unsolicited messages, a late answer.
 func TestRedis(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)

@@ -77,9 +77,8 @@ func (n *nameserver) answer(query []byte) []byte {
 	return out
 }
 
-// TestNames proves that names are asked of dns.servers, the next one where one is
-// dead; that /etc/hosts counts nevertheless; and that a name that is not there is
-// said to be so.
+// TestNames proves that names are resolved by dns.servers, by the next one if one is
+// dead; that /etc/hosts is honoured, too; and that an error names a missing name.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	needNetcat(t)

@@ -1,7 +1,7 @@
-// Package integration judges the built binary from outside: its command line,
-// its sockets, its log, its metrics, and what real programs (netcat,
-// PostgreSQL) see through it. It imports nothing of the ambassador's packages,
-// so that it can only notice what a user could notice.
+// Package integration tests the built binary from outside: its command line, its
+// sockets, its log, its metrics, and the behaviour of real programs (netcat,
+// PostgreSQL) through it. It imports none of the ambassador's packages, so that it
+// sees only what a user can see.
 //
 // Everything stays on loopback and in temporary folders, and only processes
 // that a test started are ended, by their own id. No test sleeps to wait: each
@@ -13,6 +13,6 @@
 //	AMBASSADOR_REQUIRE_SERVERS=1  a missing program is a failure (integration/test sets it)
 //	AMBASSADOR_TEST_LONG=1        the full lengths: answers 90 s late, longer loads
 //	AMBASSADOR_TEST_RACE=1        the binary under test is built with -race
-//	AMBASSADOR_TEST_BINARY=FILE   judge this binary and build none
+//	AMBASSADOR_TEST_BINARY=FILE   test this binary and build none
 //	AMBASSADOR_TEST_PGBIN=DIR     where PostgreSQL's programs are, if not in a usual place
 package integration

@@ -110,8 +110,8 @@ func TestCONNECT(t *testing.T) {
 	}
 }
 
-// TestCONNECTByHand proves what no good client does: bytes that come with the
-// request are the upstream's; heads that are none or without end are answered 400.
+// TestCONNECTByHand tests unusual clients: bytes behind the request go to the
+// upstream; invalid or endless heads are answered 400.
 func TestCONNECTByHand(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)

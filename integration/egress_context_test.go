@@ -18,9 +18,9 @@ func proxyV2(context string) string {
 	return signature + "\x21\x11" + string([]byte{byte(len(body) >> 8), byte(len(body))}) + body
 }
 
-// TestContext proves, for each way in which a client can say something about its
-// own connection, that it is followed and recorded; that it cannot widen what the
-// configuration allows; and that what is not understood is refused.
+// TestContext proves, for each way in which a client can give hints about its own
+// connection, that they are followed and recorded; that they cannot widen what the
+// configuration allows; and that an invalid hint is refused.
 func TestContext(t *testing.T) {
 	t.Parallel()
 	live := startServer(t, nil, speaksFirst("welcome\n"))
@@ -40,8 +40,8 @@ listeners:
   deaf: {listen: "127.0.0.1:0", socks5: {users_file: %[4]s}, rules: *rules}
 `, dead, stuck, live.addr, usersFile(t, "batch:secret"), hostPort(live.addr))))
 
-	// carriers ask for a destination with a context, and say what the client hears:
-	// "ok", or how it was refused.
+	// carriers request a destination with a context, and return the answer: "ok", or the
+	// refusal.
 	carriers := map[string]func(to, context string) (net.Conn, string){
 		"socks": func(to, context string) (net.Conn, string) {
 			login := "batch"

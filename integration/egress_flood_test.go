@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestBreakerOfEachDestination proves that a destination which is dead trips its own breaker
-// and nobody else's, and that clients are told so, and when to come again.
+// TestBreakerOfEachDestination proves that a dead destination opens only its own
+// breaker, and that clients are told so, and when to try again.
 func TestBreakerOfEachDestination(t *testing.T) {
 	t.Parallel()
 	live, dead := startServer(t, nil, echoLines), closedPort(t).addr
@@ -44,7 +44,7 @@ listeners:
   socks: {listen: "127.0.0.1:0", timeouts: {handshake: 3s}, socks5: {}, rules: [{ip: [127.0.0.0/8], upstream: internet}]}
 `
 
-// backTo waits until the process has given back its memory, but for some MiB.
+// backTo waits until the process has released its memory, except for some MiB.
 func (a *ambassador) backTo(before, mib int) {
 	a.t.Helper()
 	if on("AMBASSADOR_TEST_RACE") {
@@ -64,8 +64,8 @@ func (a *ambassador) backTo(before, mib int) {
 	}
 }
 
-// TestManyDeadDestinations proves that what clients name leaves no trace beyond a
-// bound, however much of it there is.
+// TestManyDeadDestinations proves that the memory for the destinations that clients
+// name is bounded, however many there are.
 func TestManyDeadDestinations(t *testing.T) {
 	t.Parallel()
 	total := 10_000
@@ -103,8 +103,8 @@ func TestManyDeadDestinations(t *testing.T) {
 	a.backTo(before, 10)
 }
 
-// oneDead asks for the nth of many destinations at which nobody listens. Port 9
-// (discard) and those after it are nobody's in 127.16.0.0/12.
+// oneDead requests the nth of many destinations at which nothing listens. Port 9
+// (discard) and those after it are unused in 127.16.0.0/12.
 func oneDead(addr string, n int64) error {
 	c, err := dialTCP(addr)
 	if err != nil {
@@ -131,9 +131,8 @@ func (a *ambassador) quiet() int {
 	return kib
 }
 
-// TestSilentClients proves that clients which connect and say nothing are all let
-// in, are all dropped when their time is over and not before, and take nothing with
-// them.
+// TestSilentClients proves that clients which connect and send nothing are all
+// accepted, are all closed at their deadline and not before, and leak nothing.
 func TestSilentClients(t *testing.T) {
 	t.Parallel()
 	total := 2000
@@ -176,9 +175,9 @@ func TestSilentClients(t *testing.T) {
 	silence(50)
 	before := a.quiet()
 	silence(total)
-	// The runtime keeps, for the next who come, the descriptors of as many goroutines
-	// and sockets as there have been at a time: 3 KiB for each client. A second crowd
-	// is those next, and takes nothing more.
+	// The runtime keeps the structures of as many goroutines and sockets as there have
+	// been at a time for reuse: 3 KiB for each client. A second crowd reuses them and
+	// needs no more.
 	a.backTo(before, 4+total*4>>10)
 	before = a.quiet()
 	silence(total)

@@ -24,14 +24,14 @@ type zone struct {
 	count map[string]int // guarded by mu; questions for IPv4 addresses, by name
 }
 
-// question is one for the addresses of a name.
+// question is a query for the addresses of a name.
 type question struct {
 	name string // lower-case, without the last dot
 	v6   bool
 	nth  int // how often IPv4 addresses of the name were asked for, this one included
 }
 
-// answer is what is answered. The zero value says that the name has no such address.
+// answer is the answer to a query. The zero value: the name has no such address.
 type answer struct {
 	addrs   []string // those of the question's family are sent, in this order
 	cname   string   // with the last dot; instead of addresses
@@ -187,10 +187,10 @@ func thousand() (out []string) {
 	return out
 }
 
-// TestNamesThatClientsAsk proves that a name is looked up once for a session, where
-// a rule wants its addresses or at the dial; that only the addresses which the rule
-// keeps are dialled; and that whatever a name server does, the client hears of it
-// in time.
+// TestNamesThatClientsAsk proves that a name is looked up once per session, for a rule
+// that needs its addresses or for the dial; that only the addresses which the rule
+// keeps are dialled; and that for any failure of a name server the client gets an
+// answer in time.
 func TestNamesThatClientsAsk(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil, echoLines)
@@ -267,9 +267,9 @@ listeners:
 	}
 }
 
-// TestRebinding proves that a name which leads to a public address now and to this
-// host the next moment leads to this host never: not in any order of its addresses,
-// not when the public one is dead, and not by another family.
+// TestRebinding proves that a name which resolves to a public address now and to this
+// host the next moment never leads to this host: not in any order of its addresses,
+// not if the public one is dead, and not by another family.
 func TestRebinding(t *testing.T) {
 	t.Parallel()
 	inNamespace(t)

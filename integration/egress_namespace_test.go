@@ -85,11 +85,11 @@ func dialHere(t testing.TB, addr string) net.Conn {
 	return c
 }
 
-// TestRedirect proves that programs which know of no proxy go where they wanted to
-// go: redirected by nftables, over IPv4 and IPv6, by address and by the name in
-// their ClientHello; that our own connections are kept out by their mark or by the
-// user; that a server may speak first; and that who connects to the listener itself
-// is refused.
+// TestRedirect proves that programs without proxy support reach their destination:
+// redirected by nftables, over IPv4 and IPv6, by address and by the name in their
+// ClientHello; that our own connections are excluded by their mark or by the user;
+// that a server may speak first; and that a connection to the listener itself is
+// refused.
 func TestRedirect(t *testing.T) {
 	t.Parallel()
 	needNetcat(t)
@@ -177,7 +177,7 @@ listeners:
 		t.Errorf("they came after %v, and timeouts.handshake is 1s", took)
 	}
 	silent.Close()
-	// What might become a ClientHello is kept, whatever it is.
+	// Bytes that may be the beginning of a ClientHello are kept, also if they are not.
 	begun := dialHere(t, privateIPv4+":7001")
 	fmt.Fprint(begun, "\x16\x03\x01")
 	readLine(t, begun)
@@ -189,7 +189,7 @@ listeners:
 		t.Error(err)
 	}
 
-	// By the user: ours are not redirected, though they bear no mark.
+	// By the user: our connections are not redirected, although they have no mark.
 	cmd := exec.Command("nc", "-N", privateIPv4, "7002")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: nobody}
 	cmd.Stdin = strings.NewReader("as nobody\n")

@@ -35,9 +35,9 @@ var notAddresses = []string{
 	"=[::1%lo]", "=fe80::1%1", "=[127.0.0.1]", "=[::1", "=", "=.", "=a b", "=a\x00b", "=a\r\nb", "=localhost:1@x", "=-", "=a..b",
 }
 
-// TestSpecialAddresses proves that a rule for everything is none for this host, its
-// networks and their metadata services, however they are written; and that each
-// refusal has its record.
+// TestSpecialAddresses proves that a rule that allows everything does not allow this
+// host, its networks and their metadata services, however they are written; and that
+// each refusal has its record.
 func TestSpecialAddresses(t *testing.T) {
 	t.Parallel()
 	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", `
@@ -58,8 +58,9 @@ listeners:
 	t.Logf("%d special addresses and %d that are none", len(specials), len(notAddresses))
 }
 
-// TestOpened proves what opens special addresses: localhost by its name, a private
-// one by the whole name that leads to it or by a range inside, and nothing beyond.
+// TestOpened proves which rules open special addresses: localhost by its name, a
+// private address by a whole name that resolves to it or by a range inside, and
+// nothing else.
 func TestOpened(t *testing.T) {
 	t.Parallel()
 	inNamespace(t)
@@ -98,8 +99,8 @@ listeners:
 	}
 }
 
-// TestLoops proves that no rule leads a session to ourselves: to a listener, the
-// admin API or the metrics, by any address or name of theirs.
+// TestLoops proves that no rule leads a session back to us: to a listener, the admin
+// API or the metrics, by any of their addresses or names.
 func TestLoops(t *testing.T) {
 	t.Parallel()
 	inNamespace(t)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// The replies of SOCKS5 that the tests meet (RFC 1928, section 6).
+// The SOCKS5 replies in the tests (RFC 1928, section 6).
 const (
 	socksOK             = 0
 	socksFailed         = 1
@@ -29,8 +29,8 @@ const (
 	socksUnknownCommand = 7
 )
 
-// socksAddress is a destination as SOCKS5 has it: "HOST:PORT", or "=NAME:PORT" for
-// what goes as a name, whatever it looks like.
+// socksAddress encodes a destination for SOCKS5: "HOST:PORT", or "=NAME:PORT" to send
+// any text as a name.
 func socksAddress(to string) ([]byte, error) {
 	i := strings.LastIndexByte(to, ':')
 	port, err := strconv.ParseUint(to[i+1:], 10, 16)
@@ -166,9 +166,9 @@ func proxied(url string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// TestSOCKS5Command proves the proxy without a file: what is allowed is reached by
-// name, with a login where there is one; all else is refused; and --report says at
-// the end what would have been needed.
+// TestSOCKS5Command proves that the proxy works without a file: allowed destinations
+// are reached by name, with a login if users are configured; others are refused; and
+// --report lists at the end what would have been refused.
 func TestSOCKS5Command(t *testing.T) {
 	t.Parallel()
 	need(t, "curl")
@@ -210,8 +210,8 @@ func TestSOCKS5Command(t *testing.T) {
 	}
 }
 
-// TestRefusalIsFast proves that what no rule allows costs the client no wait, and
-// nobody a look-up. It runs beside no other test.
+// TestRefusalIsFast proves that a destination that no rule allows is refused at once,
+// without a lookup. It runs beside no other test.
 func TestRefusalIsFast(t *testing.T) {
 	z := startZone(t, func(question) answer { return answer{addrs: []string{"192.0.2.1"}} })
 	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
@@ -256,7 +256,7 @@ listeners:
 	}
 }
 
-// TestUnixRules proves that on a unix socket rules go by who the client's user is.
+// TestUnixRules proves that on a unix socket rules match the client's user ID.
 func TestUnixRules(t *testing.T) {
 	t.Parallel()
 	need(t, "curl")

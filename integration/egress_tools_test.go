@@ -29,8 +29,8 @@ listeners:
 `, dns, users))
 }
 
-// TestNetcats proves that both netcats speak to us in each of their ways, and that
-// what comes with the answer, and the end of one side, pass.
+// TestNetcats proves that both netcats work in each of their modes, and that bytes
+// behind the reply, and the end of one side, are passed on.
 func TestNetcats(t *testing.T) {
 	t.Parallel()
 	needNetcat(t)
@@ -54,8 +54,8 @@ func TestNetcats(t *testing.T) {
 	}
 }
 
-// proxychains makes a program that knows of no proxy use the one at an address;
-// names are the proxy's to look up.
+// proxychains makes a program without proxy support use the proxy at an address, which
+// resolves the names.
 func proxychains(t testing.TB, proxy string, cmd *exec.Cmd) *exec.Cmd {
 	t.Helper()
 	need(t, "proxychains4")
@@ -69,9 +69,9 @@ func proxychains(t testing.TB, proxy string, cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// TestRuleOriginatesMTLS proves that one rule brings a program without TLS to a
-// PostgreSQL server that takes nothing but our certificate: by SOCKS5, to the name
-// that was asked for, which is the one that is verified.
+// TestRuleOriginatesMTLS proves that one rule connects a program without TLS to a
+// PostgreSQL server that requires our certificate: by SOCKS5, to the requested name,
+// which is verified.
 func TestRuleOriginatesMTLS(t *testing.T) {
 	t.Parallel()
 	needNetcat(t)

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// TestGuesses proves that hundreds of guesses at one user's password lock nobody out:
+// TestGuesses proves that hundreds of guesses at one user's password lock no user out:
 // not that user, who logs in for the first time from another address; not another
-// one who shares the address of the guesses; and nobody whose password was right before.
+// user at the address of the guesses; and no user who has logged in before.
 func TestGuesses(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {

@@ -208,7 +208,7 @@ func accounts(t testing.TB, a *ambassador) map[string]record {
 	return out
 }
 
-// during waits for d to pass; what happens meanwhile is the test.
+// during waits for d, while the events of the test happen.
 func during(d time.Duration) { <-time.After(d) }
 
 func quantile(all []time.Duration, q float64) time.Duration {
@@ -246,9 +246,9 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// faultKill proves that of three mTLS endpoints one that is killed costs no
-// session that begins afterwards, that it is left alone within a second but for
-// trials, and that it is used again soon after it is back.
+// faultKill kills one of three mTLS endpoints. It proves that no session that begins
+// afterwards fails, that after a second only trials go to the endpoint, and that it is
+// used again soon after its restart.
 func faultKill(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
@@ -313,8 +313,9 @@ func faultKill(t *testing.T) {
 	}
 }
 
-// endOf checks the sessions that were open when the server at addr was killed: its
-// own end, in a FIN if it had read all, else in a reset, and say so; others go on.
+// endOf checks the sessions that were open when the server at addr was killed: its own
+// sessions end, with a FIN if it had read everything, else with a reset, and are
+// recorded so; others go on.
 func endOf(t *testing.T, a *ambassador, open []net.Conn, addr string) {
 	t.Helper()
 	ended := 0
@@ -336,8 +337,8 @@ func endOf(t *testing.T, a *ambassador, open []net.Conn, addr string) {
 	}
 }
 
-// faultStop proves that an endpoint that is stopped, so that the kernel still
-// answers for it, holds up few sessions, and none for longer than an attempt.
+// faultStop proves that an endpoint that is stopped, while the kernel still accepts
+// for it, delays few sessions, and none for longer than an attempt.
 func faultStop(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
@@ -414,9 +415,9 @@ func faultStop(t *testing.T) {
 	}
 }
 
-// TestDeadDestination proves that with its only destination dead a session is refused at
-// once, with the cause and the time of the next trial, and that the first success
-// ends it.
+// TestDeadDestination proves that if its only destination is dead, a session is refused
+// at once, with the cause and the time of the next attempt, and that the first success
+// closes the breaker.
 func TestDeadDestination(t *testing.T) {
 	keys := newPKI(t)
 	v := startVictim(t, keys, "127.0.0.1:0")
@@ -509,7 +510,7 @@ func faultChaos(t *testing.T) {
 	t.Logf("chaos: %d kills in %v, %d sessions, %d cut by a kill, %d failed otherwise", len(kills), lasts, len(all), cut, failures)
 }
 
-// TestProbesAreCheap proves what it costs to probe 20 idle mTLS addresses.
+// TestProbesAreCheap bounds the cost of probing 20 idle mTLS addresses.
 func TestProbesAreCheap(t *testing.T) {
 	keys := newPKI(t)
 	var addrs []string

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// service is a protocol, for which is promised what is promised of PostgreSQL.
+// service is a protocol with the same promises as PostgreSQL.
 type service struct {
 	starttls string
 	// start starts a server of it, and gives the port.
@@ -61,8 +61,8 @@ func services() []service {
 	}
 }
 
-// startMariaDB starts a server with two more accounts: one for whoever has a
-// certificate, one for that of the new name.
+// startMariaDB starts a server with two more accounts: one accepts any certificate of
+// the CA, one only that of the new name.
 func startMariaDB(t testing.TB, keys *pki) (*daemon, string) {
 	t.Helper()
 	d := newMariaDB(t, keys)
@@ -124,8 +124,8 @@ func logsIn(port string) error {
 		{"</stream:stream>", ""}})
 }
 
-// converse is talk for a goroutine of its own: it says each line once what was due
-// before has come, and wants the server to end.
+// converse is talk for its own goroutine: it sends each line after the expected answer,
+// and expects the server to end.
 func converse(port, greeting string, steps [][2]string) error {
 	c, err := dialTCP("127.0.0.1:" + port)
 	if err != nil {
@@ -228,10 +228,10 @@ func (l *loop) stop() []try1 {
 	return l.all
 }
 
-// TestGuarantees proves of each of the other protocols what is promised of
-// PostgreSQL: in a loop of connections, with one of two servers killed, the other
-// restarted, and our certificate replaced, no client fails that was not in the
-// middle of what was killed.
+// TestGuarantees proves PostgreSQL's promises for each other protocol: in a loop of
+// connections, with one of two servers killed, the other restarted, and our
+// certificate replaced, no client fails except those with a session on the killed
+// server.
 func TestGuarantees(t *testing.T) {
 	for _, s := range services() {
 		t.Run(s.starttls, func(t *testing.T) {

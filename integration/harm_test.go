@@ -18,18 +18,18 @@ import (
 	"time"
 )
 
-// repeats is how many clients say the same nonsense, one after the other: several times
-// what opens a breaker.
+// repeats is how many clients send the same nonsense, one after the other: several
+// times the number of failures that opens a breaker.
 const repeats = 20
 
-// nonsense is what a client says that mistakes a server for another. It says it on an
-// open connection, whose end the test awaits.
+// nonsense is the message of a client that mistakes the server's protocol. It sends it
+// on an open connection, whose end the test awaits.
 type nonsense struct {
 	what string
 	say  func(c net.Conn)
 }
 
-// sends is nonsense that does not depend on what the server says.
+// sends is nonsense that does not depend on the server's messages.
 func sends(what, s string) nonsense {
 	return nonsense{what, func(c net.Conn) { io.WriteString(c, s) }}
 }
@@ -48,8 +48,8 @@ var (
 	ldapHuge    = sends("an LDAP message of 2 GiB", "\x30\x84\x7f\xff\xff\xff\x02\x01\x01")
 )
 
-// way is how a client comes to a server: to the listener of that name, at addr, and by
-// SOCKS5 on to the destination if there is one.
+// way is a client's route to a server: through the listener of that name, at addr, and
+// by SOCKS5 to the destination if there is one.
 type way struct{ listener, addr, destination string }
 
 func (w way) dial() (net.Conn, error) {
@@ -72,7 +72,7 @@ func (w way) dial() (net.Conn, error) {
 	return c, nil
 }
 
-// talk lets one client after the other say n, each until the server ends.
+// talk makes one client after the other send n, each until the server ends.
 func (w way) talk(n nonsense) error {
 	for i := range repeats {
 		c, err := w.dial()
@@ -110,7 +110,7 @@ func (w way) psql(t testing.TB, db *postgres, sql ...string) *exec.Cmd {
 	return proxychains(t, w.addr, db.client(w.destination, "disable", "psql", psql(sql...)...))
 }
 
-// misused is a server to which some clients talk nonsense, and another does not.
+// misused is a server with some clients that send nonsense, and one that does not.
 type misused struct {
 	way
 	nonsense []nonsense
@@ -148,7 +148,7 @@ func (m misused) servesOthers(t *testing.T, a *ambassador) {
 	}
 }
 
-// keepsSession proves that a live session outlives what health makes of the nonsense.
+// keepsSession proves that a live session outlives the effect of the nonsense on health.
 func (m misused) keepsSession(t *testing.T) {
 	t.Parallel()
 	m.honest(t)
@@ -161,10 +161,10 @@ func (m misused) keepsSession(t *testing.T) {
 	m.honest(t)
 }
 
-// TestNonsenseHarmsNobody proves that what one client says to a real server, which
-// closes because of it, neither keeps other clients out nor ends their sessions: with
-// the breaker and health as they are by default, with the strictest health and no
-// breaker, and for a destination of SOCKS5.
+// TestNonsenseHarmsNobody proves that a client whose message makes a real server close
+// neither keeps other clients out nor ends their sessions: with the default breaker
+// and health, with the strictest health and no breaker, and for a destination of
+// SOCKS5.
 func TestNonsenseHarmsNobody(t *testing.T) {
 	t.Parallel()
 	need(t, "proxychains4")
@@ -235,11 +235,11 @@ listeners:
 	a.unharmed()
 }
 
-// strictHealth ends the sessions of an address at the first failure that health hears
-// of, and has no breaker. Its probes may take longer than usual, for the machine is busy.
+// strictHealth ends the sessions of an address at the first failed check, and has no
+// breaker. Its probes may take longer than usual, because the machine is busy.
 const strictHealth = "health: {interval: 1s, timeout: 15s, fall: 1, kill_on_down: true}, breaker: {failures: 0}"
 
-// takePlaintext lets the server take clients without TLS, too.
+// takePlaintext makes the server accept clients without TLS, too.
 func (p *postgres) takePlaintext(t testing.TB) {
 	t.Helper()
 	f, err := os.OpenFile(p.file("d/pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
@@ -257,7 +257,7 @@ func (p *postgres) takePlaintext(t testing.TB) {
 	}
 }
 
-// pings asks whether a session of MQTT lives.
+// pings checks that a session of MQTT lives.
 func pings(m *mqtt) func(*testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
@@ -311,7 +311,7 @@ func (s *shell) quit(t testing.TB) {
 }
 
 // unharmed checks that no breaker has opened since the start, no address has become
-// unhealthy, and nobody was turned away or killed for either.
+// unhealthy, and no session was refused or killed for either.
 func (a *ambassador) unharmed() {
 	a.t.Helper()
 	for _, reason := range []string{"breaker_open", "no_endpoint", "killed"} {

@@ -24,10 +24,10 @@ func renewals(result string) string {
 	return `ambassador_identity_renewals_total{identity=me,result=` + result + `}`
 }
 
-// TestPostgresThroughRenewals: a pgbench that connects for each transaction
-// notices neither renewals nor that the CA is away for a while. When the CA is
-// away for longer than a certificate lives, the reason is told, and soon after
-// its return all is well.
+// TestPostgresThroughRenewals: a pgbench that connects for each transaction notices
+// neither renewals nor a short outage of the CA. In an outage that is longer than a
+// certificate's life the error has the reason, and soon after the CA's return
+// connections work.
 func TestPostgresThroughRenewals(t *testing.T) {
 	t.Parallel()
 	life, seconds := 12*time.Second, "40"
@@ -68,7 +68,7 @@ listeners: {pg: {listen: "127.0.0.1:0", upstream: db}}
 	pastExpiry(t, through, ca, root, life)
 }
 
-// trust lets a PostgreSQL server that is started with keys take the clients of
+// trust makes a PostgreSQL server that is started with keys accept the clients of
 // another root, too.
 func trust(t *testing.T, keys *pki, root *stepRoot) {
 	t.Helper()
@@ -82,7 +82,7 @@ func trust(t *testing.T, keys *pki, root *stepRoot) {
 	}
 }
 
-// awaitLong is metric for what takes its time.
+// awaitLong is metric with a longer bound.
 func awaitLong(t *testing.T, a *ambassador, selector string, want float64, within time.Duration) {
 	t.Helper()
 	err := eventually(patience+within, func() error {
@@ -148,12 +148,12 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: up}}
 `, identity, upstream)
 }
 
-// patient lets sessions wait for a CA on a busy machine.
+// patient makes sessions wait longer for a CA, for a busy machine.
 func patient(file string) string {
 	return strings.Replace(file, "tls: {identity: me}", "tls: {identity: me}, connect: {timeout: 25s, attempt_timeout: 20s}", 1)
 }
 
-// takes is the configuration of a server that takes clients of those roots alone.
+// takes is the configuration of a server that accepts only clients of those roots.
 func takes(server func() *tls.Certificate, roots ...*stepRoot) *tls.Config {
 	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return server(), nil },
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: poolOf(roots...), SessionTicketsDisabled: true}
@@ -201,8 +201,8 @@ func stored(folder string) (*x509.Certificate, error) {
 	return x509.ParseCertificate(pair.Certificate[0])
 }
 
-// TestRootIsRotated: the CA goes over to another root, with both federated in
-// between. No connection fails, and in the end the old root vouches for nothing.
+// TestRootIsRotated: the CA changes its root, with both federated in between. No
+// connection fails, and in the end the old root is not trusted.
 func TestRootIsRotated(t *testing.T) {
 	t.Parallel()
 	old, next := newStepRoot(t, "old root"), newStepRoot(t, "next root")
@@ -254,8 +254,8 @@ func TestRootIsRotated(t *testing.T) {
 	line(t, b.connect("front"), "again")
 }
 
-// refuses makes a connection that is to end with a reason, whose cause has a
-// text. The reset may come before the client knows that it is connected.
+// refuses makes a connection that must end with a reason and a cause with that text.
+// The reset may arrive before the client knows that it is connected.
 func refuses(t *testing.T, a *ambassador, stage, reason, cause string) {
 	t.Helper()
 	mark := a.stderr.len()
@@ -294,8 +294,8 @@ func exchanging(t *testing.T, addr string) (stop func() int) {
 	return stop
 }
 
-// TestStartsWithoutTheCA: a start and a reload wait for nobody, and a session has
-// the reason; storage makes a restart need nobody at all.
+// TestStartsWithoutTheCA: a start and a reload do not wait for the CA, and a session's
+// record has the reason; with storage a restart does not need the CA.
 func TestStartsWithoutTheCA(t *testing.T) {
 	t.Parallel()
 	root := newStepRoot(t, "step root")
@@ -337,7 +337,7 @@ func TestStartsWithoutTheCA(t *testing.T) {
 	line(t, b.connect("front"), "again")
 }
 
-// TestOwnCA: what `ambassador ca` prints works, and the certificate that it gives
+// TestOwnCA: the configuration that `ambassador ca` prints works, and the certificate
 // is one of its root.
 func TestOwnCA(t *testing.T) {
 	t.Parallel()

@@ -66,8 +66,7 @@ func (p *pki) revoke(t testing.TB, names ...string) {
 	}
 }
 
-// call exchanges a line over TLS, and gives our end of the connection and what
-// became of it.
+// call exchanges a line over TLS, and returns our end of the connection and the result.
 func call(t testing.TB, addr string, cfg *tls.Config) (raw net.Conn, state tls.ConnectionState, err error) {
 	t.Helper()
 	raw, err = dialTCP(addr)
@@ -89,8 +88,8 @@ func call(t testing.TB, addr string, cfg *tls.Config) (raw net.Conn, state tls.C
 	return raw, c.ConnectionState(), err
 }
 
-// TestListenerTLS proves who may come in where a listener speaks TLS, and that
-// the others, and their reasons, are on record.
+// TestListenerTLS proves which clients a TLS listener accepts, and that the others are
+// recorded with their reasons.
 func TestListenerTLS(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
@@ -137,7 +136,7 @@ listeners:
 		}
 	}
 
-	// Somebody without TLS, and somebody without a word, are reset.
+	// A client without TLS, and one that sends nothing, are reset.
 	for listener, reason := range map[string]string{"front": "downstream_tls", "several": "handshake_timeout"} {
 		_, port, _ := net.SplitHostPort(a.addr(listener))
 		c, err := dialTCP("127.0.0.1:" + port)
@@ -187,8 +186,8 @@ func resumedUntilRevoked(t *testing.T, a *ambassador, addr string, keys *pki) {
 	a.awaitAfter(mark, `"reason":"downstream_tls","cause":"[^"]*was revoked by`)
 }
 
-// TestHandshakeFlood proves that clients which begin a handshake and do not go on
-// neither keep an honest one out, nor eat the process.
+// TestHandshakeFlood proves that clients which begin a handshake and stop neither block
+// a real one, nor exhaust the process.
 func TestHandshakeFlood(t *testing.T) {
 	keys := newPKI(t)
 	up := startServer(t, nil, echo)

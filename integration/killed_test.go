@@ -15,9 +15,9 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// TestKilledWhileStoring kills the whole process again and again while it stores
-// what a real step-ca gave it. Each time the next start, with no CA to be reached,
-// serves with the pair that is kept, or says that there is none and why.
+// TestKilledWhileStoring kills the whole process again and again while it stores a
+// certificate of a real step-ca. Each time the next start, without the CA, serves with
+// the stored pair, or reports that there is none and why.
 //
 // A certificate of 30 seconds is dated back by a minute, so that each start finds
 // it due for renewal, and renews.
@@ -56,7 +56,7 @@ func TestKilledWhileStoring(t *testing.T) {
 	}
 }
 
-// killing is a folder of an identity, and what kills have left in it.
+// killing is a folder of an identity, and the results of kills in it.
 type killing struct {
 	storage         string
 	root            *stepRoot

@@ -121,7 +121,7 @@ func TestPostfix(t *testing.T) {
 		t.Errorf("through the ambassador:\n%s\nto the twin:\n%s", got, want)
 	}
 
-	// 20 MB of mail, and who brought it: the server's own words are in the header.
+	// 20 MB of mail, and its sender: the server records that in the header.
 	mail := writeFile(t, "mail", "From: a@b.test\nDate: Tue, 24 Nov 2026 12:00:00 +0000\nMessage-Id: <1@b.test>\nSubject: large\n\n"+strings.Repeat(strings.Repeat("0123456789", 7)+"\n", 20<<20/71))
 	send := func(port string) *exec.Cmd {
 		return curl("smtp://127.0.0.1:"+port+"/client.test", "--mail-from", "a@b.test", "--mail-rcpt", "app@mail.test", "-T", mail)
@@ -348,7 +348,7 @@ func TestDovecot(t *testing.T) {
 	pop("/", "--login-options", "AUTH=+APOP") // the greeting's timestamp is the server's own
 	pop("/", "-u", "app:wrong")
 
-	// By hand: what differs is what the server says of itself under TLS.
+	// By hand: only the server's capabilities under TLS differ.
 	k := newTalk(t, port)
 	if got := k.hear("\r\n"); got != "* OK Dovecot (Debian) ready.\r\n" {
 		t.Errorf("the greeting is %q", got)

@@ -83,8 +83,8 @@ func (c *unfinished) Write(b []byte) (int, error) {
 }
 
 // TestCrowdsHoldBoundedMemory proves that clients which begin something large and do
-// not end it hold no more, all together, than a small container has, and that an
-// honest client is served meanwhile.
+// not end it use, all together, no more memory than a small container has, and that a
+// real client is served meanwhile.
 func TestCrowdsHoldBoundedMemory(t *testing.T) {
 	const most = 150 << 10 // KiB
 	crowd := 700
@@ -174,7 +174,7 @@ listeners:
 	}
 }
 
-// crowdOf lets n clients begin, eight at a time, and calls check now and then.
+// crowdOf starts n clients, eight at a time, and calls check at intervals.
 func crowdOf(t *testing.T, addr string, n int, begin func(net.Conn) error, check func(int)) []net.Conn {
 	t.Helper()
 	conns := make([]net.Conn, n)
@@ -207,7 +207,7 @@ func crowdOf(t *testing.T, addr string, n int, begin func(net.Conn) error, check
 	return conns
 }
 
-// endless sends for as long as its client takes it.
+// endless sends as long as its client reads.
 func endless(_ *server, c duplex) {
 	for b := make([]byte, 64<<10); ; {
 		if _, err := c.Write(b); err != nil {

@@ -13,8 +13,8 @@ import (
 const mysql8Greeting = "\x0a8.0.36\x00\x07\x00\x00\x00abcdefgh\x00\x05\xae\xff\x02\x00\x08\x00\x15" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00abcdefghijkl\x00caching_sha2_password\x00"
 
-// mysql8 is a server as far as its login, with an empty cache: it wants the
-// password itself, since its own leg is TLS, and takes every command after it.
+// mysql8 is a server up to its login, with an empty cache: it requires the password
+// itself, because its connection has TLS, and accepts every command after it.
 // There is no MySQL 8 in Debian.
 func mysql8(cfg *tls.Config) func(*server, duplex) {
 	return func(s *server, c duplex) {
@@ -60,7 +60,7 @@ func readMySQL(r io.Reader) (sequence byte, body string, err error) {
 	return head[3], string(text), err
 }
 
-// TestMySQLFullAuthentication proves what the README says of MySQL 8: by TCP a
+// TestMySQLFullAuthentication proves the documented behaviour for MySQL 8: by TCP a
 // client is told what to do, and by a unix socket it logs in.
 func TestMySQLFullAuthentication(t *testing.T) {
 	t.Parallel()

@@ -33,8 +33,8 @@ func startPair(t *testing.T, dir, ca, fingerprint, upstream string) (addr string
 	return client.addr("app"), server
 }
 
-// TestPair proves the README's two ambassadors, with identities of one `ambassador
-// ca`: netcat and psql pass as if there was nothing between.
+// TestPair proves that the README's two ambassadors work, with identities of one
+// `ambassador ca`: netcat and psql work as if connected directly.
 func TestPair(t *testing.T) {
 	t.Parallel()
 	needNetcat(t)

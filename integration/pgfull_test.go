@@ -28,8 +28,8 @@ func (p *postgres) limit(t testing.TB, n int) {
 
 var pgPort = regexp.MustCompile(`port (\d+)`)
 
-// hold connects with psql and stays; it gives the port of the server that it is
-// at, or what psql said instead.
+// hold connects with psql and stays; it returns the port of its server, or psql's
+// error.
 func (p *postgres) hold(t testing.TB, cmd *exec.Cmd) (port string, release func()) {
 	t.Helper()
 	in, err := cmd.StdinPipe()

@@ -84,7 +84,7 @@ func (p pgInbound) logins(t *testing.T) {
 	}
 }
 
-// refusals: who gets no session reads why.
+// refusals: a client without a session reads the reason.
 func (p pgInbound) refusals(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ listener, env, want string }{

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// authority is a small private CA made with the standard library alone, so that
-// what the ambassador accepts is judged by something that is not its own.
+// authority is a small private CA made with only the standard library, so that the
+// tests do not depend on the ambassador's own code.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -120,11 +120,11 @@ func (p pair) write(dir, name string) error {
 	return nil
 }
 
-// pki is a folder of certificates that the tests share: who is right, and every
-// way of being wrong.
+// pki is a folder of certificates that the tests share: the right ones, and every kind
+// of wrong one.
 //
 //	ca.crt          the authority that both sides should trust
-//	other.crt       an authority that nobody should
+//	other.crt       an authority that neither side should trust
 //	server.*        the server: localhost, 127.0.0.1, db.test
 //	client.*        the ambassador: CN app
 //	server-NAME.*   servers that must not be trusted: expired, future, wrong (name), other (CA)

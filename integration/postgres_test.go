@@ -180,7 +180,7 @@ func active(mark string, servers []*postgres) error {
 	return fmt.Errorf("no server works on the query %q", mark)
 }
 
-// notify: what the server sends unasked, minutes into a session, arrives.
+// notify: unsolicited messages of the server, minutes into a session, arrive.
 func (p pgThrough) notify(t *testing.T) {
 	t.Parallel()
 	cmd := p.psql("disable")
@@ -283,9 +283,9 @@ func (p pgThrough) sees(serial string) error {
 	return nil
 }
 
-// restart: when the server stops, its sessions end with its own last words and
-// the right reason; while it is down clients learn why; when it is back, new
-// sessions work without anybody's doing.
+// restart: when the server stops, its sessions end with its own last message and the
+// right reason; while it is down clients get the reason; when it is back, new sessions
+// work without intervention.
 func (p pgThrough) restart(t *testing.T) {
 	cmd := p.psql("disable")
 	in, err := cmd.StdinPipe()
@@ -373,8 +373,8 @@ identities:
 	checkServerLog(t, two)
 }
 
-// TestPostgresRefusals proves that a PostgreSQL client is told in its own
-// protocol why it gets no session, in words that a person can act on.
+// TestPostgresRefusals proves that a PostgreSQL client is told in its own protocol why
+// it gets no session, with the fix.
 func TestPostgresRefusals(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)

@@ -107,7 +107,7 @@ func firstByte(t *testing.T, addr string, n int) time.Duration {
 
 // TestPreconnectHidesTheHandshake compares the time to the first byte of an echo
 // over a link of 20 ms round trip: plaintext without us, and mTLS through us with
-// and without ready connections.
+// and without preconnected connections.
 func TestPreconnectHidesTheHandshake(t *testing.T) {
 	keys := newPKI(t)
 	const delay, n = 10 * time.Millisecond, 100
@@ -142,9 +142,9 @@ func TestPreconnectHidesTheHandshake(t *testing.T) {
 	}
 }
 
-// TestPreconnectPostgres proves that a spare connection to PostgreSQL is complete
-// after TLS: the client's own startup message begins its session, and the server's
-// log has no complaint of those that nobody used.
+// TestPreconnectPostgres proves that a preconnected connection to PostgreSQL is
+// complete after TLS: the client's own startup message begins its session, and the
+// server logs no error for unused ones.
 func TestPreconnectPostgres(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)

@@ -133,8 +133,8 @@ func (p *process) name() string { return filepath.Base(p.cmd.Path) }
 
 func (p *process) signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
-// end makes sure that the process is gone, politely at first, and says what no
-// program under test may ever print.
+// end makes sure that the process is gone, by SIGTERM first, and fails the test for
+// output that no program under test may ever print.
 func (p *process) end() error {
 	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGTERM, syscall.SIGKILL} {
 		if !p.running() {
@@ -149,7 +149,7 @@ func (p *process) end() error {
 	return nil
 }
 
-// disgrace is what a crash or a race looks like in a log.
+// disgrace matches a crash or a race in a log.
 var disgrace = regexp.MustCompile(`(?m)^panic: .*|^fatal error: .*|WARNING: DATA RACE|"msg":"panic"|msg=panic |"reason":"internal"`)
 
 // listening waits for the line "listening NAME ADDR", which is on stdout, or on

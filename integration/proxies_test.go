@@ -42,8 +42,8 @@ func newNginx(t testing.TB, blocks func(d *daemon) string) *daemon {
 	return d
 }
 
-// The servers behind us answer with the client's address, as their PROXY header
-// has it. They take nobody without one.
+// The servers behind us answer with the client's address from their PROXY header. They
+// refuse connections without one.
 func haproxyBehind(t testing.TB) *daemon {
 	return newHAProxy(t, func(d *daemon) string {
 		return "frontend f\n  mode http\n  bind " + d.addr() + " accept-proxy\n" +
@@ -88,8 +88,8 @@ func askWho(c net.Conn) (string, error) {
 	}
 }
 
-// TestProxyProtocol proves that HAProxy and nginx, before us and behind us, and
-// we agree on who the client is.
+// TestProxyProtocol proves that HAProxy and nginx, before us and behind us, agree with
+// us on the client's address.
 func TestProxyProtocol(t *testing.T) {
 	t.Parallel()
 	servers := map[string]*daemon{"haproxy": haproxyBehind(t), "nginx": nginxBehind(t)}
@@ -130,8 +130,8 @@ func TestProxyProtocol(t *testing.T) {
 	})
 }
 
-// who asks through addr, and wants to be known by its own address, to the server
-// and to the ambassador.
+// who connects through addr, and expects its own address at the server and at the
+// ambassador.
 func who(t *testing.T, a *ambassador, addr string) {
 	t.Helper()
 	c, err := dialTCP(addr)
@@ -148,8 +148,7 @@ func who(t *testing.T, a *ambassador, addr string) {
 	a.endsAs(c, "relay", "closed")
 }
 
-// TestProxyChecks proves that HAProxy's own checks, which are LOCAL, are known as
-// what they are.
+// TestProxyChecks proves that HAProxy's own checks, which are LOCAL, are recognized.
 func TestProxyChecks(t *testing.T) {
 	t.Parallel()
 	up := startServer(t, nil, echo)

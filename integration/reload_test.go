@@ -81,7 +81,7 @@ func TestReloadJudgesClientsThatWait(t *testing.T) {
 	}
 }
 
-// TestConfigurationFromAPipe proves that a configuration may come through a pipe, once.
+// TestConfigurationFromAPipe proves that a configuration can be read from a pipe, once.
 func TestConfigurationFromAPipe(t *testing.T) {
 	t.Parallel()
 	need(t, "bash")

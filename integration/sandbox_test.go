@@ -26,8 +26,8 @@ func needSandbox(t *testing.T, a *ambassador) (state string) {
 	return state
 }
 
-// TestSandboxIsOn: the default is a sandbox, and the API, the status and the log say
-// what it enforces.
+// TestSandboxIsOn: the sandbox is on by default, and the API, the status and the log
+// say what it enforces.
 func TestSandboxIsOn(t *testing.T) {
 	t.Parallel()
 	const some, ports = `^landlock ABI \d+: files, bind`, `^landlock ABI \d+: files, bind, connect$`
@@ -131,9 +131,9 @@ func TestProcessIsHardened(t *testing.T) {
 	required.await(`b.yaml:1:\d+: sandbox.landlock: required, and COMMAND would inherit the sandbox`)
 }
 
-// TestReloadAndTheSandbox: what the sandbox of the start does not allow is refused
-// by a reload that names the key and the way out, and all else goes on. What it
-// allows works as without it.
+// TestReloadAndTheSandbox: a reload refuses a change that the sandbox of the start does
+// not allow, and names the key and the fix; the process goes on. An allowed change
+// works as without the sandbox.
 func TestReloadAndTheSandbox(t *testing.T) {
 	t.Parallel()
 	s, other := startServer(t, nil, echo), startServer(t, nil, echo)
@@ -204,7 +204,7 @@ func TestReloadAndTheSandbox(t *testing.T) {
 	a.await(`"msg":"sandbox.landlock has changed, and applies from the next start on"`)
 }
 
-// echoed says a line and wants it back.
+// echoed sends a line and expects it back.
 func echoed(c net.Conn, line string) error {
 	if _, err := fmt.Fprintln(c, line); err != nil {
 		return err

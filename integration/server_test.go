@@ -123,7 +123,7 @@ func (s *server) close() {
 	s.wg.Wait()
 }
 
-// report notes what a handler saw, for received.
+// report records an observation of a handler, for received.
 func (s *server) report(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -152,8 +152,8 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// TestReloadUnderLoad proves that reloads, good and bad, in the middle of a storm
-// of sessions cost none of them.
+// TestReloadUnderLoad proves that reloads, good and bad, under a load of sessions fail
+// none of them.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	one, two := startServer(t, nil, echo), startServer(t, nil, echo)
@@ -206,9 +206,9 @@ func TestReloadUnderLoad(t *testing.T) {
 	a.metric("ambassador_reloads_total{result=error}", 3)
 }
 
-// TestDrainUnderLoad proves that SIGTERM in the middle of a storm of sessions
-// costs none of them: what was accepted is served to its end, what comes later is
-// refused as a whole, and the process ends cleanly.
+// TestDrainUnderLoad proves that SIGTERM under a load of sessions fails none of them:
+// accepted connections are served to their end, later ones are refused, and the process
+// ends cleanly.
 func TestDrainUnderLoad(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)

@@ -69,7 +69,7 @@ func (d *domain) pair(t testing.TB, name, path string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
 }
 
-// spiffeAgent speaks the Workload API, and says what it is told to.
+// spiffeAgent speaks the Workload API, with configured answers.
 type spiffeAgent struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 
@@ -134,9 +134,9 @@ func (a *spiffeAgent) serve(t testing.TB) (socket string) {
 	return socket
 }
 
-// TestFederation proves that with an identity of a SPIFFE agent a listener takes
-// the clients, and an upstream is taken for one, of a federated trust domain, as
-// long as the agent says so; and that no domain vouches for names of another.
+// TestFederation proves that with an identity of a SPIFFE agent clients and upstreams
+// of a federated trust domain are accepted, as long as the agent federates it; and that
+// no domain vouches for names of another.
 func TestFederation(t *testing.T) {
 	t.Parallel()
 	corp, partner, stranger := newDomain(t, "corp.test"), newDomain(t, "partner.test"), newDomain(t, "stranger.test")

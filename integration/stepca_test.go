@@ -229,7 +229,7 @@ func (c *stepCA) start(root *stepRoot, federated ...*stepRoot) {
 	}
 }
 
-// stop ends the server, at once: its clients find nobody at its port.
+// stop kills the server: connections to its port are refused.
 func (c *stepCA) stop() {
 	if c.process != nil && c.process.running() {
 		c.process.signal(syscall.SIGKILL)

@@ -96,7 +96,7 @@ func openDescriptors(t *testing.T, a *ambassador) int {
 }
 
 // TestFloodOfAdminAndMetrics proves that clients of the admin API and of the metrics
-// keep neither sessions nor each other out, however many connections they hold.
+// block neither sessions nor each other, however many connections they hold.
 func TestFloodOfAdminAndMetrics(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil, echoLines)
@@ -149,7 +149,7 @@ listeners:
 	a.await("too many connections")
 }
 
-// TestFloodOfTheCA proves that clients which say nothing keep nobody from the CA.
+// TestFloodOfTheCA proves that idle clients do not block the CA.
 func TestFloodOfTheCA(t *testing.T) {
 	t.Parallel()
 	a := startWithDescriptors(t, 64, "ca", "--listen", "127.0.0.1:0")
