@@ -130,6 +130,8 @@ them, and it says of every connection how it ended and why.`,
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	explainCompletion(root)
+	completeValues(root)
+	listTopics(root)
 	return root
 }
 
@@ -154,22 +156,6 @@ func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
 		c.GroupID = group
 	}
 	root.AddCommand(commands...)
-}
-
-// helpCommand is cobra's, but that an unknown command is a mistake.
-func helpCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "help [COMMAND]", Short: "Explain a command", Example: "  ambassador help forward",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			about, rest, err := cmd.Root().Find(args)
-			if err != nil || len(rest) > 0 {
-				return unknownCommand(cmd.Root(), args)
-			}
-			about.InitDefaultHelpFlag()
-			about.InitDefaultVersionFlag()
-			return about.Help()
-		},
-	}
 }
 
 // unknownCommand is the error for a command that there is not. It names the one

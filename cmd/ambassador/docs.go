@@ -1,0 +1,50 @@
+package main
+
+import (
+	"embed"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// manualFiles are the manual: one Markdown file for each topic.
+//
+//go:embed docs/*.md
+var manualFiles embed.FS
+
+// topic is a chapter of the manual.
+type topic struct{ name, about string }
+
+// topics are the chapters in the order in which help lists them. A test asserts
+// that each has its file.
+func topics() []topic {
+	return []topic{
+		{"configuration", "the file: how it is read, and every key with its default"},
+		{"starttls", "PostgreSQL, MySQL, LDAP, SMTP, IMAP, POP3 and XMPP"},
+		{"egress", "SOCKS5, HTTP CONNECT and redirected programs; rules"},
+		{"identities", "certificates: files, step-ca, SPIFFE; whom to trust; TLS from clients"},
+		{"resilience", "addresses, balancing, health checks, circuit breakers, preconnected connections"},
+		{"operations", "commands, admin API, metrics, logs, reload, drain, systemd, containers, sandbox"},
+		{"troubleshooting", "every reason, and common error messages, with cause and fix"},
+		{"sizing", "limits, descriptors, memory, performance"},
+		{"security", "what is protected against whom, and what is not"},
+	}
+}
+
+// manual is the text of a topic. False: there is no such topic.
+func manual(name string) (string, bool) {
+	if !slices.ContainsFunc(topics(), func(t topic) bool { return t.name == name }) {
+		return "", false
+	}
+	text, err := manualFiles.ReadFile("docs/" + name + ".md")
+	return string(text), err == nil
+}
+
+// topicList is a line for each topic, for help.
+func topicList() string {
+	var b strings.Builder
+	for _, t := range topics() {
+		fmt.Fprintf(&b, "  %-15s %s\n", t.name, t.about)
+	}
+	return b.String()
+}
