@@ -77,6 +77,7 @@ var ours = map[string][]string{
 		"ambassador/l4",                              // the types of its configuration, and its defaults
 		"ambassador/l4/starttls",                     // the names of protocols, and what each can do
 		"ambassador/policy",                          // the rules, and how each key of one is written
+		"ambassador/l4/htpasswd",                     // the users of users_file
 	},
 	"ambassador/cmd/ambassador/internal/secrets": {
 		"ambassador/certs",                          // sources of identities, and secrets in files
@@ -85,7 +86,7 @@ var ours = map[string][]string{
 		"ambassador/certs/step",                     // identities from a CA
 		"ambassador/cmd/ambassador/internal/api",    // the state of a users_file
 		"ambassador/cmd/ambassador/internal/config", // what is named, and the place of its key
-		"ambassador/l4",                             // users by password
+		"ambassador/l4/htpasswd",                    // the users of users_file
 	},
 	"ambassador/cmd/ambassador/internal/logs": {
 		"ambassador/cmd/ambassador/internal/output", // a line shows no control characters
@@ -152,7 +153,7 @@ var wrapped = map[string][]string{
 	"github.com/fsnotify/fsnotify":      {"ambassador/certs/files"},
 	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador/internal/process"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
-	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4", "ambassador/cmd/ambassador/internal/cmdtest"},
+	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/cmd/ambassador/internal/cmdtest"},
 	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
@@ -172,6 +173,7 @@ var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/l4/starttls", "net", "a dialogue is io.ReadWriter code, so that it can be fuzzed"},
 	{"ambassador/l4/starttls", "crypto/tls", "a dialogue ends where TLS begins"},
 	{"ambassador/l4/starttls", "context", "its bound is the connection's deadline, which the session sets"},
+	{"ambassador/l4/outcome", "net", "it has the words; l4 looks inside errors"},
 	{"ambassador/l4/relay", "net/http", "the relay moves bytes; requests are read before it begins"},
 	{"ambassador/cmd/ambassador/internal/output", "net", "output is given texts and values"},
 	{"ambassador/cmd/ambassador/internal/output", "os", "output is given texts and values"},
