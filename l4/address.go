@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -126,16 +127,16 @@ func (c candidate) release() {
 
 // settle tells the address how an attempt went, and why in words. Counted: this
 // says something about the address; see policy.Breaker.
-func (a *address) settle(t policy.Ticket, outcome policy.Outcome, why string) (counted bool) {
+func (a *address) settle(t policy.Ticket, verdict policy.Outcome, why string) (counted bool) {
 	now, jitter := time.Now(), 0.0
-	if outcome == policy.Failure {
+	if verdict == policy.Failure {
 		jitter = rand.Float64()
 		a.failedWith(why, now)
 	}
-	change, counted := a.breaker.Settle(t, outcome, now, jitter)
+	change, counted := a.breaker.Settle(t, verdict, now, jitter)
 	if counted {
 		a.mu.Lock()
-		a.heard = outcome
+		a.heard = verdict
 		a.mu.Unlock()
 	}
 	a.turned(change, why)
@@ -196,9 +197,9 @@ func (a *address) lastFailure() (cause string, at time.Time) {
 // that it is full has answered. Spoken: a byte of
 // the client, or one that depends on it, was sent before, so that the end may be the
 // client's doing. What a client says must never harm others.
-func outcomeOf(r Reason, err error, spoken bool) policy.Outcome {
+func outcomeOf(r outcome.Reason, err error, spoken bool) policy.Outcome {
 	switch {
-	case r == ReasonOK, isFailure(r) && isBusy(err):
+	case r == outcome.OK, isFailure(r) && isBusy(err):
 		return policy.Success
 	case !isFailure(r) || spoken && !blamesCertificate(r, err):
 		return policy.Neutral
@@ -207,10 +208,10 @@ func outcomeOf(r Reason, err error, spoken bool) policy.Outcome {
 }
 
 // isFailure says whether a reason may speak against an address.
-func isFailure(r Reason) bool {
+func isFailure(r outcome.Reason) bool {
 	switch r {
-	case ReasonRefused, ReasonTimeout, ReasonUnreachable, ReasonStartTLSRefused,
-		ReasonUpstreamTLS, ReasonUpstreamTLSRejected, ReasonUpstreamEarlyClose:
+	case outcome.Refused, outcome.Timeout, outcome.Unreachable, outcome.StartTLSRefused,
+		outcome.UpstreamTLS, outcome.UpstreamTLSRejected, outcome.UpstreamEarlyClose:
 		return true
 	}
 	return false

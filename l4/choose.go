@@ -7,17 +7,18 @@ import (
 	"net/netip"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
 // routeTo chooses the upstream: the listener's, or that of the first rule which
 // matches, by the configuration that is in use at the end of it.
-func (s *session) routeTo(ctx context.Context) (want, *Error) {
-	s.at(StageRoute)
+func (s *session) routeTo(ctx context.Context) (want, *outcome.Error) {
+	s.at(outcome.StageRoute)
 	d := s.destination()
 	if d.port != 0 {
-		s.note(func(rec *Record) { rec.Destination = d.String() })
+		s.note(func(rec *outcome.Record) { rec.Destination = d.String() })
 	}
 	if s.isOwnDial() {
 		return want{}, s.loops()
@@ -36,16 +37,16 @@ func (s *session) routeTo(ctx context.Context) (want, *Error) {
 	}
 	r := s.route
 	if err != nil {
-		return want{}, &Error{Stage: StageRoute, Reason: classify(StageRoute, err), Err: err}
+		return want{}, &outcome.Error{Stage: outcome.StageRoute, Reason: classify(outcome.StageRoute, err), Err: err}
 	}
 	if r.cfg.Rules != nil {
 		s.ruled(&decision)
 	}
 	switch decision.Verdict {
 	case policy.Deny:
-		return want{}, &Error{Stage: StageRoute, Reason: ReasonDenied, Err: fmt.Errorf("rule %s: %s", decision.Rule, decision.Why)}
+		return want{}, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.Denied, Err: fmt.Errorf("rule %s: %s", decision.Rule, decision.Why)}
 	case policy.NoRule:
-		return want{}, &Error{Stage: StageRoute, Reason: ReasonNoRoute, Err: fmt.Errorf("none of the rules of listener %s matches", r.cfg.Name)}
+		return want{}, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.NoRoute, Err: fmt.Errorf("none of the rules of listener %s matches", r.cfg.Name)}
 	}
 	d.ips, d.may, d.ours, d.lookUp = decision.Addrs, decision.May, s.server.isOurs, s.lookUp
 	return s.choose(decision.Upstream, d)
@@ -97,7 +98,7 @@ func (s *session) lookUpTimeout() time.Duration {
 
 // ruled notes which rule has decided.
 func (s *session) ruled(d *policy.Decision) {
-	s.note(func(r *Record) { r.Rule = d.Rule })
+	s.note(func(r *outcome.Record) { r.Rule = d.Rule })
 	if f := s.server.opts.Observer.Ruled; f != nil {
 		f(s.route.cfg.Name, d.Rule, d.Verdict)
 	}
@@ -130,10 +131,10 @@ func (s *session) destination() *destination {
 }
 
 // choose makes the upstream of that name the session's, and says what is wanted of it.
-func (s *session) choose(name string, d *destination) (w want, failure *Error) {
+func (s *session) choose(name string, d *destination) (w want, failure *outcome.Error) {
 	c := s.route.choices[name]
 	s.upstream = c.upstream
-	s.note(func(r *Record) { r.Upstream = name })
+	s.note(func(r *outcome.Record) { r.Upstream = name })
 	if s.route.traffic != c.traffic {
 		s.server.countAt(s, c.traffic)
 	}
@@ -141,16 +142,16 @@ func (s *session) choose(name string, d *destination) (w want, failure *Error) {
 	if g := s.greeted; g != nil {
 		var err error
 		if w.connect, err = narrow(w.connect, g.hints); err != nil {
-			return w, &Error{Stage: StageRoute, Reason: ReasonBadGreeting, Err: err}
+			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.BadGreeting, Err: err}
 		}
 		w.noSpare = g.hints.NoPreconnect
 	}
 	if c.upstream.visited != nil {
 		if d.port == 0 {
-			return w, &Error{Stage: StageRoute, Reason: ReasonNoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
+			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.NoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
 		}
 		w.to = &target{site: c.upstream.site(d), destination: d}
-		s.note(func(r *Record) { r.Destination = w.to.site.endpoint.address }) // the same text, kept once for all
+		s.note(func(r *outcome.Record) { r.Destination = w.to.site.endpoint.address }) // the same text, kept once for all
 	}
 	return w, nil
 }
@@ -165,21 +166,21 @@ func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) er
 	if err == nil {
 		return nil
 	}
-	reason := ReasonDownstreamLost
+	reason := outcome.DownstreamLost
 	switch {
 	case isTimeout(err):
-		reason = ReasonHandshakeTimeout
+		reason = outcome.HandshakeTimeout
 	case isReset(err):
-		reason = ReasonDownstreamReset
+		reason = outcome.DownstreamReset
 	}
-	e := &Error{Stage: StageAnswer, Reason: reason, Err: err}
+	e := &outcome.Error{Stage: outcome.StageAnswer, Reason: reason, Err: err}
 	conn.abort(e)
 	return e
 }
 
 // decline tells the client, in the protocol of its request, why it is not
 // connected. It is best effort, and the record has it anyway.
-func (s *session) decline(ctx context.Context, r *request, failure *Error) {
+func (s *session) decline(ctx context.Context, r *request, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -65,7 +66,7 @@ func TestSOCKSGoesWhereTheClientWants(t *testing.T) {
 	ping(t, c)
 	c.Close()
 	r := f.record()
-	if r.Destination != "localhost:"+port || r.Rule != "here" || r.Upstream != "out" || r.Address != at || r.Reason != ReasonClosed || r.BytesDown != 5 {
+	if r.Destination != "localhost:"+port || r.Rule != "here" || r.Upstream != "out" || r.Address != at || r.Reason != outcome.Closed || r.BytesDown != 5 {
 		t.Errorf("record %+v", r)
 	}
 	var active, moved int64
@@ -95,18 +96,18 @@ func TestSOCKSRefusals(t *testing.T) {
 	for _, c := range []struct {
 		to     string
 		code   byte
-		reason Reason
-		stage  Stage
+		reason outcome.Reason
+		stage  outcome.Stage
 	}{
-		{"secret.test:" + port, 2, ReasonDenied, StageRoute},
-		{"8.8.8.8:53", 2, ReasonNoRoute, StageRoute},
-		{"in.any.test:" + port, 2, ReasonSpecialAddress, StageRoute},
-		{"meta.any.test:80", 2, ReasonSpecialAddress, StageRoute},
-		{"nowhere.any.test:80", 4, ReasonDNS, StageDial},
-		{f.Listening()[0].Addr, 2, ReasonLoop, StageRoute},
-		{"127.0.0.1:9", 2, ReasonLoop, StageRoute},
-		{"[::ffff:127.0.0.1]:9", 2, ReasonLoop, StageRoute},
-		{dead, 5, ReasonRefused, StageDial},
+		{"secret.test:" + port, 2, outcome.Denied, outcome.StageRoute},
+		{"8.8.8.8:53", 2, outcome.NoRoute, outcome.StageRoute},
+		{"in.any.test:" + port, 2, outcome.SpecialAddress, outcome.StageRoute},
+		{"meta.any.test:80", 2, outcome.SpecialAddress, outcome.StageRoute},
+		{"nowhere.any.test:80", 4, outcome.DNS, outcome.StageDial},
+		{f.Listening()[0].Addr, 2, outcome.Loop, outcome.StageRoute},
+		{"127.0.0.1:9", 2, outcome.Loop, outcome.StageRoute},
+		{"[::ffff:127.0.0.1]:9", 2, outcome.Loop, outcome.StageRoute},
+		{dead, 5, outcome.Refused, outcome.StageDial},
 	} {
 		_, code := f.socks(c.to)
 		if r := f.record(); code != c.code || r.Reason != c.reason || r.Stage != c.stage {
@@ -126,10 +127,10 @@ func TestBreakerOfADestination(t *testing.T) {
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour, MaxOpen: time.Hour}
 	f := serve(t, Options{}, cfg)
-	for i, want := range []Reason{ReasonRefused, ReasonRefused, ReasonBreakerOpen} {
+	for i, want := range []outcome.Reason{outcome.Refused, outcome.Refused, outcome.BreakerOpen} {
 		_, code := f.socks(dead)
 		r := f.record()
-		if code != 5 || r.Reason != want || want == ReasonBreakerOpen && (r.RetryIn == 0 || !strings.Contains(r.Cause, "connection refused")) {
+		if code != 5 || r.Reason != want || want == outcome.BreakerOpen && (r.RetryIn == 0 || !strings.Contains(r.Cause, "connection refused")) {
 			t.Errorf("session %d: reply %d, %+v", i, code, r)
 		}
 	}
@@ -186,7 +187,7 @@ func TestDestinationsAreForgotten(t *testing.T) {
 	for i := range 100_000 {
 		d := &destination{addr: netip.AddrFrom4([4]byte{8, byte(i >> 16), byte(i >> 8), byte(i)}), port: 443, may: open, ours: nobody}
 		_, failure := u.connectFor(t.Context(), want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}, untold)
-		if failure == nil || failure.Reason != ReasonRefused {
+		if failure == nil || failure.Reason != outcome.Refused {
 			t.Fatal(failure)
 		}
 	}
@@ -249,7 +250,7 @@ func TestARefusalIsNotOvertakenByShutdown(t *testing.T) {
 		t.Errorf("reply %d", code)
 	}
 	f.cancel()
-	if r := f.record(); r.Reason != ReasonNoRoute {
+	if r := f.record(); r.Reason != outcome.NoRoute {
 		t.Errorf("record %+v", r)
 	}
 }
@@ -266,7 +267,7 @@ func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 	cfg.Listeners[0].DNSServers = []string{silent.LocalAddr().String()}
 	f := serve(t, Options{}, cfg)
 	fmt.Fprintf(f.client(0), "CONNECT db.test:1 HTTP/1.0\r\nAmbassador-Context: timeout=100ms\r\n\r\n")
-	if r := f.record(); r.Reason != ReasonDNS || r.Stage != StageRoute || time.Duration(r.Duration) > lookupTimeout/2 {
+	if r := f.record(); r.Reason != outcome.DNS || r.Stage != outcome.StageRoute || time.Duration(r.Duration) > lookupTimeout/2 {
 		t.Errorf("record %+v", r)
 	}
 }
@@ -329,7 +330,7 @@ func TestEarlyBytesInEveryCombination(t *testing.T) {
 				return
 			}
 			r := f.record()
-			if r.Reason != ReasonClosed || r.BytesUp != int64(len(payload)) || r.BytesDown != r.BytesUp || r.Truncated || proxied != (r.Client == "192.0.2.7:1000") {
+			if r.Reason != outcome.Closed || r.BytesUp != int64(len(payload)) || r.BytesDown != r.BytesUp || r.Truncated || proxied != (r.Client == "192.0.2.7:1000") {
 				t.Errorf("record %+v", r)
 			}
 		})
@@ -367,7 +368,7 @@ func TestSessionsKeepNoOldRules(t *testing.T) {
 	})
 	ping(t, c)
 	c.Close()
-	if r := f.record(); r.Reason != ReasonClosed {
+	if r := f.record(); r.Reason != outcome.Closed {
 		t.Errorf("record %+v", r)
 	}
 	if l := &f.listeners[0].limiter; l.live != 0 || len(l.clients) != 0 {
@@ -393,7 +394,7 @@ func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	for i := range 4 {
 		f.socks("db.test:" + port)
-		if r := f.record(); i == 3 && r.Reason != ReasonBreakerOpen {
+		if r := f.record(); i == 3 && r.Reason != outcome.BreakerOpen {
 			t.Fatalf("record: %+v", r)
 		}
 	}

@@ -147,7 +147,7 @@ type UpstreamConfig struct {
 	ProxyProtocol ProxyVersion
 	// TLS gives the configuration for a connection to address ("10.0.0.7:5432")
 	// of the endpoint configured as host. Nil: the upstream speaks plaintext. An
-	// error means that our side is not ready (ReasonNoIdentity).
+	// error means that our side is not ready (outcome.NoIdentity).
 	TLS func(host, address string) (*tls.Config, error)
 	// IdentityReady says why the identity cannot be used now. Nil: none is needed.
 	IdentityReady func() error

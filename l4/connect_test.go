@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/task"
 	"ambassador/policy"
 )
@@ -54,9 +55,9 @@ func after(d time.Duration, next func(context.Context) (net.Conn, error)) func(c
 
 type connectResult struct {
 	address  string
-	err      *Error
+	err      *outcome.Error
 	took     time.Duration
-	attempts []Reason // as the observer heard them
+	attempts []outcome.Reason // as the observer heard them
 	dials    []string
 }
 
@@ -68,7 +69,7 @@ func connectIn(t *testing.T, f *fakeNet, cfg UpstreamConfig, cancelAfter time.Du
 		f.began = time.Now()
 		cfg.Name = "u"
 		u, err := newUpstream(cfg, Options{Dial: f.dial, Log: slog.New(slog.DiscardHandler), Observer: Observer{
-			Attempt: func(_ string, r Reason) { res.attempts = append(res.attempts, r) }}})
+			Attempt: func(_ string, r outcome.Reason) { res.attempts = append(res.attempts, r) }}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +78,7 @@ func connectIn(t *testing.T, f *fakeNet, cfg UpstreamConfig, cancelAfter time.Du
 		if cancelAfter > 0 {
 			time.AfterFunc(cancelAfter, cancel)
 		}
-		conn, failure := u.connect(ctx, func(Stage, candidate, int) {})
+		conn, failure := u.connect(ctx, func(outcome.Stage, candidate, int) {})
 		res.took, res.err = time.Since(f.began), failure
 		if conn != nil {
 			res.address = conn.candidate.String()
@@ -101,7 +102,7 @@ type answers map[string]func(context.Context) (net.Conn, error)
 func TestConnectGoesToAnotherAddress(t *testing.T) {
 	f := &fakeNet{answer: answers{"127.0.0.1:1": refuses, "127.0.0.2:1": accepts}}
 	r := connectIn(t, f, UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1")}, 0)
-	if r.address != "127.0.0.2:1" || r.took != 0 || !slices.Equal(r.attempts, []Reason{ReasonRefused}) {
+	if r.address != "127.0.0.2:1" || r.took != 0 || !slices.Equal(r.attempts, []outcome.Reason{outcome.Refused}) {
 		t.Errorf("connected to %q after %v, heard %v; want the second address at once, one refused", r.address, r.took, r.attempts)
 	}
 }
@@ -122,7 +123,7 @@ func TestConnectTriesTheOnlyAddressAgainAfterAPause(t *testing.T) {
 
 func TestConnectEndsWithTheLastFailure(t *testing.T) {
 	r := connectIn(t, &fakeNet{answer: answers{"127.0.0.1:1": refuses}}, UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1")}, 0)
-	if r.err == nil || r.err.Reason != ReasonRefused || r.err.Stage != StageDial || len(r.dials) != 3 || len(r.attempts) != 3 {
+	if r.err == nil || r.err.Reason != outcome.Refused || r.err.Stage != outcome.StageDial || len(r.dials) != 3 || len(r.attempts) != 3 {
 		t.Fatalf("%v after %v; want refused at dial after three attempts", r.err, r.dials)
 	}
 	if want := "dial u 127.0.0.1:1"; !strings.HasPrefix(r.err.Error(), want) || !errors.Is(r.err, syscall.ECONNREFUSED) {
@@ -134,13 +135,13 @@ func TestConnectBoundsAnAttemptAndTheWhole(t *testing.T) {
 	f := &fakeNet{answer: answers{"127.0.0.1:1": hangs, "127.0.0.2:1": after(time.Second, accepts)}}
 	cfg := UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"), Connect: ConnectConfig{AttemptTimeout: 2 * time.Second}}
 	r := connectIn(t, f, cfg, 0)
-	if r.address != "127.0.0.2:1" || r.took != 3*time.Second || !slices.Equal(r.attempts, []Reason{ReasonTimeout}) {
+	if r.address != "127.0.0.2:1" || r.took != 3*time.Second || !slices.Equal(r.attempts, []outcome.Reason{outcome.Timeout}) {
 		t.Errorf("connected to %q after %v, heard %v; want the second after attempt_timeout and a second", r.address, r.took, r.attempts)
 	}
 	f = &fakeNet{answer: answers{"127.0.0.1:1": hangs}}
 	cfg = UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1"), Connect: ConnectConfig{Timeout: 5 * time.Second, AttemptTimeout: 4 * time.Second, Attempts: 9}}
 	r = connectIn(t, f, cfg, 0)
-	if r.err == nil || r.err.Reason != ReasonTimeout || r.took != 5*time.Second {
+	if r.err == nil || r.err.Reason != outcome.Timeout || r.took != 5*time.Second {
 		t.Errorf("%v after %v; want timeout after connect.timeout", r.err, r.took)
 	}
 }
@@ -155,7 +156,7 @@ func TestConnectCancelledIsNeutral(t *testing.T) {
 func TestConnectWithoutIdentityDialsNobody(t *testing.T) {
 	cfg := UpstreamConfig{Endpoints: endpointsOf("127.0.0.1:1"), IdentityReady: func() error { return errors.New("expired yesterday") }}
 	r := connectIn(t, &fakeNet{}, cfg, 0)
-	if r.err == nil || r.err.Reason != ReasonNoIdentity || len(r.dials) != 0 || len(r.attempts) != 1 {
+	if r.err == nil || r.err.Reason != outcome.NoIdentity || len(r.dials) != 0 || len(r.attempts) != 1 {
 		t.Errorf("%v after dials %v, heard %v; want no_identity once and no dial", r.err, r.dials, r.attempts)
 	}
 }
@@ -178,18 +179,18 @@ func TestConnectAwaitsAnIdentity(t *testing.T) {
 	}
 	cfg.AwaitIdentity, cfg.Connect.Attempts = await(time.Minute), 1
 	r = connectIn(t, &fakeNet{}, cfg, 0)
-	if r.err == nil || r.err.Reason != ReasonNoIdentity || r.took != DefaultAttemptTimeout || len(r.dials) != 0 {
+	if r.err == nil || r.err.Reason != outcome.NoIdentity || r.took != DefaultAttemptTimeout || len(r.dials) != 0 {
 		t.Errorf("%v after %v; want no_identity after attempt_timeout", r.err, r.took)
 	}
 }
 
 // raceIn dials one address with a sibling of the other family.
-func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (address string, dials []string, attempts []Reason, took time.Duration, err error) {
+func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (address string, dials []string, attempts []outcome.Reason, took time.Duration, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"[2001:db8::1]:1": six, "10.0.0.1:1": four}}
 		u, _ := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("name:1")}, Options{Dial: f.dial, Observer: Observer{
-			Attempt: func(_ string, r Reason) { attempts = append(attempts, r) }}})
+			Attempt: func(_ string, r outcome.Reason) { attempts = append(attempts, r) }}})
 		u.learned(u.endpoints[0], placesOf("[2001:db8::1]:1", "10.0.0.1:1"))
 		p := &plan{upstream: u}
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -219,13 +220,13 @@ func TestDialRacesTheOtherFamily(t *testing.T) {
 		want      string
 		took      time.Duration
 		dials     int
-		heard     []Reason
+		heard     []outcome.Reason
 	}{
 		{"fast first: no race", accepts, accepts, "[2001:db8::1]:1", 0, 1, nil},
 		{"first hangs: the other wins, the loser is neutral", hangs, accepts, "10.0.0.1:1", 250 * time.Millisecond, 2, nil},
 		{"first is slow but sooner", slow, slow, "[2001:db8::1]:1", 400 * time.Millisecond, 2, nil},
-		{"first fails during the race", after(300*time.Millisecond, refuses), slow, "10.0.0.1:1", 650 * time.Millisecond, 2, []Reason{ReasonRefused}},
-		{"the other fails, the first goes on", slow, refuses, "[2001:db8::1]:1", 400 * time.Millisecond, 2, []Reason{ReasonRefused}},
+		{"first fails during the race", after(300*time.Millisecond, refuses), slow, "10.0.0.1:1", 650 * time.Millisecond, 2, []outcome.Reason{outcome.Refused}},
+		{"the other fails, the first goes on", slow, refuses, "[2001:db8::1]:1", 400 * time.Millisecond, 2, []outcome.Reason{outcome.Refused}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, dials, heard, took, err := raceIn(t, tt.six, tt.four)
@@ -237,7 +238,7 @@ func TestDialRacesTheOtherFamily(t *testing.T) {
 	}
 	t.Run("both fail", func(t *testing.T) {
 		_, _, heard, took, err := raceIn(t, hangs, refuses)
-		if !isTimeout(err) || took != 3*time.Second || !slices.Equal(heard, []Reason{ReasonRefused}) {
+		if !isTimeout(err) || took != 3*time.Second || !slices.Equal(heard, []outcome.Reason{outcome.Refused}) {
 			t.Errorf("error %v after %v, heard %v", err, took, heard)
 		}
 	})
@@ -258,28 +259,28 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		session := func() (*upstreamConn, *Error, time.Duration) {
+		session := func() (*upstreamConn, *outcome.Error, time.Duration) {
 			start := time.Now()
-			conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+			conn, err := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
 			return conn, err, time.Since(start)
 		}
-		if _, err, _ := session(); err.Reason != ReasonRefused || err.Stage != StageDial || len(f.log) != 3 {
+		if _, err, _ := session(); err.Reason != outcome.Refused || err.Stage != outcome.StageDial || len(f.log) != 3 {
 			t.Fatalf("while closed: %v (%s) after %v", err, err.Reason, f.log)
 		}
 		_, failure, took := session() // two attempts, and the trial, for which there is time
-		if failure.Reason != ReasonRefused || took < 4*time.Second || took > 6*time.Second || len(f.log) != 6 {
+		if failure.Reason != outcome.Refused || took < 4*time.Second || took > 6*time.Second || len(f.log) != 6 {
 			t.Fatalf("while it opens: %v (%s) in %v after %v", failure, failure.Reason, took, f.log)
 		}
 		_, failure, took = session()
-		if failure.Reason != ReasonBreakerOpen || failure.Stage != StagePermit || took != 0 || failure.RetryIn <= 5*time.Second || failure.RetryIn > 10*time.Second ||
+		if failure.Reason != outcome.BreakerOpen || failure.Stage != outcome.StagePermit || took != 0 || failure.RetryIn <= 5*time.Second || failure.RetryIn > 10*time.Second ||
 			!strings.Contains(failure.Error(), "connection refused") || len(f.log) != 6 {
 			t.Errorf("while open: %v (%s) after %v, retry in %v, %d dials", failure, failure.Reason, took, failure.RetryIn, len(f.log))
 		}
 		time.Sleep(failure.RetryIn)
-		if _, err, took := session(); err.Reason != ReasonRefused || took != 0 || len(f.log) != 7 { // no other trial is due in time
+		if _, err, took := session(); err.Reason != outcome.Refused || took != 0 || len(f.log) != 7 { // no other trial is due in time
 			t.Errorf("the trial: %v (%s), %d dials", err, err.Reason, len(f.log))
 		}
-		if _, err, _ := session(); err.Reason != ReasonBreakerOpen || err.RetryIn <= 10*time.Second {
+		if _, err, _ := session(); err.Reason != outcome.BreakerOpen || err.RetryIn <= 10*time.Second {
 			t.Errorf("after the trial: %v, retry in %v", err, err.RetryIn)
 		}
 		alive = true
@@ -288,7 +289,7 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 		if failure != nil {
 			t.Fatalf("the second trial: %v", failure)
 		}
-		if _, err, _ := session(); err == nil || err.Reason != ReasonBreakerOpen {
+		if _, err, _ := session(); err == nil || err.Reason != outcome.BreakerOpen {
 			t.Errorf("beside the trial: %v", err)
 		}
 		conn.succeeded()
@@ -312,11 +313,11 @@ func TestConnectSettlesEachTicketOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for u.members()[0].breaker.State() != policy.Open || u.members()[1].breaker.State() != policy.Open {
-		conn, failure := u.connect(t.Context(), func(Stage, candidate, int) {})
+		conn, failure := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
 		if failure != nil {
 			continue // only the dead one was left, for as long as it may fail
 		}
-		conn.settle(ReasonUpstreamEarlyClose, errors.New("closed early"))
+		conn.settle(outcome.UpstreamEarlyClose, errors.New("closed early"))
 		conn.succeeded() // too late
 		conn.settle("", nil)
 		conn.abort(nil)
@@ -348,7 +349,7 @@ func TestSlowAddressIsNotPreferred(t *testing.T) {
 			for range n {
 				all.Go(func() {
 					start := time.Now()
-					conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+					conn, err := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
 					if err != nil {
 						t.Error(err)
 						return

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"ambassador/l4/outcome"
 )
 
 // destination is where a client wants to go: a name or an address, and a port.
@@ -57,7 +59,7 @@ const maxDialled = 100
 func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	var kept []netip.Addr
 	var refused []string
-	reason := ReasonSpecialAddress
+	reason := outcome.SpecialAddress
 	for _, ip := range found {
 		if len(kept) == maxDialled {
 			break
@@ -69,7 +71,7 @@ func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 		special, ok := d.may(ip)
 		switch {
 		case d.ours(netip.AddrPortFrom(ip, d.port)):
-			reason = ReasonLoop
+			reason = outcome.Loop
 			refused = append(refused, ip.String()+" is ourselves")
 		case !ok:
 			refused = append(refused, fmt.Sprintf("%s is %s", ip, special))
@@ -85,10 +87,10 @@ func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 		refused = append(refused[:most], fmt.Sprintf("and %d more", n-most))
 	}
 	public := "leads to special addresses only (loopback, private and the like), and no rule opens those"
-	if reason == ReasonLoop {
+	if reason == outcome.Loop {
 		public = "leads back to the ambassador"
 	}
-	return nil, &Refusal{Stage: StageRoute, Reason: reason, Text: fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", ")), Public: fmt.Sprintf("%s %s", d, public)}
+	return nil, &outcome.Refusal{Stage: outcome.StageRoute, Reason: reason, Text: fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", ")), Public: fmt.Sprintf("%s %s", d, public)}
 }
 
 // mustLookUp says that nobody has looked the name up for this session yet.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/l4/task"
 )
@@ -45,7 +46,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 		case d := <-r.results:
 			r.running--
 			if d.err != nil && r.running > 0 {
-				e := u.failed(ctx, StageDial, d.candidate, d.err)
+				e := u.failed(ctx, outcome.StageDial, d.candidate, d.err)
 				plan.failed(d.candidate, e)
 				if plan.impatient() {
 					e = nil

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/l4/outcome"
 )
 
 // mysqlHello is a greeting that offers TLS, in the capabilities 00 8a; its client
@@ -61,22 +63,22 @@ func mysqlEcho(s *tls.Conn) {
 
 // TLS begins after the client's first message, and what it says is counted.
 func TestTLSThatNeedsTheClient(t *testing.T) {
-	heard := make(chan Reason, 9)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}},
+	heard := make(chan outcome.Reason, 9)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}},
 		starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) }))
 	c := f.client(0)
 	struck := strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1)
 	hear(t, c, struck)
 	io.WriteString(c, mysqlReply)
 	hear(t, c, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00")
-	if r := <-heard; r != ReasonOK {
+	if r := <-heard; r != outcome.OK {
 		t.Errorf("the attempt settled as %s", r)
 	}
 	ping(t, c)
 	c.CloseWrite()
 	io.Copy(io.Discard, c)
 	r := f.record()
-	if r.Reason != ReasonClosed || r.BytesUp != int64(len(mysqlReply)+5) || r.BytesDown != int64(len(struck)+11+5) {
+	if r.Reason != outcome.Closed || r.BytesUp != int64(len(mysqlReply)+5) || r.BytesDown != int64(len(struck)+11+5) {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -84,13 +86,13 @@ func TestTLSThatNeedsTheClient(t *testing.T) {
 // After its greeting has gone to the client a server has no substitute: the
 // failure is told to the client, and is the attempt's.
 func TestTLSThatFailsAfterTheClient(t *testing.T) {
-	heard := make(chan Reason, 9)
+	heard := make(chan outcome.Reason, 9)
 	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
 	_, other := selfSigned(t)
 	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) {
 		return &tls.Config{ServerName: "localhost", RootCAs: other}, nil
 	}
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
 	c := f.client(0)
 	hear(t, c, strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1))
 	io.WriteString(c, mysqlReply)
@@ -99,10 +101,10 @@ func TestTLSThatFailsAfterTheClient(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), "\x00\x02\xff\x13\x04#08S01ambassador: tls up ") || !strings.Contains(string(text), "(upstream_tls)") {
 		t.Errorf("the client is told %q, %v", text, err)
 	}
-	if r := f.record(); r.Reason != ReasonUpstreamTLS || r.Stage != StageTLS || r.Attempts != 1 {
+	if r := f.record(); r.Reason != outcome.UpstreamTLS || r.Stage != outcome.StageTLS || r.Attempts != 1 {
 		t.Errorf("record: %+v", r)
 	}
-	if r := <-heard; r != ReasonUpstreamTLS {
+	if r := <-heard; r != outcome.UpstreamTLS {
 		t.Errorf("the attempt settled as %s", r)
 	}
 }
@@ -131,18 +133,18 @@ func TestGreetingOfAnotherAddress(t *testing.T) {
 func TestTrialOfTLSThatNeedsTheClient(t *testing.T) {
 	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
 	cfg.Upstreams[0].Required = true
-	good := make(chan Reason, 99)
-	serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { good <- r }}}, cfg)
-	if r := <-good; r != ReasonOK {
+	good := make(chan outcome.Reason, 99)
+	serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { good <- r }}}, cfg)
+	if r := <-good; r != outcome.OK {
 		t.Errorf("the trial settled as %s", r)
 	}
 	_, other := selfSigned(t)
 	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) {
 		return &tls.Config{ServerName: "localhost", RootCAs: other}, nil
 	}
-	bad := make(chan Reason, 99)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { bad <- r }}}, cfg)
-	if r := <-bad; r != ReasonUpstreamTLS {
+	bad := make(chan outcome.Reason, 99)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { bad <- r }}}, cfg)
+	if r := <-bad; r != outcome.UpstreamTLS {
 		t.Errorf("the trial settled as %s", r)
 	}
 	if f.Ready().Ready {
@@ -182,7 +184,7 @@ func TestFailureIsToldInTheProtocol(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(text), want) || !strings.HasSuffix(string(text), "(refused)\r\n") {
 			t.Errorf("%s: the client is told %q, %v", protocol, text, err)
 		}
-		if r := f.record(); r.Reason != ReasonRefused {
+		if r := f.record(); r.Reason != outcome.Refused {
 			t.Errorf("%s: record %+v", protocol, r)
 		}
 	}
@@ -195,7 +197,7 @@ func TestHostileClients(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		client func(*net.TCPConn)
-		reason Reason
+		reason outcome.Reason
 		told   string
 	}{
 		{"single bytes", func(c *net.TCPConn) {
@@ -203,18 +205,18 @@ func TestHostileClients(t *testing.T) {
 				io.WriteString(c, mysqlReply[i:i+1])
 			}
 			c.CloseWrite()
-		}, ReasonClosed, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00"},
-		{"silent", func(*net.TCPConn) {}, ReasonHandshakeTimeout, ""},
-		{"half a packet", func(c *net.TCPConn) { io.WriteString(c, mysqlReply[:20]) }, ReasonHandshakeTimeout, ""},
-		{"a MiB", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x01"+strings.Repeat("x", 1<<20)) }, ReasonBadGreeting, "#08S01ambassador: mysql: the client sent"},
-		{"only hears the greeting", func(c *net.TCPConn) { c.Close() }, ReasonClosed, ""},
+		}, outcome.Closed, "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00"},
+		{"silent", func(*net.TCPConn) {}, outcome.HandshakeTimeout, ""},
+		{"half a packet", func(c *net.TCPConn) { io.WriteString(c, mysqlReply[:20]) }, outcome.HandshakeTimeout, ""},
+		{"a MiB", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x01"+strings.Repeat("x", 1<<20)) }, outcome.BadGreeting, "#08S01ambassador: mysql: the client sent"},
+		{"only hears the greeting", func(c *net.TCPConn) { c.Close() }, outcome.Closed, ""},
 	} {
-		heard := make(chan Reason, 9)
+		heard := make(chan outcome.Reason, 9)
 		cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
-		if tt.reason == ReasonHandshakeTimeout {
+		if tt.reason == outcome.HandshakeTimeout {
 			cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
 		}
-		f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+		f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
 		c := f.client(0)
 		hear(t, c, struck)
 		tt.client(c)
@@ -239,31 +241,31 @@ func TestHostileServers(t *testing.T) {
 	for _, tt := range []struct {
 		name, protocol string
 		server         func(*net.TCPConn)
-		reason         Reason
+		reason         outcome.Reason
 		cause          string
 	}{
-		{"late", "smtp", func(c *net.TCPConn) { io.WriteString(c, "220 "); io.Copy(io.Discard, c) }, ReasonTimeout, ""},
-		{"silent", "mysql", func(c *net.TCPConn) { io.Copy(io.Discard, c) }, ReasonTimeout, "remove starttls"},
-		{"a MiB of a line", "smtp", func(c *net.TCPConn) { io.WriteString(c, strings.Repeat("2", 1<<20)) }, ReasonStartTLSRefused, "more than"},
-		{"a MiB of greeting", "mysql", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x00\x0a"+strings.Repeat("x", 1<<20)) }, ReasonStartTLSRefused, "greeted"},
-		{"a MiB of capabilities", "smtp", func(c *net.TCPConn) { io.WriteString(c, "220 m\r\n"+strings.Repeat("250-x\r\n", 1<<17)) }, ReasonStartTLSRefused, "more than"},
-		{"a MiB of capabilities", "imap", func(c *net.TCPConn) { io.WriteString(c, "* OK m\r\n"+strings.Repeat("* CAPABILITY X\r\n", 1<<16)) }, ReasonStartTLSRefused, "32 untagged lines"},
-		{"a MiB of an answer", "pop3", func(c *net.TCPConn) { io.WriteString(c, "+OK m\r\n+OK "+strings.Repeat("x", 1<<20)) }, ReasonStartTLSRefused, "more than"},
-		{"a MiB of refusals", "postgres", func(c *net.TCPConn) { io.WriteString(c, strings.Repeat("N", 1<<20)) }, ReasonStartTLSRefused, "ssl = on"},
-		{"a MiB of features", "xmpp", func(c *net.TCPConn) { io.WriteString(c, xmppServer+"<stream:features>"+strings.Repeat("<x/>", 1<<18)) }, ReasonStartTLSRefused, "more than"},
-		{"a MiB of answer", "ldap", func(c *net.TCPConn) { io.WriteString(c, "\x30\x83\x10\x00\x00"+strings.Repeat("x", 1<<20)) }, ReasonStartTLSRefused, "LDAP"},
+		{"late", "smtp", func(c *net.TCPConn) { io.WriteString(c, "220 "); io.Copy(io.Discard, c) }, outcome.Timeout, ""},
+		{"silent", "mysql", func(c *net.TCPConn) { io.Copy(io.Discard, c) }, outcome.Timeout, "remove starttls"},
+		{"a MiB of a line", "smtp", func(c *net.TCPConn) { io.WriteString(c, strings.Repeat("2", 1<<20)) }, outcome.StartTLSRefused, "more than"},
+		{"a MiB of greeting", "mysql", func(c *net.TCPConn) { io.WriteString(c, "\xff\xff\xff\x00\x0a"+strings.Repeat("x", 1<<20)) }, outcome.StartTLSRefused, "greeted"},
+		{"a MiB of capabilities", "smtp", func(c *net.TCPConn) { io.WriteString(c, "220 m\r\n"+strings.Repeat("250-x\r\n", 1<<17)) }, outcome.StartTLSRefused, "more than"},
+		{"a MiB of capabilities", "imap", func(c *net.TCPConn) { io.WriteString(c, "* OK m\r\n"+strings.Repeat("* CAPABILITY X\r\n", 1<<16)) }, outcome.StartTLSRefused, "32 untagged lines"},
+		{"a MiB of an answer", "pop3", func(c *net.TCPConn) { io.WriteString(c, "+OK m\r\n+OK "+strings.Repeat("x", 1<<20)) }, outcome.StartTLSRefused, "more than"},
+		{"a MiB of refusals", "postgres", func(c *net.TCPConn) { io.WriteString(c, strings.Repeat("N", 1<<20)) }, outcome.StartTLSRefused, "ssl = on"},
+		{"a MiB of features", "xmpp", func(c *net.TCPConn) { io.WriteString(c, xmppServer+"<stream:features>"+strings.Repeat("<x/>", 1<<18)) }, outcome.StartTLSRefused, "more than"},
+		{"a MiB of answer", "ldap", func(c *net.TCPConn) { io.WriteString(c, "\x30\x83\x10\x00\x00"+strings.Repeat("x", 1<<20)) }, outcome.StartTLSRefused, "LDAP"},
 	} {
 		cfg := tlsUpstream(backend(t, tt.server), &tls.Config{ServerName: "localhost", RootCAs: pool})
 		cfg.Upstreams[0].StartTLS = tt.protocol
 		cfg.Upstreams[0].Connect = ConnectConfig{Attempts: 1}
-		if tt.reason == ReasonTimeout {
+		if tt.reason == outcome.Timeout {
 			cfg.Upstreams[0].Connect.AttemptTimeout = 100 * time.Millisecond
 		}
 		f := serve(t, Options{}, cfg)
 		c := f.client(0)
-		stage := StageStartTLS
+		stage := outcome.StageStartTLS
 		if tt.protocol == "xmpp" { // which waits for its client
-			stage = StageDialogue
+			stage = outcome.StageDialogue
 			io.WriteString(c, xmppClient)
 		}
 		c.CloseWrite()
@@ -284,7 +286,7 @@ func TestClientThatOnlyReadsTheGreeting(t *testing.T) {
 	hear(t, c, "+OK hello\r\n")
 	c.CloseWrite()
 	io.Copy(io.Discard, c)
-	if r := f.record(); r.Reason != ReasonClosed || r.FirstClose != "downstream" || r.BytesDown != 11 || r.Stage != StageRelay {
+	if r := f.record(); r.Reason != outcome.Closed || r.FirstClose != "downstream" || r.BytesDown != 11 || r.Stage != outcome.StageRelay {
 		t.Errorf("record: %+v", r)
 	}
 }

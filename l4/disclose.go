@@ -4,16 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"net"
+
+	"ambassador/l4/outcome"
 )
 
 // forClient is what a client may read of a failure: the reason, the words of rules and
 // limits, the name of the upstream, and what happened at a destination that it may reach.
 // It has no address of a name that the client may not reach, none that another client's
 // session has tried, and not that of our name server. The record and the log have all.
-func (*session) forClient(e *Error) *Error {
+func (*session) forClient(e *outcome.Error) *outcome.Error {
 	told := *e
 	var (
-		refused *Refusal
+		refused *outcome.Refusal
 		dns     *net.DNSError
 	)
 	switch {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -53,14 +54,14 @@ func TestRefusalsDiscloseNoAddress(t *testing.T) {
 	own := f.Listening()[0].Addr
 	for _, tt := range []struct {
 		to, cause, told string
-		reason          Reason
+		reason          outcome.Reason
 	}{
-		{"inner.out.test:80", hidden + " is private", "inner.out.test:80 leads to special addresses only", ReasonSpecialAddress},
-		{"self.test:" + own[len("127.0.0.1:"):], "127.0.0.1 is ourselves", "leads back to the ambassador", ReasonLoop},
-		{"denied.test:80", "not there", "not there", ReasonDenied},
-		{"outer.test:80", "none of the rules", "none of the rules", ReasonNoRoute},
-		{"unknown.out.test:80", "lookup unknown.out.test on ", "lookup unknown.out.test: no such host", ReasonDNS},
-		{"lost.test:80", silent.LocalAddr().String(), "lookup lost.test: the name server failed", ReasonDNS},
+		{"inner.out.test:80", hidden + " is private", "inner.out.test:80 leads to special addresses only", outcome.SpecialAddress},
+		{"self.test:" + own[len("127.0.0.1:"):], "127.0.0.1 is ourselves", "leads back to the ambassador", outcome.Loop},
+		{"denied.test:80", "not there", "not there", outcome.Denied},
+		{"outer.test:80", "none of the rules", "none of the rules", outcome.NoRoute},
+		{"unknown.out.test:80", "lookup unknown.out.test on ", "lookup unknown.out.test: no such host", outcome.DNS},
+		{"lost.test:80", silent.LocalAddr().String(), "lookup lost.test: the name server failed", outcome.DNS},
 	} {
 		hears := f.ask(0, tt.to)
 		if !strings.Contains(hears, string(tt.reason)+": ") || strings.Count(hears, tt.told) != 2 || strings.Contains(hears, "10.") || strings.Contains(hears, "127.") {
@@ -100,14 +101,14 @@ func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
 	if !strings.Contains(hears, "breaker_open: ") || !strings.Contains(hears, "next attempt in ") || !strings.Contains(hears, "Retry-After: ") || strings.Contains(hears, "127.") {
 		t.Errorf("the other hears %q", hears)
 	}
-	if r := f.record(); r.Reason != ReasonBreakerOpen || !strings.Contains(r.Cause, "127.0.0.1:") {
+	if r := f.record(); r.Reason != outcome.BreakerOpen || !strings.Contains(r.Cause, "127.0.0.1:") {
 		t.Errorf("record %s, %s", r.Reason, r.Cause)
 	}
 }
 
 // What is left as it is: it is the client's own business, or the configuration's.
 func TestFailuresThatClientsRead(t *testing.T) {
-	open := &Refusal{Reason: ReasonBreakerOpen, Text: "10.0.0.7:443 failed", RetryIn: 1500 * time.Millisecond}
+	open := &outcome.Refusal{Reason: outcome.BreakerOpen, Text: "10.0.0.7:443 failed", RetryIn: 1500 * time.Millisecond}
 	public := *open
 	public.Public = "the circuit breaker is open; next attempt in 1.5s"
 	for _, tt := range []struct {
@@ -122,7 +123,7 @@ func TestFailuresThatClientsRead(t *testing.T) {
 		{"a look-up of a configured upstream", fmt.Errorf("a: %w", &net.DNSError{Err: "read udp 10.0.0.1:1->10.0.0.2:53", Name: "db", Server: "10.0.0.2:53", IsTimeout: true}), "dial out: lookup db: no answer in time"},
 		{"our own connection", errOwnDial, "dial out: " + errOwnDial.Text},
 	} {
-		e := &Error{Stage: StageDial, Reason: ReasonRefused, Upstream: "out", RetryIn: time.Second, Err: tt.err}
+		e := &outcome.Error{Stage: outcome.StageDial, Reason: outcome.Refused, Upstream: "out", RetryIn: time.Second, Err: tt.err}
 		got := (&session{}).forClient(e)
 		if got.Error() != tt.want || got.Reason != e.Reason || got.RetryIn != e.RetryIn || e.Err != tt.err {
 			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)

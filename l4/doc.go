@@ -11,7 +11,7 @@
 // addresses, dynamic.go keeps what is known of destinations), upstream.go makes
 // connections (resolve.go says where to, plan.go in which order, address.go keeps
 // what is known of each address; dial.go, originate.go),
-// limits.go counts, outcome.go names every ending, observe.go accounts for it,
+// limits.go counts, classify.go names every ending, observe.go accounts for it,
 // drain.go stops, status.go tells. Apart from sessions, prober.go asks how
 // addresses are, health.go judges, and preconnect.go keeps connections ready.
 //

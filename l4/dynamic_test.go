@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/policy"
 )
@@ -24,7 +25,7 @@ func TestOpenBreakerAndOtherRules(t *testing.T) {
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: time.Hour}
 	f := serve(t, Options{}, cfg)
-	for _, want := range []Reason{ReasonRefused, ReasonBreakerOpen} {
+	for _, want := range []outcome.Reason{outcome.Refused, outcome.BreakerOpen} {
 		f.socks(dead)
 		if r := f.record(); r.Reason != want {
 			t.Fatalf("opened: %+v, want %s", r, want)
@@ -35,7 +36,7 @@ func TestOpenBreakerAndOtherRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, code := f.socks(dead)
-	if r := f.record(); code != 2 || r.Reason != ReasonSpecialAddress {
+	if r := f.record(); code != 2 || r.Reason != outcome.SpecialAddress {
 		t.Errorf("reply %d: %+v, want special_address", code, r)
 	}
 }
@@ -46,7 +47,7 @@ func TestOpenBreakerLeavesNothingToDial(t *testing.T) {
 	s := u.site(d)
 	others := s.members(u, []netip.Addr{netip.MustParseAddr("10.0.0.7")})
 	c, _ := others[0].permit(time.Now(), 0)
-	u.giveUp(c, &Error{Reason: ReasonRefused, Err: sys("connect", syscall.ECONNREFUSED)})
+	u.giveUp(c, &outcome.Error{Reason: outcome.Refused, Err: sys("connect", syscall.ECONNREFUSED)})
 	p := &plan{upstream: u, want: want{to: &target{site: s, destination: d}}}
 	if err := p.to.find(t.Context(), u); err != nil || len(p.members()) != 0 || len(p.known()) != 1 {
 		t.Errorf("find: %v; %d to dial, %d known", err, len(p.members()), len(p.known()))
@@ -111,7 +112,7 @@ func TestImpatientClientsOpenNoBreaker(t *testing.T) {
 			w := want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}
 			w.connect, _ = narrow(w.connect, preface.Hints{Timeout: c.timeout})
 			_, failure := u.connectFor(t.Context(), w, untold)
-			if got := w.to.site.breaker.State(); failure == nil || failure.Reason != ReasonTimeout || got != c.want {
+			if got := w.to.site.breaker.State(); failure == nil || failure.Reason != outcome.Timeout || got != c.want {
 				t.Errorf("%s: %v, and the breaker is %v, want %v", c.name, failure, got, c.want)
 			}
 		})
@@ -159,7 +160,7 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 		func(context.Context, string, string) (net.Conn, error) {
 			return nil, sys("connect", syscall.ECONNREFUSED)
 		})
-	ask := func(i int) *Error {
+	ask := func(i int) *outcome.Error {
 		d := &destination{host: fmt.Sprintf("h%d.test", i), port: 443, ips: addrs("192.0.2.1"), may: everything, ours: notOurs}
 		_, failure := u.connectFor(t.Context(), want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}, untold)
 		if failure == nil {
@@ -171,7 +172,7 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 	next := 0
 	fill := func(n int) {
 		for range n {
-			if e := ask(next); e.Reason != ReasonRefused {
+			if e := ask(next); e.Reason != outcome.Refused {
 				t.Fatalf("%d: %v", next, e)
 			}
 			next++
@@ -181,7 +182,7 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 	for range 3 { // each return makes it one of the newest
 		oldest := next - all + 8
 		e := ask(oldest)
-		if e.Reason != ReasonBreakerOpen || e.RetryIn < 40*time.Minute {
+		if e.Reason != outcome.BreakerOpen || e.RetryIn < 40*time.Minute {
 			t.Fatalf("%v, retry in %v", e, e.RetryIn)
 		}
 		for _, text := range []string{"is left alone", "connection refused"} {
@@ -190,12 +191,12 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 			}
 		}
 		fill(maxVisited + 1) // it fades again, at a place of its own
-		if e := ask(oldest); e.Reason != ReasonBreakerOpen {
+		if e := ask(oldest); e.Reason != outcome.BreakerOpen {
 			t.Errorf("after it came back: %v", e)
 		}
 	}
 	forgotten := ask(1)
-	if forgotten.Reason != ReasonRefused {
+	if forgotten.Reason != outcome.Refused {
 		t.Errorf("a destination of long ago is remembered: %v", forgotten)
 	}
 	unresolved := u.site(&destination{host: fmt.Sprintf("h%d.test", next-2000), port: 443})
@@ -240,11 +241,11 @@ func TestSiteMembers(t *testing.T) {
 		last = got
 	}
 	e := s.endpoint
-	e.note(last[0].candidate(policy.Ticket{}, time.Now()), ReasonRefused, fmt.Errorf("no"))
+	e.note(last[0].candidate(policy.Ticket{}, time.Now()), outcome.Refused, fmt.Errorf("no"))
 	if st := e.status(); st.LastFailure == nil || time.Since(*st.LastFailure) > time.Minute || st.LastSuccess != nil || st.LastError != "no" {
 		t.Errorf("%+v", st)
 	}
-	e.note(last[0].candidate(policy.Ticket{}, time.Now()), ReasonOK, nil)
+	e.note(last[0].candidate(policy.Ticket{}, time.Now()), outcome.OK, nil)
 	if st := e.status(); st.LastFailure == nil || st.LastSuccess == nil || st.LastError != "" {
 		t.Errorf("%+v", st)
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
@@ -23,10 +24,10 @@ import (
 type ServerTLS struct {
 	// Terminate is asked once for each client that has said hello. It may wait,
 	// bounded by the hello's context. Its error means that our side is not ready
-	// (ReasonNoIdentity).
+	// (outcome.NoIdentity).
 	Terminate func(*tls.ClientHelloInfo) (Termination, error)
 	// Denied says whether a handshake has failed because a client that has proved
-	// who it is may not come in (ReasonDenied). Nil: there is nobody like that.
+	// who it is may not come in (outcome.Denied). Nil: there is nobody like that.
 	Denied func(error) bool
 	// Anonymous: clients show no certificate, so who comes without TLS, where the
 	// listener's StartTLS knows such clients, is nobody less.
@@ -67,7 +68,7 @@ type greeted struct {
 // most timeouts.handshake. A plain listener needs nothing: the server may be the
 // one who speaks first.
 func (s *session) greet(ctx context.Context) error {
-	s.at(StageGreet)
+	s.at(outcome.StageGreet)
 	cfg := &s.route.cfg
 	if !cfg.greets() {
 		return nil
@@ -115,11 +116,11 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 			Detail: "a cancel request without TLS, and so without the certificate that the listener demands (PostgreSQL's clients before 17 do)"}
 	}
 	if err != nil {
-		if reason := dialogueReason(err); reason != ReasonBadGreeting {
-			return nil, &Error{Stage: StageGreet, Reason: reason, Err: err}
+		if reason := dialogueReason(err); reason != outcome.BadGreeting {
+			return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
 		}
 		closeAfterReading(s.downstream) // it may have been told why
-		return nil, &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
+		return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 	}
 	if got.Cancel != nil {
 		s.greeted.early, s.greeted.cancel = &earlyConn{s.downstream, got.Cancel}, true
@@ -150,21 +151,21 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 		if conn.alert != 0 {
 			err = &net.OpError{Op: "remote error", Err: conn.alert}
 		}
-		return &Error{Stage: StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
+		return &outcome.Error{Stage: outcome.StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
 	}
 	transport.Conn = s.downstream // only the handshake needs turns
 	s.greeted.tls, s.greeted.transport = client, transport
 	if leaf := client.ConnectionState().PeerCertificates; how.Principal != nil && len(leaf) > 0 {
 		s.greeted.principal = how.Principal(leaf[0])
-		s.note(func(r *Record) { r.Principal = s.greeted.principal })
+		s.note(func(r *outcome.Record) { r.Principal = s.greeted.principal })
 	}
 	return nil
 }
 
 // reason names why the handshake on conn has failed.
-func (t *ServerTLS) reason(err error, conn *handshakeConn) Reason {
+func (t *ServerTLS) reason(err error, conn *handshakeConn) outcome.Reason {
 	if t.Denied != nil && t.Denied(err) {
-		return ReasonDenied
+		return outcome.Denied
 	}
 	return handshakeReason(err, conn.heard)
 }
@@ -185,7 +186,7 @@ func (s *session) ask(ctx context.Context) error {
 	case RequestOriginal:
 		to, err := originalDestination(s.downstream)
 		if err != nil {
-			return &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
+			return &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 		}
 		s.greeted.request = &request{Request: preface.Request{Addr: to.Addr().Unmap(), Port: to.Port()}}
 	}
@@ -197,14 +198,14 @@ func (s *session) ask(ctx context.Context) error {
 
 // toldReasons are those of requests that readRequest cannot read whose client was
 // told why.
-var toldReasons = []Reason{ReasonBadGreeting, ReasonAuthFailed, ReasonLimit, ReasonInternal}
+var toldReasons = []outcome.Reason{outcome.BadGreeting, outcome.AuthFailed, outcome.Limit, outcome.Internal}
 
 // readRequest reads a request, in at most timeouts.handshake.
 func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.Credentials, bool) (request, error)) error {
 	defer boundIO(ctx, s.downstream)()
 	r, err := read(s.requestStream(ctx), s.credentials(ctx), s.route.cfg.Context)
 	if err != nil {
-		var e *Error
+		var e *outcome.Error
 		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
 			s.conclude()
 			closeAfterReading(s.stream()) // it was told why
@@ -212,7 +213,7 @@ func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.C
 		return err
 	}
 	s.greeted.request = &r
-	s.note(func(rec *Record) { rec.User = r.User })
+	s.note(func(rec *outcome.Record) { rec.User = r.User })
 	s.keepEarly(r.Early)
 	return nil
 }
@@ -234,7 +235,7 @@ func (s *session) overhear(ctx context.Context) {
 	unbound()
 	s.keepEarly(raw)
 	s.greeted.hello = hello
-	s.note(func(r *Record) { r.SNI, r.ECH = hello.ServerName, hello.ECH })
+	s.note(func(r *outcome.Record) { r.SNI, r.ECH = hello.ServerName, hello.ECH })
 }
 
 // takeHints learns what the client asks of its own connection: by the PROXY header,
@@ -250,14 +251,14 @@ func (s *session) takeHints(ctx context.Context) error {
 		asked, err = g.request.Hints()
 	}
 	if err != nil {
-		e := &Error{Stage: StageGreet, Reason: ReasonBadGreeting, Err: err}
+		e := &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 		if r := s.requested(); r != nil {
 			s.decline(ctx, r, e)
 		}
 		return e
 	}
 	g.hints = asked.Over(given)
-	s.note(func(r *Record) { r.Tag = g.hints.Tag })
+	s.note(func(r *outcome.Record) { r.Tag = g.hints.Tag })
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ambassador/l4/outcome"
 )
 
 var errStranger = errors.New("not one of the principals")
@@ -59,7 +61,7 @@ func TestTerminatedSession(t *testing.T) {
 			t.Errorf("after our end: %q, %v", rest, err)
 		}
 		r := f.record()
-		if r.Reason != ReasonClosed || r.Principal != "dns:localhost" || r.FirstClose != "downstream" || r.BytesUp != 5 || r.BytesDown != 5 || r.Truncated {
+		if r.Reason != outcome.Closed || r.Principal != "dns:localhost" || r.FirstClose != "downstream" || r.BytesUp != 5 || r.BytesDown != 5 || r.Truncated {
 			t.Errorf("record: %+v", r)
 		}
 	})
@@ -74,7 +76,7 @@ func TestTerminatedSessionOfATalkativeServer(t *testing.T) {
 		t.Errorf("read %q, %v", text, err)
 	}
 	c.Close()
-	if r := f.record(); r.Reason != ReasonClosed || r.FirstClose != "upstream" {
+	if r := f.record(); r.Reason != outcome.Closed || r.FirstClose != "upstream" {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -87,7 +89,7 @@ func TestTruncatedClient(t *testing.T) {
 	ping(t, tls.Client(raw, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
 	raw.CloseWrite()
 	io.Copy(io.Discard, raw)
-	if r := f.record(); r.Reason != ReasonClosed || !r.Truncated {
+	if r := f.record(); r.Reason != outcome.Closed || !r.Truncated {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -102,13 +104,13 @@ func TestRefusedTLSClients(t *testing.T) {
 		for _, tt := range []struct {
 			name   string
 			client *tls.Config
-			reason Reason
+			reason outcome.Reason
 			cause  string
 		}{
-			{"another CA", &tls.Config{Certificates: []tls.Certificate{stranger}}, ReasonDownstreamTLS, "certificate"},
-			{"no certificate", &tls.Config{}, ReasonDownstreamTLS, "didn't provide a certificate"},
-			{"another principal", &tls.Config{ServerName: "denied", Certificates: []tls.Certificate{cert}}, ReasonDenied, errStranger.Error()},
-			{"nothing in common", &tls.Config{Certificates: []tls.Certificate{cert}, CipherSuites: []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, MaxVersion: tls.VersionTLS12}, ReasonDownstreamTLS, "cipher"},
+			{"another CA", &tls.Config{Certificates: []tls.Certificate{stranger}}, outcome.DownstreamTLS, "certificate"},
+			{"no certificate", &tls.Config{}, outcome.DownstreamTLS, "didn't provide a certificate"},
+			{"another principal", &tls.Config{ServerName: "denied", Certificates: []tls.Certificate{cert}}, outcome.Denied, errStranger.Error()},
+			{"nothing in common", &tls.Config{Certificates: []tls.Certificate{cert}, CipherSuites: []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, MaxVersion: tls.VersionTLS12}, outcome.DownstreamTLS, "cipher"},
 		} {
 			tt.client.InsecureSkipVerify = true
 			if tt.client.MaxVersion == 0 {
@@ -121,7 +123,7 @@ func TestRefusedTLSClients(t *testing.T) {
 			}
 			c.Close()
 			r := f.record()
-			if r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) || r.Attempts != 0 || r.Principal != "" || r.Upstream != "" {
+			if r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) || r.Attempts != 0 || r.Principal != "" || r.Upstream != "" {
 				t.Errorf("%s: record %+v", tt.name, r)
 			}
 		}
@@ -135,28 +137,28 @@ func TestClientsThatAreNoTLSClients(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		act    func(c *net.TCPConn)
-		reason Reason
+		reason outcome.Reason
 		cause  string
 	}{
-		{"plaintext", func(c *net.TCPConn) { io.WriteString(c, "GET / HTTP/1.1\r\n\r\n"); wantReset(t, c) }, ReasonDownstreamTLS, `but with "GET /"`},
-		{"SSLRequest", func(c *net.TCPConn) { io.WriteString(c, "\x00\x00\x00\x08\x04\xd2\x16\x2f"); wantReset(t, c) }, ReasonDownstreamTLS, "PostgreSQL asks for TLS"},
-		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, ReasonHandshakeTimeout, ""},
-		{"half of a hello", func(c *net.TCPConn) { io.WriteString(c, "\x16\x03\x01\x01\x00\x01"); wantReset(t, c) }, ReasonHandshakeTimeout, ""},
-		{"a knock", func(c *net.TCPConn) { c.CloseWrite(); io.Copy(io.Discard, c) }, ReasonProbe, ""},
+		{"plaintext", func(c *net.TCPConn) { io.WriteString(c, "GET / HTTP/1.1\r\n\r\n"); wantReset(t, c) }, outcome.DownstreamTLS, `but with "GET /"`},
+		{"SSLRequest", func(c *net.TCPConn) { io.WriteString(c, "\x00\x00\x00\x08\x04\xd2\x16\x2f"); wantReset(t, c) }, outcome.DownstreamTLS, "PostgreSQL asks for TLS"},
+		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, outcome.HandshakeTimeout, ""},
+		{"half of a hello", func(c *net.TCPConn) { io.WriteString(c, "\x16\x03\x01\x01\x00\x01"); wantReset(t, c) }, outcome.HandshakeTimeout, ""},
+		{"a knock", func(c *net.TCPConn) { c.CloseWrite(); io.Copy(io.Discard, c) }, outcome.Probe, ""},
 		{"a cut hello", func(c *net.TCPConn) {
 			io.WriteString(c, "\x16\x03\x01\x01\x00\x01")
 			c.CloseWrite()
 			wantReset(t, c)
-		}, ReasonDownstreamTLS, "EOF"},
-		{"a reset", func(c *net.TCPConn) { io.WriteString(c, "\x16"); c.SetLinger(0); c.Close() }, ReasonDownstreamReset, ""},
+		}, outcome.DownstreamTLS, "EOF"},
+		{"a reset", func(c *net.TCPConn) { io.WriteString(c, "\x16"); c.SetLinger(0); c.Close() }, outcome.DownstreamReset, ""},
 		{"distrust", func(c *net.TCPConn) {
 			if err := tls.Client(c, &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}).Handshake(); err == nil {
 				t.Error("distrust: no error")
 			}
-		}, ReasonDownstreamTLS, "remote error"},
+		}, outcome.DownstreamTLS, "remote error"},
 	} {
 		tt.act(f.client(0))
-		if r := f.record(); r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) {
+		if r := f.record(); r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) {
 			t.Errorf("%s: record %+v", tt.name, r)
 		}
 	}
@@ -185,7 +187,7 @@ func TestTerminatedSessionWithoutUpstream(t *testing.T) {
 	if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the client sees %v, want a reset", err)
 	}
-	if r := f.record(); r.Reason != ReasonRefused || r.Principal != "dns:localhost" {
+	if r := f.record(); r.Reason != outcome.Refused || r.Principal != "dns:localhost" {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -199,7 +201,7 @@ func TestListenerWithoutIdentity(t *testing.T) {
 	if err := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true}).Handshake(); !isAlert(err) {
 		t.Errorf("the client sees %v", err)
 	}
-	if r := f.record(); r.Reason != ReasonNoIdentity || r.Stage != StageGreet || !strings.Contains(r.Cause, none.Error()) {
+	if r := f.record(); r.Reason != outcome.NoIdentity || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, none.Error()) {
 		t.Errorf("record: %+v", r)
 	}
 	if got := f.Ready(); got.Ready || len(got.Waiting) != 1 || got.Waiting[0] != "listener in: no_identity: there is no certificate yet" {
@@ -233,7 +235,7 @@ func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	f.until("two sessions in greet", func() bool { return f.waiting() == 2 })
 	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
 	wantReset(t, oldest)
-	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "limits.memory" || r.Stage != StageGreet {
+	if r := f.record(); r.Reason != outcome.Limit || r.Limit != "limits.memory" || r.Stage != outcome.StageGreet {
 		t.Errorf("record: %+v", r)
 	}
 	if n := f.waiting(); n != 1 {
@@ -310,7 +312,7 @@ func TestClientsThatAskWrongly(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		act    func(c *net.TCPConn)
-		reason Reason
+		reason outcome.Reason
 		cause  string
 	}{
 		{"without TLS", func(c *net.TCPConn) {
@@ -319,14 +321,14 @@ func TestClientsThatAskWrongly(t *testing.T) {
 				t.Errorf("the client hears %q, %v", text, err)
 			}
 			c.Close()
-		}, ReasonBadGreeting, "set sslmode=verify-full"},
-		{"a cancel without a certificate", func(c *net.TCPConn) { io.WriteString(c, pgCancel); io.Copy(io.Discard, c); c.Close() }, ReasonBadGreeting, "cancel request without TLS"},
-		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, ReasonHandshakeTimeout, ""},
-		{"a knock", func(c *net.TCPConn) { c.Close() }, ReasonProbe, ""},
-		{"asked, and left", func(c *net.TCPConn) { io.WriteString(c, pgSSLRequest); hear(t, c, "S"); c.Close() }, ReasonDownstreamTLS, "EOF"},
+		}, outcome.BadGreeting, "set sslmode=verify-full"},
+		{"a cancel without a certificate", func(c *net.TCPConn) { io.WriteString(c, pgCancel); io.Copy(io.Discard, c); c.Close() }, outcome.BadGreeting, "cancel request without TLS"},
+		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, outcome.HandshakeTimeout, ""},
+		{"a knock", func(c *net.TCPConn) { c.Close() }, outcome.Probe, ""},
+		{"asked, and left", func(c *net.TCPConn) { io.WriteString(c, pgSSLRequest); hear(t, c, "S"); c.Close() }, outcome.DownstreamTLS, "EOF"},
 	} {
 		tt.act(f.client(0))
-		if r := f.record(); r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) {
+		if r := f.record(); r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) {
 			t.Errorf("%s: record %+v", tt.name, r)
 		}
 	}
@@ -341,8 +343,8 @@ func TestCancelWithoutTLS(t *testing.T) {
 		got <- string(text)
 	}))
 	cfg.Listeners[0].TLS.Anonymous = true
-	heard := make(chan Reason, 1)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+	heard := make(chan outcome.Reason, 1)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
 	c := f.client(0)
 	io.WriteString(c, pgCancel)
 	if _, err := io.Copy(io.Discard, c); err != nil {
@@ -351,10 +353,10 @@ func TestCancelWithoutTLS(t *testing.T) {
 	if text := <-got; text != pgCancel {
 		t.Errorf("the upstream got %q", text)
 	}
-	if r := f.record(); r.Reason != ReasonClosed || r.BytesUp != int64(len(pgCancel)) {
+	if r := f.record(); r.Reason != outcome.Closed || r.BytesUp != int64(len(pgCancel)) {
 		t.Errorf("record: %+v", r)
 	}
-	if r := <-heard; r != ReasonOK {
+	if r := <-heard; r != outcome.OK {
 		t.Errorf("the attempt settled as %s", r)
 	}
 }
@@ -373,7 +375,7 @@ func TestAskedClientHearsTheReason(t *testing.T) {
 		t.Errorf("the client hears %q, %v", text, err)
 	}
 	c.Close()
-	if r := f.record(); r.Reason != ReasonRefused {
+	if r := f.record(); r.Reason != outcome.Refused {
 		t.Errorf("record: %+v", r)
 	}
 }

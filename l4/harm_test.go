@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
 	"ambassador/policy"
@@ -101,7 +102,7 @@ func TestWhatAClientSaysOpensNoBreaker(t *testing.T) {
 			f := serve(t, Options{}, cfg)
 			for range 6 {
 				tt.bad(t, f)
-				if r := f.record(); r.Stage == StagePermit {
+				if r := f.record(); r.Stage == outcome.StagePermit {
 					t.Fatalf("refused: %+v", r)
 				}
 				if heard, cause := f.upstreams[0].members()[0].takeHeard(); heard == policy.Failure {
@@ -164,7 +165,7 @@ func TestAFullServerOpensNoBreaker(t *testing.T) {
 					t.Fatalf("the client is told %q, %v", text, err)
 				}
 			}
-			if r := f.record(); r.Reason != ReasonStartTLSRefused {
+			if r := f.record(); r.Reason != outcome.StartTLSRefused {
 				t.Errorf("record: %+v", r)
 			}
 			if heard, _ := f.upstreams[0].members()[0].takeHeard(); heard != policy.Success {
@@ -191,29 +192,29 @@ func TestOutcomeOf(t *testing.T) {
 	busy := &starttls.RefusedError{Protocol: "mysql", Busy: true}
 	theirs := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
 	for _, tt := range []struct {
-		reason       Reason
+		reason       outcome.Reason
 		err          error
 		want, spoken policy.Outcome // before and after a byte of the client
 	}{
-		{ReasonOK, nil, policy.Success, policy.Success},
+		{outcome.OK, nil, policy.Success, policy.Success},
 		{"", nil, policy.Neutral, policy.Neutral},
-		{ReasonDownstreamReset, nil, policy.Neutral, policy.Neutral},
-		{ReasonNoIdentity, nil, policy.Neutral, policy.Neutral},
-		{ReasonDNS, nil, policy.Neutral, policy.Neutral},
-		{ReasonRefused, sys("connect", syscall.ECONNREFUSED), policy.Failure, policy.Neutral},
-		{ReasonTimeout, context.DeadlineExceeded, policy.Failure, policy.Neutral},
-		{ReasonUpstreamEarlyClose, nil, policy.Failure, policy.Neutral},
-		{ReasonUpstreamEarlyClose, sys("read", syscall.ECONNRESET), policy.Failure, policy.Neutral},
-		{ReasonStartTLSRefused, &starttls.RefusedError{}, policy.Failure, policy.Neutral},
-		{ReasonStartTLSRefused, &Error{Err: busy}, policy.Success, policy.Success},
-		{ReasonUpstreamTLS, theirs, policy.Failure, policy.Failure},
-		{ReasonUpstreamTLS, io.EOF, policy.Failure, policy.Neutral},
-		{ReasonUpstreamTLS, tls.RecordHeaderError{}, policy.Failure, policy.Neutral},
-		{ReasonUpstreamTLSRejected, alertFrom(t, 42), policy.Failure, policy.Failure},
-		{ReasonUpstreamTLSRejected, alertFrom(t, 48), policy.Failure, policy.Failure},
-		{ReasonUpstreamTLSRejected, alertFrom(t, 116), policy.Failure, policy.Failure},
-		{ReasonUpstreamTLSRejected, alertFrom(t, 80), policy.Failure, policy.Neutral}, // internal_error
-		{ReasonUpstreamTLSRejected, alertFrom(t, 40), policy.Failure, policy.Neutral}, // handshake_failure
+		{outcome.DownstreamReset, nil, policy.Neutral, policy.Neutral},
+		{outcome.NoIdentity, nil, policy.Neutral, policy.Neutral},
+		{outcome.DNS, nil, policy.Neutral, policy.Neutral},
+		{outcome.Refused, sys("connect", syscall.ECONNREFUSED), policy.Failure, policy.Neutral},
+		{outcome.Timeout, context.DeadlineExceeded, policy.Failure, policy.Neutral},
+		{outcome.UpstreamEarlyClose, nil, policy.Failure, policy.Neutral},
+		{outcome.UpstreamEarlyClose, sys("read", syscall.ECONNRESET), policy.Failure, policy.Neutral},
+		{outcome.StartTLSRefused, &starttls.RefusedError{}, policy.Failure, policy.Neutral},
+		{outcome.StartTLSRefused, &outcome.Error{Err: busy}, policy.Success, policy.Success},
+		{outcome.UpstreamTLS, theirs, policy.Failure, policy.Failure},
+		{outcome.UpstreamTLS, io.EOF, policy.Failure, policy.Neutral},
+		{outcome.UpstreamTLS, tls.RecordHeaderError{}, policy.Failure, policy.Neutral},
+		{outcome.UpstreamTLSRejected, alertFrom(t, 42), policy.Failure, policy.Failure},
+		{outcome.UpstreamTLSRejected, alertFrom(t, 48), policy.Failure, policy.Failure},
+		{outcome.UpstreamTLSRejected, alertFrom(t, 116), policy.Failure, policy.Failure},
+		{outcome.UpstreamTLSRejected, alertFrom(t, 80), policy.Failure, policy.Neutral}, // internal_error
+		{outcome.UpstreamTLSRejected, alertFrom(t, 40), policy.Failure, policy.Neutral}, // handshake_failure
 	} {
 		if got, after := outcomeOf(tt.reason, tt.err, false), outcomeOf(tt.reason, tt.err, true); got != tt.want || after != tt.spoken {
 			t.Errorf("%s, %v: %v, and %v after the client has spoken; want %v, %v", tt.reason, tt.err, got, after, tt.want, tt.spoken)
@@ -238,7 +239,7 @@ func burst(t *testing.T, u *Upstream, n int) (failed []error) {
 	var all sync.WaitGroup
 	for range n {
 		all.Go(func() {
-			conn, err := u.connect(t.Context(), func(Stage, candidate, int) {})
+			conn, err := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
 			if err != nil {
 				mu.Lock()
 				failed = append(failed, err)
@@ -312,8 +313,8 @@ func TestSessionsWaitForTheTrial(t *testing.T) {
 			t.Fatalf("the breaker is %v after %v", a.breaker.State(), f.log)
 		}
 		start := time.Now()
-		_, failure := u.connect(t.Context(), func(Stage, candidate, int) {})
-		if failure == nil || failure.Reason != ReasonBreakerOpen || time.Since(start) > 0 {
+		_, failure := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
+		if failure == nil || failure.Reason != outcome.BreakerOpen || time.Since(start) > 0 {
 			t.Errorf("a new session: %v after %v, want a refusal at once", failure, time.Since(start))
 		}
 		if failed := <-done; len(failed) > 0 {
@@ -337,7 +338,7 @@ func TestStoppedDialogueIsNeutral(t *testing.T) {
 	cancel()
 	conn := &upstreamConn{upstream: u, candidate: c}
 	timeout := &starttls.SideError{Side: starttls.Upstream, Op: "read", Err: context.DeadlineExceeded}
-	if e := conn.dialogueError(ctx, timeout); e.Reason != ReasonTimeout {
+	if e := conn.dialogueError(ctx, timeout); e.Reason != outcome.Timeout {
 		t.Errorf("%v", e)
 	}
 	if heard, _ := c.at.takeHeard(); heard != policy.Neutral || !conn.told.Load() {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/l4/outcome"
 )
 
 const (
@@ -99,7 +101,7 @@ func TestBytesBehindTheAnswer(t *testing.T) {
 			if text, _ := io.ReadAll(c); strings.Contains(string(text), "injected") && !strings.Contains(string(text), "ambassador: ") {
 				t.Errorf("the client got %q", text)
 			}
-			if r := f.record(); r.Stage != StageTLS || r.Reason != ReasonUpstreamTLS {
+			if r := f.record(); r.Stage != outcome.StageTLS || r.Reason != outcome.UpstreamTLS {
 				t.Errorf("record %+v", r)
 			}
 		})
@@ -123,11 +125,11 @@ func TestLateServers(t *testing.T) {
 			io.WriteString(c, sc.client)
 			c.CloseWrite()
 			io.Copy(io.Discard, c)
-			want := StageStartTLS
+			want := outcome.StageStartTLS
 			if sc.protocol == "xmpp" {
-				want = StageDialogue
+				want = outcome.StageDialogue
 			}
-			if r := f.record(); r.Stage != want || r.Reason != ReasonTimeout {
+			if r := f.record(); r.Stage != want || r.Reason != outcome.Timeout {
 				t.Errorf("record %+v", r)
 			}
 		})
@@ -139,18 +141,18 @@ func TestLateServers(t *testing.T) {
 func TestHostileClientsOfOthers(t *testing.T) {
 	for _, tt := range []struct {
 		protocol, name, says string
-		reason               Reason
+		reason               outcome.Reason
 		told                 string
 	}{
-		{"postgres", "silent", "", ReasonHandshakeTimeout, ""},
-		{"postgres", "half a message", pgHello[:9], ReasonHandshakeTimeout, ""},
-		{"postgres", "a MiB", "\x7f\xff\xff\xff" + strings.Repeat("x", 1<<20), ReasonBadGreeting, "ambassador: postgres: the client sent"},
-		{"xmpp", "silent", "", ReasonHandshakeTimeout, ""},
-		{"xmpp", "half a header", xmppClient[:40], ReasonHandshakeTimeout, ""},
-		{"xmpp", "a MiB", "<stream:stream to='" + strings.Repeat("x", 1<<20), ReasonBadGreeting, "ambassador: xmpp: the client sent"},
+		{"postgres", "silent", "", outcome.HandshakeTimeout, ""},
+		{"postgres", "half a message", pgHello[:9], outcome.HandshakeTimeout, ""},
+		{"postgres", "a MiB", "\x7f\xff\xff\xff" + strings.Repeat("x", 1<<20), outcome.BadGreeting, "ambassador: postgres: the client sent"},
+		{"xmpp", "silent", "", outcome.HandshakeTimeout, ""},
+		{"xmpp", "half a header", xmppClient[:40], outcome.HandshakeTimeout, ""},
+		{"xmpp", "a MiB", "<stream:stream to='" + strings.Repeat("x", 1<<20), outcome.BadGreeting, "ambassador: xmpp: the client sent"},
 	} {
 		t.Run(tt.protocol+" "+tt.name, func(t *testing.T) {
-			heard := make(chan Reason, 9)
+			heard := make(chan outcome.Reason, 9)
 			var cfg Config
 			for _, sc := range scripts() {
 				if sc.protocol == tt.protocol {
@@ -159,17 +161,17 @@ func TestHostileClientsOfOthers(t *testing.T) {
 					})
 				}
 			}
-			if tt.reason == ReasonHandshakeTimeout {
+			if tt.reason == outcome.HandshakeTimeout {
 				cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
 			}
-			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
+			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
 			c := f.client(0)
 			go io.WriteString(c, tt.says) // ends with c
 			text, _ := io.ReadAll(c)
 			if !strings.Contains(string(text), tt.told) {
 				t.Errorf("the client is told %q, want %q", text, tt.told)
 			}
-			if r := f.record(); r.Reason != tt.reason || r.Stage != StageDialogue {
+			if r := f.record(); r.Reason != tt.reason || r.Stage != outcome.StageDialogue {
 				t.Errorf("record %+v", r)
 			}
 			if len(heard) > 0 {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -97,13 +98,13 @@ func (s *session) enter() error {
 		s.mu.Unlock()
 		return nil
 	}
-	return s.exceeds(StageAdmit, met)
+	return s.exceeds(outcome.StageAdmit, met)
 }
 
 // exceeds is the end of a session by a limit of its listener.
-func (s *session) exceeds(stage Stage, met *met) error {
+func (s *session) exceeds(stage outcome.Stage, met *met) error {
 	key := "listeners." + s.route.cfg.Name + "." + met.key
-	return &Error{Stage: stage, Reason: ReasonLimit, Limit: key, Err: fmt.Errorf("%s is %d", key, met.max)}
+	return &outcome.Error{Stage: stage, Reason: outcome.Limit, Limit: key, Err: fmt.Errorf("%s is %d", key, met.max)}
 }
 
 // become counts the session as the client's whom a PROXY header has named.
@@ -114,7 +115,7 @@ func (s *session) become(client policy.Source) error {
 		return nil
 	}
 	if met := s.route.limiter.become(s.route.cfg.Limits, *s.entered, client); met != nil {
-		return s.exceeds(StageGreet, met)
+		return s.exceeds(outcome.StageGreet, met)
 	}
 	s.entered = &client
 	return nil

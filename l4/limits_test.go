@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -56,7 +57,7 @@ func TestListenerLimits(t *testing.T) {
 	ping(t, first)
 	ping(t, second)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonLimit || r.Stage != StageAdmit || r.Limit != "listeners.in.limits.per_client" {
+	if r := f.record(); r.Reason != outcome.Limit || r.Stage != outcome.StageAdmit || r.Limit != "listeners.in.limits.per_client" {
 		t.Errorf("record %+v", r)
 	}
 	first.Close()
@@ -74,7 +75,7 @@ func TestUpstreamConnectionsLimit(t *testing.T) {
 	ping(t, one)
 	ping(t, two)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonLimit || r.Stage != StagePermit || r.Limit != "upstreams.up.limits.connections" || r.Attempts != 0 {
+	if r := f.record(); r.Reason != outcome.Limit || r.Stage != outcome.StagePermit || r.Limit != "upstreams.up.limits.connections" || r.Attempts != 0 {
 		t.Errorf("record %+v", r)
 	}
 	one.Close()

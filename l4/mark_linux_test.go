@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 )
 
@@ -68,7 +69,7 @@ func TestMarkWithoutLeave(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	_, err = dialer(e, 7)(context.Background(), "tcp", "127.0.0.1:1")
-	if reason := classify(StageDial, err); reason != ReasonLocalExhausted {
+	if reason := classify(outcome.StageDial, err); reason != outcome.LocalExhausted {
 		t.Errorf("a dial: %v, %v", reason, err)
 	}
 	cfg.Mark = -1

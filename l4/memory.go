@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/policy"
 )
@@ -45,7 +46,7 @@ const (
 )
 
 // errMemory ends a session that holds more than others where all hold too much.
-var errMemory = &stopError{ReasonLimit, "too much memory was held for clients that were not connected yet or did not take their bytes, and this one held most of it, or for the longest time"}
+var errMemory = &stopError{outcome.Limit, "too much memory was held for clients that were not connected yet or did not take their bytes, and this one held most of it, or for the longest time"}
 
 // HeldBytes is how many bytes are held for clients now; Config.MaxMemory bounds them.
 func (s *Server) HeldBytes() int64 { return s.memory.Used() }
@@ -219,7 +220,7 @@ func (s *session) giveUpForMemory(m *memory) {
 		m.waiting[s] = true
 	}
 	m.mu.Unlock()
-	s.note(func(r *Record) { r.Limit = "limits.memory" })
+	s.note(func(r *outcome.Record) { r.Limit = "limits.memory" })
 	s.stop(errMemory)
 }
 

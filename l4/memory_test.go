@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ambassador/l4/outcome"
 )
 
 func TestLargest(t *testing.T) {
@@ -64,7 +66,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 	c := f.client(0)
 	io.WriteString(c, hello+hello)
 	io.Copy(io.Discard, c)
-	if r := f.record(); r.Reason != ReasonDownstreamTLS || !strings.Contains(r.Cause, "ClientHello of more than 32768 bytes") {
+	if r := f.record(); r.Reason != outcome.DownstreamTLS || !strings.Contains(r.Cause, "ClientHello of more than 32768 bytes") {
 		t.Errorf("a hello of 64 KiB: %+v", r)
 	}
 	long := cert
@@ -74,7 +76,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 	conn := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{long}})
 	conn.Handshake()
 	io.Copy(io.Discard, conn)
-	if r := f.record(); r.Reason != ReasonDownstreamTLS || !strings.Contains(r.Cause, "more than 135168 bytes") {
+	if r := f.record(); r.Reason != outcome.DownstreamTLS || !strings.Contains(r.Cause, "more than 135168 bytes") {
 		t.Errorf("a list of %d certificates: %+v", len(long.Certificate), r)
 	}
 	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
@@ -120,7 +122,7 @@ func TestSlowReadersAreBounded(t *testing.T) {
 				io.WriteString(c, "f")
 			}
 			r := f.record()
-			if r.Reason != ReasonLimit || r.Limit != "limits.memory" || r.Stage != StageRelay {
+			if r.Reason != outcome.Limit || r.Limit != "limits.memory" || r.Stage != outcome.StageRelay {
 				t.Errorf("record: %+v", r)
 			}
 			f.until("the bound to hold", func() bool { return f.HeldBytes() <= cfg.MaxMemory })
@@ -146,7 +148,7 @@ func TestCrowdOfHandshakesEndsNoSlowReader(t *testing.T) {
 		io.WriteString(f.client(0), "\x16")
 	}
 	for range 100 {
-		if r := f.record(); r.Listener != "in" || r.Reason != ReasonLimit {
+		if r := f.record(); r.Listener != "in" || r.Reason != outcome.Limit {
 			t.Fatalf("record: %+v", r)
 		}
 	}
@@ -203,7 +205,7 @@ func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
 	}
 	all.Wait()
 	f.until("all sessions to end", func() bool { return f.active() == 0 && f.HeldBytes() == 0 })
-	if !slices.ContainsFunc(f.Recent(), func(r Record) bool { return r.Reason == ReasonLimit }) {
+	if !slices.ContainsFunc(f.Recent(), func(r outcome.Record) bool { return r.Reason == outcome.Limit }) {
 		t.Error("no session was ended for memory")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/policy"
 )
@@ -28,11 +29,11 @@ type Observer struct {
 	// Opened: a connection was accepted.
 	Opened func(listener string)
 	// Ended: a session is over; the record is final and not changed any more.
-	Ended func(*Record)
+	Ended func(*outcome.Record)
 	// Ruled: a rule of the listener has decided; of none that did, rule is empty.
 	Ruled func(listener, rule string, verdict policy.Verdict)
-	// Attempt: an attempt to reach the upstream settled; ReasonOK is success.
-	Attempt func(upstream string, reason Reason)
+	// Attempt: an attempt to reach the upstream settled; outcome.OK is success.
+	Attempt func(upstream string, reason outcome.Reason)
 	// Phase: a phase that went well took so long.
 	Phase func(upstream string, phase Phase, d time.Duration)
 	// Preconnect: a session asked for a ready connection, where the upstream keeps
@@ -75,17 +76,17 @@ const (
 // which is full of what its session has left behind.
 type recent struct {
 	mu     sync.Mutex
-	blocks []*[recordBlock]Record // guarded by mu; as many as there were sessions for
-	count  int                    // guarded by mu; of records in blocks
-	next   int                    // guarded by mu; where the next goes, over the oldest once count is full
-	text   strings.Builder        // guarded by mu; the strings of the newest, never grown once some refer to it
+	blocks []*[recordBlock]outcome.Record // guarded by mu; as many as there were sessions for
+	count  int                            // guarded by mu; of records in blocks
+	next   int                            // guarded by mu; where the next goes, over the oldest once count is full
+	text   strings.Builder                // guarded by mu; the strings of the newest, never grown once some refer to it
 }
 
-func (r *recent) add(rec *Record) {
+func (r *recent) add(rec *outcome.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next/recordBlock == len(r.blocks) {
-		r.blocks = append(r.blocks, new([recordBlock]Record))
+		r.blocks = append(r.blocks, new([recordBlock]outcome.Record))
 	}
 	kept := r.at(r.next)
 	*kept = *rec
@@ -95,7 +96,7 @@ func (r *recent) add(rec *Record) {
 }
 
 // at is a place of the ring, with mu held.
-func (r *recent) at(i int) *Record { return &r.blocks[i/recordBlock][i%recordBlock] }
+func (r *recent) at(i int) *outcome.Record { return &r.blocks[i/recordBlock][i%recordBlock] }
 
 // keep is the same string in the ring's memory, with mu held.
 func (r *recent) keep(s string) string {
@@ -112,10 +113,10 @@ func (r *recent) keep(s string) string {
 }
 
 // list returns the records, the newest first.
-func (r *recent) list() []Record {
+func (r *recent) list() []outcome.Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]Record, 0, r.count)
+	out := make([]outcome.Record, 0, r.count)
 	for i := range r.count {
 		out = append(out, *r.at((r.next + recentRecords - 1 - i) % recentRecords))
 	}

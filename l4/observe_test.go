@@ -5,12 +5,14 @@ import (
 	"strings"
 	"testing"
 	"unsafe"
+
+	"ambassador/l4/outcome"
 )
 
 func TestRecentKeepsTheLast(t *testing.T) {
 	var r recent
 	for i := range recentRecords + 3 {
-		r.add(&Record{ID: fmt.Sprint(i)})
+		r.add(&outcome.Record{ID: fmt.Sprint(i)})
 	}
 	got := r.list()
 	if len(got) != recentRecords || got[0].ID != fmt.Sprint(recentRecords+2) || got[len(got)-1].ID != "3" {
@@ -25,15 +27,15 @@ func TestRecentCopiesStrings(t *testing.T) {
 	cause := strings.Repeat("c", 3*recordText)
 	for i := range 2 * recentRecords {
 		id := fmt.Sprint(i)
-		r.add(&Record{ID: id, Client: id + "c", Destination: id + "d", Cause: id + "e"})
+		r.add(&outcome.Record{ID: id, Client: id + "c", Destination: id + "d", Cause: id + "e"})
 		if kept := r.at(i % recentRecords).ID; kept != id || unsafe.StringData(kept) == unsafe.StringData(id) {
 			t.Fatalf("record %d has ID %q, or that of the session", i, kept)
 		}
 	}
 	before := r.list()
-	r.add(&Record{ID: "long", Cause: cause})
+	r.add(&outcome.Record{ID: "long", Cause: cause})
 	for i := range recentRecords {
-		r.add(&Record{ID: fmt.Sprint("x", i)})
+		r.add(&outcome.Record{ID: fmt.Sprint("x", i)})
 	}
 	for i, rec := range before {
 		if id := fmt.Sprint(2*recentRecords - 1 - i); rec.ID != id || rec.Client != id+"c" || rec.Destination != id+"d" || rec.Cause != id+"e" {

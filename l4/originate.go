@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
@@ -122,21 +123,21 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 
 // protect is originate for a connection that needed its client first. No other
 // address can take its place, so its failure is the attempt's.
-func (c *upstreamConn) protect(ctx context.Context) *Error {
+func (c *upstreamConn) protect(ctx context.Context) *outcome.Error {
 	within, cancel := context.WithTimeout(ctx, c.upstream.soleTimeout())
 	defer cancel()
 	err := c.originate(within)
 	if err == nil {
 		return nil
 	}
-	e := c.upstream.failed(within, StageTLS, c.candidate, err)
+	e := c.upstream.failed(within, outcome.StageTLS, c.candidate, err)
 	c.settleUnless(ctx.Err() == context.Canceled, e) // nobody waits any more
 	return e
 }
 
 // protectAlone does for a trial what a session does between its client's first
 // message and TLS, where the protocol has that.
-func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
+func (c *upstreamConn) protectAlone(ctx context.Context) *outcome.Error {
 	if !c.needsClient() {
 		return nil
 	}
@@ -151,7 +152,7 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 		unbound()
 	}
 	if err != nil {
-		e := c.upstream.failed(ctx, StageStartTLS, c.candidate, err)
+		e := c.upstream.failed(ctx, outcome.StageStartTLS, c.candidate, err)
 		c.settle(e.Reason, e)
 		return e
 	}
@@ -162,20 +163,20 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *Error {
 // after the handshake: the relay makes it final at the first byte from the
 // server, after a second, or at an end that the client began. An empty reason
 // is neutral: the ending was ours or the client's.
-func (c *upstreamConn) settle(reason Reason, err error) {
+func (c *upstreamConn) settle(reason outcome.Reason, err error) {
 	if c.told.Swap(true) {
 		return
 	}
-	outcome := outcomeOf(reason, err, c.spoken)
-	if outcome == policy.Failure && (reason == ReasonUpstreamTLS || reason == ReasonUpstreamTLSRejected) {
+	verdict := outcomeOf(reason, err, c.spoken)
+	if verdict == policy.Failure && (reason == outcome.UpstreamTLS || reason == outcome.UpstreamTLSRejected) {
 		c.candidate.at.refusedWith.Store(c.config)
 	}
-	c.upstream.settled(c.candidate, reason, err, outcome)
+	c.upstream.settled(c.candidate, reason, err, verdict)
 }
 
 // settleUnless settles the attempt with the failure, or as one of which nothing is
 // known.
-func (c *upstreamConn) settleUnless(unknown bool, e *Error) {
+func (c *upstreamConn) settleUnless(unknown bool, e *outcome.Error) {
 	if unknown {
 		c.settle("", nil)
 		return
@@ -195,7 +196,7 @@ func (c *upstreamConn) release() {
 }
 
 // succeeded settles the attempt as a success.
-func (c *upstreamConn) succeeded() { c.settle(ReasonOK, nil) }
+func (c *upstreamConn) succeeded() { c.settle(outcome.OK, nil) }
 
 // Settled is called by the relay, for which the connection stands for the session:
 // functions would be kept for each.
@@ -213,8 +214,8 @@ func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
 	if _, err := c.Write(packet); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, io.LimitReader(c, 64<<10)); err != nil && earlyReason(err) != ReasonUpstreamEarlyClose {
-		e := c.error(StageDialogue, earlyReason(err), err)
+	if _, err := io.Copy(io.Discard, io.LimitReader(c, 64<<10)); err != nil && earlyReason(err) != outcome.UpstreamEarlyClose {
+		e := c.error(outcome.StageDialogue, earlyReason(err), err)
 		c.settle(e.Reason, e)
 		return e
 	}
@@ -224,16 +225,16 @@ func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
 
 // dialogueError says whose fault the end of a dialogue was, and settles the
 // attempt if it was the server's, unless nobody waited for that any more.
-func (c *upstreamConn) dialogueError(ctx context.Context, err error) *Error {
-	e := c.error(StageDialogue, dialogueReason(err), err)
+func (c *upstreamConn) dialogueError(ctx context.Context, err error) *outcome.Error {
+	e := c.error(outcome.StageDialogue, dialogueReason(err), err)
 	if isFailure(e.Reason) {
 		c.settleUnless(ctx.Err() == context.Canceled, e)
 	}
 	return e
 }
 
-func (c *upstreamConn) error(stage Stage, reason Reason, err error) *Error {
-	return &Error{Stage: stage, Reason: reason, Upstream: c.upstream.cfg.Name,
+func (c *upstreamConn) error(stage outcome.Stage, reason outcome.Reason, err error) *outcome.Error {
+	return &outcome.Error{Stage: stage, Reason: reason, Upstream: c.upstream.cfg.Name,
 		Endpoint: c.candidate.endpoint.address, Address: c.candidate.String(),
 		Err: c.upstream.explain(stage, c.candidate, reason, err)}
 }
@@ -243,8 +244,8 @@ func (c *upstreamConn) error(stage Stage, reason Reason, err error) *Error {
 func (c *upstreamConn) abort(end error) {
 	c.settle("", nil)
 	defer c.release()
-	var e *Error
-	if errors.As(end, &e) && (e.Reason == ReasonClosed || e.Reason == ReasonProbe || e.Reason == ReasonBadGreeting && isEOF(e.Err)) {
+	var e *outcome.Error
+	if errors.As(end, &e) && (e.Reason == outcome.Closed || e.Reason == outcome.Probe || e.Reason == outcome.BadGreeting && isEOF(e.Err)) {
 		c.closePolitely()
 		return
 	}
@@ -289,8 +290,8 @@ func (c *upstreamConn) closeRaw() {
 
 // explain adds to what was seen what it means and its mend, where the server's
 // first bytes or its silence tell: it may want another starttls, or none.
-func (u *Upstream) explain(stage Stage, c candidate, reason Reason, err error) error {
-	if stage != StageTLS {
+func (u *Upstream) explain(stage outcome.Stage, c candidate, reason outcome.Reason, err error) error {
+	if stage != outcome.StageTLS {
 		return err
 	}
 	var header tls.RecordHeaderError

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -63,7 +64,7 @@ func TestOriginationCarriesBytes(t *testing.T) {
 	ping(t, c)
 	c.CloseWrite()
 	io.Copy(io.Discard, c)
-	if r := f.record(); r.Reason != ReasonClosed || r.Truncated {
+	if r := f.record(); r.Reason != outcome.Closed || r.Truncated {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -75,14 +76,14 @@ func TestServerThatWantsACertificateIsNamed(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, early := range []string{"", "early bytes"} {
 			addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: version})
-			heard := make(chan Reason, 9)
-			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}},
+			heard := make(chan outcome.Reason, 9)
+			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}},
 				tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}))
 			f.wantRefused(early)
-			if r := f.record(); r.Reason != ReasonUpstreamTLSRejected || r.Stage != StageTLS || !strings.Contains(r.Cause, "tls: ") {
+			if r := f.record(); r.Reason != outcome.UpstreamTLSRejected || r.Stage != outcome.StageTLS || !strings.Contains(r.Cause, "tls: ") {
 				t.Errorf("TLS %x, %q first: record %+v", version, early, r)
 			}
-			if r := <-heard; r != ReasonUpstreamTLSRejected {
+			if r := <-heard; r != outcome.UpstreamTLSRejected {
 				t.Errorf("TLS %x: the attempt settled as %s", version, r)
 			}
 		}
@@ -94,9 +95,9 @@ func TestTrialSeesTheLateRefusal(t *testing.T) {
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert})
 	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool})
 	cfg.Upstreams[0].Required = true
-	heard := make(chan Reason, 9)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { heard <- r }}}, cfg)
-	if r := <-heard; r != ReasonUpstreamTLSRejected {
+	heard := make(chan outcome.Reason, 9)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
+	if r := <-heard; r != outcome.UpstreamTLSRejected {
 		t.Errorf("the trial settled as %s", r)
 	}
 	if f.Ready().Ready {
@@ -110,7 +111,7 @@ func TestUntrustedServerIsOurRefusal(t *testing.T) {
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})
 	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: otherRoots}))
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonUpstreamTLS || r.Stage != StageTLS || r.Attempts != 1 {
+	if r := f.record(); r.Reason != outcome.UpstreamTLS || r.Stage != outcome.StageTLS || r.Attempts != 1 {
 		t.Errorf("record: %+v; want one attempt, since another would end the same", r)
 	}
 }
@@ -120,7 +121,7 @@ func TestServerWithoutTLSIsExplained(t *testing.T) {
 	addr := backend(t, func(c *net.TCPConn) { c.Write(mysql); io.Copy(io.Discard, c) })
 	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost"}))
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonUpstreamTLS || !strings.Contains(r.Cause, "starttls: mysql") {
+	if r := f.record(); r.Reason != outcome.UpstreamTLS || !strings.Contains(r.Cause, "starttls: mysql") {
 		t.Errorf("record: %+v; want the starttls value that fits", r)
 	}
 }
@@ -130,7 +131,7 @@ func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
 	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return nil, errors.New("the certificate expired just now") }
 	f := serve(t, Options{}, cfg)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonNoIdentity || r.Cause != "the certificate expired just now" || r.Attempts != 1 {
+	if r := f.record(); r.Reason != outcome.NoIdentity || r.Cause != "the certificate expired just now" || r.Attempts != 1 {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -147,9 +148,9 @@ func TestMendedTLSIsTriedAtOnce(t *testing.T) {
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: time.Hour, MaxOpen: time.Hour}
 	cfg.Upstreams[0].Health = HealthConfig{Interval: time.Hour, Fall: 1, Rise: 9}
 	f := serve(t, Options{}, cfg)
-	for _, want := range []Reason{ReasonUpstreamTLS, ReasonBreakerOpen, ReasonBreakerOpen} {
+	for _, want := range []outcome.Reason{outcome.UpstreamTLS, outcome.BreakerOpen, outcome.BreakerOpen} {
 		f.wantRefused()
-		if r := f.record(); r.Reason != want && r.Reason != ReasonNoEndpoint && r.Reason != ReasonBreakerOpen {
+		if r := f.record(); r.Reason != want && r.Reason != outcome.NoEndpoint && r.Reason != outcome.BreakerOpen {
 			t.Errorf("record %+v, want %s", r, want)
 		}
 	}

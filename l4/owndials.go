@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+
+	"ambassador/l4/outcome"
 )
 
 // ownDials are the connections that we have made, by which a redirected one is
@@ -22,7 +24,7 @@ type ownDials struct {
 type ownDial struct{ from, to netip.AddrPort }
 
 // errOwnDial is a redirected connection that we have made ourselves.
-var errOwnDial = &Refusal{Stage: StageRoute, Reason: ReasonLoop, Text: "the redirect catches our own connections, and this is one: keep ours out of it, by mark of the upstream (nft: meta mark … return) or by a user of our own (meta skuid)"}
+var errOwnDial = &outcome.Refusal{Stage: outcome.StageRoute, Reason: outcome.Loop, Text: "the redirect catches our own connections, and this is one: keep ours out of it, by mark of the upstream (nft: meta mark … return) or by a user of our own (meta skuid)"}
 
 // add keeps a connection until forget, which is nil where it is not kept.
 func (d *ownDials) add(c net.Conn) (forget func()) {
@@ -64,6 +66,6 @@ func (s *session) isOwnDial() bool {
 }
 
 // loops is the end of a session whose client is ourselves.
-func (s *session) loops() *Error {
-	return &Error{Stage: StageRoute, Reason: ReasonLoop, Err: errOwnDial}
+func (s *session) loops() *outcome.Error {
+	return &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.Loop, Err: errOwnDial}
 }

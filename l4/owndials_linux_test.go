@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -47,7 +48,7 @@ func TestARedirectOfOurOwnIsALoop(t *testing.T) {
 				t.Fatalf("%d connections for one client", made)
 			}
 		case r := <-f.records:
-			if r.Reason == ReasonLoop {
+			if r.Reason == outcome.Loop {
 				loops++
 			}
 			if r.Client == c.LocalAddr().String() {

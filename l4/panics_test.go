@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/policy"
 )
@@ -121,9 +122,9 @@ func (bugConn) Read([]byte) (int, error) { panic("a bug") }
 // A panic while a connection waits for its session says nothing of the server.
 func TestPanicWhileAConnectionIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, ended := &survived{}, make(chan Reason, 1)
+		s, ended := &survived{}, make(chan outcome.Reason, 1)
 		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Preconnect: PreconnectConfig{Connections: 1}},
-			Options{Observer: Observer{Panicked: s.count, Attempt: func(_ string, r Reason) { ended <- r }},
+			Options{Observer: Observer{Panicked: s.count, Attempt: func(_ string, r outcome.Reason) { ended <- r }},
 				Dial: func(context.Context, string, string) (net.Conn, error) {
 					ours, _ := net.Pipe()
 					return bugConn{ours}, nil
@@ -136,8 +137,8 @@ func TestPanicWhileAConnectionIsKept(t *testing.T) {
 		u.spares.add(t.Context())
 		synctest.Wait()
 		u.spares.sweep(time.Now())
-		if got := <-ended; got != ReasonInternal {
-			t.Errorf("the attempt ended as %s, want %s", got, ReasonInternal)
+		if got := <-ended; got != outcome.Internal {
+			t.Errorf("the attempt ended as %s, want %s", got, outcome.Internal)
 		}
 		if got := u.members()[0].places.Load(); got != 0 || u.spares.count() != 0 {
 			t.Errorf("%d places are taken, %d connections are kept, want none", got, u.spares.count())
@@ -171,7 +172,7 @@ func TestPanicOfALookupReleasesAllWhoWait(t *testing.T) {
 		var panicked *panicError
 		select {
 		case err := <-errs:
-			if err != nil && (!errors.As(err, &panicked) || classify(StageDial, err) != ReasonInternal) {
+			if err != nil && (!errors.As(err, &panicked) || classify(outcome.StageDial, err) != outcome.Internal) {
 				t.Errorf("a waiting caller heard %v", err)
 			}
 		case <-time.After(bound):
@@ -222,7 +223,7 @@ func TestPanicOfASessionLeavesNothingBehind(t *testing.T) {
 		}
 		f := serve(t, o, tt.cfg)
 		tt.bad(f)
-		if r := f.record(); r.Reason != ReasonInternal || !strings.Contains(r.Cause, "a bug") {
+		if r := f.record(); r.Reason != outcome.Internal || !strings.Contains(r.Cause, "a bug") {
 			t.Errorf("%s: record %+v", tt.what, r)
 		}
 		if !strings.Contains(log.String(), "TestPanicOfASession") {
@@ -282,8 +283,8 @@ func TestPanicsInErrorsAreToldOnce(t *testing.T) {
 	p.tellOf(PartRelay, nil)
 	p.tellOf(PartRelay, io.EOF)
 	told := p.catch(PartResolver, func() { panic("a bug") })
-	p.tellOf(PartSession, &Error{Err: told})
-	p.tellOf(PartRelay, &Error{Err: &relay.PanicError{Value: "a bug"}})
+	p.tellOf(PartSession, &outcome.Error{Err: told})
+	p.tellOf(PartRelay, &outcome.Error{Err: &relay.PanicError{Value: "a bug"}})
 	s.want(t, map[string]int{PartResolver: 1, PartRelay: 1})
 	if !slices.Contains(Parts(), PartRelay) {
 		t.Error("Parts does not list the relay")

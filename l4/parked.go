@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/task"
 )
 
@@ -38,7 +39,7 @@ func (s *session) park() bool {
 	if !ok {
 		return false
 	}
-	s.at(StageGreet)
+	s.at(outcome.StageGreet)
 	return s.await(socket, nil)
 }
 
@@ -193,7 +194,7 @@ func (p *parkedSessions) expire() {
 		case t != nil: // its next read fails with the deadline
 			s.resume(t)
 		case s.route.cfg.speaksFirst():
-			s.close(&Error{Stage: StageGreet, Reason: ReasonHandshakeTimeout, Err: errSilent})
+			s.close(&outcome.Error{Stage: outcome.StageGreet, Reason: outcome.HandshakeTimeout, Err: errSilent})
 		default: // without a ClientHello for the rules
 			s.resume(nil)
 		}

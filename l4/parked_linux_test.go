@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ambassador/l4/outcome"
 )
 
 // connect makes that many clients of the first listener, which cost this process no
@@ -56,7 +58,7 @@ func TestCrowdOfSilentClients(t *testing.T) {
 	f.until("all to be there, or dropped", func() bool { return f.parked() == many || f.seq.Load() == many })
 	during := memoryInUse()
 	for range many {
-		if r := f.record(); r.Reason != ReasonHandshakeTimeout {
+		if r := f.record(); r.Reason != outcome.HandshakeTimeout {
 			t.Fatalf("record: %+v", r)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/l4/outcome"
 )
 
 // parked is how many sessions wait for their clients without a goroutine.
@@ -64,28 +66,28 @@ func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	}
 
 	ping(t, tls.Client(speaks, client))
-	wantEnd := func(what string, reason Reason) {
+	wantEnd := func(what string, reason outcome.Reason) {
 		t.Helper()
-		if r := f.record(); r.Reason != reason || r.Stage != StageGreet {
+		if r := f.record(); r.Reason != reason || r.Stage != outcome.StageGreet {
 			t.Errorf("%s: %+v", what, r)
 		}
 	}
 	leaves.CloseWrite()
-	wantEnd("who leaves", ReasonProbe)
+	wantEnd("who leaves", outcome.Probe)
 	resets.SetLinger(0)
 	resets.Close()
-	wantEnd("who resets", ReasonDownstreamReset)
+	wantEnd("who resets", outcome.DownstreamReset)
 	for _, s := range f.live() {
 		if s.snapshot().Client == killed.LocalAddr().String() {
 			s.stop(errKilled)
 		}
 	}
-	wantEnd("who is killed", ReasonKilled)
+	wantEnd("who is killed", outcome.Killed)
 	wantReset(t, killed)
 
 	f.cancel()
 	for range many + 2 {
-		if r := f.record(); r.Reason != ReasonShutdown {
+		if r := f.record(); r.Reason != outcome.Shutdown {
 			t.Errorf("at the end: %+v", r)
 		}
 	}
@@ -103,7 +105,7 @@ func TestSilentClientsAreDropped(t *testing.T) {
 		last = f.client(0)
 	}
 	for range many {
-		if r := f.record(); r.Reason != ReasonHandshakeTimeout || r.Stage != StageGreet || time.Duration(r.Duration) < patience {
+		if r := f.record(); r.Reason != outcome.HandshakeTimeout || r.Stage != outcome.StageGreet || time.Duration(r.Duration) < patience {
 			t.Fatalf("record: %+v", r)
 		}
 	}
@@ -123,7 +125,7 @@ func TestPatienceIsForTheWholeGreeting(t *testing.T) {
 	start := time.Now()
 	time.AfterFunc(patience/2, func() { io.WriteString(c, "\x16") })
 	r := f.record()
-	if r.Reason != ReasonHandshakeTimeout || time.Since(start) > patience*7/4 {
+	if r.Reason != outcome.HandshakeTimeout || time.Since(start) > patience*7/4 {
 		t.Errorf("after %v: %+v", time.Since(start), r)
 	}
 }
@@ -137,11 +139,11 @@ func TestSilentClientsCount(t *testing.T) {
 	f.client(0)
 	f.until("two to wait", func() bool { return f.active() == 2 })
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonLimit || !strings.Contains(r.Limit, "limits.connections") {
+	if r := f.record(); r.Reason != outcome.Limit || !strings.Contains(r.Limit, "limits.connections") {
 		t.Errorf("the third: %+v", r)
 	}
 	first.Close()
-	if r := f.record(); r.Reason != ReasonProbe {
+	if r := f.record(); r.Reason != outcome.Probe {
 		t.Errorf("the first: %+v", r)
 	}
 	f.client(0)
@@ -157,7 +159,7 @@ func TestDrainEndsSilentClients(t *testing.T) {
 	c := f.client(0)
 	f.until("the client to be waited for", func() bool { return f.parked() == 1 })
 	f.Shutdown(t.Context(), Drain{Timeout: time.Hour})
-	if r := f.record(); r.Reason != ReasonDrained {
+	if r := f.record(); r.Reason != outcome.Drained {
 		t.Errorf("record %+v", r)
 	}
 	wantReset(t, c)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/task"
 	"ambassador/policy"
 )
@@ -89,7 +90,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 		return p.next(ctx)
 	}
 	refused := p.refuse(time.Now())
-	if refused.Reason == ReasonNoEndpoint {
+	if refused.Reason == outcome.NoEndpoint {
 		if c, ok := p.take(); ok { // a breaker has closed between the two looks
 			return c, nil
 		}
@@ -314,8 +315,8 @@ func (p *plan) impatient() bool { return p.patience != nil && p.patience.Err() !
 
 // failed notes that an attempt at c ended so. What would end the same way at
 // the same address is not worth trying again.
-func (p *plan) failed(c candidate, e *Error) {
-	if c.at != nil && e.lasting() {
+func (p *plan) failed(c candidate, e *outcome.Error) {
+	if c.at != nil && e.Lasting() {
 		p.lasting = append(p.lasting, c.at)
 	}
 }
@@ -323,7 +324,7 @@ func (p *plan) failed(c candidate, e *Error) {
 // refuse says why none of the addresses can be tried: their breakers,
 // else their limits, else their health. A client of a dynamic upstream learns no address,
 // nor its failures: sessions of other listeners, whose rules may allow more, met them.
-func (p *plan) refuse(now time.Time) *Refusal {
+func (p *plan) refuse(now time.Time) *outcome.Refusal {
 	r := p.refusal(now)
 	if p.to == nil {
 		r.Public = ""
@@ -331,7 +332,7 @@ func (p *plan) refuse(now time.Time) *Refusal {
 	return r
 }
 
-func (p *plan) refusal(now time.Time) *Refusal {
+func (p *plan) refusal(now time.Time) *outcome.Refusal {
 	u := p.upstream
 	var open, full, down *address
 	for _, m := range p.known() {
@@ -347,17 +348,17 @@ func (p *plan) refusal(now time.Time) *Refusal {
 	switch {
 	case full != nil:
 		key := "upstreams." + u.cfg.Name + ".limits.connections"
-		return &Refusal{Stage: StagePermit, Reason: ReasonLimit, Limit: key, Public: key + " is reached",
+		return &outcome.Refusal{Stage: outcome.StagePermit, Reason: outcome.Limit, Limit: key, Public: key + " is reached",
 			Text: fmt.Sprintf("%s is open as often as %s (%d) allows", full.name, key, u.cfg.MaxConnections)}
 	case open != nil:
 		cause, _ := open.lastFailure()
 		wait := open.retryIn(now)
-		return &Refusal{Stage: StagePermit, Reason: ReasonBreakerOpen, RetryIn: wait, Public: fmt.Sprintf("the circuit breaker is open; next attempt in %v", wait.Round(time.Millisecond)),
+		return &outcome.Refusal{Stage: outcome.StagePermit, Reason: outcome.BreakerOpen, RetryIn: wait, Public: fmt.Sprintf("the circuit breaker is open; next attempt in %v", wait.Round(time.Millisecond)),
 			Text: fmt.Sprintf("%s is left alone, the next trial is in %v; the last failure: %s", open.name, wait, cause)}
 	case down != nil:
 		cause, _ := down.lastFailure()
-		return &Refusal{Stage: StagePermit, Reason: ReasonNoEndpoint, Public: "no address can be used",
+		return &outcome.Refusal{Stage: outcome.StagePermit, Reason: outcome.NoEndpoint, Public: "no address can be used",
 			Text: fmt.Sprintf("%s is %s; the last failure: %s", down.name, down.verdict(), cause)}
 	}
-	return &Refusal{Stage: StagePermit, Reason: ReasonNoEndpoint, Text: "no address is known", Public: "no address can be used"}
+	return &outcome.Refusal{Stage: outcome.StagePermit, Reason: outcome.NoEndpoint, Text: "no address is known", Public: "no address can be used"}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -129,9 +130,9 @@ func TestPlanTriesAgainOnlyWhatMayChange(t *testing.T) {
 	u := testUpstream(t, "127.0.0.1:1", "127.0.0.2:2")
 	p := &plan{upstream: u}
 	first, _ := p.next(t.Context())
-	p.failed(first, &Error{Reason: ReasonRefused})
+	p.failed(first, &outcome.Error{Reason: outcome.Refused})
 	second, _ := p.next(t.Context())
-	p.failed(second, &Error{Reason: ReasonUpstreamTLS})
+	p.failed(second, &outcome.Error{Reason: outcome.UpstreamTLS})
 	if _, err := p.next(t.Context()); !errors.Is(err, errTriedAll) {
 		t.Fatalf("a third address of two: %v", err)
 	}
@@ -173,11 +174,11 @@ func TestPlanRefuses(t *testing.T) {
 	}
 	one, two := u.members()[0].address, u.members()[1].address
 	fail(t, one)
-	refused := func(want Refusal) {
+	refused := func(want outcome.Refusal) {
 		t.Helper()
 		_, err := (&plan{upstream: u}).next(t.Context())
-		var got *Refusal
-		if !errors.As(err, &got) || got.Stage != StagePermit || got.Reason != want.Reason || got.Limit != want.Limit || !strings.Contains(got.Text, want.Text) || got.Public != want.Public {
+		var got *outcome.Refusal
+		if !errors.As(err, &got) || got.Stage != outcome.StagePermit || got.Reason != want.Reason || got.Limit != want.Limit || !strings.Contains(got.Text, want.Text) || got.Public != want.Public {
 			t.Errorf("refused with %+v, want %+v", got, want)
 		}
 	}
@@ -185,10 +186,10 @@ func TestPlanRefuses(t *testing.T) {
 	if !ok {
 		t.Fatal("not permitted")
 	}
-	refused(Refusal{Reason: ReasonLimit, Limit: "upstreams.db.limits.connections"})
+	refused(outcome.Refusal{Reason: outcome.Limit, Limit: "upstreams.db.limits.connections"})
 	held.release()
 	fail(t, two)
-	refused(Refusal{Reason: ReasonBreakerOpen, Text: "nobody there"})
+	refused(outcome.Refusal{Reason: outcome.BreakerOpen, Text: "nobody there"})
 	u.visited = &visited{}
 	open, _ := (&plan{upstream: u}).next(t.Context())
 	_ = open

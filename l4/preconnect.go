@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/starttls"
 	"ambassador/policy"
 )
@@ -134,9 +135,9 @@ func (s *spares) missing(now time.Time) (n int) {
 func (s *spares) add(ctx context.Context) {
 	u := s.upstream
 	var conn *upstreamConn
-	var err *Error
+	var err *outcome.Error
 	if panicked := u.panics().catch(PartPreconnect, func() { conn, err = u.attempt(ctx, &plan{upstream: u}, 1, untold) }); panicked != nil {
-		err = &Error{Reason: ReasonInternal, Err: panicked}
+		err = &outcome.Error{Reason: outcome.Internal, Err: panicked}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +145,7 @@ func (s *spares) add(ctx context.Context) {
 	s.making--
 	if err != nil {
 		s.total.Add(-1)
-		if s.failedOnce(time.Now()); err.Reason == ReasonLimit {
+		if s.failedOnce(time.Now()); err.Reason == outcome.Limit {
 			s.failed = 0 // the sessions that hold the places may end at any time
 		}
 		return
@@ -341,7 +342,7 @@ func (one *spare) drop() {
 		return
 	}
 	if one.err != nil && !isTimeout(one.err) {
-		e := one.conn.error(StageTLS, earlyReason(one.err), one.err)
+		e := one.conn.error(outcome.StageTLS, earlyReason(one.err), one.err)
 		one.conn.settle(e.Reason, e)
 	}
 	one.conn.settle("", nil)

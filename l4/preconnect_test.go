@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -73,7 +74,7 @@ func TestSessionsGetSpares(t *testing.T) {
 		c := f.client(0)
 		ping(t, c)
 		c.Close()
-		if r := f.record(); r.Reason != ReasonClosed || r.Address != addr || r.Attempts != 1 {
+		if r := f.record(); r.Reason != outcome.Closed || r.Address != addr || r.Attempts != 1 {
 			t.Errorf("record %+v", r)
 		}
 	}
@@ -198,7 +199,7 @@ func TestSparesRespectLimits(t *testing.T) {
 		}
 	}
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonLimit {
+	if r := f.record(); r.Reason != outcome.Limit {
 		t.Errorf("record %+v", r)
 	}
 	for _, c := range clients {
@@ -259,7 +260,7 @@ func TestSparesOfAnAddressThatIsDownAreDropped(t *testing.T) {
 	u := f.upstreams[0]
 	u.judge(u.members()[0].address, false, "as the test wants it", time.Now())
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonNoEndpoint {
+	if r := f.record(); r.Reason != outcome.NoEndpoint {
 		t.Errorf("record %+v", r)
 	}
 	f.awaitSpares(0)
@@ -312,7 +313,7 @@ func TestUnusedSparesOfMySQL(t *testing.T) {
 				if n := p.dials() - before; endless != (n > maxGreetings) || n < 4 {
 					t.Errorf("%q: %d spares in an hour without a session", greeting, n)
 				}
-				p.session(ReasonOK)
+				p.session(outcome.OK)
 			}
 		})
 	}

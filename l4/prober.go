@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
 	"ambassador/policy"
@@ -161,21 +162,21 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	defer cancel()
 	watched, begun := a.breaker.Watch(), time.Now()
 	err := p.walk(ctx)
-	outcome, cause, jitter := policy.Success, "a health probe passed", 0.0
+	verdict, cause, jitter := policy.Success, "a health probe passed", 0.0
 	if err != nil {
-		outcome, cause, jitter = outcomeOf(err.Reason, err, false), err.Error(), rand.Float64()
+		verdict, cause, jitter = outcomeOf(err.Reason, err, false), err.Error(), rand.Float64()
 		u.notReached(err)
 	}
-	if outcome == policy.Success {
+	if verdict == policy.Success {
 		a.answered(u.age(begun))
 	}
-	a.turned(a.breaker.Probed(watched, outcome, time.Now(), jitter), cause)
-	return outcome, cause
+	a.turned(a.breaker.Probed(watched, verdict, time.Now(), jitter), cause)
+	return verdict, cause
 }
 
 // walk makes the connection, listens, and ends it in good order: PostgreSQL's log
 // is silent about a client that leaves after TLS without a byte.
-func (p *prober) walk(ctx context.Context) *Error {
+func (p *prober) walk(ctx context.Context) *outcome.Error {
 	u := p.upstream
 	logIn, err := p.login()
 	if err != nil {
@@ -216,7 +217,7 @@ func (p *prober) walk(ctx context.Context) *Error {
 }
 
 // login is how a probe logs in and quits; nil if it does not. The error is ours.
-func (p *prober) login() (func(context.Context, *upstreamConn) *Error, *Error) {
+func (p *prober) login() (func(context.Context, *upstreamConn) *outcome.Error, *outcome.Error) {
 	u := p.upstream
 	if u.cfg.Health.LogIn == nil {
 		return nil, nil
@@ -227,10 +228,10 @@ func (p *prober) login() (func(context.Context, *upstreamConn) *Error, *Error) {
 			p.unready = err.Error()
 			p.address.log().Error("health: no probe can log in", "cause", p.unready)
 		}
-		return nil, &Error{Stage: StagePermit, Reason: ReasonNoIdentity, Upstream: u.cfg.Name, Err: err}
+		return nil, &outcome.Error{Stage: outcome.StagePermit, Reason: outcome.NoIdentity, Upstream: u.cfg.Name, Err: err}
 	}
 	p.unready = ""
-	return func(ctx context.Context, conn *upstreamConn) *Error {
+	return func(ctx context.Context, conn *upstreamConn) *outcome.Error {
 		if err := conn.dialogue.LogIn(conn, user, password); err != nil {
 			return conn.dialogueError(ctx, err)
 		}
@@ -257,7 +258,7 @@ func (u *Upstream) countsTrials() bool { return u.protocol != nil && u.protocol.
 
 // countsTrial says whether the server takes a trial whose attempt ended with err
 // for a failed client: it has greeted, or was about to when we left.
-func (u *Upstream) countsTrial(err *Error) bool {
+func (u *Upstream) countsTrial(err *outcome.Error) bool {
 	var refused *starttls.RefusedError
 	switch {
 	case !u.countsTrials():
@@ -267,16 +268,16 @@ func (u *Upstream) countsTrial(err *Error) bool {
 	case errors.As(err, &refused):
 		return refused.Reply == nil // else it refused us, in the greeting's place
 	}
-	return err.Stage == StageStartTLS && !isHangUp(err)
+	return err.Stage == outcome.StageStartTLS && !isHangUp(err)
 }
 
 // untold is the progress of an attempt that no session makes.
-func untold(Stage, candidate, int) {}
+func untold(outcome.Stage, candidate, int) {}
 
 // hear waits shortly for what the server says unasked, and gives its beginning.
 // Silence and data are well; an alert or an end is the failure that it would be
 // for a session.
-func (c *upstreamConn) hear(wait time.Duration) ([]byte, *Error) {
+func (c *upstreamConn) hear(wait time.Duration) ([]byte, *outcome.Error) {
 	c.raw.SetReadDeadline(time.Now().Add(wait))
 	var buf [8]byte
 	n, err := c.Read(buf[:])
@@ -287,7 +288,7 @@ func (c *upstreamConn) hear(wait time.Duration) ([]byte, *Error) {
 }
 
 // expect reads until the server has said text, within the connection's deadline.
-func (c *upstreamConn) expect(h *HealthConfig) ([]byte, *Error) {
+func (c *upstreamConn) expect(h *HealthConfig) ([]byte, *outcome.Error) {
 	var got []byte
 	buf := make([]byte, 4096)
 	for {
@@ -306,10 +307,10 @@ func (c *upstreamConn) expect(h *HealthConfig) ([]byte, *Error) {
 }
 
 // failed settles a probe that ended after the handshake.
-func (c *upstreamConn) failed(err error) *Error {
-	stage := StageRelay
+func (c *upstreamConn) failed(err error) *outcome.Error {
+	stage := outcome.StageRelay
 	if c.tls != nil {
-		stage = StageTLS
+		stage = outcome.StageTLS
 	}
 	e := c.error(stage, earlyReason(err), err)
 	c.settle(e.Reason, e)
@@ -400,7 +401,7 @@ func (p *probers) follow(u *Upstream, members []member) {
 }
 
 // notReached says once for each reason why an upstream could not be reached yet.
-func (u *Upstream) notReached(err *Error) {
+func (u *Upstream) notReached(err *outcome.Error) {
 	if u.reached.Load() != nil || !u.cfg.Required {
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -60,7 +61,7 @@ func prove(t *testing.T, cfg UpstreamConfig, answer func(context.Context) (net.C
 func (p *proved) address() *address { return p.members()[0].address }
 
 // session is one whole session of that outcome.
-func (p *proved) session(r Reason) {
+func (p *proved) session(r outcome.Reason) {
 	p.t.Helper()
 	conn, err := p.connect(p.t.Context(), untold)
 	if err != nil {
@@ -111,7 +112,7 @@ func TestHealthFollowsTheServer(t *testing.T) {
 			t.Errorf("unhealthy after %v, want three intervals", took)
 		}
 		_, err := p.connect(p.t.Context(), untold)
-		if err == nil || err.Reason != ReasonNoEndpoint || !strings.Contains(err.Error(), "unhealthy") || !strings.Contains(err.Error(), "connection refused") {
+		if err == nil || err.Reason != outcome.NoEndpoint || !strings.Contains(err.Error(), "unhealthy") || !strings.Contains(err.Error(), "connection refused") {
 			t.Errorf("a session while all are unhealthy: %v", err)
 		}
 		dead.Store(false)
@@ -119,7 +120,7 @@ func TestHealthFollowsTheServer(t *testing.T) {
 		if took := p.await(policy.Healthy, 12*time.Second); took < 4*time.Second {
 			t.Errorf("healthy after %v, want two probes", took)
 		}
-		p.session(ReasonOK)
+		p.session(outcome.OK)
 	})
 }
 
@@ -139,16 +140,16 @@ func TestTheOnlyAddressNeedNotRise(t *testing.T) {
 		p.await(policy.Healthy, time.Second)
 		dead.Store(true)
 		p.await(policy.Unhealthy, 20*time.Second)
-		if _, err := p.connect(p.t.Context(), untold); err == nil || err.Reason != ReasonNoEndpoint {
+		if _, err := p.connect(p.t.Context(), untold); err == nil || err.Reason != outcome.NoEndpoint {
 			t.Errorf("while it is dead: %v", err)
 		}
 		dead.Store(false)
 		time.Sleep(6 * time.Second)
 		for range 3 {
-			p.session(ReasonOK)
+			p.session(outcome.OK)
 		}
-		p.session(ReasonUpstreamEarlyClose)
-		if _, err := p.connect(p.t.Context(), untold); err == nil || err.Reason != ReasonNoEndpoint {
+		p.session(outcome.UpstreamEarlyClose)
+		if _, err := p.connect(p.t.Context(), untold); err == nil || err.Reason != outcome.NoEndpoint {
 			t.Errorf("after it failed again: %v", err)
 		}
 	})
@@ -160,7 +161,7 @@ func TestSessionsCountAsProbes(t *testing.T) {
 		before := p.dials()
 		for range 60 {
 			time.Sleep(2 * time.Second)
-			p.session(ReasonOK)
+			p.session(outcome.OK)
 		}
 		if got := p.dials() - before; got != 60 {
 			t.Errorf("%d dials for 60 sessions: probes beside them", got)
@@ -169,8 +170,8 @@ func TestSessionsCountAsProbes(t *testing.T) {
 			if time.Since(start) > 20*time.Second {
 				t.Fatal("healthy, though the last session of each interval failed")
 			}
-			p.session(ReasonOK)
-			p.session(ReasonUpstreamEarlyClose)
+			p.session(outcome.OK)
+			p.session(outcome.UpstreamEarlyClose)
 			time.Sleep(time.Second)
 		}
 	})
@@ -287,7 +288,7 @@ func TestTheProbeIsTheTrial(t *testing.T) {
 		time.Sleep(time.Second)
 		breaker := u.members()[0].breaker
 		session := func() (attempts int) {
-			conn, err := u.connect(t.Context(), func(stage Stage, _ candidate, n int) { attempts = n })
+			conn, err := u.connect(t.Context(), func(stage outcome.Stage, _ candidate, n int) { attempts = n })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -348,7 +349,7 @@ func TestMySQLIsProbedSparingly(t *testing.T) {
 		if answered > maxGreetings {
 			t.Errorf("%d probes without a session between", answered)
 		}
-		p.session(ReasonOK) // it is not locked out for good
+		p.session(outcome.OK) // it is not locked out for good
 		time.Sleep(10 * time.Second)
 		if p.address().verdict() != policy.Healthy || p.address().breaker.State() != policy.Closed {
 			t.Errorf("after a session: %s, breaker %v", p.address().verdict(), p.address().breaker.State())
@@ -450,7 +451,7 @@ func TestKillOnDown(t *testing.T) {
 	ping(t, c)
 	ill.Store(true)
 	r := f.record()
-	if r.Reason != ReasonKilled || !strings.Contains(r.Cause, "kill_on_down") {
+	if r.Reason != outcome.Killed || !strings.Contains(r.Cause, "kill_on_down") {
 		t.Errorf("record %+v", r)
 	}
 	if _, err := c.Read(make([]byte, 1)); !isReset(err) {

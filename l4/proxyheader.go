@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/policy"
 )
@@ -28,9 +29,11 @@ func (s *session) fromProxy() bool {
 
 // proxied reads the header of the proxy before us, which names the client.
 func (s *session) proxied(ctx context.Context) error {
-	fail := func(reason Reason, err error) error { return &Error{Stage: StageGreet, Reason: reason, Err: err} }
+	fail := func(reason outcome.Reason, err error) error {
+		return &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
+	}
 	if !s.fromProxy() {
-		return fail(ReasonDenied, fmt.Errorf("only the proxies in proxy_protocol.from of the listener may connect, and %s is none of them", s.snapshot().Client))
+		return fail(outcome.Denied, fmt.Errorf("only the proxies in proxy_protocol.from of the listener may connect, and %s is none of them", s.snapshot().Client))
 	}
 	unbound := boundIO(ctx, s.downstream)
 	h, err := preface.ReadProxyHeader(s.downstream)
@@ -42,7 +45,7 @@ func (s *session) proxied(ctx context.Context) error {
 	if !h.Source.IsValid() {
 		return nil
 	}
-	s.note(func(r *Record) { r.Client = h.Source.String() })
+	s.note(func(r *outcome.Record) { r.Client = h.Source.String() })
 	return s.become(policy.SourceOf(h.Source.Addr()))
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/pires/go-proxyproto/tlvparse"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 )
 
@@ -173,7 +174,7 @@ func TestProxyHeaderFromDownstream(t *testing.T) {
 		}
 		c.CloseWrite()
 		io.Copy(io.Discard, c)
-		if r := f.record(); r.Client != source || r.Reason != ReasonClosed || r.BytesUp != 16 {
+		if r := f.record(); r.Client != source || r.Reason != outcome.Closed || r.BytesUp != 16 {
 			t.Errorf("%q: record %+v", tt.text, r)
 		}
 	}
@@ -199,17 +200,17 @@ func TestClientsWithoutAProxyHeader(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	for _, tt := range []struct {
 		act    func(c *net.TCPConn)
-		reason Reason
+		reason outcome.Reason
 		cause  string
 	}{
-		{func(c *net.TCPConn) { io.WriteString(c, "SELECT 1"); wantReset(t, c) }, ReasonBadGreeting, "send-proxy-v2"},
-		{func(c *net.TCPConn) { wantReset(t, c) }, ReasonHandshakeTimeout, ""},
-		{func(c *net.TCPConn) { io.WriteString(c, "PROXY TCP4"); wantReset(t, c) }, ReasonHandshakeTimeout, ""},
-		{func(c *net.TCPConn) { io.WriteString(c, "PROXY TCP4"); c.CloseWrite(); wantReset(t, c) }, ReasonBadGreeting, "EOF"},
-		{func(c *net.TCPConn) { c.CloseWrite(); io.Copy(io.Discard, c) }, ReasonProbe, ""},
+		{func(c *net.TCPConn) { io.WriteString(c, "SELECT 1"); wantReset(t, c) }, outcome.BadGreeting, "send-proxy-v2"},
+		{func(c *net.TCPConn) { wantReset(t, c) }, outcome.HandshakeTimeout, ""},
+		{func(c *net.TCPConn) { io.WriteString(c, "PROXY TCP4"); wantReset(t, c) }, outcome.HandshakeTimeout, ""},
+		{func(c *net.TCPConn) { io.WriteString(c, "PROXY TCP4"); c.CloseWrite(); wantReset(t, c) }, outcome.BadGreeting, "EOF"},
+		{func(c *net.TCPConn) { c.CloseWrite(); io.Copy(io.Discard, c) }, outcome.Probe, ""},
 	} {
 		tt.act(f.client(0))
-		if r := f.record(); r.Reason != tt.reason || r.Stage != StageGreet || !strings.Contains(r.Cause, tt.cause) || r.Attempts != 0 {
+		if r := f.record(); r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) || r.Attempts != 0 {
 			t.Errorf("record %+v, want %s", r, tt.reason)
 		}
 	}
@@ -221,7 +222,7 @@ func TestProxiesThatAreNotExpected(t *testing.T) {
 	cfg.Listeners[0].ProxyFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	f := serve(t, Options{}, cfg)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonDenied || r.Stage != StageGreet || !strings.Contains(r.Cause, "proxy_protocol.from of the listener") {
+	if r := f.record(); r.Reason != outcome.Denied || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, "proxy_protocol.from of the listener") {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -243,7 +244,7 @@ func TestLimitPerClientOfIPv6(t *testing.T) {
 	ping(t, from("::ffff:1.2.3.5"))
 	for _, ip := range []string{"2001:db8::2", "2001:db8::ffff:ffff:ffff:ffff", "::ffff:1.2.3.4"} {
 		wantReset(t, from(ip))
-		if r := f.record(); r.Reason != ReasonLimit || r.Limit != "listeners.in.limits.per_client" {
+		if r := f.record(); r.Reason != outcome.Limit || r.Limit != "listeners.in.limits.per_client" {
 			t.Errorf("%s: record %+v", ip, r)
 		}
 	}
@@ -263,7 +264,7 @@ func TestLimitPerClientBehindAProxy(t *testing.T) {
 	ping(t, first)
 	ping(t, second)
 	wantReset(t, from("1.2.3.4"))
-	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "listeners.in.limits.per_client" || r.Client != "1.2.3.4:51200" || r.Stage != StageGreet {
+	if r := f.record(); r.Reason != outcome.Limit || r.Limit != "listeners.in.limits.per_client" || r.Client != "1.2.3.4:51200" || r.Stage != outcome.StageGreet {
 		t.Errorf("record: %+v", r)
 	}
 	first.Close()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/outcome"
 )
 
 // isCurrent says whether the session's route is the one that its listener has now.
@@ -16,15 +17,15 @@ func (s *session) isCurrent() bool {
 // configuration in use, though it was accepted by an older one: who was connected before
 // a reload must not get past the new rules. Where the client was greeted otherwise than
 // it would be now, the session ends: what it proved or said was an answer to another
-// question. That and a listener that is gone are ReasonNoRoute, and connecting again
+// question. That and a listener that is gone are outcome.NoRoute, and connecting again
 // helps. The caller is the session's run, after greet, when no silence has the session.
-func (s *session) renewRoute() *Error {
+func (s *session) renewRoute() *outcome.Error {
 	if s.isCurrent() {
 		return nil
 	}
 	now := s.route.listener.route.Load()
 	if why := s.outdated(now); why != "" {
-		return &Error{Stage: StageRoute, Reason: ReasonNoRoute,
+		return &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.NoRoute,
 			Err: fmt.Errorf("a reload has %s listener %s since the client connected; let it connect again", why, s.route.cfg.Name)}
 	}
 	if now.traffic != s.route.traffic {

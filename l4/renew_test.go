@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -47,19 +48,19 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 		name   string
 		change func(*ListenerConfig)
 		reply  byte
-		reason Reason
+		reason outcome.Reason
 		rule   string
 		cause  string
 	}{
-		{"the same again", func(c *ListenerConfig) { c.Rules = policy.NewRules([]policy.Rule{here}) }, 0, ReasonClosed, "here", ""},
+		{"the same again", func(c *ListenerConfig) { c.Rules = policy.NewRules([]policy.Rule{here}) }, 0, outcome.Closed, "here", ""},
 		{"a rule that denies", func(c *ListenerConfig) {
 			c.Rules = policy.NewRules([]policy.Rule{{Name: "no", Deny: "not any more"}})
-		}, 2, ReasonDenied, "no", "not any more"},
-		{"another upstream", func(c *ListenerConfig) { c.Rules, c.Upstream = nil, "fixed" }, 0, ReasonClosed, "", ""},
-		{"another greeting", func(c *ListenerConfig) { c.Greeting = "SOCKS5 in TLS" }, 2, ReasonNoRoute, "", "a reload has changed listener in since the client connected"},
-		{"users", func(c *ListenerConfig) { c.Users = userNamed(t, "a") }, 2, ReasonNoRoute, "", "a reload has changed listener in"},
-		{"another address", func(c *ListenerConfig) { c.Address = "127.0.0.2:0" }, 2, ReasonNoRoute, "", "a reload has removed listener in"},
-		{"another name", func(c *ListenerConfig) { c.Name = "renamed" }, 2, ReasonNoRoute, "", "a reload has removed listener in"}, // whose port the system chooses
+		}, 2, outcome.Denied, "no", "not any more"},
+		{"another upstream", func(c *ListenerConfig) { c.Rules, c.Upstream = nil, "fixed" }, 0, outcome.Closed, "", ""},
+		{"another greeting", func(c *ListenerConfig) { c.Greeting = "SOCKS5 in TLS" }, 2, outcome.NoRoute, "", "a reload has changed listener in since the client connected"},
+		{"users", func(c *ListenerConfig) { c.Users = userNamed(t, "a") }, 2, outcome.NoRoute, "", "a reload has changed listener in"},
+		{"another address", func(c *ListenerConfig) { c.Address = "127.0.0.2:0" }, 2, outcome.NoRoute, "", "a reload has removed listener in"},
+		{"another name", func(c *ListenerConfig) { c.Name = "renamed" }, 2, outcome.NoRoute, "", "a reload has removed listener in"}, // whose port the system chooses
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := serve(t, Options{}, cfg)
@@ -147,12 +148,12 @@ func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 
 	gone.Write([]byte(request))
 	hear(gone, "\x05\x02")
-	if r := f.record(); r.Reason != ReasonNoRoute || r.User != "old" {
+	if r := f.record(); r.Reason != outcome.NoRoute || r.User != "old" {
 		t.Errorf("who logged in by the old users: %+v", r)
 	}
 	old.Write([]byte(login("old")))
 	hear(old, "\x01\x01")
-	if r := f.record(); r.Reason != ReasonAuthFailed {
+	if r := f.record(); r.Reason != outcome.AuthFailed {
 		t.Errorf("a user who is gone: %+v", r)
 	}
 	fresh.Write([]byte(login("new")))
@@ -163,7 +164,7 @@ func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	fresh.Close()
-	if r := f.record(); r.Stage != StageRelay || r.User != "new" {
+	if r := f.record(); r.Stage != outcome.StageRelay || r.User != "new" {
 		t.Errorf("a new user: %+v", r)
 	}
 }
@@ -212,7 +213,7 @@ func TestAReloadDuringALookup(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	if r := f.record(); reply[3] != 2 || r.Reason != ReasonDenied || r.Rule != "no" {
+	if r := f.record(); reply[3] != 2 || r.Reason != outcome.Denied || r.Rule != "no" {
 		t.Errorf("reply %x, record %+v; want it denied by the new rules", reply, r)
 	}
 }

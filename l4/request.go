@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/task"
@@ -33,7 +34,7 @@ type answerer interface {
 	// the upstream; the zero value where there is none to tell.
 	accept(w io.Writer, bound netip.AddrPort) error
 	// refuse says why they do not; nothing may follow it but the end.
-	refuse(w io.Writer, e *Error) error
+	refuse(w io.Writer, e *outcome.Error) error
 }
 
 // readSOCKS5 reads a request. A client that is refused has got its reply, where SOCKS5
@@ -41,7 +42,7 @@ type answerer interface {
 func readSOCKS5(conn net.Conn, auth preface.Credentials, hints bool) (r request, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			r, err = request{}, &Error{Stage: StageGreet, Reason: ReasonInternal, Err: &relay.PanicError{Value: v, Stack: debug.Stack()}}
+			r, err = request{}, &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.Internal, Err: &relay.PanicError{Value: v, Stack: debug.Stack()}}
 		}
 	}()
 	asked, err := preface.ReadSOCKS5(conn, auth, hints)
@@ -66,12 +67,12 @@ func readConnect(conn net.Conn, auth preface.Credentials, hints bool) (request, 
 }
 
 // requestError is a request that cannot be served, whatever the rules say.
-func requestError(err error) *Error {
-	var e *Error
+func requestError(err error) *outcome.Error {
+	var e *outcome.Error
 	if errors.As(err, &e) {
 		return e
 	}
-	return &Error{Stage: StageGreet, Reason: prefaceReason(err), Err: err}
+	return &outcome.Error{Stage: outcome.StageGreet, Reason: prefaceReason(err), Err: err}
 }
 
 // limitLogins names the limit of a login whose password cannot be checked in time, in
@@ -80,18 +81,18 @@ const limitLogins = "logins"
 
 // loginError is nil if the user's password is right. Err is that of the check.
 func loginError(user string, ok bool, err error) error {
-	e := &Error{Stage: StageGreet}
+	e := &outcome.Error{Stage: outcome.StageGreet}
 	switch {
 	case err == nil && ok:
 		return nil
 	case err == nil:
-		e.Reason, e.Err = ReasonAuthFailed, fmt.Errorf("%.64q is no user, or has another password", user)
+		e.Reason, e.Err = outcome.AuthFailed, fmt.Errorf("%.64q is no user, or has another password", user)
 	case errors.Is(err, htpasswd.ErrBusy):
-		e.Reason, e.Limit, e.Err = ReasonLimit, limitLogins, fmt.Errorf("the password of %.64q could not be checked: %w", user, err)
+		e.Reason, e.Limit, e.Err = outcome.Limit, limitLogins, fmt.Errorf("the password of %.64q could not be checked: %w", user, err)
 	case isTimeout(err):
-		e.Reason, e.Err = ReasonHandshakeTimeout, fmt.Errorf("the password of %.64q could not be checked in time: %w", user, err)
+		e.Reason, e.Err = outcome.HandshakeTimeout, fmt.Errorf("the password of %.64q could not be checked in time: %w", user, err)
 	default:
-		e.Reason, e.Err = ReasonInternal, fmt.Errorf("the password of %.64q could not be checked: %w", user, err)
+		e.Reason, e.Err = outcome.Internal, fmt.Errorf("the password of %.64q could not be checked: %w", user, err)
 	}
 	return e
 }
@@ -130,26 +131,26 @@ func (socksAnswer) accept(w io.Writer, bound netip.AddrPort) error {
 	return preface.SOCKSSucceeded.Write(w, bound)
 }
 
-func (socksAnswer) refuse(w io.Writer, e *Error) error {
+func (socksAnswer) refuse(w io.Writer, e *outcome.Error) error {
 	return socksReply(e).Write(w, netip.AddrPort{})
 }
 
 // socksReply is the reply to a failure. A reason without a reply of its own gets the
 // general one.
-func socksReply(e *Error) preface.SOCKSReply {
+func socksReply(e *outcome.Error) preface.SOCKSReply {
 	switch e.Reason {
-	case ReasonDenied, ReasonNoRoute, ReasonSpecialAddress, ReasonLoop:
+	case outcome.Denied, outcome.NoRoute, outcome.SpecialAddress, outcome.Loop:
 		return preface.SOCKSNotAllowed
-	case ReasonUnreachable:
+	case outcome.Unreachable:
 		if errors.Is(e, syscall.ENETUNREACH) {
 			return preface.SOCKSNetworkUnreachable
 		}
 		return preface.SOCKSHostUnreachable
-	case ReasonDNS:
+	case outcome.DNS:
 		return preface.SOCKSHostUnreachable
-	case ReasonRefused, ReasonBreakerOpen, ReasonNoEndpoint:
+	case outcome.Refused, outcome.BreakerOpen, outcome.NoEndpoint:
 		return preface.SOCKSRefused
-	case ReasonTimeout:
+	case outcome.Timeout:
 		return preface.SOCKSExpired
 	}
 	return preface.SOCKSFailed
@@ -160,10 +161,10 @@ type connectAnswer struct{ *preface.ConnectAnswer }
 
 func (a connectAnswer) accept(w io.Writer, _ netip.AddrPort) error { return a.Accept(w) }
 
-func (a connectAnswer) refuse(w io.Writer, e *Error) error {
+func (a connectAnswer) refuse(w io.Writer, e *outcome.Error) error {
 	r := preface.Refusal{Text: string(e.Reason) + ": " + e.Error()}
 	r.Status, r.Error = connectReply(e)
-	if e.Reason == ReasonBreakerOpen {
+	if e.Reason == outcome.BreakerOpen {
 		r.RetryAfter = max(e.RetryIn, time.Second)
 	}
 	return a.Refuse(w, r)
@@ -171,35 +172,35 @@ func (a connectAnswer) refuse(w io.Writer, e *Error) error {
 
 // connectReplies are the status of each reason and its error type in RFC 9209,
 // section 2.3. A reason that is not here is a fault of ours.
-var connectReplies = map[Reason]struct {
+var connectReplies = map[outcome.Reason]struct {
 	status int
 	kind   string
 }{
-	ReasonBadGreeting:         {http.StatusBadRequest, "http_request_error"},
-	ReasonHandshakeTimeout:    {http.StatusRequestTimeout, "http_request_error"},
-	ReasonAuthFailed:          {http.StatusProxyAuthRequired, "http_request_denied"},
-	ReasonDenied:              {http.StatusForbidden, "http_request_denied"},
-	ReasonNoRoute:             {http.StatusForbidden, "http_request_denied"},
-	ReasonSpecialAddress:      {http.StatusForbidden, "destination_ip_prohibited"},
-	ReasonLoop:                {http.StatusForbidden, "proxy_loop_detected"},
-	ReasonDNS:                 {http.StatusBadGateway, "dns_error"},
-	ReasonRefused:             {http.StatusBadGateway, "connection_refused"},
-	ReasonUnreachable:         {http.StatusBadGateway, "destination_ip_unroutable"},
-	ReasonStartTLSRefused:     {http.StatusBadGateway, "tls_protocol_error"},
-	ReasonUpstreamTLS:         {http.StatusBadGateway, "tls_certificate_error"},
-	ReasonUpstreamTLSRejected: {http.StatusBadGateway, "tls_alert_received"},
-	ReasonUpstreamEarlyClose:  {http.StatusBadGateway, "connection_terminated"},
-	ReasonUpstreamReset:       {http.StatusBadGateway, "connection_terminated"},
-	ReasonTimeout:             {http.StatusGatewayTimeout, "connection_timeout"},
-	ReasonBreakerOpen:         {http.StatusServiceUnavailable, "destination_unavailable"},
-	ReasonNoEndpoint:          {http.StatusServiceUnavailable, "destination_unavailable"},
-	ReasonLimit:               {http.StatusServiceUnavailable, "connection_limit_reached"},
-	ReasonLocalExhausted:      {http.StatusServiceUnavailable, "proxy_internal_error"},
-	ReasonNoIdentity:          {http.StatusServiceUnavailable, "proxy_internal_error"},
+	outcome.BadGreeting:         {http.StatusBadRequest, "http_request_error"},
+	outcome.HandshakeTimeout:    {http.StatusRequestTimeout, "http_request_error"},
+	outcome.AuthFailed:          {http.StatusProxyAuthRequired, "http_request_denied"},
+	outcome.Denied:              {http.StatusForbidden, "http_request_denied"},
+	outcome.NoRoute:             {http.StatusForbidden, "http_request_denied"},
+	outcome.SpecialAddress:      {http.StatusForbidden, "destination_ip_prohibited"},
+	outcome.Loop:                {http.StatusForbidden, "proxy_loop_detected"},
+	outcome.DNS:                 {http.StatusBadGateway, "dns_error"},
+	outcome.Refused:             {http.StatusBadGateway, "connection_refused"},
+	outcome.Unreachable:         {http.StatusBadGateway, "destination_ip_unroutable"},
+	outcome.StartTLSRefused:     {http.StatusBadGateway, "tls_protocol_error"},
+	outcome.UpstreamTLS:         {http.StatusBadGateway, "tls_certificate_error"},
+	outcome.UpstreamTLSRejected: {http.StatusBadGateway, "tls_alert_received"},
+	outcome.UpstreamEarlyClose:  {http.StatusBadGateway, "connection_terminated"},
+	outcome.UpstreamReset:       {http.StatusBadGateway, "connection_terminated"},
+	outcome.Timeout:             {http.StatusGatewayTimeout, "connection_timeout"},
+	outcome.BreakerOpen:         {http.StatusServiceUnavailable, "destination_unavailable"},
+	outcome.NoEndpoint:          {http.StatusServiceUnavailable, "destination_unavailable"},
+	outcome.Limit:               {http.StatusServiceUnavailable, "connection_limit_reached"},
+	outcome.LocalExhausted:      {http.StatusServiceUnavailable, "proxy_internal_error"},
+	outcome.NoIdentity:          {http.StatusServiceUnavailable, "proxy_internal_error"},
 }
 
 // connectReply is the status and the error type of a failure.
-func connectReply(e *Error) (status int, kind string) {
+func connectReply(e *outcome.Error) (status int, kind string) {
 	var (
 		method      *preface.MethodError
 		certificate *tls.CertificateVerificationError
@@ -210,7 +211,7 @@ func connectReply(e *Error) (status int, kind string) {
 		return http.StatusInternalServerError, "proxy_internal_error"
 	case errors.As(e, &method):
 		return http.StatusMethodNotAllowed, reply.kind
-	case e.Reason == ReasonUpstreamTLS && !errors.As(e, &certificate):
+	case e.Reason == outcome.UpstreamTLS && !errors.As(e, &certificate):
 		return reply.status, "tls_protocol_error"
 	}
 	return reply.status, reply.kind

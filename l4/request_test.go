@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 )
 
@@ -49,29 +50,29 @@ func TestRefusedRequests(t *testing.T) {
 		name, says string
 		auth       preface.Credentials
 		hears      string
-		reason     Reason
+		reason     outcome.Reason
 		cause      string
 	}{
-		{"SOCKS5, bad", "\x05\x01\x00" + "\x05\x01\x00\x03\x00\x00\x50", nil, "\x05\x00" + "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", ReasonBadGreeting, "empty"},
-		{"SOCKS5, cut", "\x05\x01", nil, "", ReasonBadGreeting, "unexpected EOF"},
-		{"SOCKS5, nothing", "", nil, "", ReasonProbe, "EOF"},
-		{"SOCKS5, no user", "\x05\x01\x00", checks(true, nil), "\x05\xff", ReasonAuthFailed, "offers no user name"},
-		{"SOCKS5, a wrong password", socksLogin, checks(false, nil), "\x05\x02\x01\x01", ReasonAuthFailed, `"batch" is no user`},
-		{"SOCKS5, users that cannot be asked", socksLogin, checks(false, errors.New("no users")), "\x05\x02\x01\x01", ReasonInternal, "no users"},
-		{"SOCKS5, too many logins", socksLogin, checks(false, htpasswd.ErrBusy), "\x05\x02\x01\x01", ReasonLimit, "no turn within 5s"},
-		{"SOCKS5, users that are asked for too long", socksLogin, checks(false, context.DeadlineExceeded), "\x05\x02\x01\x01", ReasonHandshakeTimeout, "in time"},
-		{"SOCKS5, a fault", socksLogin, func(string, string) error { panic("a fault") }, "\x05\x02", ReasonInternal, "panic: a fault; this is a bug"},
-		{"CONNECT, bad", "hello\r\n\r\n", nil, "HTTP/1.1 400 Bad Request\r\nProxy-Status: ambassador; error=http_request_error; details=\"bad_greeting: greet: CONNECT request: ", ReasonBadGreeting, "malformed"},
-		{"CONNECT, bad in HTTP/1.0", "CONNECT a HTTP/1.0\r\n\r\n", nil, "HTTP/1.0 400 Bad Request\r\n", ReasonBadGreeting, "HOST:PORT"},
-		{"CONNECT, GET", "GET / HTTP/1.1\r\n\r\n", nil, "HTTP/1.1 405 Method Not Allowed\r\n", ReasonBadGreeting, "set https_proxy"},
-		{"CONNECT, SOCKS5", "\x05\x01\x00", nil, "", ReasonBadGreeting, "speaks SOCKS5"},
-		{"CONNECT, cut", connectHead[:20], nil, "", ReasonBadGreeting, "unexpected EOF"},
-		{"CONNECT, nothing", "", nil, "", ReasonProbe, "EOF"},
-		{"CONNECT, no user", connectHead, checks(true, nil), "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: ambassador; error=http_request_denied; details=\"auth_failed: ", ReasonAuthFailed, "Proxy-Authorization: Basic"},
-		{"CONNECT, a wrong password", connectLogin, checks(false, nil), "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: ambassador; error=http_request_denied; details=\"auth_failed: ", ReasonAuthFailed, `"batch" is no user`},
-		{"CONNECT, users that cannot be asked", connectLogin, checks(false, errors.New("no users")), "HTTP/1.1 500 Internal Server Error\r\nProxy-Status: ambassador; error=proxy_internal_error;", ReasonInternal, "no users"},
-		{"CONNECT, too many logins", connectLogin, checks(false, htpasswd.ErrBusy), "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ambassador; error=connection_limit_reached;", ReasonLimit, "no turn within 5s"},
-		{"CONNECT, users that are asked for too long", connectLogin, checks(false, context.DeadlineExceeded), "HTTP/1.1 408 Request Timeout\r\n", ReasonHandshakeTimeout, "in time"},
+		{"SOCKS5, bad", "\x05\x01\x00" + "\x05\x01\x00\x03\x00\x00\x50", nil, "\x05\x00" + "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", outcome.BadGreeting, "empty"},
+		{"SOCKS5, cut", "\x05\x01", nil, "", outcome.BadGreeting, "unexpected EOF"},
+		{"SOCKS5, nothing", "", nil, "", outcome.Probe, "EOF"},
+		{"SOCKS5, no user", "\x05\x01\x00", checks(true, nil), "\x05\xff", outcome.AuthFailed, "offers no user name"},
+		{"SOCKS5, a wrong password", socksLogin, checks(false, nil), "\x05\x02\x01\x01", outcome.AuthFailed, `"batch" is no user`},
+		{"SOCKS5, users that cannot be asked", socksLogin, checks(false, errors.New("no users")), "\x05\x02\x01\x01", outcome.Internal, "no users"},
+		{"SOCKS5, too many logins", socksLogin, checks(false, htpasswd.ErrBusy), "\x05\x02\x01\x01", outcome.Limit, "no turn within 5s"},
+		{"SOCKS5, users that are asked for too long", socksLogin, checks(false, context.DeadlineExceeded), "\x05\x02\x01\x01", outcome.HandshakeTimeout, "in time"},
+		{"SOCKS5, a fault", socksLogin, func(string, string) error { panic("a fault") }, "\x05\x02", outcome.Internal, "panic: a fault; this is a bug"},
+		{"CONNECT, bad", "hello\r\n\r\n", nil, "HTTP/1.1 400 Bad Request\r\nProxy-Status: ambassador; error=http_request_error; details=\"bad_greeting: greet: CONNECT request: ", outcome.BadGreeting, "malformed"},
+		{"CONNECT, bad in HTTP/1.0", "CONNECT a HTTP/1.0\r\n\r\n", nil, "HTTP/1.0 400 Bad Request\r\n", outcome.BadGreeting, "HOST:PORT"},
+		{"CONNECT, GET", "GET / HTTP/1.1\r\n\r\n", nil, "HTTP/1.1 405 Method Not Allowed\r\n", outcome.BadGreeting, "set https_proxy"},
+		{"CONNECT, SOCKS5", "\x05\x01\x00", nil, "", outcome.BadGreeting, "speaks SOCKS5"},
+		{"CONNECT, cut", connectHead[:20], nil, "", outcome.BadGreeting, "unexpected EOF"},
+		{"CONNECT, nothing", "", nil, "", outcome.Probe, "EOF"},
+		{"CONNECT, no user", connectHead, checks(true, nil), "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: ambassador; error=http_request_denied; details=\"auth_failed: ", outcome.AuthFailed, "Proxy-Authorization: Basic"},
+		{"CONNECT, a wrong password", connectLogin, checks(false, nil), "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Status: ambassador; error=http_request_denied; details=\"auth_failed: ", outcome.AuthFailed, `"batch" is no user`},
+		{"CONNECT, users that cannot be asked", connectLogin, checks(false, errors.New("no users")), "HTTP/1.1 500 Internal Server Error\r\nProxy-Status: ambassador; error=proxy_internal_error;", outcome.Internal, "no users"},
+		{"CONNECT, too many logins", connectLogin, checks(false, htpasswd.ErrBusy), "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ambassador; error=connection_limit_reached;", outcome.Limit, "no turn within 5s"},
+		{"CONNECT, users that are asked for too long", connectLogin, checks(false, context.DeadlineExceeded), "HTTP/1.1 408 Request Timeout\r\n", outcome.HandshakeTimeout, "in time"},
 	} {
 		read := readConnect
 		if strings.HasPrefix(tt.name, "SOCKS5") {
@@ -79,15 +80,15 @@ func TestRefusedRequests(t *testing.T) {
 		}
 		c := &tape{in: strings.NewReader(tt.says)}
 		r, err := read(c, tt.auth, false)
-		var e *Error
+		var e *outcome.Error
 		if !errors.As(err, &e) {
 			t.Errorf("%s: %+v, %v; want an *Error", tt.name, r, err)
 			continue
 		}
-		if e.Stage != StageGreet || e.Reason != tt.reason || !strings.Contains(e.Error(), tt.cause) {
+		if e.Stage != outcome.StageGreet || e.Reason != tt.reason || !strings.Contains(e.Error(), tt.cause) {
 			t.Errorf("%s: %s at %s, %v; want %s, %s", tt.name, e.Reason, e.Stage, e, tt.reason, tt.cause)
 		}
-		if (e.Limit == limitLogins) != (e.Reason == ReasonLimit) {
+		if (e.Limit == limitLogins) != (e.Reason == outcome.Limit) {
 			t.Errorf("%s: %s, limit %q", tt.name, e.Reason, e.Limit)
 		}
 		if hears := c.out.String(); hears != tt.hears && (!strings.HasPrefix(tt.hears, "HTTP/") || !strings.HasPrefix(hears, tt.hears)) {
@@ -98,20 +99,20 @@ func TestRefusedRequests(t *testing.T) {
 
 // The specification of SOCKS5's replies: each reason is here.
 func TestSOCKS5Replies(t *testing.T) {
-	replies := map[Reason]byte{ReasonDenied: 2, ReasonNoRoute: 2, ReasonSpecialAddress: 2, ReasonLoop: 2, ReasonUnreachable: 4, ReasonDNS: 4,
-		ReasonRefused: 5, ReasonBreakerOpen: 5, ReasonNoEndpoint: 5, ReasonTimeout: 6}
-	for _, reason := range Reasons() {
+	replies := map[outcome.Reason]byte{outcome.Denied: 2, outcome.NoRoute: 2, outcome.SpecialAddress: 2, outcome.Loop: 2, outcome.Unreachable: 4, outcome.DNS: 4,
+		outcome.Refused: 5, outcome.BreakerOpen: 5, outcome.NoEndpoint: 5, outcome.Timeout: 6}
+	for _, reason := range outcome.Reasons() {
 		want := replies[reason]
 		if want == 0 {
 			want = 1
 		}
 		c := &tape{}
-		if err := (socksAnswer{}).refuse(c, &Error{Reason: reason}); err != nil || c.out.String() != "\x05"+string(rune(want))+"\x00\x01\x00\x00\x00\x00\x00\x00" {
+		if err := (socksAnswer{}).refuse(c, &outcome.Error{Reason: reason}); err != nil || c.out.String() != "\x05"+string(rune(want))+"\x00\x01\x00\x00\x00\x00\x00\x00" {
 			t.Errorf("%s: %q, %v", reason, c.out.String(), err)
 		}
 	}
 	for n, want := range map[syscall.Errno]preface.SOCKSReply{syscall.ENETUNREACH: 3, syscall.EHOSTUNREACH: 4} {
-		if got := socksReply(&Error{Reason: ReasonUnreachable, Err: fmt.Errorf("dial: %w", sys("connect", n))}); got != want {
+		if got := socksReply(&outcome.Error{Reason: outcome.Unreachable, Err: fmt.Errorf("dial: %w", sys("connect", n))}); got != want {
 			t.Errorf("%v: reply %d, want %d", n, got, want)
 		}
 	}
@@ -119,10 +120,10 @@ func TestSOCKS5Replies(t *testing.T) {
 
 // What a client hears is in the HTTP that it speaks, and nothing else.
 func TestConnectAnswers(t *testing.T) {
-	lost := &Error{Stage: StageDial, Reason: ReasonRefused, Upstream: "internet", Address: "10.0.0.7:443", Err: syscall.ECONNREFUSED}
+	lost := &outcome.Error{Stage: outcome.StageDial, Reason: outcome.Refused, Upstream: "internet", Address: "10.0.0.7:443", Err: syscall.ECONNREFUSED}
 	for _, tt := range []struct {
 		says    string
-		failure *Error
+		failure *outcome.Error
 		hears   string
 	}{
 		{connectHead, nil, "HTTP/1.1 200 OK\r\n\r\n"},
@@ -132,13 +133,13 @@ func TestConnectAnswers(t *testing.T) {
 			"Proxy-Status: ambassador; error=connection_refused; details=\"refused: dial internet 10.0.0.7:443: connection refused\"\r\n" +
 			"Content-Type: text/plain\r\nContent-Length: 56\r\nConnection: close\r\n\r\n" +
 			"refused: dial internet 10.0.0.7:443: connection refused\n"},
-		{connectNC, &Error{Stage: StagePermit, Reason: ReasonBreakerOpen, RetryIn: 1001 * time.Millisecond}, "HTTP/1.0 503 Service Unavailable\r\n" +
+		{connectNC, &outcome.Error{Stage: outcome.StagePermit, Reason: outcome.BreakerOpen, RetryIn: 1001 * time.Millisecond}, "HTTP/1.0 503 Service Unavailable\r\n" +
 			"Proxy-Status: ambassador; error=destination_unavailable; details=\"breaker_open: permit: breaker_open\"\r\nRetry-After: 2\r\n" +
 			"Content-Type: text/plain\r\nContent-Length: 35\r\nConnection: close\r\n\r\nbreaker_open: permit: breaker_open\n"},
-		{connectHead, &Error{Stage: StagePermit, Reason: ReasonBreakerOpen}, "HTTP/1.1 503 Service Unavailable\r\n" +
+		{connectHead, &outcome.Error{Stage: outcome.StagePermit, Reason: outcome.BreakerOpen}, "HTTP/1.1 503 Service Unavailable\r\n" +
 			"Proxy-Status: ambassador; error=destination_unavailable; details=\"breaker_open: permit: breaker_open\"\r\nRetry-After: 1\r\n" +
 			"Content-Type: text/plain\r\nContent-Length: 35\r\nConnection: close\r\n\r\nbreaker_open: permit: breaker_open\n"},
-		{connectHead, &Error{Stage: StageRoute, Reason: ReasonDenied, Err: errors.New("a \"\\\"\r\nX: ü")}, "HTTP/1.1 403 Forbidden\r\n" +
+		{connectHead, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.Denied, Err: errors.New("a \"\\\"\r\nX: ü")}, "HTTP/1.1 403 Forbidden\r\n" +
 			`Proxy-Status: ambassador; error=http_request_denied; details="denied: route: a \"\\\"??X: ?"` + "\r\n" +
 			"Content-Type: text/plain\r\nContent-Length: 27\r\nConnection: close\r\n\r\n" + `denied: route: a "\"??X: ?` + "\n"},
 	} {
@@ -161,26 +162,26 @@ func TestConnectAnswers(t *testing.T) {
 // The specification of the statuses: each reason that a client can hear is here.
 func TestConnectReplies(t *testing.T) {
 	verification := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
-	for want, errs := range map[string][]*Error{
-		"400 http_request_error":        {{Reason: ReasonBadGreeting}},
-		"403 http_request_denied":       {{Reason: ReasonDenied}, {Reason: ReasonNoRoute}},
-		"403 destination_ip_prohibited": {{Reason: ReasonSpecialAddress}},
-		"403 proxy_loop_detected":       {{Reason: ReasonLoop}},
-		"405 http_request_error":        {{Reason: ReasonBadGreeting, Err: &preface.MethodError{Method: "GET"}}},
-		"407 http_request_denied":       {{Reason: ReasonAuthFailed}},
-		"408 http_request_error":        {{Reason: ReasonHandshakeTimeout}},
-		"500 proxy_internal_error":      {{Reason: ReasonInternal}},
-		"502 dns_error":                 {{Reason: ReasonDNS}},
-		"502 connection_refused":        {{Reason: ReasonRefused}},
-		"502 connection_terminated":     {{Reason: ReasonUpstreamEarlyClose}, {Reason: ReasonUpstreamReset}},
-		"502 destination_ip_unroutable": {{Reason: ReasonUnreachable}},
-		"502 tls_protocol_error":        {{Reason: ReasonStartTLSRefused}, {Reason: ReasonUpstreamTLS, Err: io.EOF}},
-		"502 tls_certificate_error":     {{Reason: ReasonUpstreamTLS, Err: verification}},
-		"502 tls_alert_received":        {{Reason: ReasonUpstreamTLSRejected}},
-		"503 connection_limit_reached":  {{Reason: ReasonLimit}},
-		"503 destination_unavailable":   {{Reason: ReasonBreakerOpen}, {Reason: ReasonNoEndpoint}},
-		"503 proxy_internal_error":      {{Reason: ReasonNoIdentity}, {Reason: ReasonLocalExhausted}},
-		"504 connection_timeout":        {{Reason: ReasonTimeout}},
+	for want, errs := range map[string][]*outcome.Error{
+		"400 http_request_error":        {{Reason: outcome.BadGreeting}},
+		"403 http_request_denied":       {{Reason: outcome.Denied}, {Reason: outcome.NoRoute}},
+		"403 destination_ip_prohibited": {{Reason: outcome.SpecialAddress}},
+		"403 proxy_loop_detected":       {{Reason: outcome.Loop}},
+		"405 http_request_error":        {{Reason: outcome.BadGreeting, Err: &preface.MethodError{Method: "GET"}}},
+		"407 http_request_denied":       {{Reason: outcome.AuthFailed}},
+		"408 http_request_error":        {{Reason: outcome.HandshakeTimeout}},
+		"500 proxy_internal_error":      {{Reason: outcome.Internal}},
+		"502 dns_error":                 {{Reason: outcome.DNS}},
+		"502 connection_refused":        {{Reason: outcome.Refused}},
+		"502 connection_terminated":     {{Reason: outcome.UpstreamEarlyClose}, {Reason: outcome.UpstreamReset}},
+		"502 destination_ip_unroutable": {{Reason: outcome.Unreachable}},
+		"502 tls_protocol_error":        {{Reason: outcome.StartTLSRefused}, {Reason: outcome.UpstreamTLS, Err: io.EOF}},
+		"502 tls_certificate_error":     {{Reason: outcome.UpstreamTLS, Err: verification}},
+		"502 tls_alert_received":        {{Reason: outcome.UpstreamTLSRejected}},
+		"503 connection_limit_reached":  {{Reason: outcome.Limit}},
+		"503 destination_unavailable":   {{Reason: outcome.BreakerOpen}, {Reason: outcome.NoEndpoint}},
+		"503 proxy_internal_error":      {{Reason: outcome.NoIdentity}, {Reason: outcome.LocalExhausted}},
+		"504 connection_timeout":        {{Reason: outcome.Timeout}},
 	} {
 		for _, err := range errs {
 			c := &tape{}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"ambassador/l4/outcome"
 )
 
 // zone is a DNS server on loopback whose answers can be changed.
@@ -107,7 +109,7 @@ func TestResolveKeepsTheLastAnswer(t *testing.T) {
 	if err := u.resolve(t.Context(), e); !errors.As(err, &dns) || len(u.members()) != 2 {
 		t.Errorf("after the name went: %v, %v", namesOf(u.members()), err)
 	}
-	if st := e.status(); len(st.Addresses) != 2 || st.LastReason != ReasonDNS {
+	if st := e.status(); len(st.Addresses) != 2 || st.LastReason != outcome.DNS {
 		t.Errorf("status %+v", st)
 	}
 }
@@ -134,8 +136,8 @@ func TestResolveNothing(t *testing.T) {
 	z := &zone{}
 	u := zoneUpstream(t, z, "nowhere.test.:1")
 	u.cfg.Connect.Backoff = 1
-	_, err := u.connect(t.Context(), func(Stage, candidate, int) {})
-	if err == nil || err.Reason != ReasonDNS || err.Endpoint != "nowhere.test.:1" {
+	_, err := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
+	if err == nil || err.Reason != outcome.DNS || err.Endpoint != "nowhere.test.:1" {
 		t.Errorf("%+v, want dns", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

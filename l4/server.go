@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/l4/task"
 	"ambassador/policy"
@@ -80,7 +81,7 @@ type traffic struct {
 }
 
 // New makes a server that does nothing until Apply. When ctx is cancelled it
-// ends at once: sessions are reset with ReasonShutdown.
+// ends at once: sessions are reset with outcome.Shutdown.
 func New(ctx context.Context, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -266,7 +267,7 @@ func (s *Server) countAt(sess *session, t *traffic) {
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
 	sess := &session{server: s, route: route, seq: s.seq.Add(1), downstream: conn, traffic: route.traffic}
-	sess.rec = Record{Start: time.Now(), Listener: route.cfg.Name, Client: clientName(conn, l), Stage: StageAccept}
+	sess.rec = outcome.Record{Start: time.Now(), Listener: route.cfg.Name, Client: clientName(conn, l), Stage: outcome.StageAccept}
 	s.mu.Lock()
 	s.sessions[sess.seq] = sess
 	route.traffic.active++
@@ -297,7 +298,7 @@ func clientName(conn net.Conn, l *listener) string {
 
 // forget takes a session's final record and frees its slot. Only the first call
 // for a session counts.
-func (s *Server) forget(sess *session, rec *Record) {
+func (s *Server) forget(sess *session, rec *outcome.Record) {
 	s.mu.Lock()
 	if s.sessions[sess.seq] == nil {
 		s.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 )
 
@@ -25,7 +26,7 @@ const bound = 10 * time.Second
 type fixture struct {
 	*Server
 	t       *testing.T
-	records chan *Record
+	records chan *outcome.Record
 	cancel  context.CancelFunc
 }
 
@@ -33,8 +34,8 @@ type fixture struct {
 func serve(t *testing.T, o Options, cfg Config) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	f := &fixture{t: t, records: make(chan *Record, 1000), cancel: cancel}
-	o.Observer.Ended = func(r *Record) { f.records <- r }
+	f := &fixture{t: t, records: make(chan *outcome.Record, 1000), cancel: cancel}
+	o.Observer.Ended = func(r *outcome.Record) { f.records <- r }
 	f.Server = New(ctx, o)
 	watchLoops(t, f.Server)
 	t.Cleanup(func() {
@@ -55,7 +56,7 @@ func oneUpstream(endpoints ...string) Config {
 }
 
 // record waits for the next record.
-func (f *fixture) record() *Record {
+func (f *fixture) record() *outcome.Record {
 	f.t.Helper()
 	select {
 	case r := <-f.records:
@@ -161,14 +162,14 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 	ping(t, c)
 	f.until("a live session with its bytes", func() bool {
 		live := f.Sessions() // the relay counts a moment after it has written
-		return len(live) == 1 && live[0].Stage == StageRelay && live[0].BytesUp == 5 && live[0].BytesDown == 5
+		return len(live) == 1 && live[0].Stage == outcome.StageRelay && live[0].BytesUp == 5 && live[0].BytesDown == 5
 	})
 	c.CloseWrite()
 	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
 		t.Errorf("after our FIN: %q, %v", rest, err)
 	}
 	r := f.record()
-	if r.Reason != ReasonClosed || r.Stage != StageRelay || r.FirstClose != "downstream" || r.BytesUp != 5 || r.BytesDown != 5 ||
+	if r.Reason != outcome.Closed || r.Stage != outcome.StageRelay || r.FirstClose != "downstream" || r.BytesUp != 5 || r.BytesDown != 5 ||
 		r.Listener != "in" || r.Upstream != "up" || r.Endpoint != addr || r.Address != addr || r.Attempts != 1 ||
 		r.Client != c.LocalAddr().String() || r.Establish <= 0 || r.Duration < r.Establish || r.Cause != "" {
 		t.Errorf("record: %+v", r)
@@ -196,7 +197,7 @@ func TestTrafficCountsAnEndingSessionOnce(t *testing.T) {
 func TestSessionThatOnlyKnocksIsAProbe(t *testing.T) {
 	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
 	f.client(0).Close()
-	if r := f.record(); r.Reason != ReasonProbe || r.FirstClose != "downstream" {
+	if r := f.record(); r.Reason != outcome.Probe || r.FirstClose != "downstream" {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -206,7 +207,7 @@ func TestRefusedUpstreamIsAReset(t *testing.T) {
 	cfg.Upstreams[0].Connect.Attempts = 1
 	f := serve(t, Options{}, cfg)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonRefused || r.Stage != StageDial || r.Cause == "" || r.BytesUp != 0 {
+	if r := f.record(); r.Reason != outcome.Refused || r.Stage != outcome.StageDial || r.Cause == "" || r.BytesUp != 0 {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -216,7 +217,7 @@ func TestMissingUnixUpstreamIsUnreachable(t *testing.T) {
 	cfg.Upstreams[0].Connect.Attempts = 1
 	f := serve(t, Options{}, cfg)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonUnreachable {
+	if r := f.record(); r.Reason != outcome.Unreachable {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -226,7 +227,7 @@ func TestUpstreamEarlyClose(t *testing.T) {
 	c := f.client(0)
 	io.Copy(io.Discard, c)
 	c.Close()
-	if r := f.record(); r.Reason != ReasonUpstreamEarlyClose || r.FirstClose != "upstream" {
+	if r := f.record(); r.Reason != outcome.UpstreamEarlyClose || r.FirstClose != "upstream" {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -238,7 +239,7 @@ func TestProcessLimitRefusesAndRecords(t *testing.T) {
 	first := f.client(0)
 	ping(t, first)
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonLimit || r.Stage != StageAdmit || r.Limit != "limits.connections" {
+	if r := f.record(); r.Reason != outcome.Limit || r.Stage != outcome.StageAdmit || r.Limit != "limits.connections" {
 		t.Errorf("record: %+v", r)
 	}
 	first.Close()
@@ -271,14 +272,14 @@ func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
 	if n := admitted(); n != cfg.MaxSessions {
 		t.Errorf("%d of %d are admitted, want %d", n, len(burst), cfg.MaxSessions)
 	}
-	f.forget(burst[0], &Record{}) // it was admitted: its slot is free
-	f.forget(burst[39], &Record{})
+	f.forget(burst[0], &outcome.Record{}) // it was admitted: its slot is free
+	f.forget(burst[39], &outcome.Record{})
 	burst = burst[1:39]
 	if n := admitted(); n != cfg.MaxSessions {
 		t.Errorf("after one has ended %d are admitted, want %d", n, cfg.MaxSessions)
 	}
 	for _, sess := range burst {
-		f.forget(sess, &Record{})
+		f.forget(sess, &outcome.Record{})
 	}
 }
 
@@ -301,7 +302,7 @@ func TestClientResetCancelsADialInFlight(t *testing.T) {
 	<-began
 	c.SetLinger(0)
 	c.Close()
-	if r := f.record(); r.Reason != ReasonDownstreamReset || r.Stage != StageDial {
+	if r := f.record(); r.Reason != outcome.DownstreamReset || r.Stage != outcome.StageDial {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -322,7 +323,7 @@ func TestClientFINDuringTheDialCancelsNothing(t *testing.T) {
 	if got, err := io.ReadAll(c); string(got) != "all" || err != nil {
 		t.Errorf("answer %q, %v", got, err)
 	}
-	if r := f.record(); r.Reason != ReasonClosed {
+	if r := f.record(); r.Reason != outcome.Closed {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -351,7 +352,7 @@ func TestKill(t *testing.T) {
 	wantReset(t, relayed)
 	wantReset(t, dialling)
 	for range 2 {
-		if r := f.record(); r.Reason != ReasonKilled {
+		if r := f.record(); r.Reason != outcome.Killed {
 			t.Errorf("record: %+v", r)
 		}
 	}
@@ -432,7 +433,7 @@ func TestUnixListener(t *testing.T) {
 	c.SetDeadline(time.Now().Add(bound))
 	ping(t, c)
 	c.Close()
-	if r := f.record(); r.Client != "unix:"+path || r.Reason != ReasonClosed {
+	if r := f.record(); r.Client != "unix:"+path || r.Reason != outcome.Closed {
 		t.Errorf("record: %+v", r)
 	}
 	other := New(t.Context(), Options{})
@@ -475,9 +476,9 @@ func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
 	cfg := oneUpstream(refusedAddress(t))
 	cfg.Upstreams[0].Required = true
 	cfg.Upstreams[0].Connect.Attempts = 1
-	tried := make(chan Reason, 100)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r Reason) { tried <- r }}}, cfg)
-	if r := <-tried; r != ReasonRefused {
+	tried := make(chan outcome.Reason, 100)
+	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { tried <- r }}}, cfg)
+	if r := <-tried; r != outcome.Refused {
 		t.Fatalf("first trial: %s", r)
 	}
 	r := f.Ready()
@@ -490,14 +491,14 @@ func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
 		t.Fatal(err)
 	}
 	for r := range tried {
-		if r == ReasonOK {
+		if r == outcome.OK {
 			break
 		}
 	}
 	if r := f.Ready(); !r.Ready {
 		t.Errorf("readiness of a live upstream: %+v", r)
 	}
-	if u := f.Upstreams(); !u[0].Reached || u[0].Endpoints[0].LastReason != ReasonOK || u[0].Endpoints[0].LastSuccess == nil {
+	if u := f.Upstreams(); !u[0].Reached || u[0].Endpoints[0].LastReason != outcome.OK || u[0].Endpoints[0].LastSuccess == nil {
 		t.Errorf("upstreams: %+v", u)
 	}
 }
@@ -543,7 +544,7 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 	if rest, err := io.ReadAll(idle); err != nil || len(rest) > 0 {
 		t.Errorf("the idle client reads %q, %v; want a FIN", rest, err)
 	}
-	if r := f.record(); r.Reason != ReasonDrained {
+	if r := f.record(); r.Reason != outcome.Drained {
 		t.Errorf("idle session: %+v", r)
 	}
 	if r := f.Ready(); r.Ready || !r.Draining {
@@ -553,7 +554,7 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 	if got, err := io.ReadAll(busy); string(got) != "late answer" || err != nil {
 		t.Errorf("the half-closed client reads %q, %v", got, err)
 	}
-	if r := f.record(); r.Reason != ReasonClosed {
+	if r := f.record(); r.Reason != outcome.Closed {
 		t.Errorf("busy session: %+v", r)
 	}
 	<-done
@@ -583,7 +584,7 @@ func TestDrainWaitsForAnAnswerThatIsDue(t *testing.T) {
 
 	done := make(chan struct{})
 	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: bound}); close(done) }() // awaited below
-	if r := f.record(); r.Reason != ReasonDrained || r.Listener == "thinks" {
+	if r := f.record(); r.Reason != outcome.Drained || r.Listener == "thinks" {
 		t.Errorf("the first to end: %+v", r)
 	}
 	close(answer)
@@ -623,7 +624,7 @@ func TestDrainCutsWhatIsLeftAtItsEnd(t *testing.T) {
 	ping(t, c)
 	f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: 100 * time.Millisecond})
 	wantReset(t, c)
-	if r := f.record(); r.Reason != ReasonShutdown {
+	if r := f.record(); r.Reason != outcome.Shutdown {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -637,7 +638,7 @@ func TestCancelEndsEverythingAtOnce(t *testing.T) {
 	<-began
 	f.cancel()
 	wantReset(t, c)
-	if r := f.record(); r.Reason != ReasonShutdown {
+	if r := f.record(); r.Reason != outcome.Shutdown {
 		t.Errorf("record: %+v", r)
 	}
 }
@@ -653,7 +654,7 @@ func TestPanicEndsOneSessionOnly(t *testing.T) {
 		}
 	}}}, oneUpstream(addr))
 	f.wantRefused()
-	if r := f.record(); r.Reason != ReasonInternal {
+	if r := f.record(); r.Reason != outcome.Internal {
 		t.Errorf("record: %+v", r)
 	}
 	ping(t, f.client(0))

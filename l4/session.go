@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
@@ -42,7 +43,7 @@ type session struct {
 	held atomic.Int64 // bytes that memory counts for it before the relay
 
 	mu      sync.Mutex
-	rec     Record             // guarded by mu; what others may see of the session while it lives, but for ID
+	rec     outcome.Record     // guarded by mu; what others may see of the session while it lives, but for ID
 	cancel  context.CancelFunc // guarded by mu; ends establishment
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
@@ -126,17 +127,17 @@ func (s *session) establish(ctx context.Context) error {
 
 // admit refuses a session that the process or its listener has no room for.
 func (s *session) admit() error {
-	s.at(StageAdmit)
+	s.at(outcome.StageAdmit)
 	if limit, ok := s.server.takeSlot(s); !ok {
-		s.note(func(r *Record) { r.Limit = "limits.connections" })
-		return &Error{Stage: StageAdmit, Reason: ReasonLimit,
+		s.note(func(r *outcome.Record) { r.Limit = "limits.connections" })
+		return &outcome.Error{Stage: outcome.StageAdmit, Reason: outcome.Limit,
 			Err: fmt.Errorf("%d sessions are open, and limits.connections is %d", limit, limit)}
 	}
 	return s.enter()
 }
 
 // reach chooses the upstream and connects to it, while the client is watched.
-func (s *session) reach(ctx context.Context) (*upstreamConn, *Error) {
+func (s *session) reach(ctx context.Context) (*upstreamConn, *outcome.Error) {
 	watch := s.watchDownstream(ctx)
 	defer watch.stop()
 	want, err := s.routeTo(ctx)
@@ -154,17 +155,17 @@ func (s *session) reach(ctx context.Context) (*upstreamConn, *Error) {
 
 // answer tells the client how the connection to the upstream went, where its
 // protocol has a word for it. Others learn it from what follows.
-func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *Error) error {
+func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *outcome.Error) error {
 	asked := s.requested()
 	if failure != nil {
 		s.conclude()
 	}
 	switch {
 	case failure == nil && asked == nil:
-		s.at(StageAnswer)
+		s.at(outcome.StageAnswer)
 		return nil
 	case failure == nil:
-		s.at(StageAnswer)
+		s.at(outcome.StageAnswer)
 		return s.accept(ctx, asked, conn)
 	case ctx.Err() != nil:
 	case asked != nil:
@@ -191,7 +192,7 @@ const answerTimeout = time.Second
 
 // answerFailure says in the client's protocol what went wrong: psql prints it. It
 // is best effort, and the record has it anyway.
-func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *Error) {
+func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	defer boundIO(ctx, s.downstream)()
@@ -203,7 +204,7 @@ func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol
 // dialogue is the client's part of a STARTTLS protocol, and the beginning of TLS
 // where that had to wait for the client. Here, and nowhere else before the
 // relay, the session waits for its client. A dialogue that needs no relay (a
-// PostgreSQL CancelRequest) ends the session with ReasonClosed.
+// PostgreSQL CancelRequest) ends the session with outcome.Closed.
 func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	d := conn.dialogue
 	if d == nil {
@@ -213,7 +214,7 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 		if _, err := s.talk(ctx, conn, d.Begin); err != nil {
 			return err
 		}
-		s.at(StageTLS)
+		s.at(outcome.StageTLS)
 		if err := conn.protect(ctx); err != nil {
 			s.refuse(ctx, d, fmt.Errorf("%w (%s)", err, err.Reason))
 			return err
@@ -239,12 +240,12 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 
 // talk is one part of the dialogue, in at most timeouts.handshake.
 func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
-	s.at(StageDialogue)
+	s.at(outcome.StageDialogue)
 	within, cancel := task.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
 	unbound := boundIO(within, s.downstream, conn)
 	out, err := part(&metered{s.stream(), s}, &metered{conn, s})
-	s.note(func(r *Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
+	s.note(func(r *outcome.Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
 	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // whose first message TLS depends on
 	if err == nil {
@@ -283,8 +284,8 @@ func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []b
 	if n == 0 {
 		return err
 	}
-	s.note(func(r *Record) { r.BytesUp += int64(len(packet)) })
-	return &Error{Stage: StageDialogue, Reason: ReasonClosed,
+	s.note(func(r *outcome.Record) { r.BytesUp += int64(len(packet)) })
+	return &outcome.Error{Stage: outcome.StageDialogue, Reason: outcome.Closed,
 		Err: fmt.Errorf("cancel request passed on to %d of the upstream's addresses", n)}
 }
 
@@ -297,8 +298,8 @@ func (s *session) relay(conn *upstreamConn) error {
 		conn.abort(s.stopped)
 		return errShutdown // ending knows the real cause
 	}
-	s.rec.Stage = StageRelay
-	s.rec.Establish = Seconds(time.Since(s.rec.Start))
+	s.rec.Stage = outcome.StageRelay
+	s.rec.Establish = outcome.Seconds(time.Since(s.rec.Start))
 	t := s.route.cfg.Timeouts
 	s.goal = conn.candidate.at
 	conn.session = s
@@ -322,9 +323,9 @@ func (s *session) ended(conn *upstreamConn, r relay.Result) {
 	if r.End == relay.EndInternal {
 		s.server.panics().tellOf(PartRelay, r.Err, "id", s.id())
 	}
-	end := conn.error(StageRelay, reason, err)
-	if reason == ReasonUpstreamTLSRejected {
-		end.Stage = StageTLS // in TLS 1.3 the refusal only arrives here
+	end := conn.error(outcome.StageRelay, reason, err)
+	if reason == outcome.UpstreamTLSRejected {
+		end.Stage = outcome.StageTLS // in TLS 1.3 the refusal only arrives here
 	}
 	conn.spoken = conn.spoken || r.Up > 0
 	conn.settle(settleReason(reason, r), end)
@@ -349,22 +350,22 @@ func (s *session) account(r relay.Result) {
 
 // close ends the session, however far it came: both connections are closed or
 // reset, the slot is free again, and the one record is written.
-func (s *session) close(end *Error) {
+func (s *session) close(end *outcome.Error) {
 	s.mu.Lock()
 	r := &s.rec
 	r.Stage, r.Reason = end.Stage, end.Reason
-	if end.Reason == ReasonProbe && r.BytesUp+r.BytesDown > 0 { // in a dialogue, a greeting perhaps
-		r.Reason = ReasonClosed
+	if end.Reason == outcome.Probe && r.BytesUp+r.BytesDown > 0 { // in a dialogue, a greeting perhaps
+		r.Reason = outcome.Closed
 	}
-	r.Duration = Seconds(time.Since(r.Start))
+	r.Duration = outcome.Seconds(time.Since(r.Start))
 	if end.Err != nil {
 		r.Cause = end.Err.Error()
 	}
 	if end.Limit != "" {
 		r.Limit = end.Limit
 	}
-	r.RetryIn = Seconds(end.RetryIn)
-	if r.FirstClose == "" && (end.Reason == ReasonClosed || end.Reason == ReasonProbe) {
+	r.RetryIn = outcome.Seconds(end.RetryIn)
+	if r.FirstClose == "" && (end.Reason == outcome.Closed || end.Reason == outcome.Probe) {
 		r.FirstClose = relay.Downstream.String()
 	}
 	relayed := s.flow != nil
@@ -383,8 +384,8 @@ func (s *session) close(end *Error) {
 // closeDownstream ends a session that never reached the relay. What the
 // ambassador decides is a reset, so that it never looks like a complete answer;
 // an ending that the client itself began is a plain close.
-func (s *session) closeDownstream(why Reason) {
-	if why == ReasonClosed || why == ReasonProbe {
+func (s *session) closeDownstream(why outcome.Reason) {
+	if why == outcome.Closed || why == outcome.Probe {
 		s.stream().Close()
 		return
 	}
@@ -393,15 +394,15 @@ func (s *session) closeDownstream(why Reason) {
 
 // ending turns what establish returned into how the session ended. A session
 // that was stopped from outside ended for that reason, whatever it broke.
-func (s *session) ending(err error) *Error {
+func (s *session) ending(err error) *outcome.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var end *Error
+	var end *outcome.Error
 	if !errors.As(err, &end) {
-		end = &Error{Stage: s.rec.Stage, Reason: ReasonInternal, Err: err}
+		end = &outcome.Error{Stage: s.rec.Stage, Reason: outcome.Internal, Err: err}
 	}
 	if cause := s.cause(); cause != nil && !s.concluded {
-		return &Error{Stage: end.Stage, Reason: stopReason(cause), Err: cause}
+		return &outcome.Error{Stage: end.Stage, Reason: stopReason(cause), Err: cause}
 	}
 	return end
 }
@@ -447,13 +448,13 @@ func (s *session) stop(cause error) {
 func (s *session) recoverPanic() {
 	if v := recover(); v != nil {
 		err := s.server.panics().tell(PartSession, v, debug.Stack(), "id", s.id())
-		s.close(&Error{Stage: s.snapshot().Stage, Reason: ReasonInternal, Err: err})
+		s.close(&outcome.Error{Stage: s.snapshot().Stage, Reason: outcome.Internal, Err: err})
 	}
 }
 
 // trying is the progress of connect.
-func (s *session) trying(stage Stage, c candidate, attempt int) {
-	s.note(func(r *Record) {
+func (s *session) trying(stage outcome.Stage, c candidate, attempt int) {
+	s.note(func(r *outcome.Record) {
 		r.Stage, r.Attempts, r.Address = stage, attempt, c.String()
 		if c.endpoint != nil {
 			r.Endpoint = c.endpoint.address
@@ -462,21 +463,21 @@ func (s *session) trying(stage Stage, c candidate, attempt int) {
 }
 
 // at notes which stage the session is in.
-func (s *session) at(stage Stage) { s.note(func(r *Record) { r.Stage = stage }) }
+func (s *session) at(stage outcome.Stage) { s.note(func(r *outcome.Record) { r.Stage = stage }) }
 
 // note changes the record under its lock.
-func (s *session) note(change func(*Record)) {
+func (s *session) note(change func(*outcome.Record)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.rec)
 }
 
 // snapshot is the record of a live session as it is now.
-func (s *session) snapshot() Record {
+func (s *session) snapshot() outcome.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.rec
-	r.ID, r.Duration = s.id(), Seconds(time.Since(r.Start))
+	r.ID, r.Duration = s.id(), outcome.Seconds(time.Since(r.Start))
 	r.BytesUp, r.BytesDown = s.moved()
 	return r
 }

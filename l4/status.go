@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -76,8 +77,8 @@ func (t *ServerTLS) status() *ListenerTLSStatus {
 }
 
 // Sessions lists the live sessions, the oldest first.
-func (s *Server) Sessions() []Record {
-	var out []Record
+func (s *Server) Sessions() []outcome.Record {
+	var out []outcome.Record
 	for _, sess := range s.live() {
 		out = append(out, sess.snapshot())
 	}
@@ -85,7 +86,7 @@ func (s *Server) Sessions() []Record {
 }
 
 // Recent lists the ended sessions that are kept, the newest first.
-func (s *Server) Recent() []Record { return s.recent.list() }
+func (s *Server) Recent() []outcome.Record { return s.recent.list() }
 
 // Kill ends the live session of that id with a reset; false if there is none.
 func (s *Server) Kill(id string) bool {
@@ -171,14 +172,14 @@ type UpstreamStatus struct {
 }
 
 // EndpointStatus is what the last attempts at an endpoint taught. LastReason is
-// that of the last attempt, ReasonOK for success, empty before the first.
+// that of the last attempt, outcome.OK for success, empty before the first.
 type EndpointStatus struct {
-	Endpoint    string     `json:"endpoint"`
-	LastAddress string     `json:"last_address,omitempty"`
-	LastSuccess *time.Time `json:"last_success,omitempty"`
-	LastFailure *time.Time `json:"last_failure,omitempty"`
-	LastReason  Reason     `json:"last_reason,omitempty"`
-	LastError   string     `json:"last_error,omitempty"`
+	Endpoint    string         `json:"endpoint"`
+	LastAddress string         `json:"last_address,omitempty"`
+	LastSuccess *time.Time     `json:"last_success,omitempty"`
+	LastFailure *time.Time     `json:"last_failure,omitempty"`
+	LastReason  outcome.Reason `json:"last_reason,omitempty"`
+	LastError   string         `json:"last_error,omitempty"`
 	// Addresses are what the endpoint resolves to.
 	Addresses []AddressStatus `json:"addresses"`
 }
@@ -255,7 +256,7 @@ func (e *endpoint) status() EndpointStatus {
 		st.LastFailure = &at
 	}
 	if st.LastReason == "" && e.lookup != "" {
-		st.LastReason, st.LastError = ReasonDNS, e.lookup
+		st.LastReason, st.LastError = outcome.DNS, e.lookup
 	}
 	e.mu.Unlock()
 	st.Addresses = []AddressStatus{}
@@ -310,7 +311,7 @@ func (s *Server) listenersWaiting() (out []string) {
 			continue
 		}
 		if err := l.TLS.IdentityReady(); err != nil {
-			out = append(out, fmt.Sprintf("listener %s: %s: %v", l.Name, ReasonNoIdentity, err))
+			out = append(out, fmt.Sprintf("listener %s: %s: %v", l.Name, outcome.NoIdentity, err))
 		}
 	}
 	return out
@@ -320,7 +321,7 @@ func (s *Server) listenersWaiting() (out []string) {
 func (u UpstreamStatus) waiting() []string {
 	switch {
 	case u.IdentityError != "":
-		return []string{fmt.Sprintf("upstream %s: %s: %s", u.Name, ReasonNoIdentity, u.IdentityError)}
+		return []string{fmt.Sprintf("upstream %s: %s: %s", u.Name, outcome.NoIdentity, u.IdentityError)}
 	case u.Reached:
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -53,7 +54,7 @@ func TestSessionsAreSuspendedWithinARequest(t *testing.T) {
 			t.Fatalf("%q, %v", got, err)
 		}
 		c.Close()
-		if r := f.record(); r.Reason != ReasonClosed {
+		if r := f.record(); r.Reason != outcome.Closed {
 			t.Errorf("record %+v", r)
 		}
 	}
@@ -67,17 +68,17 @@ func TestEndingsOfSuspendedSessions(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	for name, c := range map[string]struct {
 		end  func(*net.TCPConn)
-		want Reason
+		want outcome.Reason
 	}{
-		"a kill":  {func(*net.TCPConn) { f.Kill(f.Sessions()[0].ID) }, ReasonKilled},
-		"a FIN":   {func(c *net.TCPConn) { c.CloseWrite() }, ReasonBadGreeting},
-		"a reset": {func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, ReasonDownstreamReset},
+		"a kill":  {func(*net.TCPConn) { f.Kill(f.Sessions()[0].ID) }, outcome.Killed},
+		"a FIN":   {func(c *net.TCPConn) { c.CloseWrite() }, outcome.BadGreeting},
+		"a reset": {func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, outcome.DownstreamReset},
 	} {
 		client := f.client(0)
 		client.Write([]byte{5, 1, 0, 5})
 		f.until("the session to be suspended", func() bool { return f.suspended() == 1 })
 		c.end(client)
-		if r := f.record(); r.Reason != c.want || r.Stage != StageGreet {
+		if r := f.record(); r.Reason != c.want || r.Stage != outcome.StageGreet {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
@@ -85,7 +86,7 @@ func TestEndingsOfSuspendedSessions(t *testing.T) {
 	client.Write([]byte{5, 1, 0, 5})
 	f.until("the session to be suspended", func() bool { return f.suspended() == 1 })
 	f.cancel()
-	if r := f.record(); r.Reason != ReasonShutdown {
+	if r := f.record(); r.Reason != outcome.Shutdown {
 		t.Errorf("the end of all: %+v", r)
 	}
 	wantReset(t, client)
@@ -138,7 +139,7 @@ func TestCrowdOfSuspendedSessionsIsBounded(t *testing.T) {
 		f.until("the session to be suspended", func() bool { return f.suspended() == min(n+1, 2) })
 	}
 	wantReset(t, clients[0])
-	if r := f.record(); r.Reason != ReasonLimit || r.Limit != "limits.memory" || r.Client != clients[0].LocalAddr().String() {
+	if r := f.record(); r.Reason != outcome.Limit || r.Limit != "limits.memory" || r.Client != clients[0].LocalAddr().String() {
 		t.Errorf("record %+v", r)
 	}
 	if n := f.active(); n != 7 {
@@ -153,7 +154,7 @@ func TestSuspendedSessionsHaveADeadline(t *testing.T) {
 	f := serve(t, Options{}, cfg)
 	client := f.client(0)
 	client.Write([]byte{5, 1, 0, 5})
-	if r := f.record(); r.Reason != ReasonHandshakeTimeout || time.Duration(r.Duration) < patience {
+	if r := f.record(); r.Reason != outcome.HandshakeTimeout || time.Duration(r.Duration) < patience {
 		t.Errorf("record %+v", r)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
@@ -39,11 +40,11 @@ type Upstream struct {
 	kill      func(*address)     // ends the sessions of an address; nil before run
 	spares    *spares            // nil: none are kept; set before run
 
-	gathering sync.Mutex                // held while roster is made anew
-	probers   *probers                  // guarded by gathering; nil unless run runs
-	said      atomic.Pointer[Reason]    // why it was not reached, as the log has it
-	roster    atomic.Pointer[[]member]  // the addresses to choose from
-	reached   atomic.Pointer[time.Time] // nil: never yet
+	gathering sync.Mutex                     // held while roster is made anew
+	probers   *probers                       // guarded by gathering; nil unless run runs
+	said      atomic.Pointer[outcome.Reason] // why it was not reached, as the log has it
+	roster    atomic.Pointer[[]member]       // the addresses to choose from
+	reached   atomic.Pointer[time.Time]      // nil: never yet
 }
 
 // DialFunc opens a connection to a unix path or to an IP address with port.
@@ -134,13 +135,13 @@ func (u *Upstream) run(ctx context.Context) {
 }
 
 // progress is told where an attempt is, for the session's record.
-type progress func(stage Stage, c candidate, attempt int)
+type progress func(stage outcome.Stage, c candidate, attempt int)
 
 // connect makes a connection to the upstream that is ready for the client's
 // bytes. It tries at most connect.attempts times within connect.timeout, each
 // time another address while there is one. No byte of the client is sent here,
 // so an attempt can be repeated safely. The caller owns the connection.
-func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *Error) {
+func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *outcome.Error) {
 	return u.connectFor(ctx, want{connect: u.cfg.Connect}, tell)
 }
 
@@ -154,13 +155,13 @@ type want struct {
 
 // hopeless says whether e tells of where a client wants to go what would be the
 // same if it were tried again.
-func (w *want) hopeless(e *Error) bool {
+func (w *want) hopeless(e *outcome.Error) bool {
 	var dns *net.DNSError
-	return e.Reason == ReasonSpecialAddress || e.Reason == ReasonLoop || w.to != nil && errors.As(e, &dns) && dns.IsNotFound
+	return e.Reason == outcome.SpecialAddress || e.Reason == outcome.Loop || w.to != nil && errors.As(e, &dns) && dns.IsNotFound
 }
 
 // connectFor is connect for a session.
-func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upstreamConn, *Error) {
+func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upstreamConn, *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
 	start, plan := time.Now(), plan{upstream: u, want: w}
@@ -170,24 +171,24 @@ func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upst
 	if u.spares != nil && !w.noSpare && u.permit() == nil {
 		task.Leave(ctx)
 		if conn := u.spares.take(); conn != nil {
-			tell(StageTLS, conn.candidate, 1)
+			tell(outcome.StageTLS, conn.candidate, 1)
 			u.timed(PhaseTotal, start)
 			return conn, nil
 		}
 	}
-	var last *Error
+	var last *outcome.Error
 	for made, most := 0, orDefault(w.connect.Attempts, DefaultAttempts); made < most; {
 		conn, err := u.attempt(ctx, &plan, made+1, tell)
 		switch {
 		case err == nil:
 			u.timed(PhaseTotal, start)
 			return conn, nil
-		case last == nil || err.Stage != StagePermit:
+		case last == nil || err.Stage != outcome.StagePermit:
 			made, last = made+1, err
-			if err.Stage == StagePermit || err.ours() || w.hopeless(err) || ctx.Err() != nil {
+			if err.Stage == outcome.StagePermit || err.Ours() || w.hopeless(err) || ctx.Err() != nil {
 				return nil, last
 			}
-			if err.Reason != ReasonDNS {
+			if err.Reason != outcome.DNS {
 				continue
 			}
 			plan.rounds++
@@ -204,11 +205,11 @@ func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upst
 // awaitTurn waits until a session that has failed before may try again, though err
 // says that nothing can be tried now: for the pause before the next round, and for
 // the trial of a breaker that has opened meanwhile. False: neither comes.
-func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *Error) bool {
+func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *outcome.Error) bool {
 	switch {
 	case errors.Is(err, errTriedAll) && plan.again():
 		return u.pauseBefore(ctx, plan.rounds) == nil
-	case err.Reason == ReasonNoEndpoint, err.Reason == ReasonBreakerOpen:
+	case err.Reason == outcome.NoEndpoint, err.Reason == outcome.BreakerOpen:
 		return plan.awaitTrial(ctx)
 	}
 	return false
@@ -227,13 +228,13 @@ func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 // slow one has done by then. Where TLS needs the client's first message
 // it ends before that, and the session begins TLS. The upstream hears of its failure here,
 // and of its success when the connection settles.
-func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *Error) {
+func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *outcome.Error) {
 	parent := ctx
 	ctx, cancel := task.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer func() { cancel() }()
 	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
 	defer conn.closeOnPanic()
-	fail := func(stage Stage, err error) (*upstreamConn, *Error) {
+	fail := func(stage outcome.Stage, err error) (*upstreamConn, *outcome.Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
 		conn.settleUnless(parent.Err() == context.Canceled || plan.impatient(), e) // nobody waits any more
 		plan.failed(conn.candidate, e)
@@ -241,45 +242,45 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 		return nil, e
 	}
 	if err := u.awaitPermit(ctx); err != nil {
-		return fail(StagePermit, err)
+		return fail(outcome.StagePermit, err)
 	}
 	c, err := plan.next(ctx)
-	var refused *Refusal
-	if errors.As(err, &refused) && refused.Stage == StageRoute {
-		return nil, u.failed(ctx, StageRoute, c, err)
+	var refused *outcome.Refusal
+	if errors.As(err, &refused) && refused.Stage == outcome.StageRoute {
+		return nil, u.failed(ctx, outcome.StageRoute, c, err)
 	}
 	if err != nil && c.endpoint == nil {
-		return nil, u.failed(ctx, StagePermit, c, err) // no attempt was made
+		return nil, u.failed(ctx, outcome.StagePermit, c, err) // no attempt was made
 	}
 	conn.candidate = c
-	tell(StageDial, c, n)
+	tell(outcome.StageDial, c, n)
 	if err != nil {
-		return fail(StageDial, err)
+		return fail(outcome.StageDial, err)
 	}
 	if u.cfg.Connect.AttemptTimeout == 0 && plan.isLast(c) {
 		cancel()
 		ctx, cancel = task.WithTimeout(parent, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
 	}
 	if err = u.dialTo(ctx, plan, conn); err != nil {
-		return fail(StageDial, err)
+		return fail(outcome.StageDial, err)
 	}
 	conn.forget = u.dials.add(conn.raw)
 	if u.cfg.ProxyProtocol != 0 {
-		tell(StageProxy, conn.candidate, n)
+		tell(outcome.StageProxy, conn.candidate, n)
 		if err = conn.announce(ctx); err != nil {
-			return fail(StageProxy, err)
+			return fail(outcome.StageProxy, err)
 		}
 	}
 	if u.protocol != nil {
-		tell(StageStartTLS, conn.candidate, n)
+		tell(outcome.StageStartTLS, conn.candidate, n)
 		if err = conn.startTLS(ctx); err != nil {
-			return fail(StageStartTLS, err)
+			return fail(outcome.StageStartTLS, err)
 		}
 	}
 	if u.cfg.TLS != nil && !conn.needsClient() {
-		tell(StageTLS, conn.candidate, n)
+		tell(outcome.StageTLS, conn.candidate, n)
 		if err = conn.originate(ctx); err != nil {
-			return fail(StageTLS, err)
+			return fail(outcome.StageTLS, err)
 		}
 	}
 	return conn, nil
@@ -315,44 +316,44 @@ func (u *Upstream) awaitPermit(ctx context.Context) error {
 }
 
 // failed makes the *Error of an attempt that ended at stage.
-func (u *Upstream) failed(ctx context.Context, stage Stage, c candidate, err error) *Error {
+func (u *Upstream) failed(ctx context.Context, stage outcome.Stage, c candidate, err error) *outcome.Error {
 	reason := classify(stage, err)
-	if ctx.Err() == context.DeadlineExceeded && reason != ReasonDNS && stage != StagePermit {
-		reason = ReasonTimeout
+	if ctx.Err() == context.DeadlineExceeded && reason != outcome.DNS && stage != outcome.StagePermit {
+		reason = outcome.Timeout
 	}
-	e := &Error{Stage: stage, Reason: reason, Upstream: u.cfg.Name, Address: c.String(), Err: u.explain(stage, c, reason, err)}
+	e := &outcome.Error{Stage: stage, Reason: reason, Upstream: u.cfg.Name, Address: c.String(), Err: u.explain(stage, c, reason, err)}
 	if c.endpoint != nil {
 		e.Endpoint = c.endpoint.address
 	}
-	var refused *Refusal
+	var refused *outcome.Refusal
 	if errors.As(err, &refused) {
 		e.Limit, e.RetryIn = refused.Limit, refused.RetryIn
 	}
 	return e
 }
 
-// settled is told once of each attempt how it went; ReasonOK is success, and an
+// settled is told once of each attempt how it went; outcome.OK is success, and an
 // empty reason is that of an attempt that nobody waits for. The error is nil for both.
-func (u *Upstream) settled(c candidate, reason Reason, err error, outcome policy.Outcome) {
+func (u *Upstream) settled(c candidate, reason outcome.Reason, err error, verdict policy.Outcome) {
 	if c.at != nil && !c.probe {
 		why := string(reason)
 		if err != nil {
 			why = err.Error()
 		}
-		if c.at.settle(c.ticket, outcome, why) && (outcome == policy.Failure || !u.cfg.Health.asks()) {
-			c.at.proved.Store(outcome == policy.Success)
+		if c.at.settle(c.ticket, verdict, why) && (verdict == policy.Failure || !u.cfg.Health.asks()) {
+			c.at.proved.Store(verdict == policy.Success)
 		}
 		switch {
-		case outcome == policy.Success:
+		case verdict == policy.Success:
 			c.at.answered(c.began)
-		case outcome == policy.Failure && reason == ReasonTimeout:
+		case verdict == policy.Failure && reason == outcome.Timeout:
 			c.at.timedOut(time.Now())
 		}
 	}
 	if reason == "" {
 		return
 	}
-	if reason == ReasonOK {
+	if reason == outcome.OK {
 		u.reachedAt(c)
 		if c.at != nil && !c.probe {
 			c.at.served.Store(true)
@@ -379,7 +380,7 @@ func (u *Upstream) reachedAt(c candidate) {
 
 // giveUp ends an attempt that has no connection of its own to close; a nil error is
 // neutral.
-func (u *Upstream) giveUp(c candidate, e *Error) {
+func (u *Upstream) giveUp(c candidate, e *outcome.Error) {
 	if e == nil {
 		u.settled(c, "", nil, policy.Neutral)
 	} else {
@@ -389,10 +390,10 @@ func (u *Upstream) giveUp(c candidate, e *Error) {
 }
 
 // note keeps what the last attempt at the endpoint taught.
-func (e *endpoint) note(c candidate, reason Reason, err error) {
+func (e *endpoint) note(c candidate, reason outcome.Reason, err error) {
 	now := time.Now()
 	why := ""
-	if reason != ReasonOK {
+	if reason != outcome.OK {
 		why = err.Error()
 	}
 	if c.at != nil {
@@ -403,7 +404,7 @@ func (e *endpoint) note(c candidate, reason Reason, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.last.LastAddress, e.last.LastReason, e.last.LastError = c.String(), reason, why
-	if reason == ReasonOK {
+	if reason == outcome.OK {
 		e.succeeded = now
 		return
 	}
@@ -485,7 +486,7 @@ func (u *Upstream) reach(ctx context.Context) {
 }
 
 // tryAlone is the rest of a trial that no session makes, to the end of the connection.
-func (c *upstreamConn) tryAlone(ctx context.Context) *Error {
+func (c *upstreamConn) tryAlone(ctx context.Context) *outcome.Error {
 	defer c.closePolitely()
 	defer c.closeOnPanic()
 	err := c.protectAlone(ctx)

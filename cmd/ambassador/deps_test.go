@@ -37,11 +37,13 @@ var ours = map[string][]string{
 		"ambassador/l4",          // the descriptor limit, records for --report
 		"ambassador/l4/starttls", // the names of protocols, for help
 		"ambassador/policy",      // ports and hosts of --allow
+		"ambassador/l4/outcome",  // stages, reasons and records
 	},
-	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/l4/task", "ambassador/policy"},
+	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/l4/task", "ambassador/policy", "ambassador/l4/outcome"},
 	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
 	"ambassador/l4/preface":     {"ambassador/policy"}, // ParseHost: rules and clients spell host names alike
 	"ambassador/l4/task":        {},
+	"ambassador/l4/outcome":     {},
 	"ambassador/l4/relay":       {},
 	"ambassador/l4/starttls":    {},
 	"ambassador/certs":          {},
@@ -56,10 +58,12 @@ var ours = map[string][]string{
 		"ambassador/certs/embedded", // issues certificates
 		"ambassador/certs/files",    // the pairs that it issues
 		"ambassador/l4",             // records and states to show
+		"ambassador/l4/outcome",     // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/output": {},
 	"ambassador/cmd/ambassador/internal/api": {
-		"ambassador/l4", // records, statuses and reasons, told as the server has them
+		"ambassador/l4",         // records, statuses and reasons, told as the server has them
+		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/adminsocket": {
 		"ambassador/l4", // binds unix sockets, and asks whether a process answers on one
@@ -90,34 +94,38 @@ var ours = map[string][]string{
 	},
 	"ambassador/cmd/ambassador/internal/logs": {
 		"ambassador/cmd/ambassador/internal/output", // a line shows no control characters
-		"ambassador/l4", // the record of a session
+		"ambassador/l4/outcome",                     // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/metrics": {
-		"ambassador/certs",  // the state of identities
-		"ambassador/l4",     // events and states of the server
-		"ambassador/policy", // verdicts, and states of breakers and health
+		"ambassador/certs",      // the state of identities
+		"ambassador/l4",         // events and states of the server
+		"ambassador/policy",     // verdicts, and states of breakers and health
+		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/admin": {
 		"ambassador/certs", // the state of identities
 		"ambassador/cmd/ambassador/internal/adminsocket", // binds the socket
 		"ambassador/cmd/ambassador/internal/api",         // what is answered
 		"ambassador/cmd/ambassador/internal/output",      // writes answers
-		"ambassador/l4",     // states, sessions and reasons of the server
-		"ambassador/policy", // health and breakers, for /readyz
+		"ambassador/l4",         // states, sessions and reasons of the server
+		"ambassador/policy",     // health and breakers, for /readyz
+		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/explain": {
 		"ambassador/cmd/ambassador/internal/config", // the rules and who may match them
 		"ambassador/cmd/ambassador/internal/output", // writes the explanation
-		"ambassador/l4",     // looks up names, and its reasons
-		"ambassador/policy", // decides
+		"ambassador/l4",         // looks up names, and its reasons
+		"ambassador/policy",     // decides
+		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/cli": {
 		"ambassador/cmd/ambassador/internal/adminsocket", // finds the socket
 		"ambassador/cmd/ambassador/internal/api",         // what is asked and answered
 		"ambassador/cmd/ambassador/internal/output",      // writes what was answered
 		"ambassador/cmd/ambassador/internal/program",     // streams, environment, exit codes
-		"ambassador/l4",     // records and reasons, for people
-		"ambassador/policy", // states of breakers
+		"ambassador/l4",         // records and reasons, for people
+		"ambassador/policy",     // states of breakers
+		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/process": {
 		"ambassador/certs",                               // panics of its parts
@@ -131,7 +139,8 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/output",      // what is printed
 		"ambassador/cmd/ambassador/internal/program",     // streams, environment, exit codes
 		"ambassador/cmd/ambassador/internal/secrets",     // keeps what the configuration names
-		"ambassador/l4", // runs the server
+		"ambassador/l4",         // runs the server
+		"ambassador/l4/outcome", // stages, reasons and records
 	},
 }
 

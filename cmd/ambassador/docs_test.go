@@ -27,7 +27,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
 
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/l4/starttls"
 )
 
@@ -88,7 +88,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 		name, text, _ := strings.Cut(part, "`")
 		sections[name], _, _ = strings.Cut(text, "\n### ")
 	}
-	for _, r := range l4.Reasons() {
+	for _, r := range outcome.Reasons() {
 		cause, fix, ok := strings.Cut(sections[string(r)], "**Fix:**")
 		if !ok || len(strings.TrimSpace(cause)) < 10 || len(strings.TrimSpace(fix)) < 10 {
 			t.Errorf("docs/troubleshooting.md does not document the reason %s: it needs #### `%s`, a cause and a **Fix:**", r, r)
@@ -98,8 +98,8 @@ func TestReasonsAreDocumented(t *testing.T) {
 	for name := range sections {
 		t.Errorf("docs/troubleshooting.md documents %s, which is no reason", name)
 	}
-	for _, s := range []l4.Stage{l4.StageAccept, l4.StageAdmit, l4.StageGreet, l4.StageRoute, l4.StagePermit, l4.StageDial, l4.StageProxy,
-		l4.StageStartTLS, l4.StageTLS, l4.StageAnswer, l4.StageDialogue, l4.StageRelay} {
+	for _, s := range []outcome.Stage{outcome.StageAccept, outcome.StageAdmit, outcome.StageGreet, outcome.StageRoute, outcome.StagePermit, outcome.StageDial, outcome.StageProxy,
+		outcome.StageStartTLS, outcome.StageTLS, outcome.StageAnswer, outcome.StageDialogue, outcome.StageRelay} {
 		if !strings.Contains(reasons, "`"+string(s)+"`") {
 			t.Errorf("docs/troubleshooting.md does not document the stage %s", s)
 		}
@@ -235,7 +235,7 @@ func TestAdminPathsAreDocumented(t *testing.T) {
 
 func TestFieldsOfRecordsAreDocumented(t *testing.T) {
 	var all []string
-	for f := range reflect.TypeFor[l4.Record]().Fields() {
+	for f := range reflect.TypeFor[outcome.Record]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		all = append(all, name)
 	}

@@ -12,7 +12,7 @@ import (
 	"sync"
 
 	"ambassador/cmd/ambassador/internal/output"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -34,7 +34,7 @@ type destination struct {
 // tally is how often, and how often in vain.
 type tally struct {
 	sessions int
-	failed   map[l4.Reason]int
+	failed   map[outcome.Reason]int
 }
 
 // maxSeen bounds the destinations that are kept: about 2 MB.
@@ -43,7 +43,7 @@ const maxSeen = 10000
 func newSeen() *seen { return &seen{asked: map[destination]*tally{}} }
 
 // ended counts a session.
-func (s *seen) ended(r *l4.Record) {
+func (s *seen) ended(r *outcome.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.Rule != unlisted {
@@ -64,11 +64,11 @@ func (s *seen) ended(r *l4.Record) {
 			s.overflow++
 			return
 		}
-		t = &tally{failed: map[l4.Reason]int{}}
+		t = &tally{failed: map[outcome.Reason]int{}}
 		s.asked[to] = t
 	}
 	t.sessions++
-	if r.Establish == 0 && r.Reason != l4.ReasonProbe && r.Reason != l4.ReasonClosed {
+	if r.Establish == 0 && r.Reason != outcome.Probe && r.Reason != outcome.Closed {
 		t.failed[r.Reason]++
 	}
 }
@@ -94,7 +94,7 @@ func (s *seen) needs() (out []need) {
 			out[n].add(t)
 			continue
 		}
-		n := need{host: to.host, first: to.port, last: to.port, tally: tally{failed: map[l4.Reason]int{}}}
+		n := need{host: to.host, first: to.port, last: to.port, tally: tally{failed: map[outcome.Reason]int{}}}
 		n.add(t)
 		out = append(out, n)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 func TestAllow(t *testing.T) {
@@ -102,9 +102,9 @@ func TestSOCKS5WithoutItsUsers(t *testing.T) {
 	}
 }
 
-func record(destination, rule string, reason l4.Reason) *l4.Record {
-	r := &l4.Record{Rule: rule, Destination: destination, Reason: reason}
-	if reason == l4.ReasonClosed {
+func record(destination, rule string, reason outcome.Reason) *outcome.Record {
+	r := &outcome.Record{Rule: rule, Destination: destination, Reason: reason}
+	if reason == outcome.Closed {
 		r.Establish = 1
 	}
 	return r
@@ -112,10 +112,10 @@ func record(destination, rule string, reason l4.Reason) *l4.Record {
 
 func TestReport(t *testing.T) {
 	s := newSeen()
-	for _, r := range []*l4.Record{
-		record("db.internal:5433", unlisted, l4.ReasonClosed), record("db.internal:5432", unlisted, l4.ReasonClosed), record("db.internal:5432", unlisted, l4.ReasonSpecialAddress),
-		record("db.internal:8080", unlisted, l4.ReasonRefused), record("[2001:db8::1]:443", unlisted, l4.ReasonClosed), record("192.0.2.7:443", unlisted, l4.ReasonProbe),
-		record("allowed.internal:443", "#1", l4.ReasonClosed), record("", "", l4.ReasonBadGreeting),
+	for _, r := range []*outcome.Record{
+		record("db.internal:5433", unlisted, outcome.Closed), record("db.internal:5432", unlisted, outcome.Closed), record("db.internal:5432", unlisted, outcome.SpecialAddress),
+		record("db.internal:8080", unlisted, outcome.Refused), record("[2001:db8::1]:443", unlisted, outcome.Closed), record("192.0.2.7:443", unlisted, outcome.Probe),
+		record("allowed.internal:443", "#1", outcome.Closed), record("", "", outcome.BadGreeting),
 	} {
 		s.ended(r)
 	}
@@ -150,7 +150,7 @@ func TestReport(t *testing.T) {
 
 func TestReportOfNothing(t *testing.T) {
 	s := newSeen()
-	s.ended(record("allowed.internal:443", "#1", l4.ReasonClosed))
+	s.ended(record("allowed.internal:443", "#1", outcome.Closed))
 	var out strings.Builder
 	if err := s.write(&out); err != nil || out.String() != "# nothing was asked for that --allow does not have (1 session)\n" {
 		t.Errorf("%v, %q", err, out.String())
@@ -160,9 +160,9 @@ func TestReportOfNothing(t *testing.T) {
 func TestReportIsBounded(t *testing.T) {
 	s := newSeen()
 	for i := range maxSeen + 5 {
-		s.ended(record(fmt.Sprintf("host-%d.internal:1", i), unlisted, l4.ReasonClosed))
+		s.ended(record(fmt.Sprintf("host-%d.internal:1", i), unlisted, outcome.Closed))
 	}
-	s.ended(record("host-7.internal:1", unlisted, l4.ReasonClosed))
+	s.ended(record("host-7.internal:1", unlisted, outcome.Closed))
 	var out strings.Builder
 	if err := s.write(&out); err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func TestReportIsBounded(t *testing.T) {
 func TestReportIsSorted(t *testing.T) {
 	s := newSeen()
 	for _, host := range []string{"c", "a", "b"} {
-		s.ended(record(host+".x:1", unlisted, l4.ReasonClosed))
+		s.ended(record(host+".x:1", unlisted, outcome.Closed))
 	}
 	if got := allowsOf(s.needs()); !slices.IsSorted(got) || len(got) != 3 {
 		t.Errorf("%v", got)

@@ -22,6 +22,7 @@ import (
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -32,8 +33,8 @@ type Deps struct {
 	Listeners func() []l4.ListenerStatus
 	Upstreams func() []l4.UpstreamStatus
 	Traffic   func() []l4.Traffic
-	Sessions  func() []l4.Record
-	Recent    func() []l4.Record
+	Sessions  func() []outcome.Record
+	Recent    func() []outcome.Record
 	Kill      func(id string) bool
 
 	// Identities may be nil: there are none.
@@ -378,7 +379,7 @@ func liveState(u l4.UpstreamStatus) (ok bool, line string) {
 	words := "ok"
 	switch {
 	case u.IdentityError != "":
-		ok, words = false, fmt.Sprintf("%s: %s", l4.ReasonNoIdentity, u.IdentityError)
+		ok, words = false, fmt.Sprintf("%s: %s", outcome.NoIdentity, u.IdentityError)
 	case !u.Reached:
 		ok, words = false, "not reached yet"
 	case !ok:
@@ -395,12 +396,12 @@ func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
 		switch {
 		case a.Health == policy.Unhealthy || a.Breaker == policy.Open.String():
 			why = append(why, fmt.Sprintf("; %s: %s, breaker %s: %s", a.Address, a.Health, a.Breaker, a.LastError))
-		case a.Health == policy.Healthy || e.LastReason == l4.ReasonOK:
+		case a.Health == policy.Healthy || e.LastReason == outcome.OK:
 			ok = true
 		}
 	}
 	switch {
-	case e.LastReason == l4.ReasonOK:
+	case e.LastReason == outcome.OK:
 		ok = ok || len(e.Addresses) == 0
 	case e.LastReason != "" && !ok && why == nil:
 		why = append(why, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LastError, e.LastReason))
@@ -444,18 +445,18 @@ func (a *admin) listRecent(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func matching(all []l4.Record, r *http.Request) []l4.Record {
+func matching(all []outcome.Record, r *http.Request) []outcome.Record {
 	match := sessionMatcher(r.URL.Query().Get("client"))
-	return orEmpty(slices.DeleteFunc(all, func(rec l4.Record) bool { return !match(&rec) }))
+	return orEmpty(slices.DeleteFunc(all, func(rec outcome.Record) bool { return !match(&rec) }))
 }
 
 // sessionMatcher understands what people say of a session: its id, its client's
 // address with or without port, the port alone ("40000", ":40000"),
 // "localhost:40000" for any loopback address, or a unix listener's address.
 // Empty is every session.
-func sessionMatcher(want string) func(*l4.Record) bool {
+func sessionMatcher(want string) func(*outcome.Record) bool {
 	matches := addressMatcher(want)
-	return func(r *l4.Record) bool {
+	return func(r *outcome.Record) bool {
 		if want == "" || r.ID == want || r.Client == want {
 			return true
 		}

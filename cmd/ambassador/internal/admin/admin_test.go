@@ -21,6 +21,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/metrics"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // depsOf is what the admin API of a test shows and does.
@@ -38,8 +39,8 @@ func depsOf(f *cmdtest.FakeServer) Deps {
 		Traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
-		Sessions:   func() []l4.Record { return slices.Clone(f.Live) },
-		Recent:     func() []l4.Record { return slices.Clone(f.Over) },
+		Sessions:   func() []outcome.Record { return slices.Clone(f.Live) },
+		Recent:     func() []outcome.Record { return slices.Clone(f.Over) },
 		Kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
 		Identities: func() []certs.Status { return f.Identities },
 		Config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
@@ -124,7 +125,7 @@ func TestNotReadyHasAReasonALine(t *testing.T) {
 }
 
 func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
-	ok, bad := l4.EndpointStatus{Endpoint: "a:1", LastReason: l4.ReasonOK}, l4.EndpointStatus{Endpoint: "b:1", LastReason: l4.ReasonTimeout, LastError: "dial"}
+	ok, bad := l4.EndpointStatus{Endpoint: "a:1", LastReason: outcome.OK}, l4.EndpointStatus{Endpoint: "b:1", LastReason: outcome.Timeout, LastError: "dial"}
 	for _, tt := range []struct {
 		what string
 		u    l4.UpstreamStatus
@@ -135,10 +136,10 @@ func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
 		{"none works any more", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : the last attempts failed; b:1: dial (timeout)"},
 		{"never reached", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : not reached yet; b:1: dial (timeout)"},
 		{"not reached, whatever an endpoint says", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : not reached yet"},
-		{"one address of two", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonRefused, LastError: "dial", Addresses: []l4.AddressStatus{
+		{"one address of two", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.Refused, LastError: "dial", Addresses: []l4.AddressStatus{
 			{Address: "[::1]:1", Health: "unhealthy", Breaker: "closed", LastError: "refused"}, {Address: "127.0.0.1:1", Health: "healthy", Breaker: "closed"}}}}}, true, "upstream : ok; [::1]:1: unhealthy, breaker closed: refused"},
-		{"health off, last attempt well", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonOK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "unknown", Breaker: "closed"}}}}}, true, "upstream : ok"},
-		{"breaker open", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: l4.ReasonOK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "healthy", Breaker: "open", LastError: "reset"}}}}}, false, "upstream : the last attempts failed; 127.0.0.1:1: healthy, breaker open: reset"},
+		{"health off, last attempt well", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "unknown", Breaker: "closed"}}}}}, true, "upstream : ok"},
+		{"breaker open", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "healthy", Breaker: "open", LastError: "reset"}}}}}, false, "upstream : the last attempts failed; 127.0.0.1:1: healthy, breaker open: reset"},
 		{"dynamic", l4.UpstreamStatus{Dynamic: true, Endpoints: []l4.EndpointStatus{bad}}, true, "upstream : ok; it goes where clients ask"},
 		{"dynamic without our identity", l4.UpstreamStatus{Dynamic: true, IdentityError: "expired"}, false, "upstream : no_identity: expired"},
 		{"identity lost", l4.UpstreamStatus{Reached: true, IdentityError: "expired", Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : no_identity: expired"},
@@ -310,7 +311,7 @@ func TestSessionMatcher(t *testing.T) {
 		{"[::1]:40000", "[::1]:40000", true}, {"[::1]:40000", "::1", true}, {"[::1]:40000", "[::1]", true}, {"[::1]:40000", "localhost:40000", true},
 		{"unix:/run/a.sock", "unix:/run/a.sock", true}, {"unix:/run/a.sock", "/run/a.sock", false}, {"unix:/run/a.sock", "40000", false},
 	} {
-		if got := sessionMatcher(tt.want)(&l4.Record{ID: "X-1", Client: tt.client}); got != tt.ok {
+		if got := sessionMatcher(tt.want)(&outcome.Record{ID: "X-1", Client: tt.client}); got != tt.ok {
 			t.Errorf("%q matches client %s: %v, want %v", tt.want, tt.client, got, tt.ok)
 		}
 	}
@@ -322,8 +323,8 @@ func FuzzSessionMatcher(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, want string) {
 		match := sessionMatcher(want)
-		match(&l4.Record{Client: "unix:/x"})
-		if ap, err := netip.ParseAddrPort(want); err == nil && !match(&l4.Record{Client: ap.String()}) {
+		match(&outcome.Record{Client: "unix:/x"})
+		if ap, err := netip.ParseAddrPort(want); err == nil && !match(&outcome.Record{Client: ap.String()}) {
 			t.Errorf("%q does not match itself", want)
 		}
 	})
@@ -369,8 +370,8 @@ func TestAdminOfARealServer(t *testing.T) {
 	defer cancel()
 	m := metrics.New("test")
 	o := m.Observer()
-	count, ended := o.Ended, make(chan *l4.Record, 1)
-	o.Ended = func(r *l4.Record) { count(r); ended <- r }
+	count, ended := o.Ended, make(chan *outcome.Record, 1)
+	o.Ended = func(r *outcome.Record) { count(r); ended <- r }
 	server := l4.New(ctx, l4.Options{Observer: o})
 	defer server.Shutdown(ctx, l4.Drain{})
 	cfg := l4.Config{

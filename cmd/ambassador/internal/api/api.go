@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // The paths of the API.
@@ -73,7 +74,7 @@ type Identity struct {
 
 // Sessions is the answer of /v1/sessions and /v1/sessions/recent.
 type Sessions struct {
-	Sessions []l4.Record `json:"sessions"`
+	Sessions []outcome.Record `json:"sessions"`
 }
 
 // UsersFile is a users_file as the API tells of it.

@@ -21,7 +21,7 @@ import (
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // commands are those that speak to a running ambassador.
@@ -327,12 +327,12 @@ func (a *commands) why(ctx context.Context, f *adminFlags, args []string) error 
 }
 
 // withoutEnded leaves out those that ended between the two questions.
-func withoutEnded(live, ended []l4.Record) []l4.Record {
+func withoutEnded(live, ended []outcome.Record) []outcome.Record {
 	over := map[string]bool{}
 	for _, r := range ended {
 		over[r.ID] = true
 	}
-	var out []l4.Record
+	var out []outcome.Record
 	for _, r := range live {
 		if !over[r.ID] {
 			out = append(out, r)

@@ -25,6 +25,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // serveAPI serves h on ln until the test ends.
@@ -63,8 +64,8 @@ func fakeDeps(f *cmdtest.FakeServer) admin.Deps {
 		Traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
-		Sessions:   func() []l4.Record { return slices.Clone(f.Live) },
-		Recent:     func() []l4.Record { return slices.Clone(f.Over) },
+		Sessions:   func() []outcome.Record { return slices.Clone(f.Live) },
+		Recent:     func() []outcome.Record { return slices.Clone(f.Over) },
 		Kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
 		Identities: func() []certs.Status { return f.Identities },
 		Config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },

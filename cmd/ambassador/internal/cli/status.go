@@ -11,6 +11,7 @@ import (
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -83,7 +84,7 @@ func listenerTLS(l l4.ListenerStatus) string {
 	case l.TLS == nil:
 		return ""
 	case l.TLS.IdentityError != "":
-		return string(l4.ReasonNoIdentity) + ": " + l.TLS.IdentityError
+		return string(outcome.NoIdentity) + ": " + l.TLS.IdentityError
 	}
 	text := "as " + strings.Join(l.TLS.Identities, ", ") + "; client " + l.TLS.Client
 	if len(l.TLS.Principals) > 0 {
@@ -137,7 +138,7 @@ func (p *page) addressRow(u l4.UpstreamStatus, a l4.AddressStatus) []string {
 // dynamicState is what is known of where a dynamic upstream has been, in words.
 func (p *page) dynamicState(u l4.UpstreamStatus) string {
 	if u.IdentityError != "" {
-		return string(l4.ReasonNoIdentity) + ": " + u.IdentityError
+		return string(outcome.NoIdentity) + ": " + u.IdentityError
 	}
 	text := output.Plural(u.Destinations, "destination")
 	if n := u.Destinations - u.Breakers[policy.Closed.String()]; n > 0 {
@@ -150,10 +151,10 @@ func (p *page) dynamicState(u l4.UpstreamStatus) string {
 func (p *page) endpointState(u l4.UpstreamStatus, e l4.EndpointStatus) string {
 	switch {
 	case u.IdentityError != "":
-		return string(l4.ReasonNoIdentity) + ": " + u.IdentityError
+		return string(outcome.NoIdentity) + ": " + u.IdentityError
 	case e.LastReason == "":
 		return "not tried yet"
-	case e.LastReason == l4.ReasonOK:
+	case e.LastReason == outcome.OK:
 		return "ok" + p.Ago(e.LastSuccess)
 	}
 	return string(e.LastReason) + p.Ago(e.LastFailure) + ": " + e.LastError
@@ -205,9 +206,9 @@ func identityState(id api.Identity) string {
 }
 
 // writeSessions lists sessions for people: live ones, or ended ones.
-func writeSessions(w io.Writer, all []l4.Record, recent bool, now time.Time) error {
+func writeSessions(w io.Writer, all []outcome.Record, recent bool, now time.Time) error {
 	p := &page{output.Report{Now: now}}
-	asked := slices.ContainsFunc(all, func(r l4.Record) bool { return r.Destination != "" })
+	asked := slices.ContainsFunc(all, func(r outcome.Record) bool { return r.Destination != "" })
 	heads := []string{"ID", "START", "CLIENT", "LISTENER", "UPSTREAM", "ADDRESS", "STAGE", "UP", "DOWN", "DURATION"}
 	if asked {
 		heads = slices.Insert(heads, 4, "DESTINATION")

@@ -14,6 +14,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 func fakeStatus(t *testing.T) api.Status {
@@ -63,7 +64,7 @@ func TestStatusOfEgress(t *testing.T) {
 		Listeners: []api.Listener{{ListenerStatus: l4.ListenerStatus{Bound: l4.Bound{Name: "egress", Addr: "127.0.0.1:1080"}}, Rules: 12}, {ListenerStatus: l4.ListenerStatus{Bound: l4.Bound{Name: "postgres", Addr: "127.0.0.1:5432"}}}},
 		Upstreams: []l4.UpstreamStatus{
 			{Name: "internet", Dynamic: true, Active: 3, Destinations: 41, Breakers: map[string]int{"closed": 40, "open": 1},
-				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: l4.ReasonRefused, LastFailure: cmdtest.BeforeNoon(time.Minute), LastError: "dial: refused"}}},
+				Endpoints: []l4.EndpointStatus{{Endpoint: "dead.example:443", LastReason: outcome.Refused, LastFailure: cmdtest.BeforeNoon(time.Minute), LastError: "dial: refused"}}},
 			{Name: "partners", Dynamic: true, IdentityError: "expired"}},
 		UsersFiles: []api.UsersFile{{File: "/etc/users", Users: 2, Loaded: cmdtest.Noon()},
 			{File: "/etc/others", Users: 1, Loaded: cmdtest.Noon(), LastError: "/etc/others: line 3: bad", LastErrorAt: cmdtest.BeforeNoon(time.Minute)}}}
@@ -139,8 +140,8 @@ No session has ended yet.
 }
 
 func TestSessionsOfEgress(t *testing.T) {
-	all := []l4.Record{{ID: "A-1", Start: cmdtest.Noon(), Client: "127.0.0.1:40000", Listener: "egress", Destination: "db.internal:5432", Stage: l4.StageRoute, Reason: l4.ReasonDenied},
-		{ID: "A-2", Start: cmdtest.Noon(), Client: "127.0.0.1:40001", Listener: "postgres", Upstream: "db", Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed}}
+	all := []outcome.Record{{ID: "A-1", Start: cmdtest.Noon(), Client: "127.0.0.1:40000", Listener: "egress", Destination: "db.internal:5432", Stage: outcome.StageRoute, Reason: outcome.Denied},
+		{ID: "A-2", Start: cmdtest.Noon(), Client: "127.0.0.1:40001", Listener: "postgres", Upstream: "db", Address: "10.0.0.1:5432", Stage: outcome.StageRelay, Reason: outcome.Closed}}
 	var out strings.Builder
 	if err := writeSessions(&out, all, true, cmdtest.Noon()); err != nil {
 		t.Fatal(err)
@@ -156,7 +157,7 @@ A-2  2026-11-23 12:00:00 UTC  127.0.0.1:40001  postgres  -                 db   
 
 func TestStatesInWords(t *testing.T) {
 	p := &page{output.Report{Now: cmdtest.Noon()}}
-	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: l4.ReasonOK}); got != "no_identity: expired" {
+	if got := p.endpointState(l4.UpstreamStatus{IdentityError: "expired"}, l4.EndpointStatus{LastReason: outcome.OK}); got != "no_identity: expired" {
 		t.Errorf("endpoint without our identity: %s", got)
 	}
 	for want, st := range map[string]*l4.ListenerTLSStatus{

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"ambassador/cmd/ambassador/internal/output"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // whySessions is how many sessions of one client `why` tells about: a port is
@@ -15,13 +15,13 @@ const whySessions = 5
 
 // story is a session with what to do about its ending.
 type story struct {
-	l4.Record
+	outcome.Record
 	Live   bool   `json:"live"`
 	Advice string `json:"advice"`
 }
 
-func newStory(r l4.Record) story {
-	s := story{Record: r, Live: r.Reason == "", Advice: l4.Advice(r.Reason)}
+func newStory(r outcome.Record) story {
+	s := story{Record: r, Live: r.Reason == "", Advice: outcome.Advice(r.Reason)}
 	if s.Live {
 		s.Advice = liveAdvice(r.Stage)
 	}
@@ -29,13 +29,13 @@ func newStory(r l4.Record) story {
 }
 
 // liveAdvice says what a live session waits for, and what bounds that.
-func liveAdvice(s l4.Stage) string {
+func liveAdvice(s outcome.Stage) string {
 	switch s {
-	case l4.StageRelay:
+	case outcome.StageRelay:
 		return "Nothing has gone wrong so far: bytes pass as they come; timeouts.idle and timeouts.lifetime of the listener bound it, if set."
-	case l4.StageGreet:
+	case outcome.StageGreet:
 		return "It waits for the client: for its PROXY header, its TLS handshake or its request, for timeouts.handshake of the listener at most."
-	case l4.StageDialogue:
+	case outcome.StageDialogue:
 		return "It waits for the client's part of the protocol, for timeouts.handshake of the listener at most."
 	}
 	return "It is being connected, for connect.timeout of the upstream at most: ask again afterwards."
@@ -43,7 +43,7 @@ func liveAdvice(s l4.Stage) string {
 
 // stories puts the live sessions, which are the newer ones, before the ended
 // ones, and keeps the newest. live has the oldest first, ended the newest.
-func stories(live, ended []l4.Record) []story {
+func stories(live, ended []outcome.Record) []story {
 	out := []story{}
 	for i := len(live) - 1; i >= 0 && len(out) < whySessions; i-- {
 		out = append(out, newStory(live[i]))

@@ -13,10 +13,10 @@ import (
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/output"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
-func tellStories(t *testing.T, live, ended []l4.Record) string {
+func tellStories(t *testing.T, live, ended []outcome.Record) string {
 	t.Helper()
 	var out strings.Builder
 	if err := writeStories(&out, stories(live, ended), len(live)+len(ended), cmdtest.Noon()); err != nil {
@@ -62,7 +62,7 @@ Nothing is to be done: both sides ended in good order; if it came too early, ask
 }
 
 func TestWhyOfASessionThatWasRefused(t *testing.T) {
-	refused := l4.Record{ID: "A-1", Start: cmdtest.Noon(), Listener: "in", Client: "unix:/run/in.sock", Stage: l4.StageAdmit, Reason: l4.ReasonLimit,
+	refused := outcome.Record{ID: "A-1", Start: cmdtest.Noon(), Listener: "in", Client: "unix:/run/in.sock", Stage: outcome.StageAdmit, Reason: outcome.Limit,
 		Limit: "limits.connections", Cause: "2 sessions are open,\nand \x1b[31mlimits.connections is 2"}
 	want := `session A-1: limit, in stage admit
   start        2026-11-23 12:00:00 UTC (0s ago)
@@ -73,15 +73,15 @@ func TestWhyOfASessionThatWasRefused(t *testing.T) {
   limit        limits.connections
   bytes        0 B up, 0 B down
   time         ended after 0s, never connected through
-` + l4.Advice(l4.ReasonLimit) + "\n"
-	if diff := cmp.Diff(want, tellStories(t, nil, []l4.Record{refused})); diff != "" {
+` + outcome.Advice(outcome.Limit) + "\n"
+	if diff := cmp.Diff(want, tellStories(t, nil, []outcome.Record{refused})); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestWhyOfEgress(t *testing.T) {
-	denied := l4.Record{ID: "A-1", Start: cmdtest.Noon(), Listener: "egress", Client: "127.0.0.1:40000", User: "batch", Destination: "db.internal:5432", Rule: "#3", Tag: "job-7",
-		Stage: l4.StageRoute, Reason: l4.ReasonDenied, Cause: "not on the list"}
+	denied := outcome.Record{ID: "A-1", Start: cmdtest.Noon(), Listener: "egress", Client: "127.0.0.1:40000", User: "batch", Destination: "db.internal:5432", Rule: "#3", Tag: "job-7",
+		Stage: outcome.StageRoute, Reason: outcome.Denied, Cause: "not on the list"}
 	want := `session A-1: denied, in stage route
   start        2026-11-23 12:00:00 UTC (0s ago)
   client       127.0.0.1:40000 on listener egress, user batch
@@ -93,25 +93,25 @@ func TestWhyOfEgress(t *testing.T) {
   cause        not on the list
   bytes        0 B up, 0 B down
   time         ended after 0s, never connected through
-` + l4.Advice(l4.ReasonDenied) + "\n"
-	if diff := cmp.Diff(want, tellStories(t, nil, []l4.Record{denied})); diff != "" {
+` + outcome.Advice(outcome.Denied) + "\n"
+	if diff := cmp.Diff(want, tellStories(t, nil, []outcome.Record{denied})); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestWhyTellsWhenABreakerLetsTheNextThrough(t *testing.T) {
-	open := l4.Record{ID: "A-1", Start: cmdtest.Noon(), Stage: l4.StagePermit, Reason: l4.ReasonBreakerOpen, RetryIn: l4.Seconds(1852 * time.Millisecond)}
-	if out := tellStories(t, nil, []l4.Record{open}); !strings.Contains(out, "retry in     1.852s after its end\n") {
+	open := outcome.Record{ID: "A-1", Start: cmdtest.Noon(), Stage: outcome.StagePermit, Reason: outcome.BreakerOpen, RetryIn: outcome.Seconds(1852 * time.Millisecond)}
+	if out := tellStories(t, nil, []outcome.Record{open}); !strings.Contains(out, "retry in     1.852s after its end\n") {
 		t.Error(out)
 	}
 }
 
 func TestWhyTellsTheNewestFirst(t *testing.T) {
-	var ended []l4.Record
+	var ended []outcome.Record
 	for _, id := range []string{"9", "8", "7", "6", "5", "4", "3"} {
-		ended = append(ended, l4.Record{ID: id, Reason: l4.ReasonClosed, Start: cmdtest.Noon()})
+		ended = append(ended, outcome.Record{ID: id, Reason: outcome.Closed, Start: cmdtest.Noon()})
 	}
-	out := tellStories(t, []l4.Record{{ID: "10", Start: cmdtest.Noon()}, {ID: "11", Start: cmdtest.Noon()}}, ended)
+	out := tellStories(t, []outcome.Record{{ID: "10", Start: cmdtest.Noon()}, {ID: "11", Start: cmdtest.Noon()}}, ended)
 	last := -1
 	for _, id := range []string{"11", "10", "9", "8", "7"} {
 		at := strings.Index(out, "session "+id+":")
@@ -152,9 +152,9 @@ func TestWhyInJSON(t *testing.T) {
 }
 
 func TestEveryEndingIsTold(t *testing.T) {
-	for _, reason := range l4.Reasons() {
-		out := tellStories(t, nil, []l4.Record{{ID: "A-1", Start: cmdtest.Noon().Add(-time.Second), Stage: l4.StageDial, Reason: reason}})
-		if !strings.Contains(out, string(reason)) || !strings.HasSuffix(out, l4.Advice(reason)+"\n") {
+	for _, reason := range outcome.Reasons() {
+		out := tellStories(t, nil, []outcome.Record{{ID: "A-1", Start: cmdtest.Noon().Add(-time.Second), Stage: outcome.StageDial, Reason: reason}})
+		if !strings.Contains(out, string(reason)) || !strings.HasSuffix(out, outcome.Advice(reason)+"\n") {
 			t.Errorf("%s:\n%s", reason, out)
 		}
 	}
@@ -164,12 +164,12 @@ func TestEveryEndingIsTold(t *testing.T) {
 // without what speaks to a terminal.
 func TestCommandsPrintWhatCanBeSeen(t *testing.T) {
 	var status api.Status
-	var record l4.Record
+	var record outcome.Record
 	cmdtest.Fill(reflect.ValueOf(&status).Elem(), cmdtest.Evil)
 	cmdtest.Fill(reflect.ValueOf(&record).Elem(), cmdtest.Evil)
 	status.Readiness.Ready, status.Readiness.Draining = false, false
 	record.Start = cmdtest.Noon()
-	all := []l4.Record{record}
+	all := []outcome.Record{record}
 	for what, write := range map[string]func(w *bytes.Buffer) error{
 		"status":            func(w *bytes.Buffer) error { return writeStatus(w, status, cmdtest.Noon()) },
 		"sessions":          func(w *bytes.Buffer) error { return writeSessions(w, all, false, cmdtest.Noon()) },

@@ -6,13 +6,14 @@ import (
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // FakeServer is what the admin API of a test shows. Fields are set before use.
 type FakeServer struct {
 	Readiness  l4.Readiness
 	Upstreams  []l4.UpstreamStatus
-	Live, Over []l4.Record
+	Live, Over []outcome.Record
 	Identities []certs.Status
 	ReloadErr  error
 
@@ -36,26 +37,26 @@ func NewFakeServer() *FakeServer {
 		Upstreams: []l4.UpstreamStatus{
 			{Name: "orders_db", Required: true, Reached: true, ReachedAt: BeforeNoon(time.Hour), Active: 1, StartTLS: "postgres", TLS: true,
 				Endpoints: []l4.EndpointStatus{
-					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: BeforeNoon(3 * time.Second), LastReason: l4.ReasonOK,
+					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: BeforeNoon(3 * time.Second), LastReason: outcome.OK,
 						Addresses: []l4.AddressStatus{{Address: "10.0.0.1:5432", Health: "healthy", HealthSince: BeforeNoon(time.Hour), Breaker: "closed", Sessions: 1, Spares: 2}}},
-					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: BeforeNoon(90 * time.Second), LastReason: l4.ReasonRefused,
+					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: BeforeNoon(90 * time.Second), LastReason: outcome.Refused,
 						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused",
 						Addresses: []l4.AddressStatus{{Address: "10.0.0.2:5432", Health: "unhealthy", HealthSince: BeforeNoon(time.Minute), Breaker: "open", NextTrial: BeforeNoon(-4 * time.Second),
 							LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused", LastErrorAt: BeforeNoon(10 * time.Second)}}},
 				}},
 			{Name: "mail", Endpoints: []l4.EndpointStatus{{Endpoint: "mail.internal:25"}}},
 		},
-		Live: []l4.Record{
+		Live: []outcome.Record{
 			{ID: "K7QX-41", Start: *BeforeNoon(time.Minute), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
-				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Attempts: 1, BytesUp: 1500, BytesDown: 3 << 20, Establish: l4.Seconds(4200 * time.Microsecond), Duration: l4.Seconds(time.Minute)},
+				Address: "10.0.0.1:5432", Stage: outcome.StageRelay, Attempts: 1, BytesUp: 1500, BytesDown: 3 << 20, Establish: outcome.Seconds(4200 * time.Microsecond), Duration: outcome.Seconds(time.Minute)},
 		},
-		Over: []l4.Record{
+		Over: []outcome.Record{
 			{ID: "K7QX-40", Start: *BeforeNoon(2 * time.Minute), Listener: "postgres", Client: "127.0.0.1:39998", Upstream: "orders_db", Endpoint: "db1.internal:5432",
-				Address: "10.0.0.1:5432", Stage: l4.StageTLS, Reason: l4.ReasonUpstreamTLSRejected, Cause: "tls orders_db 10.0.0.1:5432: remote error: tls: certificate required",
-				Attempts: 3, Duration: l4.Seconds(1234500 * time.Microsecond)},
+				Address: "10.0.0.1:5432", Stage: outcome.StageTLS, Reason: outcome.UpstreamTLSRejected, Cause: "tls orders_db 10.0.0.1:5432: remote error: tls: certificate required",
+				Attempts: 3, Duration: outcome.Seconds(1234500 * time.Microsecond)},
 			{ID: "K7QX-39", Start: *BeforeNoon(26 * time.Hour), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",
-				Address: "10.0.0.1:5432", Stage: l4.StageRelay, Reason: l4.ReasonClosed, Attempts: 1, BytesUp: 12, BytesDown: 1023, FirstClose: "downstream",
-				Establish: l4.Seconds(9 * time.Millisecond), Duration: l4.Seconds(time.Hour), Truncated: true},
+				Address: "10.0.0.1:5432", Stage: outcome.StageRelay, Reason: outcome.Closed, Attempts: 1, BytesUp: 12, BytesDown: 1023, FirstClose: "downstream",
+				Establish: outcome.Seconds(9 * time.Millisecond), Duration: outcome.Seconds(time.Hour), Truncated: true},
 		},
 		Identities: []certs.Status{
 			{Name: "orders", Ready: true, Names: []string{"dns:orders.svc", "spiffe://corp/orders"}, Serial: "4d2", NotBefore: *BeforeNoon(24 * time.Hour),

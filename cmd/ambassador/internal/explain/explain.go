@@ -15,6 +15,7 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -183,11 +184,11 @@ type Explanation struct {
 	Resolved    []netip.Addr   `json:"resolved,omitempty"`
 	Verdict     policy.Verdict `json:"verdict"`
 	// Reason is what the session would end with; empty if it would be connected.
-	Reason   l4.Reason `json:"reason,omitempty"`
-	Rule     string    `json:"rule,omitempty"`
-	Why      string    `json:"why,omitempty"`
-	Upstream string    `json:"upstream,omitempty"`
-	Dynamic  bool      `json:"dynamic,omitempty"`
+	Reason   outcome.Reason `json:"reason,omitempty"`
+	Rule     string         `json:"rule,omitempty"`
+	Why      string         `json:"why,omitempty"`
+	Upstream string         `json:"upstream,omitempty"`
+	Dynamic  bool           `json:"dynamic,omitempty"`
 	// Addresses are those of a dynamic upstream, as far as they are known.
 	Addresses []explainedAddress `json:"addresses,omitempty"`
 }
@@ -224,7 +225,7 @@ func (q *Question) Answer(ctx context.Context) (e Explanation, err error) {
 		var err error
 		e.LookedUp = q.query.Host
 		if addrs, err = l4.LookUp(ctx, q.file.DNSServers(), q.query.Host); err != nil {
-			e.LookupError, e.Reason = err.Error(), l4.ReasonDNS
+			e.LookupError, e.Reason = err.Error(), outcome.DNS
 		} else {
 			for i := range addrs {
 				addrs[i] = addrs[i].Unmap()
@@ -247,24 +248,24 @@ func (e *Explanation) decided(d policy.Decision, f *config.File, port uint16) {
 	e.Verdict, e.Rule, e.Why, e.Upstream = d.Verdict, d.Rule, d.Why, d.Upstream
 	switch d.Verdict {
 	case policy.Deny:
-		e.Reason = l4.ReasonDenied
+		e.Reason = outcome.Denied
 	case policy.NoRule:
-		e.Reason = l4.ReasonNoRoute
+		e.Reason = outcome.NoRoute
 	}
 	if u := f.Upstream(d.Upstream); u == nil || !u.Dynamic {
 		return
 	}
 	e.Dynamic = true
-	refused := l4.Reason("")
+	refused := outcome.Reason("")
 	dialled := false
 	for _, addr := range d.Addrs {
 		special, ok := d.May(addr)
 		loop := listensAt(f, netip.AddrPortFrom(addr, port))
 		switch {
 		case loop:
-			refused = l4.ReasonLoop
+			refused = outcome.Loop
 		case !ok && refused == "":
-			refused = l4.ReasonSpecialAddress
+			refused = outcome.SpecialAddress
 		}
 		dialled = dialled || ok && !loop
 		e.Addresses = append(e.Addresses, explainedAddress{addr, special, loop})
@@ -313,11 +314,11 @@ func (e *Explanation) Write(w io.Writer, q *Question) error {
 	for _, a := range e.Addresses {
 		switch {
 		case a.Loop:
-			p.Linef("address %s: refused (%s), because we listen there ourselves", a.Address, l4.ReasonLoop)
+			p.Linef("address %s: refused (%s), because we listen there ourselves", a.Address, outcome.Loop)
 		case a.Special == "":
 			p.Linef("address %s: dialled", a.Address)
 		default:
-			p.Linef("address %s: refused (%s: %s), because no rule opens it", a.Address, l4.ReasonSpecialAddress, a.Special)
+			p.Linef("address %s: refused (%s: %s), because no rule opens it", a.Address, outcome.SpecialAddress, a.Special)
 		}
 	}
 	if e.Dynamic && len(e.Addresses) == 0 {

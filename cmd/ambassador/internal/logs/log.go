@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"ambassador/cmd/ambassador/internal/output"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // Log is the log of a process, whose level and format a reload may change.
@@ -102,7 +102,7 @@ func IsTerminal(w any) bool {
 // inSeconds writes durations as l4.Seconds does.
 func inSeconds(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
-		a.Value = slog.AnyValue(l4.Seconds(a.Value.Duration()))
+		a.Value = slog.AnyValue(outcome.Seconds(a.Value.Duration()))
 	}
 	return a
 }
@@ -111,7 +111,7 @@ func inSeconds(_ []string, a slog.Attr) slog.Attr {
 func readable(_ []string, a slog.Attr) slog.Attr {
 	switch {
 	case a.Value.Kind() == slog.KindDuration:
-		a.Value = slog.StringValue(l4.Seconds(a.Value.Duration()).String())
+		a.Value = slog.StringValue(outcome.Seconds(a.Value.Duration()).String())
 	case a.Key == "start" && a.Value.Kind() == slog.KindTime:
 		a.Value = slog.StringValue(a.Value.Time().Format(time.RFC3339))
 	}
@@ -143,7 +143,7 @@ func ParseLevel(s string) (slog.Level, error) {
 
 // Session writes the one line of a session. In JSON it does without the handler,
 // whose generality costs a busy process more than anything else in the log.
-func (l *Log) Session(r *l4.Record) {
+func (l *Log) Session(r *outcome.Record) {
 	level := recordLevel(r)
 	if l.asText.Load() {
 		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)
@@ -162,7 +162,7 @@ func (l *Log) Session(r *l4.Record) {
 }
 
 // appendSession appends the line that the JSON handler would write.
-func appendSession(b []byte, now time.Time, level slog.Level, r *l4.Record) []byte {
+func appendSession(b []byte, now time.Time, level slog.Level, r *outcome.Record) []byte {
 	b = append(b, `{"time":"`...)
 	b = now.AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","level":"`...)
@@ -183,7 +183,7 @@ func appendValue(b []byte, v slog.Value) []byte {
 	case slog.KindBool:
 		return strconv.AppendBool(b, v.Bool())
 	case slog.KindDuration:
-		return l4.Seconds(v.Duration()).AppendJSON(b)
+		return outcome.Seconds(v.Duration()).AppendJSON(b)
 	case slog.KindTime:
 		b = v.Time().AppendFormat(append(b, '"'), time.RFC3339Nano)
 		return append(b, '"')
@@ -205,8 +205,8 @@ func appendString(b []byte, s string) []byte {
 // recordLevel is the level of a session's line. A server that resets what its client
 // has ended is no trouble: one that closes without waiting for close_notify, as
 // MariaDB does at the end of every session, answers it so.
-func recordLevel(r *l4.Record) slog.Level {
-	if r.Reason == l4.ReasonUpstreamReset && r.FirstClose == "downstream" {
+func recordLevel(r *outcome.Record) slog.Level {
+	if r.Reason == outcome.UpstreamReset && r.FirstClose == "downstream" {
 		return slog.LevelInfo
 	}
 	return sessionLevel(r.Reason)
@@ -214,12 +214,12 @@ func recordLevel(r *l4.Record) slog.Level {
 
 // sessionLevel is info for what is normal, warn for trouble with others and for
 // limits that were set on purpose, error for what is ours to fix.
-func sessionLevel(r l4.Reason) slog.Level {
+func sessionLevel(r outcome.Reason) slog.Level {
 	switch r {
-	case l4.ReasonClosed, l4.ReasonProbe, l4.ReasonIdle, l4.ReasonHalfCloseIdle, l4.ReasonLifetime, l4.ReasonDrained,
-		l4.ReasonShutdown, l4.ReasonKilled, l4.ReasonDownstreamReset, l4.ReasonDownstreamLost:
+	case outcome.Closed, outcome.Probe, outcome.Idle, outcome.HalfCloseIdle, outcome.Lifetime, outcome.Drained,
+		outcome.Shutdown, outcome.Killed, outcome.DownstreamReset, outcome.DownstreamLost:
 		return slog.LevelInfo
-	case l4.ReasonInternal, l4.ReasonNoIdentity, l4.ReasonLocalExhausted:
+	case outcome.Internal, outcome.NoIdentity, outcome.LocalExhausted:
 		return slog.LevelError
 	}
 	return slog.LevelWarn

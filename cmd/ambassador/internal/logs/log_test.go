@@ -13,21 +13,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 func TestSessionLevel(t *testing.T) {
-	want := map[l4.Reason]slog.Level{}
+	want := map[outcome.Reason]slog.Level{}
 	for level, reasons := range map[slog.Level]string{
 		slog.LevelInfo:  "closed probe idle half_close_idle lifetime drained shutdown killed downstream_reset downstream_lost",
 		slog.LevelWarn:  "upstream_reset upstream_lost limit denied no_route auth_failed special_address loop downstream_tls bad_greeting handshake_timeout no_endpoint breaker_open dns refused timeout unreachable starttls_refused upstream_tls upstream_tls_rejected upstream_early_close",
 		slog.LevelError: "internal no_identity local_exhausted",
 	} {
 		for r := range strings.FieldsSeq(reasons) {
-			want[l4.Reason(r)] = level
+			want[outcome.Reason(r)] = level
 		}
 	}
-	for _, r := range l4.Reasons() {
+	for _, r := range outcome.Reasons() {
 		level, known := want[r]
 		if !known {
 			t.Errorf("%s: nobody has decided on its level", r)
@@ -39,18 +39,18 @@ func TestSessionLevel(t *testing.T) {
 
 func TestResetAfterTheClientsEndIsNoTrouble(t *testing.T) {
 	for first, want := range map[string]slog.Level{"": slog.LevelWarn, "upstream": slog.LevelWarn, "downstream": slog.LevelInfo} {
-		if got := recordLevel(&l4.Record{Reason: l4.ReasonUpstreamReset, FirstClose: first}); got != want {
+		if got := recordLevel(&outcome.Record{Reason: outcome.UpstreamReset, FirstClose: first}); got != want {
 			t.Errorf("first_close %q: level %v, want %v", first, got, want)
 		}
-		if got := recordLevel(&l4.Record{Reason: l4.ReasonUpstreamLost, FirstClose: first}); got != slog.LevelWarn {
+		if got := recordLevel(&outcome.Record{Reason: outcome.UpstreamLost, FirstClose: first}); got != slog.LevelWarn {
 			t.Errorf("lost, first_close %q: level %v", first, got)
 		}
 	}
 }
 
-func someRecord() *l4.Record {
-	return &l4.Record{ID: "AB-1", Start: cmdtest.Noon(), Listener: "front", Client: "127.0.0.1:40000", Upstream: "db", Stage: l4.StageRelay,
-		Reason: l4.ReasonClosed, BytesUp: 3, Establish: l4.Seconds(1500 * time.Microsecond), Duration: l4.Seconds(90 * time.Second)}
+func someRecord() *outcome.Record {
+	return &outcome.Record{ID: "AB-1", Start: cmdtest.Noon(), Listener: "front", Client: "127.0.0.1:40000", Upstream: "db", Stage: outcome.StageRelay,
+		Reason: outcome.Closed, BytesUp: 3, Establish: outcome.Seconds(1500 * time.Microsecond), Duration: outcome.Seconds(90 * time.Second)}
 }
 
 func TestTheLineOfASession(t *testing.T) {
@@ -86,7 +86,7 @@ func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
 	awkward := someRecord()
 	awkward.Cause, awkward.User = "quotes \" and \\ and\nlines, ü, \x00 and \xff", "<html> & co"
 	awkward.Truncated, awkward.Limit, awkward.Attempts = true, "limits.connections", 3
-	for _, r := range []*l4.Record{someRecord(), {}, awkward} {
+	for _, r := range []*outcome.Record{someRecord(), {}, awkward} {
 		var want bytes.Buffer
 		h := slog.NewJSONHandler(&want, &slog.HandlerOptions{ReplaceAttr: inSeconds})
 		line := slog.NewRecord(cmdtest.Noon(), slog.LevelWarn, "session", 0)
@@ -131,7 +131,7 @@ func TestSessionsAreLoggedFromTheirLevelOn(t *testing.T) {
 		l.Set(slog.LevelWarn, format)
 		l.Session(someRecord())
 		refused := someRecord()
-		refused.Reason = l4.ReasonRefused
+		refused.Reason = outcome.Refused
 		l.Session(refused)
 		l.Close()
 		if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "refused") {

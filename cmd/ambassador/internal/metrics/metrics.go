@@ -12,6 +12,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -107,11 +108,13 @@ func sessionBuckets() []float64 {
 func (m *Metrics) Observer() l4.Observer {
 	return l4.Observer{
 		Opened: func(listener string) { m.opened.WithLabelValues(listener).Inc() },
-		Ended: func(r *l4.Record) {
+		Ended: func(r *outcome.Record) {
 			m.ended.WithLabelValues(r.Listener, r.Upstream, string(r.Stage), string(r.Reason)).Inc()
 			m.duration.WithLabelValues(r.Listener, r.Upstream).Observe(time.Duration(r.Duration).Seconds())
 		},
-		Attempt: func(upstream string, reason l4.Reason) { m.attempts.WithLabelValues(upstream, string(reason)).Inc() },
+		Attempt: func(upstream string, reason outcome.Reason) {
+			m.attempts.WithLabelValues(upstream, string(reason)).Inc()
+		},
 		Phase: func(upstream string, p l4.Phase, d time.Duration) {
 			m.establish.WithLabelValues(upstream, string(p)).Observe(d.Seconds())
 		},
@@ -154,7 +157,7 @@ func (m *Metrics) Applied(cfg l4.Config, rules []Rule) {
 	}
 	for _, u := range cfg.Upstreams {
 		names.upstreams = append(names.upstreams, u.Name)
-		m.attempts.WithLabelValues(u.Name, string(l4.ReasonOK))
+		m.attempts.WithLabelValues(u.Name, string(outcome.OK))
 		if u.Preconnect.Connections > 0 {
 			for _, r := range []l4.PreconnectResult{l4.PreconnectHit, l4.PreconnectMiss, l4.PreconnectStale} {
 				m.spares.WithLabelValues(u.Name, string(r))

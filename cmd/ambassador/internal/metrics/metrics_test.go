@@ -14,6 +14,7 @@ import (
 	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
 
@@ -30,7 +31,7 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *Metrics {
 	o.AcceptPaused("postgres")
 	o.Panicked(l4.PartProber)
 	o.Preconnect("orders_db", l4.PreconnectHit)
-	o.Attempt("orders_db", l4.ReasonRefused)
+	o.Attempt("orders_db", outcome.Refused)
 	o.Ruled("smtp", "#2", policy.Deny)
 	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseProxy, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
 		o.Phase("orders_db", p, 3*time.Millisecond)

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
-	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 func TestUsersOfARunningProcess(t *testing.T) {
@@ -109,7 +109,7 @@ listeners:
 			}
 		}
 	}
-	s.err.Await(t, `(?s)("reason":"`+string(l4.ReasonLoop)+`".*){6}`)
+	s.err.Await(t, `(?s)("reason":"`+string(outcome.Loop)+`".*){6}`)
 }
 
 // What a client says of its own connection is on its record.

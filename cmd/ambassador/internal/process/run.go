@@ -24,6 +24,7 @@ import (
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/l4"
+	"ambassador/l4/outcome"
 )
 
 // FileOptions are the options of a process whose configuration is the file at a path,
@@ -54,7 +55,7 @@ type Options struct {
 	// Command is started once ready, and its end is ours. Empty: none.
 	Command []string
 	// Seen is called with the record of every session that has ended. It may be nil.
-	Seen func(*l4.Record)
+	Seen func(*outcome.Record)
 	// Descriptors is how many the rest of the process may need.
 	Descriptors int
 	// Signals replaces the process's signals, in tests.
@@ -172,14 +173,14 @@ func (p *Process) observer() l4.Observer {
 	opened, ended := o.Opened, o.Ended
 	seen := p.opts.Seen
 	if seen == nil {
-		seen = func(*l4.Record) {}
+		seen = func(*outcome.Record) {}
 	}
 	o.Opened = func(listener string) {
 		p.records.Add(1)
 		p.memory.happened()
 		opened(listener)
 	}
-	o.Ended = func(r *l4.Record) {
+	o.Ended = func(r *outcome.Record) {
 		defer p.records.Done()
 		p.memory.happened()
 		ended(r)

@@ -1,4 +1,4 @@
-package l4
+package outcome
 
 import (
 	"go/ast"
@@ -49,7 +49,7 @@ func TestEveryReasonHasAdvice(t *testing.T) {
 		if Advice(r) == "" {
 			t.Errorf("no advice for %s", r)
 		}
-		if r != ReasonOK && !slices.Contains(listed, r) {
+		if r != OK && !slices.Contains(listed, r) {
 			t.Errorf("Reasons lacks %s", r)
 		}
 	}
