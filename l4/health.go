@@ -92,10 +92,10 @@ func (u *Upstream) forget(a *address, cause string, now time.Time) {
 	u.turned(a, was, policy.Unknown, cause)
 }
 
-// forgive forgets what is held against addresses where TLS failed, if our identity
-// or roots have changed since: who has mended a certificate need not wait for a
-// probe. It says whether it has forgiven any.
-func (u *Upstream) forgive(members []member, now time.Time) (any bool) {
+// retryAfterIdentityChange closes the breakers of addresses where TLS failed, if our
+// identity or roots have changed since: with a fixed certificate nothing has to wait for
+// a probe. It says whether it has closed any.
+func (u *Upstream) retryAfterIdentityChange(members []member, now time.Time) (any bool) {
 	const why = "our identity or roots have changed since TLS failed"
 	for _, m := range members {
 		old := m.refusedWith.Load()

@@ -84,7 +84,7 @@ func listenKey(cfg ListenerConfig) string {
 }
 
 // listen binds the socket that cfg asks for. The error names the address and,
-// where it is known, the mend.
+// where it is known, the fix.
 func (s *Server) listen(ctx context.Context, cfg ListenerConfig) (*listener, error) {
 	l := &listener{server: s, key: listenKey(cfg), closing: make(chan struct{})}
 	var err error

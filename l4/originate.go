@@ -288,7 +288,7 @@ func (c *upstreamConn) closeRaw() {
 	}
 }
 
-// explain adds to what was seen what it means and its mend, where the server's
+// explain adds to what was seen what it means and the fix, where the server's
 // first bytes or its silence tell: it may want another starttls, or none.
 func (u *Upstream) explain(stage outcome.Stage, c candidate, reason outcome.Reason, err error) error {
 	if stage != outcome.StageTLS {

@@ -136,9 +136,9 @@ func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
 	}
 }
 
-// Who has mended a certificate or the roots does not wait for the breaker or for
-// a probe: with another configuration an address that was refused is tried.
-func TestMendedTLSIsTriedAtOnce(t *testing.T) {
+// After a certificate or the roots were fixed nothing waits for the breaker or for a
+// probe: with another configuration an address that was refused is tried.
+func TestFixedTLSIsTriedAtOnce(t *testing.T) {
 	cert, pool := selfSigned(t)
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})
 	var current atomic.Pointer[tls.Config]

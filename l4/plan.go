@@ -86,7 +86,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	if len(p.tried) > 0 {
 		return candidate{}, errTriedAll
 	}
-	if p.upstream.forgive(p.known(), time.Now()) {
+	if p.upstream.retryAfterIdentityChange(p.known(), time.Now()) {
 		return p.next(ctx)
 	}
 	refused := p.refuse(time.Now())
