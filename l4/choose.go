@@ -138,9 +138,12 @@ func (s *session) choose(name string, d *destination) (w want, failure *outcome.
 	if s.route.traffic != c.traffic {
 		s.server.countAt(s, c.traffic)
 	}
-	w.from, w.connect = s.origin(), c.upstream.cfg.Connect
+	var err error
+	if w.header, err = s.proxyHeader(); err != nil {
+		return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.Internal, Err: err}
+	}
+	w.connect = c.upstream.cfg.Connect
 	if g := s.greeted; g != nil {
-		var err error
 		if w.connect, err = narrow(w.connect, g.hints); err != nil {
 			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.BadGreeting, Err: err}
 		}

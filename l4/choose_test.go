@@ -175,7 +175,7 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 // A flood of destinations is forgotten.
 func TestDestinationsAreForgotten(t *testing.T) {
 	u, err := newUpstream(UpstreamConfig{Name: "out", Dynamic: true, Breaker: policy.BreakerConfig{Failures: 1, Open: time.Minute}, Connect: ConnectConfig{Attempts: 1}},
-		Options{Dial: func(context.Context, string, string) (net.Conn, error) {
+		upstreamDeps{dial: func(context.Context, string, string) (net.Conn, error) {
 			return nil, sys("connect", syscall.ECONNREFUSED)
 		}})
 	if err != nil {

@@ -68,7 +68,7 @@ func connectIn(t *testing.T, f *fakeNet, cfg UpstreamConfig, cancelAfter time.Du
 	synctest.Test(t, func(t *testing.T) {
 		f.began = time.Now()
 		cfg.Name = "u"
-		u, err := newUpstream(cfg, Options{Dial: f.dial, Log: slog.New(slog.DiscardHandler), Observer: Observer{
+		u, err := newUpstream(cfg, upstreamDeps{dial: f.dial, log: slog.New(slog.DiscardHandler), observer: Observer{
 			Attempt: func(_ string, r outcome.Reason) { res.attempts = append(res.attempts, r) }}})
 		if err != nil {
 			t.Fatal(err)
@@ -189,7 +189,7 @@ func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (ad
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"[2001:db8::1]:1": six, "10.0.0.1:1": four}}
-		u, _ := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("name:1")}, Options{Dial: f.dial, Observer: Observer{
+		u, _ := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("name:1")}, upstreamDeps{dial: f.dial, observer: Observer{
 			Attempt: func(_ string, r outcome.Reason) { attempts = append(attempts, r) }}})
 		u.learned(u.endpoints[0], placesOf("[2001:db8::1]:1", "10.0.0.1:1"))
 		p := &plan{upstream: u}
@@ -255,7 +255,7 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{answer: answers{"127.0.0.1:1": answer}}
 		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"),
-			Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second}}, Options{Dial: f.dial})
+			Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second}}, upstreamDeps{dial: f.dial})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -308,7 +308,7 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 func TestConnectSettlesEachTicketOnce(t *testing.T) {
 	f := &fakeNet{answer: answers{"127.0.0.1:1": refuses, "127.0.0.2:1": accepts}}
 	u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"),
-		Breaker: policy.BreakerConfig{Failures: 2, Open: time.Hour}}, Options{Dial: f.dial})
+		Breaker: policy.BreakerConfig{Failures: 2, Open: time.Hour}}, upstreamDeps{dial: f.dial})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func TestSlowAddressIsNotPreferred(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": hangs, "127.0.0.2:1": accepts}}
 		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"), Connect: ConnectConfig{AttemptTimeout: time.Second},
-			Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second}}, Options{Dial: f.dial})
+			Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second}}, upstreamDeps{dial: f.dial})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -140,9 +140,9 @@ func markSocket(c syscall.RawConn, mark int) error {
 
 // dialFor is how the connections of an upstream are dialled. The error says that
 // its mark cannot be had.
-func (o *Options) dialFor(cfg *UpstreamConfig) (DialFunc, error) {
+func (o *upstreamDeps) dialFor(cfg *UpstreamConfig) (DialFunc, error) {
 	if cfg.Mark == 0 || o.marked == nil {
-		return o.Dial, nil
+		return o.dial, nil
 	}
 	if cfg.Mark < 0 || uint64(cfg.Mark) > math.MaxUint32 {
 		return nil, fmt.Errorf("mark: %d is not between 0 and %d", cfg.Mark, uint32(math.MaxUint32))

@@ -78,7 +78,7 @@ func TestManyAddressesAreNotKept(t *testing.T) {
 func dynamic(t *testing.T, cfg UpstreamConfig, dial DialFunc) *Upstream {
 	t.Helper()
 	cfg.Name, cfg.Dynamic = "out", true
-	u, err := newUpstream(cfg, Options{Dial: dial})
+	u, err := newUpstream(cfg, upstreamDeps{dial: dial})
 	if err != nil {
 		t.Fatal(err)
 	}

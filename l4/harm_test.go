@@ -273,7 +273,7 @@ func TestAStallIsNotManyFailures(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &stalling{until: time.Now().Add(tt.stall)}
 				u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(tt.endpoints...), Connect: tt.connect,
-					Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second}}, Options{Dial: s.dial})
+					Breaker: policy.BreakerConfig{Failures: 5, Open: 5 * time.Second, MaxOpen: 30 * time.Second}}, upstreamDeps{dial: s.dial})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -302,7 +302,7 @@ func TestSessionsWaitForTheTrial(t *testing.T) {
 		}
 		f := &fakeNet{began: begun, answer: answers{"127.0.0.1:1": answer}}
 		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"),
-			Breaker: policy.BreakerConfig{Failures: 2, Open: 7 * time.Second, MaxOpen: time.Minute}}, Options{Dial: f.dial})
+			Breaker: policy.BreakerConfig{Failures: 2, Open: 7 * time.Second, MaxOpen: time.Minute}}, upstreamDeps{dial: f.dial})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,7 +62,7 @@ func TestMarkWithoutLeave(t *testing.T) {
 	cfg := UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Mark: 7}
 	e := relay.New()
 	defer e.Close()
-	o := Options{marked: func(mark int) DialFunc { return dialer(e, mark) }}
+	o := upstreamDeps{marked: func(mark int) DialFunc { return dialer(e, mark) }}
 	_, err := newUpstream(cfg, o)
 	var unmarked *relay.MarkError
 	if !errors.As(err, &unmarked) || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {

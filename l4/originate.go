@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"ambassador/l4/outcome"
-	"ambassador/l4/preface"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
@@ -23,8 +22,8 @@ import (
 type upstreamConn struct {
 	upstream  *Upstream
 	candidate candidate
-	from      *preface.Origin // for whom; nil: for ourselves
-	to        *target         // of a dynamic upstream
+	header    []byte  // the PROXY header that it begins with; nil: that of our own connections
+	to        *target // of a dynamic upstream
 	raw       net.Conn
 	tls       *tls.Conn          // nil: plaintext
 	transport *relay.Transport   // below tls
@@ -35,7 +34,6 @@ type upstreamConn struct {
 	forget    func()             // ends what ownDials keeps of it; nil: nothing
 	config    *tls.Config        // of tls, or of the handshake that failed
 	early     []byte             // was read already, from a spare connection
-	session   *session           // whose relay has it; nil before
 }
 
 func (c *upstreamConn) Read(b []byte) (int, error) {
@@ -70,7 +68,7 @@ func (c *upstreamConn) leg() relay.Leg {
 
 // handedOver forgets what is the relay's now.
 func (c *upstreamConn) handedOver() {
-	c.from, c.to, c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil, nil, nil
+	c.header, c.to, c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil, nil, nil
 }
 
 // startTLS asks the server, in its protocol, to go on in TLS.
@@ -197,13 +195,6 @@ func (c *upstreamConn) release() {
 
 // succeeded settles the attempt as a success.
 func (c *upstreamConn) succeeded() { c.settle(outcome.OK, nil) }
-
-// Settled is called by the relay, for which the connection stands for the session:
-// functions would be kept for each.
-func (c *upstreamConn) Settled() { c.succeeded() }
-
-// Done is called by the relay when both connections are closed.
-func (c *upstreamConn) Done(r relay.Result) { c.session.ended(c, r) }
 
 // hand writes packet, which is a client's, and waits for the server to close, bounded
 // by ctx, which has a deadline.

@@ -62,7 +62,7 @@ func (s *session) isOwnDial() bool {
 		return false
 	}
 	r := s.greeted.request
-	return s.server.opts.dials.has(unmapped(s.downstream.RemoteAddr()), netip.AddrPortFrom(r.Addr, r.Port))
+	return s.server.deps.dials.has(unmapped(s.downstream.RemoteAddr()), netip.AddrPortFrom(r.Addr, r.Port))
 }
 
 // loops is the end of a session whose client is ourselves.

@@ -12,7 +12,7 @@ func TestOwnDials(t *testing.T) {
 	at := backend(t, echo)
 	dials, engine := &ownDials{}, relay.New()
 	defer engine.Close()
-	u, err := newUpstream(oneUpstream(at).Upstreams[0], Options{Dial: dialer(engine, 0), dials: dials})
+	u, err := newUpstream(oneUpstream(at).Upstreams[0], upstreamDeps{dial: dialer(engine, 0), dials: dials})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func panicking(t *testing.T, cfg UpstreamConfig, n int, test func(u *Upstream, s
 	synctest.Test(t, func(t *testing.T) {
 		s, dials := &survived{}, atomic.Int64{}
 		cfg.Name, cfg.Endpoints = "u", endpointsOf("127.0.0.1:1")
-		u, err := newUpstream(cfg, Options{Observer: Observer{Panicked: s.count}, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		u, err := newUpstream(cfg, upstreamDeps{observer: Observer{Panicked: s.count}, dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			if dials.Add(1) <= int64(n) {
 				panic("a bug")
 			}
@@ -124,8 +124,8 @@ func TestPanicWhileAConnectionIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, ended := &survived{}, make(chan outcome.Reason, 1)
 		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Preconnect: PreconnectConfig{Connections: 1}},
-			Options{Observer: Observer{Panicked: s.count, Attempt: func(_ string, r outcome.Reason) { ended <- r }},
-				Dial: func(context.Context, string, string) (net.Conn, error) {
+			upstreamDeps{observer: Observer{Panicked: s.count, Attempt: func(_ string, r outcome.Reason) { ended <- r }},
+				dial: func(context.Context, string, string) (net.Conn, error) {
 					ours, _ := net.Pipe()
 					return bugConn{ours}, nil
 				}})
@@ -151,7 +151,7 @@ func TestPanicWhileAConnectionIsKept(t *testing.T) {
 func TestPanicOfALookupReleasesAllWhoWait(t *testing.T) {
 	s, began, goOn := &survived{}, make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("localhost:1")}, Options{Observer: Observer{Panicked: s.count,
+	u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("localhost:1")}, upstreamDeps{observer: Observer{Panicked: s.count,
 		Phase: func(string, Phase, time.Duration) {
 			once.Do(func() {
 				close(began)
@@ -246,8 +246,8 @@ func mysqlClient(f *fixture) net.Conn {
 func TestPanicOfARacingDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &survived{}
-		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("localhost:1")}, Options{Observer: Observer{Panicked: s.count},
-			Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("localhost:1")}, upstreamDeps{observer: Observer{Panicked: s.count},
+			dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 				if address == "127.0.0.1:1" {
 					time.Sleep(2 * raceDelay)
 					panic("a bug")

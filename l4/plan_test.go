@@ -22,7 +22,7 @@ func testUpstream(t *testing.T, endpoints ...string) *Upstream {
 	for _, e := range endpoints {
 		cfg.Endpoints = append(cfg.Endpoints, EndpointConfig{Address: e})
 	}
-	u, err := newUpstream(cfg, Options{Dial: func(context.Context, string, string) (net.Conn, error) {
+	u, err := newUpstream(cfg, upstreamDeps{dial: func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("no dialling here")
 	}})
 	if err != nil {
@@ -86,7 +86,7 @@ func TestPlanTakesAddressesInTurn(t *testing.T) {
 
 func TestPlanByWeightAndPriority(t *testing.T) {
 	u, err := newUpstream(UpstreamConfig{Name: "u", Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour},
-		Endpoints: []EndpointConfig{{Address: "127.0.0.1:1", Weight: 2}, {Address: "127.0.0.2:1"}, {Address: "127.0.0.3:1", Priority: 1}}}, Options{})
+		Endpoints: []EndpointConfig{{Address: "127.0.0.1:1", Weight: 2}, {Address: "127.0.0.2:1"}, {Address: "127.0.0.3:1", Priority: 1}}}, upstreamDeps{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func fail(t *testing.T, a *address) {
 }
 
 func TestPlanLeastConnections(t *testing.T) {
-	u, err := newUpstream(UpstreamConfig{Name: "u", Balance: policy.LeastConnections, Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1")}, Options{})
+	u, err := newUpstream(UpstreamConfig{Name: "u", Balance: policy.LeastConnections, Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1")}, upstreamDeps{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestPlanFamiliesTakeTurns(t *testing.T) {
 func TestPlanRefuses(t *testing.T) {
 	cfg := UpstreamConfig{Name: "db", MaxConnections: 1, Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"),
 		Breaker: policy.BreakerConfig{Failures: 1, Open: time.Minute}}
-	u, err := newUpstream(cfg, Options{})
+	u, err := newUpstream(cfg, upstreamDeps{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestNewUpstreamNamesWhatIsWrong(t *testing.T) {
 		{UpstreamConfig{Name: "db", StartTLS: "xmpp", Endpoints: []EndpointConfig{{Address: "a:1"}}, Preconnect: PreconnectConfig{Connections: 1},
 			TLS: func(string, string) (*tls.Config, error) { return nil, nil }}, "preconnect: with starttls xmpp"},
 	} {
-		if _, err := newUpstream(tt.cfg, Options{}); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := newUpstream(tt.cfg, upstreamDeps{}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("newUpstream(%+v) = %v, want an error with %q", tt.cfg, err, tt.want)
 		}
 	}

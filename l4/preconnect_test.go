@@ -297,7 +297,7 @@ func TestUnusedSparesOfMySQL(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": says(greeting)}}
 			cfg := UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Preconnect: PreconnectConfig{Connections: 4, MaxAge: 10 * time.Second}}
-			u, err := newUpstream(cfg, Options{Dial: f.dial})
+			u, err := newUpstream(cfg, upstreamDeps{dial: f.dial})
 			if err != nil {
 				t.Fatal(err)
 			}

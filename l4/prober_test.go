@@ -46,7 +46,7 @@ func prove(t *testing.T, cfg UpstreamConfig, answer func(context.Context) (net.C
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": answer}}
 		cfg.Name, cfg.Endpoints = "u", endpointsOf("127.0.0.1:1")
-		u, err := newUpstream(cfg, Options{Dial: f.dial})
+		u, err := newUpstream(cfg, upstreamDeps{dial: f.dial})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func TestProbersStepTogether(t *testing.T) {
 		}
 		health := testHealth
 		health.IdleInterval = 0
-		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(names...), Health: health}, Options{Dial: f.dial})
+		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(names...), Health: health}, upstreamDeps{dial: f.dial})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +277,7 @@ func TestTheProbeIsTheTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": answer, "127.0.0.2:1": says("")}}
 		u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1", "127.0.0.2:1"), Health: testHealth,
-			Breaker: policy.BreakerConfig{Failures: 2, Open: 3 * time.Second, MaxOpen: 30 * time.Second}}, Options{Dial: f.dial})
+			Breaker: policy.BreakerConfig{Failures: 2, Open: 3 * time.Second, MaxOpen: 30 * time.Second}}, upstreamDeps{dial: f.dial})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -517,7 +517,7 @@ func TestProbesAreNotTimed(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": says("")}}
 		var phases []Phase
 		cfg := UpstreamConfig{Name: "u", Endpoints: endpointsOf("127.0.0.1:1"), Health: HealthConfig{Interval: time.Second}}
-		u, err := newUpstream(cfg, Options{Dial: f.dial, Observer: Observer{Phase: func(_ string, p Phase, _ time.Duration) { phases = append(phases, p) }}})
+		u, err := newUpstream(cfg, upstreamDeps{dial: f.dial, observer: Observer{Phase: func(_ string, p Phase, _ time.Duration) { phases = append(phases, p) }}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -49,11 +49,17 @@ func (s *session) proxied(ctx context.Context) error {
 	return s.become(policy.SourceOf(h.Source.Addr()))
 }
 
-// origin is the session's client for the PROXY header; nil: its upstream wants none.
-func (s *session) origin() *preface.Origin {
+// proxyHeader is the PROXY header that names the session's client to its upstream; nil:
+// the upstream wants none.
+func (s *session) proxyHeader() ([]byte, error) {
 	if s.upstream.cfg.ProxyProtocol == 0 {
-		return nil
+		return nil, nil
 	}
+	return s.origin().Format(byte(s.upstream.cfg.ProxyProtocol))
+}
+
+// origin is the session's client for a PROXY header.
+func (s *session) origin() *preface.Origin {
 	o := &preface.Origin{Source: unmapped(s.downstream.RemoteAddr()), Destination: unmapped(s.downstream.LocalAddr())}
 	g := s.greeted
 	if g == nil {
@@ -75,9 +81,9 @@ func (s *session) origin() *preface.Origin {
 // announce sends the PROXY header, before anything else.
 func (c *upstreamConn) announce(ctx context.Context) error {
 	start := time.Now()
-	header, err := c.from.Format(byte(c.upstream.cfg.ProxyProtocol))
-	if err != nil {
-		return err
+	header := c.header
+	if header == nil {
+		header = c.upstream.localHeader
 	}
 	defer boundIO(ctx, c.raw)()
 	if _, err := c.raw.Write(header); err != nil {

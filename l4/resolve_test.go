@@ -85,7 +85,7 @@ func (z *zone) set(name string, ips ...string) {
 
 func zoneUpstream(t *testing.T, z *zone, endpoint string) *Upstream {
 	t.Helper()
-	u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(endpoint), DNSServers: []string{serveZone(t, z)}}, Options{})
+	u, err := newUpstream(UpstreamConfig{Name: "u", Endpoints: endpointsOf(endpoint), DNSServers: []string{serveZone(t, z)}}, upstreamDeps{})
 	if err != nil {
 		t.Fatal(err)
 	}

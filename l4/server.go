@@ -34,16 +34,13 @@ type Options struct {
 	Guarded func() []netip.AddrPort
 	// Dial replaces the dialling of real sockets, in tests. If nil, real ones.
 	Dial DialFunc
-
-	marked func(mark int) DialFunc // nil: Dial is not ours, and marks nothing
-	dials  *ownDials
-	rhythm *rhythm
 }
 
 // Server accepts connections, makes sessions of them, and knows them all.
 type Server struct {
 	// Static after construction.
 	opts    Options
+	deps    upstreamDeps
 	log     *slog.Logger
 	ctx     context.Context // parent of all work; cancelled when Shutdown is over
 	cancel  context.CancelFunc
@@ -87,17 +84,17 @@ func New(ctx context.Context, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	engine := relay.New()
-	o.dials, o.rhythm = &ownDials{}, newRhythm()
+	deps := upstreamDeps{log: o.Log, observer: o.Observer, dials: &ownDials{}, rhythm: newRhythm()}
 	if given := o.Dial; given == nil {
-		o.Dial = dialer(engine, 0)
-		o.marked = func(mark int) DialFunc { return dialer(engine, mark) }
+		deps.dial = dialer(engine, 0)
+		deps.marked = func(mark int) DialFunc { return dialer(engine, mark) }
 	} else {
-		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		deps.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			task.Leave(ctx)
 			return given(ctx, network, address)
 		}
 	}
-	s := &Server{opts: o, log: o.Log, engine: engine, turns: newTurns(runtime.GOMAXPROCS(0)), lookups: newTurns(maxLookups(DescriptorLimit())), prefix: rand.Text()[:4] + "-",
+	s := &Server{opts: o, deps: deps, log: o.Log, engine: engine, turns: newTurns(runtime.GOMAXPROCS(0)), lookups: newTurns(maxLookups(DescriptorLimit())), prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
 	s.memory.waiting, s.memory.Over, engine.Budget = map[*session]bool{}, s.relieve, &s.memory.Budget
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -164,7 +161,7 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 			all = append(all, s.upstreams[i])
 			continue
 		}
-		u, err := newUpstream(c, s.opts)
+		u, err := newUpstream(c, s.deps)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -227,7 +224,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	s.memory.SetLimit(orDefault(cfg.MaxMemory, DefaultMemory))
 	s.limit = cfg.maxSessions(DescriptorLimit())
 	redirected := func(c ListenerConfig) bool { return c.Request == RequestOriginal }
-	s.opts.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
+	s.deps.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {
 		asked, _ := askedIn(c) // bind has looked at the error
 		r := &route{cfg: c, listener: listeners[i], choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers, s.panics())}

@@ -47,7 +47,7 @@ type session struct {
 	cancel  context.CancelFunc // guarded by mu; ends establishment
 	stopped error              // guarded by mu; why the session was stopped from outside; first wins
 	flow    relay.Session      // guarded by mu; nil before the relay
-	goal    *address           // guarded by mu; where the relay goes
+	conn    *upstreamConn      // guarded by mu; the relay's connection to the upstream; nil before the relay
 	entered *policy.Source     // guarded by mu; as whose the listener's limiter counts it; nil: it does not
 	place   *list.Element      // guarded by mu; among the route's parked sessions, until greet is over; nil: none
 
@@ -290,7 +290,7 @@ func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []b
 }
 
 // relay hands both connections over. From here the session holds no goroutine:
-// the relay tells conn, which calls ended.
+// the relay calls Settled and Done.
 func (s *session) relay(conn *upstreamConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -301,13 +301,12 @@ func (s *session) relay(conn *upstreamConn) error {
 	s.rec.Stage = outcome.StageRelay
 	s.rec.Establish = outcome.Seconds(time.Since(s.rec.Start))
 	t := s.route.cfg.Timeouts
-	s.goal = conn.candidate.at
-	conn.session = s
+	s.conn = conn
 	s.flow = s.server.engine.Start(relay.Config{
 		Downstream: s.leg(),
 		Upstream:   conn.leg(),
 		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
-		Owner:      conn,
+		Owner:      s, // functions would be kept for each session
 	})
 	// What only establishing needed is not kept for the days a session may live.
 	s.cancel, s.downstream, s.greeted, s.route = nil, nil, nil, s.route.established
@@ -316,9 +315,13 @@ func (s *session) relay(conn *upstreamConn) error {
 	return nil
 }
 
-// ended is called once the relay has closed both connections.
-func (s *session) ended(conn *upstreamConn, r relay.Result) {
+// Settled is called by the relay at the first byte of the upstream, or after a second.
+func (s *session) Settled() { s.conn.succeeded() }
+
+// Done is called by the relay once it has closed both connections.
+func (s *session) Done(r relay.Result) {
 	defer s.recoverPanic()
+	conn := s.conn
 	reason, err := relayReason(r, conn.told.Load() && !r.Settled)
 	if r.End == relay.EndInternal {
 		s.server.panics().tellOf(PartRelay, r.Err, "id", s.id())
@@ -503,7 +506,7 @@ func (s *session) moved() (up, down int64) {
 func (s *session) goesTo(a *address) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.goal == a
+	return s.conn != nil && s.conn.candidate.at == a
 }
 
 // relayed is the session's relay; nil before it.

@@ -24,21 +24,22 @@ import (
 // made, and what the last attempts taught.
 type Upstream struct {
 	// Static after construction.
-	cfg       UpstreamConfig
-	protocol  *starttls.Protocol // nil: none
-	endpoints []*endpoint
-	visited   *visited // of a dynamic upstream, which has no endpoints; else nil
-	resolver  *resolver
-	dial      DialFunc
-	dials     *ownDials
-	rhythm    *rhythm
-	observer  Observer
-	log       *slog.Logger
-	balancer  policy.Balancer
-	born      time.Time
-	retire    context.CancelFunc // ends all that run does, when a reload drops the upstream
-	kill      func(*address)     // ends the sessions of an address; nil before run
-	spares    *spares            // nil: none are kept; set before run
+	cfg         UpstreamConfig
+	protocol    *starttls.Protocol // nil: none
+	localHeader []byte             // the PROXY header of our own connections; nil: none is sent
+	endpoints   []*endpoint
+	visited     *visited // of a dynamic upstream, which has no endpoints; else nil
+	resolver    *resolver
+	dial        DialFunc
+	dials       *ownDials
+	rhythm      *rhythm
+	observer    Observer
+	log         *slog.Logger
+	balancer    policy.Balancer
+	born        time.Time
+	retire      context.CancelFunc // ends all that run does, when a reload drops the upstream
+	kill        func(*address)     // ends the sessions of an address; nil before run
+	spares      *spares            // nil: none are kept; set before run
 
 	gathering sync.Mutex                     // held while roster is made anew
 	probers   *probers                       // guarded by gathering; nil unless run runs
@@ -50,15 +51,31 @@ type Upstream struct {
 // DialFunc opens a connection to a unix path or to an IP address with port.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-func newUpstream(cfg UpstreamConfig, o Options) (*Upstream, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+// upstreamDeps is what an Upstream takes from its server. The zero value is for tests.
+type upstreamDeps struct {
+	log      *slog.Logger // nil: nothing is logged
+	observer Observer
+	dial     DialFunc
+	marked   func(mark int) DialFunc // nil: dial marks nothing
+	dials    *ownDials               // nil: no connection is kept
+	rhythm   *rhythm                 // nil: one of its own
+}
+
+func newUpstream(cfg UpstreamConfig, o upstreamDeps) (*Upstream, error) {
+	if o.log == nil {
+		o.log = slog.New(slog.DiscardHandler)
 	}
 	dial, err := o.dialFor(&cfg)
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", cfg.Name, err)
 	}
-	u := &Upstream{cfg: cfg, observer: o.Observer, log: o.Log, dial: dial, dials: o.dials, born: time.Now(), rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers, panics{o.Log, o.Observer.Panicked})}
+	u := &Upstream{cfg: cfg, observer: o.observer, log: o.log, dial: dial, dials: o.dials, born: time.Now(),
+		rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers, panics{o.log, o.observer.Panicked})}
+	if cfg.ProxyProtocol != 0 {
+		if u.localHeader, err = (*preface.Origin)(nil).Format(byte(cfg.ProxyProtocol)); err != nil {
+			return nil, fmt.Errorf("upstream %s: proxy_protocol: %w", cfg.Name, err)
+		}
+	}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
 		p, ok := starttls.Lookup(cfg.StartTLS)
@@ -147,10 +164,10 @@ func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *
 
 // want is what a session wants of an upstream.
 type want struct {
-	from    *preface.Origin // whom the PROXY header names; nil: ourselves
-	to      *target         // of a dynamic upstream; else nil
-	connect ConnectConfig   // the upstream's, or less
-	noSpare bool            // a ready connection will not do
+	header  []byte        // the PROXY header that names the client; nil: that of our own connections
+	to      *target       // of a dynamic upstream; else nil
+	connect ConnectConfig // the upstream's, or less
+	noSpare bool          // a ready connection will not do
 }
 
 // hopeless says whether e tells of where a client wants to go what would be the
@@ -232,7 +249,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	parent := ctx
 	ctx, cancel := task.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
 	defer func() { cancel() }()
-	conn := &upstreamConn{upstream: u, from: plan.from, to: plan.to}
+	conn := &upstreamConn{upstream: u, header: plan.header, to: plan.to}
 	defer conn.closeOnPanic()
 	fail := func(stage outcome.Stage, err error) (*upstreamConn, *outcome.Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
@@ -454,7 +471,7 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 func (u *Upstream) others(but *upstreamConn) (out []*plan) {
 	for _, m := range (&plan{upstream: u, want: want{to: but.to}}).members() {
 		if m.address != but.candidate.at {
-			out = append(out, &plan{upstream: u, only: m.address, want: want{from: but.from}})
+			out = append(out, &plan{upstream: u, only: m.address, want: want{header: but.header}})
 		}
 	}
 	return out
