@@ -53,7 +53,7 @@ func resetByPeer(t testing.TB, c net.Conn) {
 // endsAs checks the record of a session in log, metrics and `why`.
 func (a *ambassador) endsAs(c net.Conn, stage, reason string) record {
 	a.t.Helper()
-	rec, err := ending(a.process, c.LocalAddr().String(), stage, reason)
+	rec, err := ending(a.process, peerOf(a.process, c), stage, reason)
 	if err != nil {
 		a.t.Error(err)
 	}
@@ -116,7 +116,7 @@ func TestSlowIsFine(t *testing.T) {
 // lastWords is endsAs for a process that is shutting down and does not answer.
 func (a *ambassador) lastWords(c net.Conn, reason string) {
 	a.t.Helper()
-	rec, err := logged(a.process, c.LocalAddr().String())
+	rec, err := logged(a.process, peerOf(a.process, c))
 	if err != nil || rec.Reason != reason {
 		a.t.Errorf("the log says %+v, %v; want reason %s", rec, err, reason)
 	}
@@ -162,7 +162,7 @@ func TestGreetings(t *testing.T) {
 			t.Parallel()
 			conn := a.connect("front").(*net.TCPConn)
 			c.act(conn)
-			rec, err := logged(a.process, conn.LocalAddr().String())
+			rec, err := logged(a.process, peerOf(a.process, conn))
 			if err != nil || rec.Reason != c.reason {
 				t.Errorf("the log says %+v, %v; want reason %s", rec, err, c.reason)
 			}
@@ -268,7 +268,7 @@ func TestClientResets(t *testing.T) {
 		}
 		conn.SetLinger(0)
 		conn.Close()
-		rec, err := logged(a.process, conn.LocalAddr().String())
+		rec, err := logged(a.process, peerOf(a.process, conn))
 		if err != nil || rec.Reason != "downstream_reset" || rec.Attempts != 1 {
 			t.Errorf("the log says %+v, %v; want downstream_reset in the first attempt", rec, err)
 		}

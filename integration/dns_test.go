@@ -104,7 +104,7 @@ upstreams:
 		}
 	}
 	client, _ := netcat(t, a.addr("wrong"), "hello\n")
-	rec, err := ending(a.process, client, "dial", "dns")
+	rec, err := ending(a.process, peer{client: client}, "dial", "dns")
 	if err != nil {
 		t.Error(err)
 	}

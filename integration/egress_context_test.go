@@ -83,7 +83,7 @@ listeners:
 		end := func(what, reason string, c net.Conn, from int) record {
 			t.Helper()
 			c.Close()
-			rec, err := loggedAfter(a.process, client(c), from)
+			rec, err := loggedAfter(a.process, peer{client: client(c)}, from)
 			if err != nil || rec.Reason != reason {
 				t.Fatalf("%s: %s: reason %s (%s), %v, want %s", name, what, rec.Reason, rec.Cause, err, reason)
 			}

@@ -104,7 +104,7 @@ func (a *ambassador) reaches(listener, login, to string) net.Conn {
 	a.t.Helper()
 	c, reply := a.socks(listener, login, to)
 	if reply != socksOK {
-		rec, _ := logged(a.process, c.LocalAddr().String())
+		rec, _ := logged(a.process, peerOf(a.process, c))
 		a.t.Fatalf("reply %d for %s: %+v", reply, to, rec)
 	}
 	line(a.t, c, "hello "+to)
@@ -119,7 +119,7 @@ func (a *ambassador) refusal(listener, login, to string, reply byte, reason stri
 		a.t.Errorf("%s: after the reply %d bytes, %v; want a FIN", to, n, err)
 	}
 	c.Close()
-	rec, err := logged(a.process, c.LocalAddr().String())
+	rec, err := logged(a.process, peerOf(a.process, c))
 	if err != nil {
 		a.t.Fatal(err)
 	}

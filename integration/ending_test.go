@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"regexp"
 	"strings"
 )
@@ -32,9 +33,30 @@ type record struct {
 	Principal   string  `json:"principal"`
 }
 
+// peer names a session by its client. The client's port may belong to a connection to
+// another listener as well, now or a minute ago: the listener tells them apart.
+type peer struct {
+	listener string // empty: any
+	client   string
+}
+
+// peerOf is the session of a connection to a listener of p.
+func peerOf(p *process, c net.Conn) peer {
+	client := c.LocalAddr().String()
+	if c.RemoteAddr() == nil { // it was reset before Go could ask for that
+		return peer{client: client}
+	}
+	listener := ""
+	re := regexp.MustCompile(`(?m)^listening (\S+) ` + regexp.QuoteMeta(c.RemoteAddr().String()) + `$`)
+	if m := re.FindStringSubmatch(p.stdout.String()); m != nil {
+		listener = m[1]
+	}
+	return peer{listener, client}
+}
+
 // ending waits for the record of the client in the log, and checks that log,
 // metrics and `ambassador why` tell the same story.
-func ending(p *process, client, stage, reason string) (record, error) {
+func ending(p *process, client peer, stage, reason string) (record, error) {
 	rec, err := logged(p, client)
 	if err != nil {
 		return rec, err
@@ -45,16 +67,20 @@ func ending(p *process, client, stage, reason string) (record, error) {
 	if err := awaitMetric(p, fmt.Sprintf("ambassador_sessions_total{stage=%s,reason=%s}", stage, reason), 1); err != nil {
 		return rec, err
 	}
-	return rec, why(p, client, rec)
+	return rec, why(p, client.client, rec)
 }
 
 // logged waits for the log's record of the session of a client.
-func logged(p *process, client string) (record, error) { return loggedAfter(p, client, 0) }
+func logged(p *process, client peer) (record, error) { return loggedAfter(p, client, 0) }
 
 // loggedAfter is logged for what the log has after its first from bytes.
-func loggedAfter(p *process, client string, from int) (record, error) {
+func loggedAfter(p *process, client peer, from int) (record, error) {
 	var rec record
-	re := regexp.MustCompile(`(?m)^.*"client":"` + regexp.QuoteMeta(client) + `".*"reason":"\w+".*$`)
+	listener := ""
+	if client.listener != "" {
+		listener = `"listener":"` + client.listener + `",`
+	}
+	re := regexp.MustCompile(`(?m)^.*` + listener + `"client":"` + regexp.QuoteMeta(client.client) + `".*"reason":"\w+".*$`)
 	m, err := p.stderr.awaitAfter(from, re, patience, p.exited)
 	if err != nil {
 		return rec, err
@@ -67,6 +93,9 @@ func loggedAfter(p *process, client string, from int) (record, error) {
 
 // why checks `ambassador why CLIENT`, for people and for programs.
 func why(p *process, client string, rec record) error {
+	if strings.Count(p.stderr.String(), `"client":"`+client+`"`) > 1 {
+		client = rec.ID // another session had the same port
+	}
 	text, stderr, code, err := ask(p, "why", client)
 	if err != nil || code != 0 {
 		return fmt.Errorf("ambassador why %s: exit code %d, %v\n%s", client, code, err, stderr)

@@ -327,7 +327,7 @@ func endOf(t *testing.T, a *ambassador, open []net.Conn, addr string) {
 		}
 		ended++
 		c.Close()
-		r, err := logged(a.process, c.LocalAddr().String())
+		r, err := logged(a.process, peerOf(a.process, c))
 		if err != nil || r.Address != addr || r.Reason != "upstream_reset" && !(r.Reason == "closed" && r.Truncated) {
 			t.Errorf("a session that was open at the kill: %s %s truncated=%v, %v", r.Address, r.Reason, r.Truncated, err)
 		}

@@ -195,7 +195,7 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: up, proxy_protocol: {from: 
 		t.Errorf("the server sees %s, %v; we are %s", client, err, raw.LocalAddr())
 	}
 	raw.Close()
-	if r, err := logged(a.process, raw.LocalAddr().String()); err != nil || r.Principal != "dns:n1.batch.test" {
+	if r, err := logged(a.process, peerOf(a.process, raw)); err != nil || r.Principal != "dns:n1.batch.test" {
 		t.Errorf("record %+v, %v", r, err)
 	}
 }

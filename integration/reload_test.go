@@ -62,7 +62,7 @@ func TestReloadJudgesClientsThatWait(t *testing.T) {
 		t.Errorf("reply %d, %v; want %d by the new rule", reply, err, socksNotAllowed)
 	}
 	denied.Close()
-	if rec, err := logged(a.process, denied.LocalAddr().String()); err != nil || rec.Reason != "denied" || rec.Rule != "closed" {
+	if rec, err := logged(a.process, peerOf(a.process, denied)); err != nil || rec.Reason != "denied" || rec.Rule != "closed" {
 		t.Errorf("record %+v, %v", rec, err)
 	}
 	if err := echoed(fresh, "still"); err != nil {
@@ -76,7 +76,7 @@ func TestReloadJudgesClientsThatWait(t *testing.T) {
 		t.Errorf("reply %d, %v; want %d, for the listener is gone", reply, err, socksNotAllowed)
 	}
 	idle.Close()
-	if rec, err := logged(a.process, idle.LocalAddr().String()); err != nil || rec.Reason != "no_route" || !strings.Contains(rec.Cause, "removed listener egress") {
+	if rec, err := logged(a.process, peerOf(a.process, idle)); err != nil || rec.Reason != "no_route" || !strings.Contains(rec.Cause, "removed listener egress") {
 		t.Errorf("record %+v, %v", rec, err)
 	}
 }

@@ -295,7 +295,7 @@ func (s *scene) metric(ts *testscript.TestScript, args []string) {
 
 func (s *scene) ending(ts *testscript.TestScript, args []string) {
 	p := s.process(ts, args[0])
-	if _, err := ending(p, args[1], args[2], args[3]); err != nil {
+	if _, err := ending(p, peer{client: args[1]}, args[2], args[3]); err != nil {
 		ts.Fatalf("%v\nthe log:\n%s", err, p.stderr)
 	}
 }

@@ -142,7 +142,7 @@ func TestUpstreamEndings(t *testing.T) {
 			if got != "" {
 				t.Errorf("the client received %q, want nothing", got)
 			}
-			rec, err := ending(a.process, client, c.stage, c.reason)
+			rec, err := ending(a.process, peer{client: client}, c.stage, c.reason)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +215,7 @@ func TestUpstreamEarlyClose(t *testing.T) {
 		t.Errorf("the client reads %q, %v; want a FIN", got, err)
 	}
 	c.Close()
-	if _, err := ending(a.process, c.LocalAddr().String(), "relay", "upstream_early_close"); err != nil {
+	if _, err := ending(a.process, peerOf(a.process, c), "relay", "upstream_early_close"); err != nil {
 		t.Error(err)
 	}
 }
