@@ -16,7 +16,7 @@ import (
 // matches, by the configuration that is in use at the end of it.
 func (s *session) routeTo(ctx context.Context) (want, *outcome.Error) {
 	s.at(outcome.StageRoute)
-	d := s.destination()
+	d := s.downstream.destination()
 	if d.port != 0 {
 		s.note(func(rec *outcome.Record) { rec.Destination = d.String() })
 	}
@@ -55,7 +55,7 @@ func (s *session) routeTo(ctx context.Context) (want, *outcome.Error) {
 // decide asks the rules, and looks the destination's name up if they want to know
 // its addresses.
 func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, error) {
-	q := s.query(d)
+	q := s.downstream.query(d)
 	decision, needAddrs := s.route.rules.Decide(&q, nil, false)
 	if !needAddrs {
 		return decision, nil
@@ -80,7 +80,7 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 // of the client's source: a client that asks for thousands of names that nobody answers
 // takes neither the descriptors nor the answers of others.
 func (s *session) lookUp(ctx context.Context, r *resolver, host string) ([]netip.Addr, error) {
-	if err := s.server.lookups.take(ctx, s.source()); err != nil {
+	if err := s.server.lookups.take(ctx, s.downstream.source()); err != nil {
 		return nil, &net.DNSError{Err: "no turn within the time: too many lookups wait for an answer", Name: host, IsTimeout: true, UnwrapErr: err}
 	}
 	defer s.server.lookups.giveBack()
@@ -90,8 +90,8 @@ func (s *session) lookUp(ctx context.Context, r *resolver, host string) ([]netip
 // lookUpTimeout bounds a look-up before the upstream is known: as long as a session
 // may take, or as long as the client wants to wait.
 func (s *session) lookUpTimeout() time.Duration {
-	if g := s.greeted; g != nil && g.hints.Timeout > 0 {
-		return min(g.hints.Timeout, lookupTimeout)
+	if hint := s.downstream.hints.Timeout; hint > 0 {
+		return min(hint, lookupTimeout)
 	}
 	return lookupTimeout
 }
@@ -102,32 +102,6 @@ func (s *session) ruled(d *policy.Decision) {
 	if f := s.server.opts.Observer.Ruled; f != nil {
 		f(s.route.cfg.Name, d.Rule, d.Verdict)
 	}
-}
-
-// query is what rules may ask about the session.
-func (s *session) query(d *destination) policy.Query {
-	q := policy.Query{Host: d.host, Addr: d.addr, Port: d.port, Client: s.clientAddr()}
-	if _, unix := s.downstream.(*net.UnixConn); unix {
-		q.UID, q.HasUID = peerUID(s.downstream)
-	}
-	g := s.greeted
-	if g == nil {
-		return q
-	}
-	if g.request != nil {
-		q.User = g.request.User
-	}
-	q.Principal, q.SNI = g.principal, g.hello.ServerName
-	return q
-}
-
-// destination is where the client has said that it wants to go.
-func (s *session) destination() *destination {
-	if s.greeted == nil || s.greeted.request == nil {
-		return &destination{}
-	}
-	r := s.greeted.request
-	return &destination{host: r.Host, addr: r.Addr, port: r.Port}
 }
 
 // choose makes the upstream of that name the session's, and says what is wanted of it.
@@ -142,13 +116,10 @@ func (s *session) choose(name string, d *destination) (w want, failure *outcome.
 	if w.header, err = s.proxyHeader(); err != nil {
 		return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.Internal, Err: err}
 	}
-	w.connect = c.upstream.cfg.Connect
-	if g := s.greeted; g != nil {
-		if w.connect, err = narrow(w.connect, g.hints); err != nil {
-			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.BadGreeting, Err: err}
-		}
-		w.noSpare = g.hints.NoPreconnect
+	if w.connect, err = narrow(c.upstream.cfg.Connect, s.downstream.hints); err != nil {
+		return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.BadGreeting, Err: err}
 	}
+	w.noSpare = s.downstream.hints.NoPreconnect
 	if c.upstream.visited != nil {
 		if d.port == 0 {
 			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.NoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
@@ -163,7 +134,7 @@ func (s *session) choose(name string, d *destination) (w want, failure *outcome.
 func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) error {
 	ctx, cancel := task.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
-	defer boundIO(ctx, s.downstream)()
+	defer boundIO(ctx, s.downstream.conn)()
 	local, _ := conn.raw.LocalAddr().(*net.TCPAddr)
 	err := r.answer.accept(s.requestStream(ctx), local.AddrPort())
 	if err == nil {
@@ -186,19 +157,10 @@ func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) er
 func (s *session) decline(ctx context.Context, r *request, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	defer boundIO(ctx, s.downstream)()
-	if err := r.answer.refuse(s.stream(), s.forClient(failure)); err == nil {
-		closeAfterReading(s.stream())
+	defer boundIO(ctx, s.downstream.conn)()
+	if err := r.answer.refuse(s.downstream.stream(), s.forClient(failure)); err == nil {
+		closeAfterReading(s.downstream.stream())
 	}
-}
-
-// requested is what the client has asked for where it waits for an answer; nil: it
-// does not.
-func (s *session) requested() *request {
-	if s.greeted == nil || s.greeted.request == nil || s.greeted.request.answer == nil {
-		return nil
-	}
-	return s.greeted.request
 }
 
 // isOurs says whether one of our sockets listens at an address.

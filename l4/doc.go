@@ -2,18 +2,30 @@
 // originates TLS, and hands both ends to the relay. It owns every socket.
 //
 // A Server is given a Config by Apply, again on every reload. Each accepted
-// connection is a session; (*session).run is its life, in order, and session.go
-// tells it without another file. Beside it: listener.go binds and accepts,
-// greet.go is what comes before a dial (memory.go bounds it; silence.go is where
-// clients are waited for that have to speak; l4/preface reads what they say, request.go
-// answers, original_linux.go knows where redirected ones wanted to go, l4/htpasswd checks
-// passwords), choose.go asks the rules (destination.go judges
-// addresses, dynamic.go keeps what is known of destinations), upstream.go makes
-// connections (resolve.go says where to, plan.go in which order, address.go keeps
-// what is known of each address; dial.go, originate.go),
-// limits.go counts, classify.go names every ending, observe.go accounts for it,
-// drain.go stops, status.go tells. Apart from sessions, prober.go asks how
-// addresses are, health.go judges, and preconnect.go keeps connections ready.
+// connection is a session; session.go is its life, in order: start admits and parks it,
+// Run is the list of stages up to the relay. Downstream.go is the client's side of it.
+//
+// In the order of the stages: listener.go binds and accepts; limits.go counts; parked.go
+// is where sessions wait for their client's first byte; greet.go is what precedes a dial
+// (l4/preface reads what the client says, request.go answers, original_linux.go finds
+// where a redirected client wanted to go, l4/htpasswd checks passwords, memory.go bounds
+// what all that holds); choose.go asks the rules, destination.go judges addresses, and
+// dynamic.go remembers destinations; upstream.go makes connections: resolve.go looks up
+// names, plan.go chooses an address, address.go has what is known of each, dial.go and
+// originate.go connect. Classify.go names every ending with the words of l4/outcome, and
+// observe.go accounts for it. Drain.go stops, status.go tells. Apart from sessions,
+// prober.go checks addresses, health.go judges them, and preconnect.go makes connections
+// in advance. L4/task runs a session on an event loop until it has to wait.
+//
+// # Locks
+//
+// A goroutine that holds a lock takes only locks to the right of it:
+//
+//	Server.applying → Server.mu → session.mu → limiter.mu, parkedSessions.mu, memory.mu, and those of l4/relay
+//	Upstream.gathering, visited.mu → endpoint.mu → address.mu → the breaker's
+//	spares.mu → address.mu
+//
+// Those of turns, recent and ownDials stand alone. No lock is held during I/O or a wait.
 //
 // # Promised
 //

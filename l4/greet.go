@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 
-	"ambassador/l4/htpasswd"
 	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
@@ -49,21 +47,6 @@ type Termination struct {
 	Principal func(leaf *x509.Certificate) string
 }
 
-// greeted is what greeting has made of a client's connection. Owned by the
-// session's run until the relay takes it.
-type greeted struct {
-	header    preface.ProxyHeader // of the proxy before us
-	tls       *tls.Conn           // nil: plaintext
-	transport *relay.Transport    // below tls
-	principal string              // what the client has proved; empty without
-	early     *earlyConn          // of a client some of whose own bytes were read already; mostly nil
-	cancel    bool                // early is a CancelRequest that came without TLS
-	request   *request            // where the client wants to go; nil: it has not said
-	hello     preface.ClientHello // of a listener that reads it
-	hints     preface.Hints
-	users     *htpasswd.Users // who has checked the client's password; nil: nobody
-}
-
 // greet learns from the client what it wants before anything is dialled, in at
 // most timeouts.handshake. A plain listener needs nothing: the server may be the
 // one who speaks first.
@@ -76,14 +59,13 @@ func (s *session) greet(ctx context.Context) error {
 	ctx, cancel := task.WithDeadline(ctx, s.handshakeDeadline())
 	defer cancel()
 	defer s.unlist()
-	s.greeted = &greeted{}
 	if cfg.proxied() {
 		if err := s.proxied(ctx); err != nil {
 			return err
 		}
 	}
 	if cfg.TLS != nil {
-		if err := s.secure(ctx); err != nil || s.greeted.cancel {
+		if err := s.secure(ctx); err != nil || s.downstream.cancel {
 			return err
 		}
 	}
@@ -99,7 +81,7 @@ func (c *ListenerConfig) greets() bool {
 func (s *session) secure(ctx context.Context) (err error) {
 	var hello []byte
 	if s.route.asked != nil {
-		if hello, err = s.asksForTLS(ctx); err != nil || s.greeted.cancel {
+		if hello, err = s.asksForTLS(ctx); err != nil || s.downstream.cancel {
 			return err
 		}
 	}
@@ -109,8 +91,8 @@ func (s *session) secure(ctx context.Context) (err error) {
 // asksForTLS is what a client says before its hello, the beginning of which may
 // have been read with it.
 func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
-	defer boundIO(ctx, s.downstream)()
-	got, err := s.route.asked.Accept(s.downstream)
+	defer boundIO(ctx, s.downstream.conn)()
+	got, err := s.route.asked.Accept(s.downstream.conn)
 	if err == nil && got.Cancel != nil && !s.route.cfg.TLS.Anonymous {
 		err = &starttls.GreetingError{Protocol: s.route.asked.Name,
 			Detail: "a cancel request without TLS, and so without the certificate that the listener demands (PostgreSQL's clients before 17 do)"}
@@ -119,11 +101,11 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 		if reason := dialogueReason(err); reason != outcome.BadGreeting {
 			return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
 		}
-		closeAfterReading(s.downstream) // it may have been told why
+		closeAfterReading(s.downstream.conn) // it may have been told why
 		return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 	}
 	if got.Cancel != nil {
-		s.greeted.early, s.greeted.cancel = &earlyConn{s.downstream, got.Cancel}, true
+		s.downstream.early, s.downstream.cancel = &earlyConn{s.downstream.conn, got.Cancel}, true
 	}
 	return got.Hello, nil
 }
@@ -132,7 +114,7 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 // client's hello.
 func (s *session) terminate(ctx context.Context, begun []byte) error {
 	task.Leave(ctx) // a handshake computes for long
-	conn := &handshakeConn{Conn: &earlyConn{s.downstream, begun}, ctx: ctx, turns: s.server.turns, from: s.source(), hold: s.hold, heard: s.route.asked != nil}
+	conn := &handshakeConn{Conn: &earlyConn{s.downstream.conn, begun}, ctx: ctx, turns: s.server.turns, from: s.downstream.source(), hold: s.hold, heard: s.route.asked != nil}
 	defer conn.yield()
 	transport := relay.NewTransport(conn)
 	var how Termination
@@ -146,18 +128,18 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 	}})
 	if err := client.HandshakeContext(ctx); err != nil {
 		if conn.spoke {
-			closeAfterReading(s.downstream) // a reset could take the alert away
+			closeAfterReading(s.downstream.conn) // a reset could take the alert away
 		}
 		if conn.alert != 0 {
 			err = &net.OpError{Op: "remote error", Err: conn.alert}
 		}
 		return &outcome.Error{Stage: outcome.StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
 	}
-	transport.Conn = s.downstream // only the handshake needs turns
-	s.greeted.tls, s.greeted.transport = client, transport
+	transport.Conn = s.downstream.conn // only the handshake needs turns
+	s.downstream.tls, s.downstream.transport = client, transport
 	if leaf := client.ConnectionState().PeerCertificates; how.Principal != nil && len(leaf) > 0 {
-		s.greeted.principal = how.Principal(leaf[0])
-		s.note(func(r *outcome.Record) { r.Principal = s.greeted.principal })
+		s.downstream.principal = how.Principal(leaf[0])
+		s.note(func(r *outcome.Record) { r.Principal = s.downstream.principal })
 	}
 	return nil
 }
@@ -184,14 +166,14 @@ func (s *session) ask(ctx context.Context) error {
 			return err
 		}
 	case RequestOriginal:
-		to, err := originalDestination(s.downstream)
+		to, err := originalDestination(s.downstream.conn)
 		if err != nil {
 			return &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 		}
-		s.greeted.request = &request{Request: preface.Request{Addr: to.Addr().Unmap(), Port: to.Port()}}
+		s.downstream.request = &request{Request: preface.Request{Addr: to.Addr().Unmap(), Port: to.Port()}}
 	}
 	if cfg.SNI {
-		s.overhear(ctx)
+		s.peekHello(ctx)
 	}
 	return s.takeHints(ctx)
 }
@@ -202,46 +184,37 @@ var toldReasons = []outcome.Reason{outcome.BadGreeting, outcome.AuthFailed, outc
 
 // readRequest reads a request, in at most timeouts.handshake.
 func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.Credentials, bool) (request, error)) error {
-	defer boundIO(ctx, s.downstream)()
+	defer boundIO(ctx, s.downstream.conn)()
 	r, err := read(s.requestStream(ctx), s.credentials(ctx), s.route.cfg.Context)
 	if err != nil {
 		var e *outcome.Error
 		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
 			s.conclude()
-			closeAfterReading(s.stream()) // it was told why
+			closeAfterReading(s.downstream.stream()) // it was told why
 		}
 		return err
 	}
-	s.greeted.request = &r
+	s.downstream.request = &r
 	s.note(func(rec *outcome.Record) { rec.User = r.User })
-	s.keepEarly(r.Early)
+	s.downstream.unread(r.Early)
 	return nil
 }
 
-// clientAddr is the client's address, by the PROXY header where there is one; not
-// valid on unix sockets.
-func (s *session) clientAddr() netip.Addr {
-	if g := s.greeted; g != nil && g.header.Source.IsValid() {
-		return g.header.Source.Addr()
-	}
-	return clientIP(s.downstream)
-}
-
-// overhear reads the client's ClientHello, if it sends one within
+// peekHello peeks at the client's ClientHello, if it sends one within
 // timeouts.handshake. A client that does not goes on without a name.
-func (s *session) overhear(ctx context.Context) {
-	unbound := boundIO(ctx, s.downstream)
-	hello, raw, _ := preface.ReadClientHello(&metered{s.stream(), s})
+func (s *session) peekHello(ctx context.Context) {
+	unbound := boundIO(ctx, s.downstream.conn)
+	hello, raw, _ := preface.ReadClientHello(&metered{s.downstream.stream(), s})
 	unbound()
-	s.keepEarly(raw)
-	s.greeted.hello = hello
+	s.downstream.unread(raw)
+	s.downstream.hello = hello
 	s.note(func(r *outcome.Record) { r.SNI, r.ECH = hello.ServerName, hello.ECH })
 }
 
 // takeHints learns what the client asks of its own connection: by the PROXY header,
 // and by its request, which counts more.
 func (s *session) takeHints(ctx context.Context) error {
-	g := s.greeted
+	g := s.downstream
 	if !s.route.cfg.Context {
 		return nil
 	}
@@ -252,7 +225,7 @@ func (s *session) takeHints(ctx context.Context) error {
 	}
 	if err != nil {
 		e := &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
-		if r := s.requested(); r != nil {
+		if r := s.downstream.requested(); r != nil {
 			s.decline(ctx, r, e)
 		}
 		return e
@@ -265,18 +238,11 @@ func (s *session) takeHints(ctx context.Context) error {
 // requestStream is stream for a request and its answer: if it is a bare socket, the
 // session waits for it without a goroutine.
 func (s *session) requestStream(ctx context.Context) net.Conn {
-	conn := s.stream()
+	conn := s.downstream.stream()
 	if socket, ok := conn.(awaiter); ok {
 		return &suspendingConn{awaiter: socket, Conn: conn, session: s, ctx: ctx}
 	}
 	return &meteredConn{conn, s}
-}
-
-// keepEarly puts what was read back before what the client sends next.
-func (s *session) keepEarly(b []byte) {
-	if len(b) > 0 {
-		s.greeted.early = &earlyConn{s.stream(), b}
-	}
 }
 
 // explainHello says what a client that does not begin with TLS has sent.
@@ -292,61 +258,13 @@ func explainHello(err error) error {
 	return fmt.Errorf("the client does not begin with TLS, but with %q; %s: %w", header.RecordHeader[:], what, err)
 }
 
-// stream is where the client's own bytes are: within TLS where the listener has it.
-func (s *session) stream() net.Conn {
-	g := s.greeted
-	switch {
-	case g != nil && g.early != nil:
-		return g.early
-	case g != nil && g.tls != nil:
-		return g.tls
-	}
-	return s.downstream
-}
-
-// leg is the client's connection for the relay, which owns it from then on.
-func (s *session) leg() relay.Leg {
-	var early []byte
-	g := s.greeted
-	if g != nil && g.early != nil {
-		early = g.early.early
-	}
-	if g != nil && g.tls != nil {
-		return relay.TLS(g.tls, g.transport, early)
-	}
-	return relay.Plain(s.downstream, early)
-}
-
 // passCancel passes a cancel request on that came without TLS, where the upstream
 // has no dialogue that would; the server answers by closing, which is no failure.
 func (s *session) passCancel(ctx context.Context, conn *upstreamConn) error {
-	if s.greeted == nil || !s.greeted.cancel {
+	if !s.downstream.cancel {
 		return nil
 	}
-	return s.sendCancel(ctx, conn, s.greeted.early.early)
-}
-
-// earlyConn is a connection of which some was read already.
-type earlyConn struct {
-	net.Conn
-	early []byte
-}
-
-// CloseWrite ends our side, where the connection can.
-func (c *earlyConn) CloseWrite() error {
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-func (c *earlyConn) Read(b []byte) (int, error) {
-	if len(c.early) == 0 {
-		return c.Conn.Read(b)
-	}
-	n := copy(b, c.early)
-	c.early = c.early[n:]
-	return n, nil
+	return s.sendCancel(ctx, conn, s.downstream.early.early)
 }
 
 // handshakeConn is a client's connection during its handshake, which computes only

@@ -87,7 +87,7 @@ func (s *session) enter() error {
 	if limits == (ListenerLimits{}) {
 		return nil
 	}
-	client := sourceOf(s.downstream)
+	client := sourceOf(s.downstream.conn)
 	if s.route.cfg.proxied() {
 		limits.PerClient = 0 // that is the proxy; see become
 	}

@@ -58,11 +58,11 @@ func (d *ownDials) has(from, to netip.AddrPort) bool {
 // isOwnDial says whether the client is ourselves. A connection may be accepted before
 // whoever has made it could say so, and is then known as soon as it has made the next.
 func (s *session) isOwnDial() bool {
-	if s.route.cfg.Request != RequestOriginal || s.greeted == nil || s.greeted.request == nil {
+	if s.route.cfg.Request != RequestOriginal || s.downstream.request == nil {
 		return false
 	}
-	r := s.greeted.request
-	return s.server.deps.dials.has(unmapped(s.downstream.RemoteAddr()), netip.AddrPortFrom(r.Addr, r.Port))
+	r := s.downstream.request
+	return s.server.deps.dials.has(unmapped(s.downstream.conn.RemoteAddr()), netip.AddrPortFrom(r.Addr, r.Port))
 }
 
 // loops is the end of a session whose client is ourselves.

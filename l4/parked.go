@@ -35,7 +35,7 @@ func (s *session) park() bool {
 	if !cfg.speaksFirst() && !cfg.SNI || cfg.proxied() && !s.fromProxy() { // a client that is refused is refused at once
 		return false
 	}
-	socket, ok := s.downstream.(awaiter)
+	socket, ok := s.downstream.conn.(awaiter)
 	if !ok {
 		return false
 	}

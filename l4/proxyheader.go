@@ -23,7 +23,7 @@ const (
 
 // fromProxy says whether the peer is one of the proxies before us.
 func (s *session) fromProxy() bool {
-	peer := clientIP(s.downstream)
+	peer := clientIP(s.downstream.conn)
 	return slices.ContainsFunc(s.route.cfg.ProxyFrom, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
@@ -35,13 +35,13 @@ func (s *session) proxied(ctx context.Context) error {
 	if !s.fromProxy() {
 		return fail(outcome.Denied, fmt.Errorf("only the proxies in proxy_protocol.from of the listener may connect, and %s is none of them", s.snapshot().Client))
 	}
-	unbound := boundIO(ctx, s.downstream)
-	h, err := preface.ReadProxyHeader(s.downstream)
+	unbound := boundIO(ctx, s.downstream.conn)
+	h, err := preface.ReadProxyHeader(s.downstream.conn)
 	if err != nil {
 		return fail(prefaceReason(err), err)
 	}
 	unbound()
-	s.greeted.header = h
+	s.downstream.header = h
 	if !h.Source.IsValid() {
 		return nil
 	}
@@ -55,27 +55,7 @@ func (s *session) proxyHeader() ([]byte, error) {
 	if s.upstream.cfg.ProxyProtocol == 0 {
 		return nil, nil
 	}
-	return s.origin().Format(byte(s.upstream.cfg.ProxyProtocol))
-}
-
-// origin is the session's client for a PROXY header.
-func (s *session) origin() *preface.Origin {
-	o := &preface.Origin{Source: unmapped(s.downstream.RemoteAddr()), Destination: unmapped(s.downstream.LocalAddr())}
-	g := s.greeted
-	if g == nil {
-		return o
-	}
-	switch {
-	case g.header.Source.IsValid():
-		o.Source, o.Destination = g.header.Source, g.header.Destination
-	case s.route.cfg.Request == RequestOriginal: // our own address is only where it was redirected to
-		o.Destination = netip.AddrPortFrom(g.request.Addr, g.request.Port)
-	}
-	if g.tls != nil {
-		state := g.tls.ConnectionState()
-		o.TLS, o.Principal = &state, g.principal
-	}
-	return o
+	return s.downstream.origin().Format(byte(s.upstream.cfg.ProxyProtocol))
 }
 
 // announce sends the PROXY header, before anything else.

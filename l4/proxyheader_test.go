@@ -297,10 +297,8 @@ func TestProxyHeaderOfARedirectedClient(t *testing.T) {
 	}
 	defer c.Close()
 	to := netip.MustParseAddrPort("203.0.113.7:443")
-	s := &session{downstream: c, upstream: &Upstream{cfg: UpstreamConfig{ProxyProtocol: ProxyV2}},
-		route:   &route{cfg: ListenerConfig{Request: RequestOriginal}},
-		greeted: &greeted{request: &request{Request: preface.Request{Addr: to.Addr(), Port: to.Port()}}}}
-	if o := s.origin(); o.Destination != to || o.Source != unmapped(c.RemoteAddr()) {
+	d := &downstream{conn: c, request: &request{Request: preface.Request{Addr: to.Addr(), Port: to.Port()}}}
+	if o := d.origin(); o.Destination != to || o.Source != unmapped(c.RemoteAddr()) {
 		t.Errorf("from %v to %v", o.Source, o.Destination)
 	}
 }

@@ -3,7 +3,6 @@ package l4
 import (
 	"fmt"
 
-	"ambassador/l4/htpasswd"
 	"ambassador/l4/outcome"
 )
 
@@ -40,14 +39,10 @@ func (s *session) renewRoute() *outcome.Error {
 // outdated is what has become of the listener since it greeted the client, where that
 // counts for nothing now; empty if it does.
 func (s *session) outdated(now *route) string {
-	var users *htpasswd.Users
-	if s.greeted != nil {
-		users = s.greeted.users
-	}
 	switch {
 	case s.route.listener.removed.Load():
 		return "removed"
-	case now.cfg.Greeting != s.route.cfg.Greeting || now.cfg.Users != users:
+	case now.cfg.Greeting != s.route.cfg.Greeting || now.cfg.Users != s.downstream.users:
 		return "changed"
 	}
 	return ""

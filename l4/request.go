@@ -102,10 +102,10 @@ func (s *session) credentials(ctx context.Context) preface.Credentials {
 	if s.route.cfg.Users == nil {
 		return nil
 	}
-	client := s.source()
+	client := s.downstream.source()
 	return func(user, password string) error {
 		users := orDefault(s.route.listener.route.Load().cfg.Users, s.route.cfg.Users)
-		s.greeted.users = users
+		s.downstream.users = users
 		if users.Remembered(user, password) {
 			return nil
 		}

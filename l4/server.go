@@ -263,7 +263,7 @@ func (s *Server) countAt(sess *session, t *traffic) {
 // begin makes a session of an accepted connection and runs it. It does not wait.
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
-	sess := &session{server: s, route: route, seq: s.seq.Add(1), downstream: conn, traffic: route.traffic}
+	sess := &session{server: s, route: route, seq: s.seq.Add(1), downstream: &downstream{conn: conn}, traffic: route.traffic}
 	sess.rec = outcome.Record{Start: time.Now(), Listener: route.cfg.Name, Client: clientName(conn, l), Stage: outcome.StageAccept}
 	s.mu.Lock()
 	s.sessions[sess.seq] = sess

@@ -27,9 +27,8 @@ type session struct {
 	route  *route // the listener's configuration when the session was accepted, and from routeTo on when it was routed; see route.established
 	seq    uint64
 
-	downstream net.Conn  // owned by run until the relay takes it; nil from then on
-	greeted    *greeted  // of downstream, and owned as it is; nil where the listener has no greeting
-	upstream   *Upstream // owned by run; nil before it is chosen
+	downstream *downstream // owned by Run until the relay takes it; nil from then on
+	upstream   *Upstream   // owned by Run; nil before it is chosen
 
 	traffic *traffic // guarded by Server.mu; where it is counted
 
@@ -72,7 +71,7 @@ func (s *session) start() {
 	if s.park() {
 		return
 	}
-	if _, ok := s.downstream.(awaiter); ok {
+	if _, ok := s.downstream.conn.(awaiter); ok {
 		s.server.tasks.Run(s.server.ctx, s)
 		return
 	}
@@ -93,7 +92,7 @@ func (s *session) Run(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	defer s.recoverPanic()
-	if socket, ok := s.downstream.(interface{ SetLeaver(relay.Leaver) }); ok {
+	if socket, ok := s.downstream.conn.(interface{ SetLeaver(relay.Leaver) }); ok {
 		socket.SetLeaver(task.From(ctx))
 	}
 	if err := s.establish(ctx); err != nil {
@@ -156,7 +155,7 @@ func (s *session) reach(ctx context.Context) (*upstreamConn, *outcome.Error) {
 // answer tells the client how the connection to the upstream went, where its
 // protocol has a word for it. Others learn it from what follows.
 func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *outcome.Error) error {
-	asked := s.requested()
+	asked := s.downstream.requested()
 	if failure != nil {
 		s.conclude()
 	}
@@ -195,9 +194,9 @@ const answerTimeout = time.Second
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	defer boundIO(ctx, s.downstream)()
-	if err := protocol.Refuse(s.stream(), fmt.Errorf("%w (%s)", s.forClient(failure), failure.Reason)); err == nil {
-		closeAfterReading(s.stream())
+	defer boundIO(ctx, s.downstream.conn)()
+	if err := protocol.Refuse(s.downstream.stream(), fmt.Errorf("%w (%s)", s.forClient(failure), failure.Reason)); err == nil {
+		closeAfterReading(s.downstream.stream())
 	}
 }
 
@@ -223,8 +222,8 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	if d.Finish == nil {
 		return nil
 	}
-	d.Encrypted = s.greeted != nil && s.greeted.tls != nil
-	d.Confidential = s.downstream.LocalAddr().Network() == "unix"
+	d.Encrypted = s.downstream.tls != nil
+	d.Confidential = s.downstream.conn.LocalAddr().Network() == "unix"
 	out, err := s.talk(ctx, conn, d.Finish)
 	if err != nil {
 		return err
@@ -243,8 +242,8 @@ func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Pa
 	s.at(outcome.StageDialogue)
 	within, cancel := task.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
-	unbound := boundIO(within, s.downstream, conn)
-	out, err := part(&metered{s.stream(), s}, &metered{conn, s})
+	unbound := boundIO(within, s.downstream.conn, conn)
+	out, err := part(&metered{s.downstream.stream(), s}, &metered{conn, s})
 	s.note(func(r *outcome.Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
 	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // whose first message TLS depends on
@@ -271,9 +270,9 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 	}
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	defer boundIO(ctx, s.downstream)()
-	if _, err := s.stream().Write(text); err == nil {
-		closeAfterReading(s.stream())
+	defer boundIO(ctx, s.downstream.conn)()
+	if _, err := s.downstream.stream().Write(text); err == nil {
+		closeAfterReading(s.downstream.stream())
 	}
 }
 
@@ -303,13 +302,13 @@ func (s *session) relay(conn *upstreamConn) error {
 	t := s.route.cfg.Timeouts
 	s.conn = conn
 	s.flow = s.server.engine.Start(relay.Config{
-		Downstream: s.leg(),
+		Downstream: s.downstream.leg(),
 		Upstream:   conn.leg(),
 		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
 		Owner:      s, // functions would be kept for each session
 	})
 	// What only establishing needed is not kept for the days a session may live.
-	s.cancel, s.downstream, s.greeted, s.route = nil, nil, nil, s.route.established
+	s.cancel, s.downstream, s.route = nil, nil, s.route.established
 	s.letGo()
 	conn.handedOver()
 	return nil
@@ -377,22 +376,11 @@ func (s *session) close(end *outcome.Error) {
 	s.mu.Unlock()
 	s.unlist()
 	if !relayed {
-		s.closeDownstream(end.Reason)
+		s.downstream.end(end.Reason)
 	}
 	s.leave()
 	s.letGo()
 	s.server.forget(s, &rec)
-}
-
-// closeDownstream ends a session that never reached the relay. What the
-// ambassador decides is a reset, so that it never looks like a complete answer;
-// an ending that the client itself began is a plain close.
-func (s *session) closeDownstream(why outcome.Reason) {
-	if why == outcome.Closed || why == outcome.Probe {
-		s.stream().Close()
-		return
-	}
-	reset(s.downstream)
 }
 
 // ending turns what establish returned into how the session ended. A session

@@ -15,14 +15,6 @@ func sourceOf(c net.Conn) policy.Source {
 	return policy.SourceOf(clientIP(c))
 }
 
-// source is the client's, by the PROXY header where there is one.
-func (s *session) source() policy.Source {
-	if g := s.greeted; g != nil && g.header.Source.IsValid() {
-		return policy.SourceOf(g.header.Source.Addr())
-	}
-	return sourceOf(s.downstream)
-}
-
 // clientIP is the address of a connection's peer; not valid on unix sockets.
 func clientIP(c net.Conn) netip.Addr {
 	if s, ok := c.(interface{ RemoteAddrPort() netip.AddrPort }); ok {

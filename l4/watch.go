@@ -28,7 +28,7 @@ type watch struct {
 // watchDownstream starts a watch. Its owner calls stop before anybody reads
 // from the client.
 func (s *session) watchDownstream(ctx context.Context) *watch {
-	if _, unix := s.downstream.(*net.UnixConn); unix {
+	if _, unix := s.downstream.conn.(*net.UnixConn); unix {
 		return nil
 	}
 	w := &watch{session: s}
@@ -41,7 +41,7 @@ func (s *session) watchDownstream(ctx context.Context) *watch {
 
 func (w *watch) run() {
 	defer close(w.done)
-	conn, ok := relay.TCP(w.session.downstream)
+	conn, ok := relay.TCP(w.session.downstream.conn)
 	if !ok {
 		return
 	}
@@ -62,7 +62,7 @@ func (w *watch) stop() {
 	if w.forget(); w.timer == nil || w.timer.Stop() {
 		return
 	}
-	w.session.downstream.SetReadDeadline(time.Unix(1, 0))
+	w.session.downstream.conn.SetReadDeadline(time.Unix(1, 0))
 	<-w.done
-	w.session.downstream.SetReadDeadline(time.Time{})
+	w.session.downstream.conn.SetReadDeadline(time.Time{})
 }
