@@ -37,7 +37,7 @@ func (ff *forwardFlags) bind(flags *pflag.FlagSet) {
 
 // forwardFile makes the configuration that the flags mean: as YAML, which is
 // what --print-config shows, and which is read like any file. The error is a
-// *ConfigError whose problems name flags.
+// *config.Error whose problems name flags.
 func forwardFile(ff *forwardFlags) (*config.File, error) {
 	f, err := config.FromFlags("forward", ff.yaml(), ff.contradictions(), ff.flagOf)
 	return f, secrets.WithFileProblems(f, err)

@@ -83,8 +83,11 @@ func OnLeave(ctx context.Context, f func()) (forget func()) {
 }
 
 // Wait leaves, and waits for d, for an event, or for the end of ctx, whose error it
-// returns. A nil channel is no event.
+// returns. A nil channel is no event. It does not wait if d is not positive.
 func Wait(ctx context.Context, d time.Duration, event <-chan struct{}) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	Leave(ctx)
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -133,6 +133,7 @@ func TestWait(t *testing.T) {
 	for name, got := range map[string]error{
 		"an event":   Wait(t.Context(), time.Hour, event),
 		"a duration": Wait(t.Context(), time.Nanosecond, nil),
+		"no wait":    Wait(t.Context(), 0, nil),
 	} {
 		if got != nil {
 			t.Errorf("%s: %v", name, got)

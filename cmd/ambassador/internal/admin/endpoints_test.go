@@ -36,6 +36,7 @@ func TestPanicOfARequest(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+	server.Close() // waits for the requests, which write panics
 	if len(panics) != 1 || !strings.HasPrefix(panics[0], "admin: a bug\n") || !strings.Contains(panics[0], "panicsInARequest") {
 		t.Errorf("%q; want one panic, and no abort", panics)
 	}

@@ -306,7 +306,7 @@ func (l *ListenerSection) fields() []field {
 	}
 }
 
-// Load reads a configuration. The error is a *ConfigError with every mistake in its
+// Load reads a configuration. The error is a *Error with every mistake in its
 // text; beside it the File has what could be read, and is nil where nothing could.
 func (s *Source) Load(env func(string) (string, bool)) (*File, error) {
 	source, err := s.read()
@@ -325,7 +325,7 @@ func (s *Source) Load(env func(string) (string, bool)) (*File, error) {
 }
 
 // Parse decodes a configuration whose relative paths start at folder. Beside
-// a *ConfigError the File has what could be read.
+// a *Error the File has what could be read.
 func Parse(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
 	return (&decoder{file: name, env: env}).decodeFile(folder, source)
 }

@@ -244,7 +244,7 @@ func clip(s string, most int) string {
 	return strings.ToValidUTF8(s[:most/2], "") + "…" + strings.ToValidUTF8(s[len(s)-most/2:], "")
 }
 
-// ErrorOf is nil, or a *ConfigError with the problems in the file's order.
+// ErrorOf is nil, or a *Error with the problems in the file's order.
 func ErrorOf(problems []Problem) error {
 	if len(problems) == 0 {
 		return nil

@@ -9,7 +9,7 @@ import (
 
 // FromFlags reads a configuration that was made of a command's flags. Problems are
 // the mistakes that were found before, flagOf is the flag that a key comes from. The
-// error is a *ConfigError whose problems name flags; beside it the File has what could
+// error is a *Error whose problems name flags; beside it the File has what could
 // be read.
 func FromFlags(command, text string, problems []Problem, flagOf func(path string) string) (*File, error) {
 	d := &decoder{file: command, env: func(string) (string, bool) { return "", false }, flagOf: flagOf}

@@ -251,7 +251,7 @@ func WithFileProblems(f *config.File, err error) error {
 	return config.ErrorOf(append(text.Problems, fileProblems(f)...))
 }
 
-// Load reads a configuration. The error is a *ConfigError with every mistake in its
+// Load reads a configuration. The error is a *config.Error with every mistake in its
 // text, and beside those with every one in the files that it names. Where the text is
 // good, prepare finds the mistakes in the files.
 func Load(s *config.Source, env func(string) (string, bool)) (*config.File, error) {
