@@ -14,8 +14,8 @@ import (
 	"ambassador/policy"
 )
 
-// address is one resolved address of an endpoint, with all that is known of it.
-// It lives as long as the name resolves to it; a session that outlives it keeps it.
+// address is one resolved address of an endpoint, with its state. It lives as long as
+// the name resolves to it, or longer: as long as a session uses it.
 type address struct {
 	// Static after construction.
 	endpoint *endpoint
@@ -23,25 +23,25 @@ type address struct {
 	addr     netip.AddrPort
 	name     string // "10.0.0.7:5432", "[::1]:5432", "unix:/path"
 	upstream *Upstream
-	breaker  *policy.Breaker // of a dynamic upstream it is its site's
+	breaker  *policy.Breaker // in a dynamic upstream, that of its site
 
-	share  policy.Share // the Balancer's
+	share  policy.Share // for the Balancer
 	places atomic.Int64 // connections that are being made or are open
-	spares atomic.Int64 // those of them that wait for a session
-	down   atomic.Bool  // health says Unhealthy; written with mu held
+	spares atomic.Int64 // the preconnected ones among them
+	down   atomic.Bool  // the verdict is Unhealthy; written with mu held
 	asked  atomic.Bool  // a prober makes the trials of an open breaker
-	proved atomic.Bool  // what was seen last was good
-	served atomic.Bool  // a session went well since the prober looked
-	slow   atomic.Int64 // until when others are preferred, in nanoseconds after upstream.born; 0: they are not
+	proved atomic.Bool  // the last result was good
+	served atomic.Bool  // a session succeeded since the prober's last step
+	slow   atomic.Int64 // until when other addresses are preferred, in nanoseconds after upstream.born; 0: they are not
 
-	// refusedWith is the configuration with which TLS failed last; nil: it did not.
+	// refusedWith is the TLS configuration of the last TLS failure; nil: there was none.
 	refusedWith atomic.Pointer[tls.Config]
 
 	mu     sync.Mutex
 	health policy.HealthFold // guarded by mu
-	heard  policy.Outcome    // guarded by mu; what sessions saw last, since the prober looked
+	heard  policy.Outcome    // guarded by mu; the last verdict of sessions since the prober's last step
 	cause  string            // guarded by mu; of the last failure
-	failed time.Time         // guarded by mu; when that was
+	failed time.Time         // guarded by mu; when the last failure was
 }
 
 func (u *Upstream) newAddress(e *endpoint, unix string, addr netip.AddrPort) *address {
@@ -50,7 +50,7 @@ func (u *Upstream) newAddress(e *endpoint, unix string, addr netip.AddrPort) *ad
 	return a
 }
 
-// initAddress is newAddress for one that is part of something else.
+// initAddress is newAddress for an address that is embedded in another value.
 func (u *Upstream) initAddress(a *address, e *endpoint, unix string, addr netip.AddrPort) {
 	a.endpoint, a.upstream, a.unix, a.addr, a.name = e, u, unix, addr, "unix:"+unix
 	if unix == "" {
@@ -58,7 +58,7 @@ func (u *Upstream) initAddress(a *address, e *endpoint, unix string, addr netip.
 	}
 }
 
-// newMember is newAddress with a breaker of its own.
+// newMember is newAddress with a breaker for this address alone.
 func (u *Upstream) newMember(e *endpoint, unix string, addr netip.AddrPort) *address {
 	a := u.newAddress(e, unix, addr)
 	a.breaker = new(policy.Breaker)
@@ -66,20 +66,20 @@ func (u *Upstream) newMember(e *endpoint, unix string, addr netip.AddrPort) *add
 	return a
 }
 
-// log is for the changes of its state.
+// log returns the logger for changes of the address's state.
 func (a *address) log() *slog.Logger {
 	return a.upstream.log.With("upstream", a.upstream.cfg.Name, "endpoint", a.endpoint.address, "address", a.name)
 }
 
-// candidate is one address to dial: a unix path, or an IP address with port, and
-// the permission to. Without an address it is an endpoint whose name did not
+// candidate is an address to dial, which is a unix path or an IP address with a port,
+// and the permission to dial it. If at is nil, it is an endpoint whose name did not
 // resolve.
 type candidate struct {
 	endpoint *endpoint
 	at       *address
 	ticket   policy.Ticket
-	began    int64 // when it was permitted, in nanoseconds after upstream.born
-	probe    bool  // it is no session's: it holds no place, and its outcome is the prober's to judge
+	began    int64 // when the attempt was permitted, in nanoseconds after upstream.born
+	probe    bool  // for a prober: it holds no place, and the prober judges its outcome
 }
 
 func (c candidate) String() string {
@@ -93,8 +93,8 @@ func (c candidate) String() string {
 }
 
 // permit asks for an attempt at the address. The candidate holds a place until
-// release, and its ticket until it is settled. False: the breaker or the limit
-// says no, and blame says which.
+// release, and a ticket until the attempt is settled. It returns false if the breaker
+// or the limit does not permit the attempt.
 func (a *address) permit(now time.Time, limit int) (candidate, bool) {
 	if n := a.places.Add(1); limit > 0 && n > int64(limit) {
 		a.places.Add(-1)
@@ -109,24 +109,25 @@ func (a *address) permit(now time.Time, limit int) (candidate, bool) {
 	return a.candidate(ticket, now), true
 }
 
-// candidate is the address with a ticket, or with the zero one, whose outcome
-// means nothing to the breaker. The caller has taken the place.
+// candidate returns the address with a ticket. The outcome of the zero ticket has no
+// effect on the breaker. The caller has taken the place.
 func (a *address) candidate(t policy.Ticket, now time.Time) candidate {
 	return candidate{endpoint: a.endpoint, at: a, ticket: t, began: a.upstream.age(now)}
 }
 
-// full says whether the address has as many connections as it may.
+// full reports whether the address has as many connections as limit allows; 0 is no
+// limit.
 func (a *address) full(limit int) bool { return limit > 0 && a.places.Load() >= int64(limit) }
 
-// release gives the place back. It is called once for each candidate.
+// release gives the place back. The caller calls it once for each candidate.
 func (c candidate) release() {
 	if c.at != nil && !c.probe {
 		c.at.places.Add(-1)
 	}
 }
 
-// settle tells the address how an attempt went, and why in words. Counted: this
-// says something about the address; see policy.Breaker.
+// settle records the verdict on an attempt, and the reason in words. Counted reports
+// whether the verdict says something about the address; see policy.Breaker.
 func (a *address) settle(t policy.Ticket, verdict policy.Outcome, why string) (counted bool) {
 	now, jitter := time.Now(), 0.0
 	if verdict == policy.Failure {
@@ -143,60 +144,60 @@ func (a *address) settle(t policy.Ticket, verdict policy.Outcome, why string) (c
 	return counted
 }
 
-// slowFor is how long an address that was too slow for an attempt has others preferred,
-// where the breaker has no open time.
+// slowFor is how long other addresses are preferred to an address that was too slow for
+// an attempt, if the breaker has no open time.
 const slowFor = 5 * time.Second
 
-// timedOut prefers others for as long as a breaker would be open at first: a session
-// that waits for a slow address loses the time in which another would serve it. The
-// breaker, which lets nobody wait, opens later: a burst is one failure.
+// timedOut makes other addresses preferred for the first open time of a breaker. A
+// session that waits for a slow address loses the time in which another would serve it.
+// The breaker, which lets no session wait, opens later: a burst counts as one failure.
 func (a *address) timedOut(now time.Time) {
 	a.slow.Store(a.upstream.age(now) + a.slowFor())
 }
 
-// slowFor is that time in nanoseconds.
+// slowFor returns how long other addresses are preferred, in nanoseconds.
 func (a *address) slowFor() int64 { return int64(orDefault(a.upstream.cfg.Breaker.Open, slowFor)) }
 
-// answered takes that back, if what went well began after it.
+// answered ends the effect of timedOut, if the successful attempt began after timedOut.
 func (a *address) answered(began int64) {
 	if until := a.slow.Load(); until != 0 && began >= until-a.slowFor() {
 		a.slow.CompareAndSwap(until, 0)
 	}
 }
 
-// isSlow says whether others are preferred. A prober, where there is one, finds out
-// when the address answers again; else a session does, once the time is over.
+// isSlow reports whether other addresses are preferred. If there is a prober, it finds
+// out when the address answers again. Else a session does, once the time is over.
 func (a *address) isSlow(now time.Time) bool {
 	until := a.slow.Load()
 	return until != 0 && (a.asked.Load() || a.upstream.age(now) < until)
 }
 
-// chosen is called for the session that goes to the address. Where the time of a slow
-// one is over, others stay away until it is known how this session fares.
+// chosen is called when a session takes the address. If the address was slow and the
+// time is over, other sessions avoid it until the result of this one is known.
 func (a *address) chosen(now time.Time) {
 	if a.slow.Load() != 0 {
 		a.timedOut(now)
 	}
 }
 
-// failedWith keeps the cause of the last failure.
+// failedWith records the cause of the last failure.
 func (a *address) failedWith(why string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.cause, a.failed = why, now
 }
 
-// lastFailure is what the last attempt that failed saw.
+// lastFailure returns the cause and the time of the last failure.
 func (a *address) lastFailure() (cause string, at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.cause, a.failed
 }
 
-// outcomeOf is what the end of an attempt says about its address. A server that says
-// that it is full has answered. Spoken: a byte of
-// the client, or one that depends on it, was sent before, so that the end may be the
-// client's doing. What a client says must never harm others.
+// outcomeOf returns what the end of an attempt says about its address. A server that
+// reports that it is full has answered, which is a success. Spoken means that a byte of
+// the client, or a byte that depends on the client, was sent before the end. The client
+// may then have caused the end, and what a client sends must never harm others.
 func outcomeOf(r outcome.Reason, err error, spoken bool) policy.Outcome {
 	switch {
 	case r == outcome.OK, isFailure(r) && isBusy(err):
@@ -207,7 +208,7 @@ func outcomeOf(r outcome.Reason, err error, spoken bool) policy.Outcome {
 	return policy.Failure
 }
 
-// isFailure says whether a reason may speak against an address.
+// isFailure reports whether a reason may count against an address.
 func isFailure(r outcome.Reason) bool {
 	switch r {
 	case outcome.Refused, outcome.Timeout, outcome.Unreachable, outcome.StartTLSRefused,
@@ -230,8 +231,8 @@ func (a *address) turned(t policy.Transition, why string) {
 	a.log().Info("breaker", attrs...)
 }
 
-// retryIn is how long it takes until the next trial is due, to the next
-// millisecond: who waits for so long does not come too early. Zero if it is due.
+// retryIn returns the time until the next trial is due, rounded up to a millisecond: a
+// session that waits for it is not too early. It is zero if the trial is due.
 func (a *address) retryIn(now time.Time) time.Duration {
 	at := a.breaker.RetryAt()
 	if at.IsZero() {
@@ -240,20 +241,21 @@ func (a *address) retryIn(now time.Time) time.Duration {
 	return (max(at.Sub(now), 0) + time.Millisecond - 1).Truncate(time.Millisecond)
 }
 
-// AddressStatus is what is known of one address.
+// AddressStatus is the state of one address.
 type AddressStatus struct {
 	Address string `json:"address"`
-	// Health is healthy, unhealthy or unknown, HealthSince when that began.
+	// Health is healthy, unhealthy or unknown. HealthSince is when that began.
 	Health      policy.Health `json:"health"`
 	HealthSince *time.Time    `json:"health_since,omitempty"`
-	// Breaker is closed, half_open or open; NextTrial is when an open one lets the
-	// next attempt through.
+	// Breaker is closed, half_open or open. NextTrial is when an open breaker permits
+	// the next attempt.
 	Breaker   string     `json:"breaker"`
 	NextTrial *time.Time `json:"next_trial,omitempty"`
-	// Sessions are open, or being made. Spares are ready connections.
+	// Sessions is the number of connections that are open or being made. Spares is the
+	// number of preconnected connections, which are not among them.
 	Sessions int `json:"sessions"`
 	Spares   int `json:"spares"`
-	// LastError is the last failure, in words; a success does not clear it.
+	// LastError is the cause of the last failure; a success does not clear it.
 	LastError   string     `json:"last_error,omitempty"`
 	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
 }
@@ -276,7 +278,7 @@ func (a *address) status() AddressStatus {
 	return s
 }
 
-// parseLiteral gives the address of an endpoint that needs no look-up.
+// parseLiteral returns the address of an endpoint that needs no lookup.
 func parseLiteral(endpoint string) (unix string, addr netip.AddrPort, ok bool) {
 	if path, is := strings.CutPrefix(endpoint, "unix:"); is {
 		return path, netip.AddrPort{}, true
@@ -285,8 +287,8 @@ func parseLiteral(endpoint string) (unix string, addr netip.AddrPort, ok bool) {
 	return "", netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), err == nil
 }
 
-// usable says whether a session may choose the address now. Where a prober makes
-// the trials, none is sacrificed for one.
+// usable reports whether a session may choose the address now. If a prober makes the
+// trials of an open breaker, no session is risked for a trial.
 func (a *address) usable(now time.Time) bool {
 	if a.down.Load() || a.asked.Load() && a.breaker.State() == policy.Open {
 		return false

@@ -16,13 +16,13 @@ import (
 	"ambassador/l4/starttls"
 )
 
-// notReadyError is an identity that cannot be used now.
+// notReadyError means that our identity cannot be used now.
 type notReadyError struct{ err error }
 
 func (e *notReadyError) Error() string { return e.err.Error() }
 func (e *notReadyError) Unwrap() error { return e.err }
 
-// stopError is why a session was stopped from outside.
+// stopError is the cause with which stop ends a session.
 type stopError struct {
 	reason outcome.Reason
 	text   string
@@ -40,7 +40,7 @@ var (
 	errShutdown       = &stopError{outcome.Shutdown, "the ambassador was told to end at once"}
 )
 
-// stopReason is the reason of a cause given to stop.
+// stopReason returns the reason of a cause given to stop.
 func stopReason(cause error) outcome.Reason {
 	var s *stopError
 	if errors.As(cause, &s) {
@@ -49,9 +49,8 @@ func stopReason(cause error) outcome.Reason {
 	return outcome.Internal
 }
 
-// classify names what went wrong in an attempt. It and the functions below are
-// the only ones that look inside errors, and they go by type and number, never
-// by text.
+// classify returns the reason of a failed attempt. It and the functions below are the
+// only ones that look inside errors. They use the type and the number, never the text.
 func classify(stage outcome.Stage, err error) outcome.Reason {
 	var (
 		panicked *panicError
@@ -91,7 +90,7 @@ func classify(stage outcome.Stage, err error) outcome.Reason {
 	return dialReason(err)
 }
 
-// dialReason names a failed connect by its error number.
+// dialReason returns the reason of a failed connect, by its error number.
 func dialReason(err error) outcome.Reason {
 	var n syscall.Errno
 	if !errors.As(err, &n) {
@@ -106,7 +105,8 @@ func dialReason(err error) outcome.Reason {
 	return outcome.Unreachable
 }
 
-// earlyReason names the end of an established upstream before its first byte.
+// earlyReason returns the reason of the end of an upstream's connection between the
+// handshake and the server's first byte.
 func earlyReason(err error) outcome.Reason {
 	var panicked *panicError
 	switch {
@@ -122,7 +122,7 @@ func earlyReason(err error) outcome.Reason {
 	return outcome.UpstreamTLS
 }
 
-// dialogueReason names the end of a dialogue that did not come to its end.
+// dialogueReason returns the reason of a dialogue that ended before it was complete.
 func dialogueReason(err error) outcome.Reason {
 	var (
 		greeting *starttls.GreetingError
@@ -142,7 +142,7 @@ func dialogueReason(err error) outcome.Reason {
 		return outcome.HandshakeTimeout
 	case isEOF(side.Err) && side.Clean:
 		return outcome.Probe
-	case isEOF(side.Err): // inside a message, or because of our answer to its first
+	case isEOF(side.Err): // inside a message, or after our answer to its first message
 		return outcome.BadGreeting
 	case isReset(side.Err):
 		return outcome.DownstreamReset
@@ -150,8 +150,8 @@ func dialogueReason(err error) outcome.Reason {
 	return outcome.DownstreamLost
 }
 
-// prefaceReason names the end of a client that has not sent a good PROXY header or
-// request.
+// prefaceReason returns the reason of the end of a client that has not sent a valid
+// PROXY header or request.
 func prefaceReason(err error) outcome.Reason {
 	var (
 		bad   *preface.Error
@@ -172,8 +172,8 @@ func prefaceReason(err error) outcome.Reason {
 	return outcome.DownstreamLost
 }
 
-// handshakeReason names the end of a client's TLS handshake; heard says that it has
-// sent a byte.
+// handshakeReason returns the reason of a failed TLS handshake with a client. Heard says
+// whether the client has sent a byte.
 func handshakeReason(err error, heard bool) outcome.Reason {
 	var notReady *notReadyError
 	switch {
@@ -189,7 +189,7 @@ func handshakeReason(err error, heard bool) outcome.Reason {
 	return outcome.DownstreamTLS
 }
 
-// relayReason names how a relay ended, and gives what was seen.
+// relayReason returns the reason of a relay's end, and the error that caused it.
 func relayReason(r relay.Result, heard bool) (outcome.Reason, error) {
 	early := !heard && r.Down == 0 && !r.Settled
 	switch r.End {
@@ -218,7 +218,7 @@ func relayReason(r relay.Result, heard bool) (outcome.Reason, error) {
 	return outcome.Internal, r.Err
 }
 
-// relayReasons are the endings that need no judgement.
+// relayReasons are the reasons that depend only on how the relay ended.
 var relayReasons = map[relay.End]outcome.Reason{
 	relay.EndDownstreamReset: outcome.DownstreamReset,
 	relay.EndDownstreamLost:  outcome.DownstreamLost,
@@ -228,8 +228,8 @@ var relayReasons = map[relay.End]outcome.Reason{
 	relay.EndLifetime:        outcome.Lifetime,
 }
 
-// settleReason is how an attempt went whose session ended for reason before it
-// had settled; empty is neutral.
+// settleReason returns the reason with which to settle an attempt whose session ended
+// for reason before the attempt was settled. Empty is neutral.
 func settleReason(reason outcome.Reason, r relay.Result) outcome.Reason {
 	switch {
 	case reason == outcome.UpstreamEarlyClose || reason == outcome.UpstreamTLSRejected:
@@ -252,16 +252,16 @@ func isReset(err error) bool {
 
 func isHangUp(err error) bool { return isEOF(err) || isReset(err) }
 
-// isBusy says whether the server has answered in its protocol that it is at its
-// limit: it is well, and another may be served in a moment.
+// isBusy reports whether the server has answered in its protocol that it is at its
+// limit. Such a server is healthy, and may serve another client in a moment.
 func isBusy(err error) bool {
 	var refused *starttls.RefusedError
 	return errors.As(err, &refused) && refused.Busy
 }
 
-// blamesCertificate says whether a failure of TLS is about one of the two
-// certificates, which no byte of a client can bring about: we reject the server's, or
-// an alert of the server is about ours.
+// blamesCertificate reports whether a TLS failure is about one of the two certificates:
+// we reject the server's, or an alert of the server is about ours. No byte of a client
+// can cause that.
 func blamesCertificate(r outcome.Reason, err error) bool {
 	switch r {
 	case outcome.UpstreamTLSRejected:
@@ -273,7 +273,7 @@ func blamesCertificate(r outcome.Reason, err error) bool {
 	return false
 }
 
-// isCertificateAlert says whether an alert is about the certificate of the side that
+// isCertificateAlert reports whether an alert is about the certificate of the side that
 // receives it (RFC 8446, 6.2).
 func isCertificateAlert(n uint8) bool {
 	switch n {
@@ -290,8 +290,8 @@ func isCertificateAlert(n uint8) bool {
 	return false
 }
 
-// alertNumber is the number of the alert that the peer sent; 0, which is
-// close_notify's, if it sent none. crypto/tls has a number of a type of its own there.
+// alertNumber returns the number of the alert that the peer sent; 0, the number of
+// close_notify, if it sent none. The type of that number in crypto/tls is not exported.
 func alertNumber(err error) uint8 {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "remote error" {
@@ -303,8 +303,8 @@ func alertNumber(err error) uint8 {
 	return 0
 }
 
-// isAlert says whether the peer sent a TLS alert: crypto/tls wraps it in an
-// OpError of that Op, and exports no type of its own.
+// isAlert reports whether the peer sent a TLS alert: crypto/tls wraps an alert in an
+// OpError of that Op, and exports no type for it.
 func isAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"

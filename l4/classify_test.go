@@ -17,14 +17,14 @@ import (
 	"ambassador/l4/starttls"
 )
 
-// alertError is what crypto/tls returns for an alert of the peer.
+// alertError is the error that crypto/tls returns for an alert of the peer.
 var alertError = &net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}
 
 func sys(op string, n syscall.Errno) error {
 	return &net.OpError{Op: op, Err: os.NewSyscallError(op, n)}
 }
 
-// The specification of classify: who × where.
+// The specification of classify: the side that ended the attempt × the stage.
 func TestClassify(t *testing.T) {
 	for _, tt := range []struct {
 		stage outcome.Stage

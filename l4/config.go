@@ -11,69 +11,69 @@ import (
 	"ambassador/policy"
 )
 
-// Config is everything a Server serves. It is complete, already validated by
-// whoever built it, and not changed after it has been handed to Apply.
+// Config is the configuration of a Server. The caller validates it before Apply, and
+// does not change it afterwards.
 type Config struct {
 	Listeners []ListenerConfig
 	Upstreams []UpstreamConfig
-	// MaxSessions bounds the sessions of the whole process. If zero, it is 45 %
-	// of the descriptor limit, or less where the rest would not do for everything
-	// else: a session needs two descriptors.
+	// MaxSessions bounds the sessions of the whole process. If zero, it is 45 % of the
+	// descriptor limit, or less if the rest would not be enough for everything else: a
+	// session needs two descriptors.
 	MaxSessions int
-	// MaxMemory bounds the bytes that are held for sessions which are not relayed
-	// yet, and for sides of relayed ones that do not take what was sent to them. If
-	// zero, DefaultMemory.
+	// MaxMemory bounds the bytes that are held for sessions before their relay, and in
+	// the relay for sides that do not read. If zero, DefaultMemory.
 	MaxMemory int64
-	// ReservedDescriptors is how many descriptors the rest of the process may have
-	// open at a time: HTTP servers, files, issuers.
+	// ReservedDescriptors is how many descriptors the rest of the process may have open
+	// at a time: HTTP servers, files, issuers.
 	ReservedDescriptors int
 }
 
-// ListenerConfig is one place where downstreams connect.
+// ListenerConfig is one address where clients connect.
 type ListenerConfig struct {
 	Name string
-	// Greeting is the text of everything that decides how clients are greeted, but for
-	// Users: TLS, ProxyFrom, Request and the like. A client that was greeted by another
-	// text before Apply, and is not routed yet, is refused: it may not have proved what is
-	// wanted now.
+	// Greeting is the text of all settings that decide how clients are greeted, except
+	// Users: TLS, ProxyFrom, Request and the like. If Apply changes the text, clients that
+	// are greeted but not routed yet are refused: they may not have proved what the new
+	// settings require.
 	Greeting string
 	// Address is "HOST:PORT", "unix:/path" or "systemd:NAME".
 	Address string
 	Socket  SocketConfig
 	// UnsafePlaintextListen allows plaintext on an address that is not loopback.
 	UnsafePlaintextListen bool
-	// ProxyFrom are the proxies before us. If there are any, only they may connect,
-	// and must begin with a PROXY header that says who the client is.
+	// ProxyFrom are the proxies before us. If there are any, only they may connect, and
+	// must begin with a PROXY header that names the client.
 	ProxyFrom []netip.Prefix
-	// TLS ends the TLS of clients. Nil: they speak plaintext.
+	// TLS terminates the TLS of clients. Nil: clients speak plaintext.
 	TLS *ServerTLS
 	// StartTLS names a protocol of l4/starttls in which clients ask us for TLS, one
 	// of AcceptNames; empty: TLS begins at once. It needs TLS.
 	StartTLS string
-	// Request is how clients say where they want to go.
+	// Request is how clients name their destination.
 	Request RequestProtocol
-	// Users may ask, by name and password. Nil: everybody may, and nobody is asked.
+	// Users may make requests, with name and password. Nil: every client may, and no login
+	// is required.
 	Users *htpasswd.Users
-	// SNI reads the ClientHello of clients, for Rules. It cannot be with TLS, nor with
-	// a Request that is answered: the hello comes only after the answer.
+	// SNI peeks at the ClientHello of clients, for Rules. It excludes TLS, and a Request
+	// that is answered: the client sends its ClientHello only after the answer.
 	SNI bool
-	// Context lets clients say more about their connection; see preface.Hints.
+	// Context accepts client hints; see preface.Hints.
 	Context bool
-	// Upstream is the Name of one of Config.Upstreams. Empty where Rules choose.
+	// Upstream is the Name of one of Config.Upstreams. Empty if Rules choose.
 	Upstream string
-	// Rules choose an upstream by its Name, or deny. Nil: Upstream.
+	// Rules choose an upstream by its Name, or deny the client. Nil: Upstream is used.
 	Rules *policy.Rules
-	// DNSServers ("10.0.0.2:53") answer for the names that Rules are about. Empty: the system's.
+	// DNSServers ("10.0.0.2:53") look up names for Rules. Empty: the system's do.
 	DNSServers []string
 	Timeouts   Timeouts
 	Limits     ListenerLimits
 }
 
-// RequestProtocol is how clients of a listener say where they want to go.
+// RequestProtocol is how clients of a listener name their destination.
 type RequestProtocol int
 
-// The ways. With RequestOriginal it is where the connection went before the
-// system redirected it to us (Linux, nftables REDIRECT).
+// The protocols. With RequestOriginal the destination is the connection's original one,
+// before the system redirected it to us (Linux, nftables REDIRECT).
 const (
 	RequestNone RequestProtocol = iota
 	RequestSOCKS5
@@ -81,7 +81,7 @@ const (
 	RequestOriginal
 )
 
-// upstreams are those that sessions may go to.
+// upstreams returns the names of the upstreams that sessions may use.
 func (c *ListenerConfig) upstreams() []string {
 	if c.Rules == nil {
 		return []string{c.Upstream}
@@ -89,31 +89,31 @@ func (c *ListenerConfig) upstreams() []string {
 	return c.Rules.Upstreams()
 }
 
-// proxied says whether clients come by proxies that tell of them.
+// proxied reports whether clients connect through proxies, which send a PROXY header.
 func (c *ListenerConfig) proxied() bool { return len(c.ProxyFrom) > 0 }
 
-// speaksFirst says whether clients have to say something before anything is dialled
+// speaksFirst reports whether clients have to send something before anything is dialled
 // for them.
 func (c *ListenerConfig) speaksFirst() bool {
 	return c.TLS != nil || c.proxied() || c.Request == RequestSOCKS5 || c.Request == RequestConnect
 }
 
-// SocketConfig says what a unix listener's file looks like.
+// SocketConfig says which mode and owner the file of a unix listener has.
 type SocketConfig struct {
 	// Mode is the file's permission bits. If zero, 0600.
 	Mode fs.FileMode
-	// UID and GID own the file. Nil leaves them as they are.
+	// UID and GID own the file. Nil leaves the owner or the group as it is.
 	UID, GID *int
 }
 
-// Timeouts bound what a session may wait for. Zero is none, but for Handshake,
-// where it is DefaultHandshakeTimeout: a wait for the client always has a bound.
+// Timeouts bound the waits of a session. Zero is no bound, except for Handshake, where
+// it is DefaultHandshakeTimeout: before the relay, every wait for the client has a bound.
 type Timeouts struct {
-	// Handshake bounds every wait for the client's part before the relay.
+	// Handshake bounds every wait for the client before the relay.
 	Handshake time.Duration
-	// Idle ends a session that moved no byte either way for so long.
+	// Idle ends a session that has moved no byte in either direction for so long.
 	Idle time.Duration
-	// HalfCloseIdle is Idle for a session of which one side has ended.
+	// HalfCloseIdle is Idle for a session after one side has ended.
 	HalfCloseIdle time.Duration
 	// Lifetime bounds the relay as a whole.
 	Lifetime time.Duration
@@ -134,46 +134,46 @@ const (
 // UpstreamConfig is one named remote service.
 type UpstreamConfig struct {
 	Name string
-	// Key is the text of everything that makes this upstream what it is. On
-	// Apply an upstream of the same Name and Key is kept with all it has learned.
+	// Key is the text of all settings of this upstream. Apply keeps an upstream of the
+	// same Name and Key, with its state.
 	Key       string
 	Endpoints []EndpointConfig
-	// Dynamic has no Endpoints: it dials what the client has asked for.
+	// Dynamic dials the destination that the client asks for. It has no Endpoints.
 	Dynamic bool
 	// StartTLS names a protocol of l4/starttls; empty for none.
 	StartTLS string
 	// ProxyProtocol is the version of the PROXY header that connections begin with,
-	// before StartTLS and TLS. Ready ones, which Preconnect makes, cannot have one.
+	// before StartTLS and TLS. Preconnected connections cannot have one.
 	ProxyProtocol ProxyVersion
-	// TLS gives the configuration for a connection to address ("10.0.0.7:5432")
-	// of the endpoint configured as host. Nil: the upstream speaks plaintext. An
-	// error means that our side is not ready (outcome.NoIdentity).
+	// TLS returns the configuration for a connection to address ("10.0.0.7:5432") of the
+	// endpoint configured as host. Nil: the upstream speaks plaintext. An error means that
+	// our side is not ready (outcome.NoIdentity).
 	TLS func(host, address string) (*tls.Config, error)
-	// IdentityReady says why the identity cannot be used now. Nil: none is needed.
+	// IdentityReady returns why the identity cannot be used now. Nil: none is needed.
 	IdentityReady func() error
-	// AwaitIdentity is asked where IdentityReady says no: it waits for what will
-	// come at once, bounded by ctx. Nil: nothing will.
+	// AwaitIdentity is called if IdentityReady returns an error: it waits for an identity
+	// that is expected at once, bounded by ctx. Nil: none is expected.
 	AwaitIdentity func(ctx context.Context) error
 	Connect       ConnectConfig
-	// DNSServers ("10.0.0.2:53") answer for this upstream's names. Empty: the system's.
+	// DNSServers ("10.0.0.2:53") look up this upstream's names. Empty: the system's do.
 	DNSServers []string
 	// Required upstreams count for readiness.
 	Required bool
-	// Balance is how an address is chosen among those that may be used.
+	// Balance is how an address is chosen among the usable ones.
 	Balance policy.Method
 	// Resolve is how often names are looked up again. If zero, DefaultResolve.
 	Resolve time.Duration
-	// Breaker is that of each address. If zero, none ever opens.
+	// Breaker configures the breaker of each address. If zero, no breaker opens.
 	Breaker policy.BreakerConfig
-	// Health is how the health of each address is told.
+	// Health is how the health of each address is checked.
 	Health HealthConfig
-	// Preconnect is how many connections are kept ready.
+	// Preconnect is how many preconnected connections are kept.
 	Preconnect PreconnectConfig
-	// MaxConnections bounds the connections to each address, ready ones included. If zero, nothing does.
+	// MaxConnections bounds the connections to each address, preconnected ones included.
+	// If zero, there is no bound.
 	MaxConnections int
-	// Mark is the SO_MARK of all that is dialled by IP, probes and ready connections
-	// included; names are looked up without. It needs Linux and CAP_NET_ADMIN. If
-	// zero, none.
+	// Mark is the SO_MARK of all connections by IP, probes and preconnected ones included;
+	// lookups do not have it. It needs Linux and CAP_NET_ADMIN. If zero, none.
 	Mark int
 }
 
@@ -182,23 +182,25 @@ type EndpointConfig struct {
 	// Address is "HOST:PORT" (a name or an IP), "unix:/path", or "srv:NAME" for the
 	// targets of an SRV name.
 	Address string
-	// Weight is its share of the sessions. If zero, one. With srv the records say.
+	// Weight is its share of the sessions. If zero, one. With srv the records set it.
 	Weight int
-	// Priority is its group: a higher one is used only when no address of a lower
-	// one can be. With srv the records say.
+	// Priority is its group: a group with a higher number is used only if no address of a
+	// lower one is usable. With srv the records set it.
 	Priority int
 }
 
-// ConnectConfig bounds establishing a connection. If zero, a field is its default.
+// ConnectConfig bounds how a session connects to an upstream. A field that is zero has
+// its default.
 type ConnectConfig struct {
 	// Timeout bounds everything from the first attempt to the end of TLS.
 	Timeout time.Duration
-	// AttemptTimeout bounds one attempt: dial, STARTTLS and TLS to one address. If
-	// zero, DefaultAttemptTimeout while there is another address to try, else only
+	// AttemptTimeout bounds one attempt: dial, STARTTLS and TLS to one address. If zero,
+	// DefaultAttemptTimeout bounds it while there is another address to try, else only
 	// Timeout does.
 	AttemptTimeout time.Duration
-	// Attempts is how often one session tries, each time another address first.
+	// Attempts is how many attempts a session makes. It tries other addresses before it
+	// repeats one.
 	Attempts int
-	// Backoff is the pause before an address is tried again; it grows and has jitter.
+	// Backoff is the pause before an address is tried again. It grows and has jitter.
 	Backoff time.Duration
 }

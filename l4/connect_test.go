@@ -20,7 +20,7 @@ import (
 	"ambassador/policy"
 )
 
-// fakeNet answers dials from a script, in a bubble's time.
+// fakeNet answers dials from a script, in the fake time of a bubble.
 type fakeNet struct {
 	answer map[string]func(ctx context.Context) (net.Conn, error)
 
@@ -43,7 +43,7 @@ func hangs(ctx context.Context) (net.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// after answers like next, but only after d.
+// after returns a dial that answers like next, but only after d.
 func after(d time.Duration, next func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		if err := task.Wait(ctx, d, nil); err != nil {
@@ -57,12 +57,12 @@ type connectResult struct {
 	address  string
 	err      *outcome.Error
 	took     time.Duration
-	attempts []outcome.Reason // as the observer heard them
+	attempts []outcome.Reason // as the observer got them
 	dials    []string
 }
 
-// connectIn runs one connect in a bubble. Pauses have jitter, so times are
-// compared only where no pause comes before.
+// connectIn runs one connect in a bubble. Pauses have jitter, so tests compare times
+// only if there was no pause before.
 func connectIn(t *testing.T, f *fakeNet, cfg UpstreamConfig, cancelAfter time.Duration) (res connectResult) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -161,7 +161,7 @@ func TestConnectWithoutIdentityDialsNobody(t *testing.T) {
 	}
 }
 
-// An identity that is on its way is waited for, within attempt_timeout.
+// An attempt waits for an identity that is expected at once, within attempt_timeout.
 func TestConnectAwaitsAnIdentity(t *testing.T) {
 	ready := errors.New("not enrolled yet")
 	await := func(after time.Duration) func(context.Context) error {
@@ -184,7 +184,7 @@ func TestConnectAwaitsAnIdentity(t *testing.T) {
 	}
 }
 
-// raceIn dials one address with a sibling of the other family.
+// raceIn dials one address that has a sibling of the other family.
 func raceIn(t *testing.T, six, four func(context.Context) (net.Conn, error)) (address string, dials []string, attempts []outcome.Reason, took time.Duration, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -267,7 +267,7 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 		if _, err, _ := session(); err.Reason != outcome.Refused || err.Stage != outcome.StageDial || len(f.log) != 3 {
 			t.Fatalf("while closed: %v (%s) after %v", err, err.Reason, f.log)
 		}
-		_, failure, took := session() // two attempts, and the trial, for which there is time
+		_, failure, took := session() // two attempts, and the trial, which is due in time
 		if failure.Reason != outcome.Refused || took < 4*time.Second || took > 6*time.Second || len(f.log) != 6 {
 			t.Fatalf("while it opens: %v (%s) in %v after %v", failure, failure.Reason, took, f.log)
 		}
@@ -277,7 +277,7 @@ func TestConnectFailsFastWhileTheBreakerIsOpen(t *testing.T) {
 			t.Errorf("while open: %v (%s) after %v, retry in %v, %d dials", failure, failure.Reason, took, failure.RetryIn, len(f.log))
 		}
 		time.Sleep(failure.RetryIn)
-		if _, err, took := session(); err.Reason != outcome.Refused || took != 0 || len(f.log) != 7 { // no other trial is due in time
+		if _, err, took := session(); err.Reason != outcome.Refused || took != 0 || len(f.log) != 7 { // the next trial is not due in time
 			t.Errorf("the trial: %v (%s), %d dials", err, err.Reason, len(f.log))
 		}
 		if _, err, _ := session(); err.Reason != outcome.BreakerOpen || err.RetryIn <= 10*time.Second {
@@ -315,10 +315,10 @@ func TestConnectSettlesEachTicketOnce(t *testing.T) {
 	for u.members()[0].breaker.State() != policy.Open || u.members()[1].breaker.State() != policy.Open {
 		conn, failure := u.connect(t.Context(), func(outcome.Stage, candidate, int) {})
 		if failure != nil {
-			continue // only the dead one was left, for as long as it may fail
+			continue // only the dead address was left; it fails until its breaker opens
 		}
 		conn.settle(outcome.UpstreamEarlyClose, errors.New("closed early"))
-		conn.succeeded() // too late
+		conn.succeeded() // has no effect: the attempt is settled
 		conn.settle("", nil)
 		conn.abort(nil)
 		conn.closeRaw()
@@ -333,8 +333,8 @@ func TestConnectSettlesEachTicketOnce(t *testing.T) {
 	}
 }
 
-// An address that was too slow once has others preferred, for as long as a breaker is
-// open at first, or until it answers: to try it costs a session its attempt_timeout.
+// After an address was too slow once, others are preferred for the first open time of a
+// breaker, or until it answers. Each attempt at a slow address costs attempt_timeout.
 func TestSlowAddressIsNotPreferred(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": hangs, "127.0.0.2:1": accepts}}

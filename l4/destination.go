@@ -12,26 +12,27 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// destination is where a client wants to go: a name or an address, and a port.
-// Owned by one session.
+// destination is what a client asks for: a name or an address, and a port. It is owned
+// by one session.
 type destination struct {
 	host string       // as policy.ParseHost gives it; empty for an address
 	addr netip.Addr   // not valid for a name
-	port uint16       // 0: the client has not said where to
-	ips  []netip.Addr // of host, where the rules wanted to know, and kept by them
-	text string       // String's, once it was asked
-	// scope is the rule that has kept only some of the name's addresses; empty: all are
-	// kept. What is known of those says nothing of the others, which another rule keeps.
+	port uint16       // 0: the client has not named a destination
+	ips  []netip.Addr // of host, if the rules looked it up; those that the rules allow
+	text string       // result of String, after the first call
+	// scope is the rule that allows only some of the name's addresses; empty: all are
+	// allowed. The state of these says nothing about the others, which another rule allows.
 	scope string
-	// may says whether a rule opens a special address, and else what range it is in.
+	// may reports whether the rules allow an address; if not, special names the range of
+	// special addresses that it is in.
 	may func(netip.Addr) (special string, ok bool)
-	// ours says whether we listen there.
+	// ours reports whether we listen at an address.
 	ours func(netip.AddrPort) bool
-	// lookUp asks a resolver when it is the client's turn. Nil: at once.
+	// lookUp asks a resolver when it is the client's turn. Nil: the lookup is immediate.
 	lookUp func(context.Context, *resolver, string) ([]netip.Addr, error)
 }
 
-// name is the host or the address.
+// name returns the host or the address.
 func (d *destination) name() string {
 	if d.addr.IsValid() {
 		return d.addr.String()
@@ -39,7 +40,8 @@ func (d *destination) name() string {
 	return d.host
 }
 
-// String is "host:port" or "[::1]:port"; empty where the client has not said.
+// String returns "host:port" or "[::1]:port". It is empty if the client has not named a
+// destination.
 func (d *destination) String() string {
 	if d.port == 0 {
 		return ""
@@ -50,12 +52,12 @@ func (d *destination) String() string {
 	return d.text
 }
 
-// maxDialled bounds the addresses of one destination that may be dialled, of which
-// its owner can name thousands: connect.attempts of an upstream is at most 100.
+// maxDialled bounds the addresses of one destination that may be dialled: the owner of
+// a name can list thousands. It is the maximum of connect.attempts.
 const maxDialled = 100
 
-// judge keeps the addresses that may be dialled, of more than maxDialled the first.
-// The error is a *Refusal of StageRoute if there are none.
+// judge returns the addresses that may be dialled, at most the first maxDialled. If
+// there are none, the error is an *outcome.Refusal of StageRoute.
 func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	var kept []netip.Addr
 	var refused []string
@@ -93,11 +95,11 @@ func (d *destination) judge(found []netip.Addr) ([]netip.Addr, error) {
 	return nil, &outcome.Refusal{Stage: outcome.StageRoute, Reason: reason, Text: fmt.Sprintf("%s: %s, and no rule opens that", d, strings.Join(refused, ", ")), Public: fmt.Sprintf("%s %s", d, public)}
 }
 
-// mustLookUp says that nobody has looked the name up for this session yet.
+// mustLookUp reports whether the name was not looked up for this session yet.
 func (d *destination) mustLookUp() bool { return !d.addr.IsValid() && d.ips == nil }
 
-// addresses looks the name up, where the rules have not, and judges what is found.
-// Where nothing needs to be looked up it does not wait.
+// addresses looks up the name, unless the rules have, and judges the addresses. It does
+// not wait if no lookup is needed.
 func (d *destination) addresses(ctx context.Context, r *resolver) ([]netip.Addr, error) {
 	switch {
 	case d.addr.IsValid():

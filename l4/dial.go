@@ -14,12 +14,12 @@ import (
 	"ambassador/l4/task"
 )
 
-// raceDelay is when a dial that has not connected gets one of the other address
-// family beside it (RFC 8305 calls it the Connection Attempt Delay).
+// raceDelay is how long a dial may take before a dial to the other address family
+// starts in parallel. RFC 8305 calls it the Connection Attempt Delay.
 const raceDelay = 250 * time.Millisecond
 
-// dialTo connects conn.candidate, or its sibling of the other family if that is
-// faster; conn.candidate is then the one that connected.
+// dialTo connects to conn.candidate, or to its sibling of the other address family if
+// that is faster. It sets conn.candidate to the one that connected.
 func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) error {
 	start := time.Now()
 	if !plan.hasSibling(conn.candidate) {
@@ -33,7 +33,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 	task.Leave(ctx)
 	r := race{upstream: u, results: make(chan dialed, 2)}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // the loser's dial ends here
+	defer cancel() // ends the slower dial
 	r.begin(ctx, conn.candidate)
 	delay := time.NewTimer(raceDelay)
 	defer delay.Stop()
@@ -52,7 +52,7 @@ func (u *Upstream) dialTo(ctx context.Context, plan *plan, conn *upstreamConn) e
 					e = nil
 				}
 				u.giveUp(d.candidate, e)
-				continue // the other is still on its way
+				continue // the other dial is still running
 			}
 			conn.candidate, conn.raw = d.candidate, d.conn
 			if d.err != nil {
@@ -78,10 +78,10 @@ type dialed struct {
 	err       error
 }
 
-// begin starts a dial; results has room, so its goroutine always ends.
+// begin starts a dial. Results has room for all, so the dial's goroutine always ends.
 func (r *race) begin(ctx context.Context, c candidate) {
 	r.running++
-	go func() { // dialTo or discard takes the result
+	go func() { // dialTo or discard receives the result
 		d := dialed{candidate: c}
 		if err := r.upstream.panics().catch(PartUpstream, func() { d.conn, d.err = r.upstream.dialOne(ctx, c) }); err != nil {
 			d.err = err
@@ -90,7 +90,8 @@ func (r *race) begin(ctx context.Context, c candidate) {
 	}()
 }
 
-// discard closes what the loser may still bring. To lose says nothing about it.
+// discard closes the connection that the slower dial may still make. That it was slower
+// says nothing about its address.
 func (r *race) discard() {
 	if r.running == 0 {
 		return
@@ -111,9 +112,9 @@ func (u *Upstream) dialOne(ctx context.Context, c candidate) (net.Conn, error) {
 	return u.dial(ctx, "tcp", c.at.name)
 }
 
-// dialer is the DialFunc of real sockets: keepalive as everywhere, no Nagle's
-// delay, no MPTCP, which would cost a wrapped socket. Those of IP have the mark; 0
-// is none.
+// dialer returns the DialFunc of real sockets. They have keepalive, but neither Nagle's
+// delay nor MPTCP, which would wrap each socket in another. Sockets of IP have the mark;
+// 0 is none.
 func dialer(e *relay.Engine, mark int) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		addr, err := netip.ParseAddrPort(address)
@@ -138,8 +139,8 @@ func markSocket(c syscall.RawConn, mark int) error {
 	return err
 }
 
-// dialFor is how the connections of an upstream are dialled. The error says that
-// its mark cannot be had.
+// dialFor returns the DialFunc of an upstream. The error means that the process cannot
+// set the upstream's mark.
 func (o *upstreamDeps) dialFor(cfg *UpstreamConfig) (DialFunc, error) {
 	if cfg.Mark == 0 || o.marked == nil {
 		return o.dial, nil

@@ -12,40 +12,42 @@ import (
 	"ambassador/policy"
 )
 
-// maxVisited bounds the destinations of which a dynamic upstream remembers all:
-// about 1 KiB each, and twice that with what a crowd of them keeps from being given
-// back. Of up to maxFaded before them it remembers the breaker, in about 100 bytes.
+// maxVisited bounds the destinations in the cache of a dynamic upstream. Each takes
+// about 1 KiB. Many together take twice that, with the memory that they keep from being
+// returned to the system. Of up to maxFaded evicted destinations the cache keeps the
+// breaker, in about 100 bytes.
 const (
 	maxVisited = 768
 	maxFaded   = 4096 - maxVisited
 )
 
-// maxKnownAddresses bounds the addresses that are remembered of one destination.
+// maxKnownAddresses bounds the addresses that are cached for one destination.
 const maxKnownAddresses = 8
 
-// visited are the destinations that a dynamic upstream has been asked for, the
-// least recently used of which are forgotten beyond a bound: what clients name is
-// without end. It is safe for concurrent use.
+// visited is the destination cache of a dynamic upstream. It evicts the least recently
+// used destination beyond a bound: clients can name any number of them. It is safe for
+// concurrent use.
 type visited struct {
 	mu     sync.Mutex
 	byName map[string]*site // guarded by mu; by "host:port", and scope
-	// The ends of the sites' list, by when they were used last; nil without sites.
+	// The ends of the list of sites, in the order of their last use; nil without sites.
 	newest, oldest *site // guarded by mu
 
-	faded map[string]faded // guarded by mu; nil before the first
-	ring  []string         // guarded by mu; faded's keys, and some that were, in the order of fading
-	at    int              // guarded by mu; the place in ring of the next
+	faded map[string]faded // guarded by mu; the evicted breakers; nil before the first
+	ring  []string         // guarded by mu; faded's keys, and some former ones, in the order of eviction
+	at    int              // guarded by mu; the index in ring of the next
 }
 
-// faded is what is left of a site that has made room for newer ones, where its
-// breaker has something to remember.
+// faded is the evicted breaker of a site, kept unless the breaker is in its initial
+// state.
 type faded struct {
-	failures int32 // of the breaker, while it is closed and has not been open
-	place    int32 // in the ring
+	failures int32 // of the breaker, if it is closed and opened is nil
+	place    int32 // index in the ring
 	opened   *opened
 }
 
-// opened is what is left of a site whose breaker is open, or was.
+// opened is the memory of an evicted breaker that is open, or was open and has not
+// succeeded since.
 type opened struct {
 	breaker policy.BreakerMemory
 	cause   string // of the last failure
@@ -59,11 +61,11 @@ func (f faded) breaker() policy.BreakerMemory {
 	return policy.BreakerMemory{Failures: int(f.failures)}
 }
 
-// maxFadedCause bounds the words, in bytes.
+// maxFadedCause bounds opened.cause, in bytes.
 const maxFadedCause = 120
 
-// site is one destination with what is known of it: all its addresses, which are
-// the endpoint's members, share a breaker. Sessions may keep one that was forgotten.
+// site is one destination in the cache, with its state. All its addresses, which are
+// the endpoint's members, share one breaker. A session may keep a site that was evicted.
 type site struct {
 	// Static after construction; the pointers are to parts of own.
 	endpoint *endpoint
@@ -72,17 +74,17 @@ type site struct {
 
 	newer, older *site // guarded by visited.mu
 
-	// own is what each has, in one piece: thousands that are remembered of a crowd of
-	// sessions would, in pieces, each keep pages from being given back.
+	// own holds the parts of every site in one allocation. In separate allocations,
+	// thousands of cached sites would each keep several pages from being returned.
 	own struct {
 		endpoint endpoint
 		breaker  policy.Breaker
-		address  address // of the first member, where there is but one
+		address  address // of the first member, if it is the only one
 		member   [1]member
 	}
 }
 
-// site is that of a destination.
+// site returns the site of a destination, and makes it the most recently used.
 func (u *Upstream) site(d *destination) *site {
 	name, v := d.String(), u.visited
 	key := name
@@ -110,8 +112,8 @@ func (u *Upstream) site(d *destination) *site {
 	return s
 }
 
-// fade keeps what the breaker of a site knows, with mu held. The oldest that faded
-// makes room for it.
+// fade keeps the breaker of an evicted site, with mu held. It replaces the breaker that
+// was evicted first.
 func (v *visited) fade(s *site) {
 	memory, ok := s.breaker.Memory(time.Now())
 	if !ok {
@@ -128,14 +130,14 @@ func (v *visited) fade(s *site) {
 	if v.at == len(v.ring) {
 		v.ring = append(v.ring, "")
 	}
-	if oldest := v.ring[v.at]; v.faded[oldest].place == int32(v.at) { // else it was recalled
+	if oldest := v.ring[v.at]; v.faded[oldest].place == int32(v.at) { // else it was recalled before
 		delete(v.faded, oldest)
 	}
 	v.faded[s.key], v.ring[v.at] = f, s.key
 	v.at = (v.at + 1) % maxFaded
 }
 
-// lastFailure is the last one of those that its addresses remember.
+// lastFailure returns the latest failure of the site's addresses.
 func (s *site) lastFailure() (cause string, at time.Time) {
 	s.endpoint.mu.Lock()
 	defer s.endpoint.mu.Unlock()
@@ -149,7 +151,7 @@ func (s *site) lastFailure() (cause string, at time.Time) {
 
 func (u *Upstream) newSite(name string, d *destination) *site {
 	host := d.name()
-	from := strings.Index(name, host) // behind a bracket perhaps
+	from := strings.Index(name, host) // after the bracket of an IPv6 address
 	s := &site{}
 	s.endpoint, s.breaker = &s.own.endpoint, &s.own.breaker
 	s.endpoint.address, s.endpoint.host, s.endpoint.port = name, name[from:from+len(host)], d.port
@@ -158,8 +160,9 @@ func (u *Upstream) newSite(name string, d *destination) *site {
 	return s
 }
 
-// recall makes a new site know what has faded, before anybody has it. Until an
-// address of it is met it has one of its own name, which is not dialled.
+// recall restores an evicted breaker in a new site, before any session has the site.
+// Until the site has a real address, it has one with the site's name, which is not
+// dialled.
 func (u *Upstream) recall(s *site, f faded) {
 	s.breaker.Recall(f.breaker())
 	if f.opened == nil {
@@ -172,7 +175,7 @@ func (u *Upstream) recall(s *site, f faded) {
 	s.endpoint.members = s.own.member[:]
 }
 
-// use makes a site the newest, with mu held.
+// use makes a site the most recently used, with mu held.
 func (v *visited) use(s *site) {
 	if v.newest == s {
 		return
@@ -186,7 +189,7 @@ func (v *visited) use(s *site) {
 	v.newest = s
 }
 
-// unlink takes a site out of the list, if it is there, with mu held.
+// unlink removes a site from the list, if it is there, with mu held.
 func (v *visited) unlink(s *site) {
 	switch {
 	case s.newer != nil:
@@ -203,8 +206,8 @@ func (v *visited) unlink(s *site) {
 	s.newer, s.older = nil, nil
 }
 
-// forgetSites forgets all, of an upstream that is out of use: its last sessions may
-// live for days.
+// forgetSites empties the destination cache of an upstream that is out of use: its last
+// sessions may live for days.
 func (u *Upstream) forgetSites() {
 	v := u.visited
 	if v == nil {
@@ -214,12 +217,12 @@ func (u *Upstream) forgetSites() {
 	defer v.mu.Unlock()
 	clear(v.byName)
 	v.faded, v.ring, v.at = nil, nil, 0
-	for v.oldest != nil { // a session that has one keeps no others
+	for v.oldest != nil { // a session that keeps its site keeps no others in memory
 		v.unlink(v.oldest)
 	}
 }
 
-// list are the sites, the most recently used first.
+// list returns the sites, the most recently used first.
 func (v *visited) list() (out []*site) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -229,7 +232,7 @@ func (v *visited) list() (out []*site) {
 	return out
 }
 
-// members gives each of the addresses what is known of it.
+// members returns the members for ips. An address that is in the cache keeps its state.
 func (s *site) members(u *Upstream, ips []netip.Addr) []member {
 	e := s.endpoint
 	e.mu.Lock()
@@ -248,7 +251,7 @@ func (s *site) members(u *Upstream, ips []netip.Addr) []member {
 		}
 		out = append(out, m)
 	}
-	e.members = slices.Clone(out[:min(len(out), maxKnownAddresses)]) // the rest is not kept alive by it
+	e.members = slices.Clone(out[:min(len(out), maxKnownAddresses)]) // a clone does not keep the rest in memory
 	return out
 }
 
@@ -263,7 +266,7 @@ func (s *site) only(u *Upstream, addr netip.AddrPort) []member {
 		a := &s.own.address
 		u.initAddress(a, e, "", addr)
 		if a.name == e.address {
-			a.name = e.address // and the other text is not kept
+			a.name = e.address // keep one copy of the text
 		}
 		a.breaker, s.own.member[0].address = s.breaker, a
 		e.members = s.own.member[:]
@@ -273,8 +276,8 @@ func (s *site) only(u *Upstream, addr netip.AddrPort) []member {
 	return e.members
 }
 
-// newAddress is one that has the site's breaker, and knows why that is open, where
-// the site was recalled. Endpoint.mu is held.
+// newAddress returns an address with the site's breaker and, if the breaker was
+// recalled, with the cause of its last failure. Endpoint.mu is held.
 func (s *site) newAddress(u *Upstream, addr netip.AddrPort) *address {
 	a := u.newAddress(s.endpoint, "", addr)
 	a.breaker = s.breaker
@@ -284,7 +287,7 @@ func (s *site) newAddress(u *Upstream, addr netip.AddrPort) *address {
 	return a
 }
 
-// target is where one session goes through a dynamic upstream. Not safe for
+// target is the destination of one session in a dynamic upstream. It is not safe for
 // concurrent use.
 type target struct {
 	site        *site
@@ -292,8 +295,8 @@ type target struct {
 	members     []member // nil before they are known
 }
 
-// find makes the target's members known. Of a destination whose breaker is open
-// the name is not looked up. Errors are *Refusal, and those of a lookup.
+// find sets the target's members. If the breaker of the destination is open, it does
+// not look up the name. Errors are *outcome.Refusal, and those of a lookup.
 func (t *target) find(ctx context.Context, u *Upstream) error {
 	looksUp := t.destination.mustLookUp()
 	if t.members != nil || looksUp && !t.site.breaker.Usable(time.Now()) {
@@ -311,8 +314,8 @@ func (t *target) find(ctx context.Context, u *Upstream) error {
 	return nil
 }
 
-// known are the members, or, before they are known, those that others have met.
-// Those were judged by other rules perhaps, and are not dialled.
+// known returns the members or, before they are known, those of earlier sessions. Other
+// rules may have judged those, so they are not dialled.
 func (t *target) known() []member {
 	if t.members != nil {
 		return t.members

@@ -17,9 +17,9 @@ import (
 	"ambassador/policy"
 )
 
-// An open breaker, which those share who ask for the same destination, does not
-// keep the rules of one from judging it, nor are the addresses dialled that were
-// judged by the rules of another.
+// Clients that ask for the same destination share its breaker. While it is open, the
+// rules of each still judge the destination, and no address is dialled that only the
+// rules of another have judged.
 func TestOpenBreakerAndOtherRules(t *testing.T) {
 	dead := refusedAddress(t)
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
@@ -54,7 +54,7 @@ func TestOpenBreakerLeavesNothingToDial(t *testing.T) {
 	}
 }
 
-// What a name has in addresses is its owner's choice: it is not kept for it.
+// The owner of a name chooses how many addresses it has, so not all are kept.
 func TestManyAddressesAreNotKept(t *testing.T) {
 	u := dynamic(t, UpstreamConfig{}, nil)
 	var ips []netip.Addr
@@ -74,7 +74,7 @@ func TestManyAddressesAreNotKept(t *testing.T) {
 	}
 }
 
-// dynamic is an upstream of that configuration.
+// dynamic returns a dynamic upstream with the configuration.
 func dynamic(t *testing.T, cfg UpstreamConfig, dial DialFunc) *Upstream {
 	t.Helper()
 	cfg.Name, cfg.Dynamic = "out", true
@@ -89,8 +89,8 @@ func everything(netip.Addr) (string, bool) { return "", true }
 
 func notOurs(netip.AddrPort) bool { return false }
 
-// What a client has no patience for says nothing about the upstream, or one that
-// asks for timeout=1ms would open its breaker for all.
+// A timeout of the client's own says nothing about the upstream. Else a client that asks
+// for timeout=1ms would open the breaker for all.
 func TestImpatientClientsOpenNoBreaker(t *testing.T) {
 	silent := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		<-ctx.Done()
@@ -99,7 +99,7 @@ func TestImpatientClientsOpenNoBreaker(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		ips     []netip.Addr
-		timeout time.Duration // of the client; 0: it asks for none
+		timeout time.Duration // the client's own; 0: none
 		want    policy.BreakerState
 	}{
 		{"impatient", addrs("8.8.8.8"), time.Millisecond, policy.Closed},
@@ -126,8 +126,8 @@ func addrs(all ...string) (out []netip.Addr) {
 	return out
 }
 
-// What is forgotten is what was used least recently, and what is forgotten holds
-// on to nobody else.
+// The cache evicts the destination that was used least recently. An evicted one keeps no
+// others in memory.
 func TestVisitedForgetsTheOldest(t *testing.T) {
 	u := &Upstream{visited: &visited{byName: map[string]*site{}}}
 	site := func(i int) *site { return u.site(&destination{host: fmt.Sprintf("h%d.test", i), port: 443}) }
@@ -153,8 +153,8 @@ func TestVisitedForgetsTheOldest(t *testing.T) {
 	}
 }
 
-// A destination that many newer ones have pushed out is left alone still, if its
-// breaker was open, and says why; and of those that were, the oldest is forgotten.
+// The open breaker of an evicted destination stays open, and its cause is kept. Of the
+// evicted breakers, the oldest is forgotten first.
 func TestBreakersOutliveTheirDestinations(t *testing.T) {
 	u := dynamic(t, UpstreamConfig{Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour}, Connect: ConnectConfig{Attempts: 1}},
 		func(context.Context, string, string) (net.Conn, error) {
@@ -179,7 +179,7 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 		}
 	}
 	fill(all)
-	for range 3 { // each return makes it one of the newest
+	for range 3 { // each recall makes it one of the newest
 		oldest := next - all + 8
 		e := ask(oldest)
 		if e.Reason != outcome.BreakerOpen || e.RetryIn < 40*time.Minute {
@@ -190,7 +190,7 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 				t.Errorf("%v; want %q", e, text)
 			}
 		}
-		fill(maxVisited + 1) // it fades again, at a place of its own
+		fill(maxVisited + 1) // it is evicted again, with another place in the ring
 		if e := ask(oldest); e.Reason != outcome.BreakerOpen {
 			t.Errorf("after it came back: %v", e)
 		}
@@ -213,8 +213,8 @@ func TestBreakersOutliveTheirDestinations(t *testing.T) {
 	}
 }
 
-// What is known of an address stays with it while it is among those of its name,
-// however many there are, and all have the destination's breaker.
+// An address keeps its state while it is one of the addresses of its name, and all these
+// addresses share the destination's breaker.
 func TestSiteMembers(t *testing.T) {
 	u := &Upstream{visited: &visited{byName: map[string]*site{}}}
 	s := u.site(&destination{host: "h.test", port: 443})

@@ -8,29 +8,30 @@ import (
 	"ambassador/policy"
 )
 
-// HealthConfig is how the health of an upstream's addresses is told. If Interval
-// is zero, it is not: only breakers judge.
+// HealthConfig says how the health of an upstream's addresses is checked. If Interval
+// is zero, it is not checked: only breakers judge addresses.
 type HealthConfig struct {
-	// Interval is how often the verdict is brought up to date: by what sessions saw
-	// meanwhile, else by a probe.
+	// Interval is how often the verdict is updated: from the results of sessions since
+	// the last update, else by a probe.
 	Interval time.Duration
 	// Timeout bounds a probe. If zero, DefaultHealthTimeout.
 	Timeout time.Duration
-	// Rise and Fall are how many in a row change the verdict. If zero, one.
+	// Rise and Fall are how many successes or failures in a row change the verdict to
+	// healthy or unhealthy. If zero, one.
 	Rise, Fall int
-	// IdleInterval is how often a healthy address without sessions is probed. If
-	// zero, that is every interval.
+	// IdleInterval is how often a healthy address without sessions is probed. If zero,
+	// every Interval.
 	IdleInterval time.Duration
-	// Send is sent by a probe; Expect must be in what comes back. Empty: nothing.
-	// With one of them, and with Check, there is a probe every Interval, whatever
-	// sessions see.
+	// Send is sent by a probe; the answer must contain Expect. Empty: nothing is sent or
+	// expected. With Send, Expect or Check there is a probe every Interval, whatever the
+	// results of sessions.
 	Send, Expect string
-	// LogIn says as whom a probe logs in and quits, anew each time. Its error means
-	// that our side is not ready. Nil: probes do not log in. Only a protocol whose
-	// trials can has it (starttls.Protocol.LogsIn).
+	// LogIn returns the user and password with which a probe logs in before it quits.
+	// Each probe calls it. Its error means that our side is not ready. Nil: probes do not
+	// log in. It needs a protocol whose trials can log in (starttls.Protocol.LogsIn).
 	LogIn func() (user, password string, err error)
-	// Check asks something else of the address's host, beside the connection. It
-	// ends with ctx; its error is the cause of an unhealthy address. Nil: nothing.
+	// Check is another check of the address's host, besides the connection. It ends with
+	// ctx; its error is the cause of an unhealthy address. Nil: there is none.
 	Check func(ctx context.Context, host netip.Addr) error
 	// KillOnDown ends the sessions of an address that becomes unhealthy.
 	KillOnDown bool
@@ -38,25 +39,26 @@ type HealthConfig struct {
 
 func (h *HealthConfig) timeout() time.Duration { return orDefault(h.Timeout, DefaultHealthTimeout) }
 
-// talks says whether a probe hears what no session tells: a session with a server
-// that answers every command with an error is a good one.
+// talks reports whether a probe can see failures that sessions do not report. A session
+// with a server that answers every command with an error is a success.
 func (h *HealthConfig) talks() bool { return h.Send != "" || h.Expect != "" }
 
-// asks says whether there is a question that idle_interval does not put off.
+// asks reports whether there is a check that idle_interval does not delay.
 func (h *HealthConfig) asks() bool { return h.Check != nil || h.talks() }
 
 func (h *HealthConfig) fold() policy.HealthConfig {
 	return policy.HealthConfig{Rise: h.Rise, Fall: h.Fall}
 }
 
-// verdict is what health says of the address.
+// verdict returns the health of the address.
 func (a *address) verdict() policy.Health {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.health.Verdict()
 }
 
-// takeHeard is what sessions have seen since the last call; Neutral is nothing.
+// takeHeard returns the last result of sessions since the last call, and the last cause
+// of a failure. Neutral means that there was no result.
 func (a *address) takeHeard() (policy.Outcome, string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -65,8 +67,8 @@ func (a *address) takeHeard() (policy.Outcome, string) {
 	return heard, a.cause
 }
 
-// judge takes the next check of an address. The last session of an address that
-// goes down may be ended.
+// judge updates the verdict with the next check of an address. If the address becomes
+// unhealthy, that may end its sessions.
 func (u *Upstream) judge(a *address, passed bool, cause string, now time.Time) {
 	a.mu.Lock()
 	was := a.health.Fold(u.cfg.Health.fold(), passed, cause, now)
@@ -93,8 +95,8 @@ func (u *Upstream) forget(a *address, cause string, now time.Time) {
 }
 
 // retryAfterIdentityChange closes the breakers of addresses where TLS failed, if our
-// identity or roots have changed since: with a fixed certificate nothing has to wait for
-// a probe. It says whether it has closed any.
+// identity or roots have changed since. After the certificate is fixed, no session has
+// to wait for a probe. It reports whether there was such an address.
 func (u *Upstream) retryAfterIdentityChange(members []member, now time.Time) (any bool) {
 	const why = "our identity or roots have changed since TLS failed"
 	for _, m := range members {
@@ -113,8 +115,8 @@ func (u *Upstream) retryAfterIdentityChange(members []member, now time.Time) (an
 	return any
 }
 
-// turned logs a change of the verdict, and ends the sessions of an address that
-// went down where that is wanted.
+// turned logs a change of the verdict. If KillOnDown is set, it ends the sessions of an
+// address that became unhealthy.
 func (u *Upstream) turned(a *address, was, is policy.Health, cause string) {
 	switch {
 	case was == is:

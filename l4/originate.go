@@ -17,23 +17,23 @@ import (
 )
 
 // upstreamConn is a connection to one address of an upstream, from the dial to
-// the relay. It is a reader and writer of what the client's bytes will travel
-// in: TLS where the upstream has it.
+// the relay. It reads and writes the stream that carries the client's bytes: TLS if
+// the upstream has TLS.
 type upstreamConn struct {
 	upstream  *Upstream
 	candidate candidate
-	header    []byte  // the PROXY header that it begins with; nil: that of our own connections
+	header    []byte  // the PROXY header that it begins with; nil: upstream.localHeader
 	to        *target // of a dynamic upstream
 	raw       net.Conn
 	tls       *tls.Conn          // nil: plaintext
 	transport *relay.Transport   // below tls
-	dialogue  *starttls.Dialogue // what remains of starttls; nil without
-	told      atomic.Bool        // the upstream has heard how the attempt went
-	spoken    bool               // a byte was sent that depends on the client
+	dialogue  *starttls.Dialogue // the rest of starttls; nil without starttls
+	told      atomic.Bool        // the attempt is settled
+	spoken    bool               // a byte that depends on the client was sent
 	released  atomic.Bool        // its place is free again
-	forget    func()             // ends what ownDials keeps of it; nil: nothing
+	forget    func()             // removes it from ownDials; nil: it is not there
 	config    *tls.Config        // of tls, or of the handshake that failed
-	early     []byte             // was read already, from a spare connection
+	early     []byte             // bytes that were read while it was preconnected
 }
 
 func (c *upstreamConn) Read(b []byte) (int, error) {
@@ -47,8 +47,8 @@ func (c *upstreamConn) Read(b []byte) (int, error) {
 
 func (c *upstreamConn) Write(b []byte) (int, error) { return c.stream().Write(b) }
 
-// SetDeadline bounds reads and writes; after a write that missed it a TLS
-// connection cannot be used any more.
+// SetDeadline bounds reads and writes. A TLS connection cannot be used any more after a
+// write that has missed the deadline.
 func (c *upstreamConn) SetDeadline(t time.Time) error { return c.raw.SetDeadline(t) }
 
 func (c *upstreamConn) stream() net.Conn {
@@ -58,7 +58,7 @@ func (c *upstreamConn) stream() net.Conn {
 	return c.raw
 }
 
-// leg is the connection for the relay, which owns it from then on.
+// leg returns the connection for the relay, which owns it from then on.
 func (c *upstreamConn) leg() relay.Leg {
 	if c.tls != nil {
 		return relay.TLS(c.tls, c.transport, c.early)
@@ -66,12 +66,12 @@ func (c *upstreamConn) leg() relay.Leg {
 	return relay.Plain(c.raw, c.early)
 }
 
-// handedOver forgets what is the relay's now.
+// handedOver drops the references to what the relay owns now.
 func (c *upstreamConn) handedOver() {
 	c.header, c.to, c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil, nil, nil
 }
 
-// startTLS asks the server, in its protocol, to go on in TLS.
+// startTLS asks the server, in its protocol, to begin TLS.
 func (c *upstreamConn) startTLS(ctx context.Context) error {
 	start := time.Now()
 	unbound := boundIO(ctx, c.raw)
@@ -85,22 +85,22 @@ func (c *upstreamConn) startTLS(ctx context.Context) error {
 	return nil
 }
 
-// timed is (*Upstream).timed for a connection that sessions use: those of probes
-// would be most of them where there is little traffic.
+// timed is (*Upstream).timed, except for probes: where there is little traffic, most
+// of the times would be theirs.
 func (c *upstreamConn) timed(p Phase, start time.Time) {
 	if !c.candidate.probe {
 		c.upstream.timed(p, start)
 	}
 }
 
-// needsClient says that TLS cannot begin before the client's first message.
+// needsClient reports whether TLS cannot begin before the client's first message.
 func (c *upstreamConn) needsClient() bool {
 	p := c.upstream.protocol
 	return p != nil && p.NeedsClient
 }
 
-// originate does the TLS handshake, bounded by ctx. In TLS 1.3 a server that
-// refuses our certificate says so only on the first read: see settle.
+// originate does the TLS handshake, bounded by ctx. In TLS 1.3 the alert of a server
+// that refuses our certificate arrives only with the first read: see settle.
 func (c *upstreamConn) originate(ctx context.Context) error {
 	start := time.Now()
 	cfg, err := c.upstream.cfg.TLS(c.candidate.endpoint.host, c.candidate.String())
@@ -119,8 +119,8 @@ func (c *upstreamConn) originate(ctx context.Context) error {
 	return nil
 }
 
-// protect is originate for a connection that needed its client first. No other
-// address can take its place, so its failure is the attempt's.
+// protect is originate for a connection that needed the client's first message before
+// TLS. No other address can replace it, so its failure is that of the attempt.
 func (c *upstreamConn) protect(ctx context.Context) *outcome.Error {
 	within, cancel := context.WithTimeout(ctx, c.upstream.soleTimeout())
 	defer cancel()
@@ -129,12 +129,12 @@ func (c *upstreamConn) protect(ctx context.Context) *outcome.Error {
 		return nil
 	}
 	e := c.upstream.failed(within, outcome.StageTLS, c.candidate, err)
-	c.settleUnless(ctx.Err() == context.Canceled, e) // nobody waits any more
+	c.settleUnless(ctx.Err() == context.Canceled, e) // the client does not wait any more
 	return e
 }
 
-// protectAlone does for a trial what a session does between its client's first
-// message and TLS, where the protocol has that.
+// protectAlone does for a trial what a session does from its client's first message to
+// the end of TLS, if the protocol needs that message.
 func (c *upstreamConn) protectAlone(ctx context.Context) *outcome.Error {
 	if !c.needsClient() {
 		return nil
@@ -157,10 +157,10 @@ func (c *upstreamConn) protectAlone(ctx context.Context) *outcome.Error {
 	return c.protect(ctx)
 }
 
-// settle tells the upstream how the attempt went, once. Success is provisional
-// after the handshake: the relay makes it final at the first byte from the
-// server, after a second, or at an end that the client began. An empty reason
-// is neutral: the ending was ours or the client's.
+// settle records the result of the attempt; only the first call has an effect. Success
+// is provisional after the handshake. The relay makes it final at the first byte from
+// the server, after a second, or at an end that the client began. An empty reason is
+// neutral: we or the client ended the attempt.
 func (c *upstreamConn) settle(reason outcome.Reason, err error) {
 	if c.told.Swap(true) {
 		return
@@ -172,8 +172,8 @@ func (c *upstreamConn) settle(reason outcome.Reason, err error) {
 	c.upstream.settled(c.candidate, reason, err, verdict)
 }
 
-// settleUnless settles the attempt with the failure, or as one of which nothing is
-// known.
+// settleUnless settles the attempt as failed with e or, if the result is unknown, as
+// neutral.
 func (c *upstreamConn) settleUnless(unknown bool, e *outcome.Error) {
 	if unknown {
 		c.settle("", nil)
@@ -182,8 +182,8 @@ func (c *upstreamConn) settleUnless(unknown bool, e *outcome.Error) {
 	c.settle(e.Reason, e)
 }
 
-// release frees the connection's place among those of its address, once it is
-// closed. Further calls do nothing.
+// release gives back the connection's place at its address. It is called after the
+// connection is closed; further calls do nothing.
 func (c *upstreamConn) release() {
 	if !c.released.Swap(true) {
 		if c.forget != nil {
@@ -196,8 +196,8 @@ func (c *upstreamConn) release() {
 // succeeded settles the attempt as a success.
 func (c *upstreamConn) succeeded() { c.settle(outcome.OK, nil) }
 
-// hand writes packet, which is a client's, and waits for the server to close, bounded
-// by ctx, which has a deadline.
+// hand writes packet, which is from a client, and waits until the server closes the
+// connection. It is bounded by ctx, which has a deadline.
 func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
 	c.spoken = true
 	unbound := boundIO(ctx, c)
@@ -214,8 +214,9 @@ func (c *upstreamConn) hand(ctx context.Context, packet []byte) error {
 	return nil
 }
 
-// dialogueError says whose fault the end of a dialogue was, and settles the
-// attempt if it was the server's, unless nobody waited for that any more.
+// dialogueError returns the error of a dialogue that ended with err; its reason says
+// whose fault that was. If it was the server's, dialogueError settles the attempt: as
+// failed, or as neutral if the client does not wait any more.
 func (c *upstreamConn) dialogueError(ctx context.Context, err error) *outcome.Error {
 	e := c.error(outcome.StageDialogue, dialogueReason(err), err)
 	if isFailure(e.Reason) {
@@ -230,8 +231,8 @@ func (c *upstreamConn) error(stage outcome.Stage, reason outcome.Reason, err err
 		Err: c.upstream.explain(stage, c.candidate, reason, err)}
 }
 
-// abort gives up a connection that no relay has taken: with a reset, unless the
-// client has closed in good order, which the server then sees too.
+// abort ends a connection that no relay has taken. It sends a reset, unless the client
+// has closed in good order: then the server sees an orderly close too.
 func (c *upstreamConn) abort(end error) {
 	c.settle("", nil)
 	defer c.release()
@@ -246,8 +247,8 @@ func (c *upstreamConn) abort(end error) {
 // politeTimeout bounds the close_notify of closePolitely.
 const politeTimeout = time.Second
 
-// closePolitely takes leave in the protocol where it has a word for it, ends TLS
-// with close_notify, then closes.
+// closePolitely sends the protocol's quit message, if there is one, ends TLS with
+// close_notify, and closes the connection.
 func (c *upstreamConn) closePolitely() {
 	defer c.release()
 	if c.tls != nil {
@@ -260,15 +261,15 @@ func (c *upstreamConn) closePolitely() {
 	c.raw.Close()
 }
 
-// closeOnPanic is deferred while nobody else would close the connection: a panic
-// leaves neither a descriptor nor a breaker's ticket behind.
+// closeOnPanic is deferred while no other code would close the connection: a panic
+// leaks neither a descriptor nor a breaker's ticket.
 func (c *upstreamConn) closeOnPanic() {
 	if v := recover(); v != nil {
 		if c != nil {
 			c.settle("", nil)
 			c.closeRaw()
 		}
-		panic(v) // the stack is that of the first one still
+		panic(v) // the stack is still that of the first panic
 	}
 }
 
@@ -279,8 +280,8 @@ func (c *upstreamConn) closeRaw() {
 	}
 }
 
-// explain adds to what was seen what it means and the fix, where the server's
-// first bytes or its silence tell: it may want another starttls, or none.
+// explain adds to err what it means and the fix, if the server's first bytes or its
+// silence show them. The server may need another starttls, or none.
 func (u *Upstream) explain(stage outcome.Stage, c candidate, reason outcome.Reason, err error) error {
 	if stage != outcome.StageTLS {
 		return err
@@ -301,7 +302,8 @@ func (u *Upstream) explain(stage outcome.Stage, c candidate, reason outcome.Reas
 	return &explainedError{err: err, what: what, advice: advice}
 }
 
-// explainedError is an error with what the server's first bytes look like.
+// explainedError is an error with the protocol that the server's first bytes look like,
+// and the fix.
 type explainedError struct {
 	err          error
 	what, advice string

@@ -20,7 +20,7 @@ import (
 	"ambassador/policy"
 )
 
-// selfSigned is a certificate for localhost that signs itself, and a pool of it.
+// selfSigned returns a self-signed certificate for localhost, and a pool with it.
 func selfSigned(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -39,7 +39,7 @@ func selfSigned(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 }
 
-// tlsBackend is an echo server of that configuration.
+// tlsBackend starts a TLS echo server with the configuration.
 func tlsBackend(t *testing.T, cfg *tls.Config) string {
 	return backend(t, func(c *net.TCPConn) {
 		s := tls.Server(c, cfg)
@@ -69,8 +69,8 @@ func TestOriginationCarriesBytes(t *testing.T) {
 	}
 }
 
-// In TLS 1.3 the refusal comes after our handshake: it must not look like a
-// server that closes early, whether or not the client had sent something.
+// In TLS 1.3 a server refuses our certificate after our handshake. That must not look
+// like a server that closes early, whether or not the client has sent something.
 func TestServerThatWantsACertificateIsNamed(t *testing.T) {
 	cert, pool := selfSigned(t)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -136,8 +136,8 @@ func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
 	}
 }
 
-// After a certificate or the roots were fixed nothing waits for the breaker or for a
-// probe: with another configuration an address that was refused is tried.
+// After the certificate or the roots are fixed, no session waits for the breaker or a
+// probe. With a new TLS configuration, an address where TLS failed is tried.
 func TestFixedTLSIsTriedAtOnce(t *testing.T) {
 	cert, pool := selfSigned(t)
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})

@@ -9,24 +9,26 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// ownDials are the connections that we have made, by which a redirected one is
-// known for one of ours: the redirect that catches those too leads us to make the
-// next, without end. They are only kept while a listener takes redirected
-// connections. Nil keeps none. It is safe for concurrent use.
+// ownDials records the connections that we have made. With it a listener finds out that
+// a redirected connection is one of ours. A redirect that catches our connections too
+// would make us dial again and again, without end. Connections are recorded only while a
+// listener accepts redirected connections. A nil ownDials records none. It is safe for
+// concurrent use.
 type ownDials struct {
 	wanted atomic.Bool
 	mu     sync.Mutex
 	live   map[ownDial]bool // guarded by mu
 }
 
-// ownDial is a connection by its ends, as the one who has made it sees them. While
-// it is open nobody else has the same two.
+// ownDial identifies a connection by its two addresses, as seen by the side that dialled
+// it. No two open connections have the same pair.
 type ownDial struct{ from, to netip.AddrPort }
 
-// errOwnDial is a redirected connection that we have made ourselves.
+// errOwnDial means that we have made a redirected connection ourselves.
 var errOwnDial = &outcome.Refusal{Stage: outcome.StageRoute, Reason: outcome.Loop, Text: "the redirect catches our own connections, and this is one: keep ours out of it, by mark of the upstream (nft: meta mark … return) or by a user of our own (meta skuid)"}
 
-// add keeps a connection until forget, which is nil where it is not kept.
+// add records a connection until forget is called. Forget is nil if the connection is
+// not recorded.
 func (d *ownDials) add(c net.Conn) (forget func()) {
 	if d == nil || !d.wanted.Load() {
 		return nil
@@ -45,7 +47,8 @@ func (d *ownDials) add(c net.Conn) (forget func()) {
 	}
 }
 
-// has says whether the connection from a client to where it wanted to go is ours.
+// has reports whether we have made the connection from a client to its original
+// destination.
 func (d *ownDials) has(from, to netip.AddrPort) bool {
 	if d == nil {
 		return false
@@ -55,8 +58,9 @@ func (d *ownDials) has(from, to netip.AddrPort) bool {
 	return d.live[ownDial{from, to}]
 }
 
-// isOwnDial says whether the client is ourselves. A connection may be accepted before
-// whoever has made it could say so, and is then known as soon as it has made the next.
+// isOwnDial reports whether we have made the client's connection ourselves. Such a
+// connection may be accepted before its dial has recorded it. It is then found later,
+// when the session has made the next connection.
 func (s *session) isOwnDial() bool {
 	if s.route.cfg.Request != RequestOriginal || s.downstream.request == nil {
 		return false
@@ -65,7 +69,7 @@ func (s *session) isOwnDial() bool {
 	return s.server.deps.dials.has(unmapped(s.downstream.conn.RemoteAddr()), netip.AddrPortFrom(r.Addr, r.Port))
 }
 
-// loops is the end of a session whose client is ourselves.
+// loops returns the error of a session whose client is the ambassador itself.
 func (s *session) loops() *outcome.Error {
 	return &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.Loop, Err: errOwnDial}
 }

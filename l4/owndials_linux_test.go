@@ -12,11 +12,11 @@ import (
 	"ambassador/policy"
 )
 
-// A redirect that catches what we dial, too, ends with the first that it catches,
-// or soon afterwards.
+// If a redirect also catches our own connections, the loop ends with the first one that
+// it catches, or soon afterwards.
 func TestARedirectOfOurOwnIsALoop(t *testing.T) {
 	inNamespace(t)
-	dials := make(chan func()) // which the test's goroutine does, for it alone is in the namespace
+	dials := make(chan func()) // run by the test's goroutine, which alone is in the namespace
 	dial := func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		done := make(chan struct{})
 		select {
@@ -38,7 +38,7 @@ func TestARedirectOfOurOwnIsALoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	const most = 200 // the avalanche ends where descriptors do
+	const most = 200 // without loop detection, the process would use up its descriptors
 	made, loops, client := 0, 0, ""
 	for deadline := time.After(bound); loops == 0 || client == ""; {
 		select {

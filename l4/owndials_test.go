@@ -6,8 +6,8 @@ import (
 	"ambassador/l4/relay"
 )
 
-// What we have dialled is known for ours while it is open, and not afterwards; and
-// only where somebody might be redirected.
+// A connection that we have dialled is recorded while it is open, and only if a listener
+// accepts redirected connections.
 func TestOwnDials(t *testing.T) {
 	at := backend(t, echo)
 	dials, engine := &ownDials{}, relay.New()

@@ -46,8 +46,8 @@ func (s *survived) want(t *testing.T, want map[string]int) {
 	}
 }
 
-// panicking makes an upstream whose first dials panic, as many as n says, and runs
-// test with it in a bubble.
+// panicking makes an upstream whose first n dials panic, and runs test with it in a
+// bubble.
 func panicking(t *testing.T, cfg UpstreamConfig, n int, test func(u *Upstream, s *survived)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -119,7 +119,7 @@ type bugConn struct{ net.Conn }
 
 func (bugConn) Read([]byte) (int, error) { panic("a bug") }
 
-// A panic while a connection waits for its session says nothing of the server.
+// A panic while a connection waits for its session says nothing about the server.
 func TestPanicWhileAConnectionIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, ended := &survived{}, make(chan outcome.Reason, 1)
@@ -147,7 +147,8 @@ func TestPanicWhileAConnectionIsKept(t *testing.T) {
 	})
 }
 
-// All callers that wait for a lookup hear of its panic, and the next lookup is a new one.
+// All callers that wait for a lookup get its panic as an error, and the next call starts
+// a new lookup.
 func TestPanicOfALookupReleasesAllWhoWait(t *testing.T) {
 	s, began, goOn := &survived{}, make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -197,15 +198,14 @@ func TestPanicInALookupsOwnGoroutine(t *testing.T) {
 	s.want(t, map[string]int{PartResolver: 1})
 }
 
-// A panic leaves neither a place nor a connection behind, and is logged with its
-// stack.
+// A panic leaks neither a place nor a connection, and is logged with its stack.
 func TestPanicOfASessionLeavesNothingBehind(t *testing.T) {
 	plain := oneUpstream(backend(t, echo))
 	mysql := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
 	for _, tt := range []struct {
 		what string
 		cfg  Config
-		bad  func(f *fixture) // a session that meets the bug
+		bad  func(f *fixture) // a session with the bug
 		good func(f *fixture) // the next one
 	}{
 		{"while it connects", plain, func(f *fixture) { f.wantRefused() }, func(f *fixture) { ping(t, f.client(0)) }},
@@ -242,7 +242,7 @@ func mysqlClient(f *fixture) net.Conn {
 	return c
 }
 
-// One of two dials that race may panic: the other goes on.
+// If one of two racing dials panics, the other continues.
 func TestPanicOfARacingDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &survived{}
@@ -276,7 +276,7 @@ func TestPanicOfARacingDial(t *testing.T) {
 	})
 }
 
-// A panic of the relay and one that was caught in a library are told once.
+// A panic of the relay and one that catch has reported are each reported once.
 func TestPanicsInErrorsAreToldOnce(t *testing.T) {
 	s := &survived{}
 	p := panics{count: s.count}

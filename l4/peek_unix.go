@@ -9,8 +9,9 @@ import (
 	"ambassador/l4/relay"
 )
 
-// peek says what a read from a connection would find now, without reading: data,
-// or an end or an error. Neither: nothing has come.
+// peek reports what a read from a connection would return now, without reading: data,
+// or the end of the connection or an error. If both results are false, nothing has
+// arrived.
 func peek(c net.Conn) (data, ended bool) {
 	if t, ok := relay.TCP(c); ok {
 		c = t

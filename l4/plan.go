@@ -13,25 +13,25 @@ import (
 	"ambassador/policy"
 )
 
-// plan is one session's way through the addresses of an upstream: another one
-// each time while there is one, the families in turn. Not safe for concurrent use.
+// plan chooses the addresses that one session tries: another address each time while
+// there is one, and the address families in turn. It is not safe for concurrent use.
 type plan struct {
 	upstream *Upstream
-	only     *address        // if not nil, the one address to try, whatever is known of it
-	probe    bool            // with only: for a prober, not for a session
+	only     *address        // if not nil, the only address to try, whatever its state
+	probe    bool            // with only: the plan is a prober's, not a session's
 	want                     // of the session
 	tried    []*address      // in this round
-	lasting  []*address      // would fail in the same way again
-	patience context.Context // the client's, who wants to wait for less than connect.timeout; nil: as long
-	rounds   int             // how often everything had been tried
-	last     candidate       // the one before
-	few      [3]*address     // room for tried
+	lasting  []*address      // addresses that would fail in the same way again
+	patience context.Context // ends with the client's own timeout; nil: the client has none
+	rounds   int             // rounds that have ended
+	last     candidate       // the previous candidate
+	few      [3]*address     // storage of tried
 }
 
-// errTriedAll says that every address that may be tried was tried in this round.
+// errTriedAll means that this round has tried every address that may be tried.
 var errTriedAll = errors.New("every address was tried")
 
-// members are the addresses to choose from.
+// members returns the addresses to choose from.
 func (p *plan) members() []member {
 	if p.to != nil {
 		return p.to.members
@@ -39,8 +39,8 @@ func (p *plan) members() []member {
 	return p.upstream.members()
 }
 
-// known are the addresses of which there is something to say: members, and before
-// there are any those of a dynamic upstream that others have met.
+// known returns the addresses whose state is known: the members or, before a dynamic
+// upstream has any, the addresses that earlier sessions found for the destination.
 func (p *plan) known() []member {
 	if p.to != nil {
 		return p.to.known()
@@ -48,7 +48,7 @@ func (p *plan) known() []member {
 	return p.upstream.members()
 }
 
-// unresolved lists the endpoints of which there is no address to choose from.
+// unresolved lists the endpoints without an address to choose from.
 func (p *plan) unresolved() []*endpoint {
 	if p.to != nil {
 		return nil
@@ -56,9 +56,9 @@ func (p *plan) unresolved() []*endpoint {
 	return p.upstream.unresolved()
 }
 
-// next takes an address, and the permission to try it. Where no name resolves,
-// the candidate has only its endpoint, and the error says why. Other errors are
-// errTriedAll and *Refusal.
+// next takes an address, and the permission to try it. If no name resolves, the
+// candidate has only its endpoint, and the error is the cause. Other errors are
+// errTriedAll and *outcome.Refusal.
 func (p *plan) next(ctx context.Context) (candidate, error) {
 	if p.only != nil {
 		return p.single()
@@ -69,7 +69,7 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 		}
 	}
 	for {
-		unknown := p.unresolved() // asked first: what resolves meanwhile is found by the next look
+		unknown := p.unresolved() // before take, which finds addresses that are published meanwhile
 		if c, ok := p.take(); ok {
 			return c, nil
 		}
@@ -91,14 +91,14 @@ func (p *plan) next(ctx context.Context) (candidate, error) {
 	}
 	refused := p.refuse(time.Now())
 	if refused.Reason == outcome.NoEndpoint {
-		if c, ok := p.take(); ok { // a breaker has closed between the two looks
+		if c, ok := p.take(); ok { // a breaker closed after the first take
 			return c, nil
 		}
 	}
 	return candidate{}, refused
 }
 
-// take is pick, and notes what was picked.
+// take is pick, and records the address as tried.
 func (p *plan) take() (candidate, bool) {
 	c, ok := p.pick(time.Now())
 	if !ok {
@@ -111,7 +111,7 @@ func (p *plan) take() (candidate, bool) {
 	return c, true
 }
 
-// single takes the only address, once.
+// single takes the only address. After that it returns errTriedAll.
 func (p *plan) single() (candidate, error) {
 	if len(p.tried) > 0 {
 		return candidate{}, errTriedAll
@@ -124,11 +124,11 @@ func (p *plan) single() (candidate, error) {
 	return c, nil
 }
 
-// maxOnStack is how many addresses are weighed without allocating.
+// maxOnStack is how many addresses pick compares without an allocation.
 const maxOnStack = 16
 
-// pick chooses an address by weight and load among those that may be used. If
-// there is none, it is the last resort: nothing is locked out for good.
+// pick chooses a usable address by weight and load. If there is none, it takes the last
+// resort: no address is locked out for good.
 func (p *plan) pick(now time.Time) (candidate, bool) {
 	var onStack [maxOnStack]policy.Candidate
 	u, members := p.upstream, p.members()
@@ -148,12 +148,12 @@ func (p *plan) pick(now time.Time) (candidate, bool) {
 			c.at.chosen(now)
 			return c, true
 		}
-		all[i].Usable = false // somebody was faster
+		all[i].Usable = false // another session was faster
 	}
 }
 
-// rank puts the priorities in order, within one those that answered in time, and
-// within those the family whose turn it is.
+// rank orders addresses by priority. Within a priority, addresses that answered in time
+// come before slow ones, and then the address family whose turn it is comes first.
 func (p *plan) rank(m *member, now time.Time) int {
 	second := m.other
 	if p.last.at != nil && m.unix == "" && p.last.at.unix == "" {
@@ -169,9 +169,9 @@ func (p *plan) rank(m *member, now time.Time) int {
 	return rank
 }
 
-// lastResort is the address whose breaker has a trial due, of several the one that
-// was nearest it: half-open ones first. Without one it is an unhealthy address that
-// was well when it was seen last.
+// lastResort takes the address whose breaker has a trial due: a half-open one first,
+// then the one whose trial was due first. If no trial is due, it takes an unhealthy
+// address whose last result was good.
 func (p *plan) lastResort(members []member, now time.Time) (candidate, bool) {
 	var nearest *address
 	for i := range members {
@@ -192,8 +192,8 @@ func (p *plan) lastResort(members []member, now time.Time) (candidate, bool) {
 	return nearest.permit(now, p.upstream.cfg.MaxConnections)
 }
 
-// proved is an unhealthy address that was well when it was seen last: it has to
-// pass more checks to be preferred, but it is better than nothing.
+// proved returns an unhealthy address whose last result was good. It must pass more
+// checks before it is preferred, but it is better than none.
 func (p *plan) proved(members []member) *address {
 	var best *member
 	for i := range members {
@@ -212,7 +212,7 @@ func (p *plan) skips(a *address) bool {
 	return slices.Contains(p.tried, a) || slices.Contains(p.lasting, a)
 }
 
-// again begins a new round with what is worth trying again; false if nothing is.
+// again begins a new round. It returns false if no address is worth trying again.
 func (p *plan) again() bool {
 	p.rounds++
 	p.tried = nil
@@ -222,17 +222,18 @@ func (p *plan) again() bool {
 	})
 }
 
-// trialLook is how long a session waits at most before it looks again whether a trial
-// is due: of several addresses it is told of one.
+// trialLook is how long a session waits at most before it checks again whether a trial
+// is due: of several breakers it watches only one.
 const trialLook = 500 * time.Millisecond
 
-// awaitTrial waits until the next trial of an open breaker may be due, or has gone
-// well or badly, and begins a new round. False: no breaker is open, ctx has ended, or
-// no trial is due before its deadline. A prober may make one sooner.
+// awaitTrial waits until the next trial of an open breaker may be due, or has ended,
+// and begins a new round. It returns false if nothing is worth trying again, if ctx has
+// ended, or if the next trial is due after the deadline of ctx. Where a prober makes the
+// trials, that deadline does not matter: the next trial may be sooner.
 func (p *plan) awaitTrial(ctx context.Context) bool {
 	now := time.Now()
 	next := p.nextTrial(now)
-	if next == nil { // it went well a moment ago, or there is none
+	if next == nil { // the trial succeeded a moment ago, or no breaker was open
 		return p.again()
 	}
 	changed, wait := next.breaker.Changed(), next.retryIn(now)
@@ -240,14 +241,14 @@ func (p *plan) awaitTrial(ctx context.Context) bool {
 		return false
 	}
 	p.tried = nil
-	if wait <= 0 { // others make the trial
+	if wait <= 0 { // another session or a prober makes the trial
 		wait = trialLook
 	}
 	return task.Wait(ctx, min(wait, trialLook), changed) == nil
 }
 
-// nextTrial is the address whose breaker has its next trial first, of those that are
-// worth trying again; nil: no breaker is open.
+// nextTrial returns the address whose next trial is due first, among those that are
+// worth trying again. It returns nil if no breaker is open.
 func (p *plan) nextTrial(now time.Time) (next *address) {
 	for _, m := range p.known() {
 		if m.breaker.State() == policy.Closed || slices.Contains(p.lasting, m.address) {
@@ -260,8 +261,8 @@ func (p *plan) nextTrial(now time.Time) (next *address) {
 	return next
 }
 
-// isLast says whether no other address is left to try after c in this round. One of
-// the other family of c's endpoint is tried beside it.
+// isLast reports whether no address is left to try after c in this round. One sibling
+// of c does not count: the dial to c tries both.
 func (p *plan) isLast(c candidate) bool {
 	if p.only != nil {
 		return true
@@ -279,19 +280,20 @@ func (p *plan) isLast(c candidate) bool {
 	return true
 }
 
-// hasSibling says whether sibling could find one. Without, a dial needs no race.
+// hasSibling reports whether sibling could find an address. If not, a dial needs no
+// race.
 func (p *plan) hasSibling(c candidate) bool {
 	return p.only == nil && c.at.unix == "" && slices.ContainsFunc(p.members(), func(m member) bool {
 		return m.beside(c)
 	})
 }
 
-// beside says whether m is of the same endpoint as c and of the other family.
+// beside reports whether m has the endpoint of c and the other address family.
 func (m *member) beside(c candidate) bool {
 	return m.endpoint == c.endpoint && m.addr.Addr().Is4() != c.at.addr.Addr().Is4()
 }
 
-// sibling takes an untried address of the same endpoint and the other family.
+// sibling takes an untried address of the same endpoint and the other address family.
 func (p *plan) sibling(c candidate) (candidate, bool) {
 	if p.only != nil || c.at.unix != "" {
 		return candidate{}, false
@@ -309,21 +311,22 @@ func (p *plan) sibling(c candidate) (candidate, bool) {
 	return candidate{}, false
 }
 
-// impatient says that the client has not waited for as long as the upstream may
-// take, so that what was broken off says nothing about the upstream.
+// impatient reports whether a client with a timeout shorter than connect.timeout does
+// not wait any more. An attempt that ends then says nothing about the upstream.
 func (p *plan) impatient() bool { return p.patience != nil && p.patience.Err() != nil }
 
-// failed notes that an attempt at c ended so. What would end the same way at
-// the same address is not worth trying again.
+// failed records that an attempt at c ended with e. An address that would fail in the
+// same way again is not worth trying again.
 func (p *plan) failed(c candidate, e *outcome.Error) {
 	if c.at != nil && e.Lasting() {
 		p.lasting = append(p.lasting, c.at)
 	}
 }
 
-// refuse says why none of the addresses can be tried: their breakers,
-// else their limits, else their health. A client of a dynamic upstream learns no address,
-// nor its failures: sessions of other listeners, whose rules may allow more, met them.
+// refuse returns why no address can be tried: a limit, else an open breaker, else
+// health. A client of a dynamic upstream gets only the public text, without addresses
+// and their failures. Those come from sessions of other listeners, whose rules may
+// allow more.
 func (p *plan) refuse(now time.Time) *outcome.Refusal {
 	r := p.refusal(now)
 	if p.to == nil {

@@ -15,7 +15,8 @@ import (
 	"ambassador/policy"
 )
 
-// testUpstream has literal endpoints only, so that nothing is looked up.
+// testUpstream returns an upstream whose endpoints are addresses, so that it looks up no
+// name.
 func testUpstream(t *testing.T, endpoints ...string) *Upstream {
 	t.Helper()
 	cfg := UpstreamConfig{Name: "u"}
@@ -31,7 +32,7 @@ func testUpstream(t *testing.T, endpoints ...string) *Upstream {
 	return u
 }
 
-// placesOf are addresses as a look-up finds them, the first of the preferred family.
+// placesOf returns addresses like a lookup, the first of the preferred family.
 func placesOf(addrs ...string) (out []place) {
 	for _, a := range addrs {
 		addr := netip.MustParseAddrPort(a)
@@ -59,7 +60,7 @@ func take(t *testing.T, p *plan) []string {
 	}
 }
 
-// firsts are the first choices of n sessions, as the last part of each address.
+// firsts returns the first choices of n sessions as one text.
 func firsts(t *testing.T, u *Upstream, n int) string {
 	t.Helper()
 	var got []string
@@ -104,7 +105,7 @@ func TestPlanByWeightAndPriority(t *testing.T) {
 	}
 }
 
-// fail lets one attempt at an address fail.
+// fail settles one attempt at an address as failed.
 func fail(t *testing.T, a *address) {
 	t.Helper()
 	c, ok := a.permit(time.Now(), 0)

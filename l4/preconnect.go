@@ -12,31 +12,31 @@ import (
 	"ambassador/policy"
 )
 
-// PreconnectConfig is how many connections are kept ready. If Connections is zero,
-// none is.
+// PreconnectConfig says how many preconnected connections an upstream keeps. If
+// Connections is zero, it keeps none.
 type PreconnectConfig struct {
-	// Connections is how many, over all addresses.
+	// Connections is how many, over all addresses together.
 	Connections int
-	// MaxAge is the age at which one is replaced, up to a fifth sooner. It must be
-	// shorter than what the server allows for silence before a login. If zero,
+	// MaxAge is the age at which a connection is replaced, or up to a fifth sooner. It
+	// must be shorter than the server's timeout for a login. If zero,
 	// DefaultPreconnectAge.
 	MaxAge time.Duration
 }
 
-// PreconnectResult is what became of a session's wish for a spare connection.
+// PreconnectResult is the result of a session's request for a preconnected connection.
 type PreconnectResult string
 
-// The results. A stale spare was found dead when it was wanted; the session then
-// gets another, or an ordinary attempt.
+// The results. Stale means that the connection could not be used any more; the session
+// then takes another one, or makes an ordinary attempt.
 const (
 	PreconnectHit   PreconnectResult = "hit"
 	PreconnectMiss  PreconnectResult = "miss"
 	PreconnectStale PreconnectResult = "stale"
 )
 
-// spare is a connection that is ready for a client's bytes. One goroutine reads
-// from it until it is taken, so that an end or an alert is noticed; what a server
-// says unasked is kept for the client.
+// spare is a preconnected connection: it is ready for a client's bytes. A goroutine
+// reads from it until a session takes it, and so notices its end or an alert. Bytes
+// that the server sends unasked are kept for the client.
 type spare struct {
 	// Static after construction.
 	conn  *upstreamConn
@@ -50,15 +50,15 @@ type spare struct {
 }
 
 const (
-	// spareEarlyMax bounds what a spare's server may say unasked: greetings are
-	// shorter, and who says more does not wait for a client.
+	// spareEarlyMax bounds the bytes that a spare's server may send unasked. Greetings
+	// are shorter, and a server that sends more does not wait for a client.
 	spareEarlyMax = 16 << 10
-	// sparesTick is how often the spares are looked over.
+	// sparesTick is how often all spares are checked.
 	sparesTick = time.Second
 )
 
-// spares are the connections that an upstream keeps ready. Sessions take the oldest
-// first; nobody waits for one.
+// spares are the preconnected connections of an upstream. Sessions take the oldest
+// first; no session waits for one.
 type spares struct {
 	// Static after construction.
 	upstream *Upstream
@@ -69,9 +69,9 @@ type spares struct {
 	ready  []*spare  // guarded by mu; the oldest first
 	making int       // guarded by mu
 	failed int       // guarded by mu; in a row
-	after  time.Time // guarded by mu; no new one before
-	mysql  bool      // guarded by mu; a server greeted as MySQL does: to it an unused spare is a failed client
-	unused int       // guarded by mu; spares that nobody got, since a session last came
+	after  time.Time // guarded by mu; no spare is made before
+	mysql  bool      // guarded by mu; a server greeted like MySQL: it counts an unused spare as a failed client
+	unused int       // guarded by mu; spares that no session took, since the last session
 
 	total atomic.Int64 // ready and being made
 }
@@ -80,7 +80,7 @@ func newSpares(u *Upstream, room func() bool) *spares {
 	return &spares{upstream: u, room: room, changed: make(chan struct{}, 1)}
 }
 
-// run keeps as many spares as are wanted until ctx ends, and then closes them. The
+// run keeps the configured number of spares until ctx ends, and then closes them. The
 // upstream waits for it.
 func (s *spares) run(ctx context.Context) {
 	var work sync.WaitGroup
@@ -109,7 +109,7 @@ func (s *spares) wake() {
 	}
 }
 
-// missing is how many spares are to be made now. They count as being made.
+// missing returns how many spares to make now, and counts them as being made.
 func (s *spares) missing(now time.Time) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,11 +117,11 @@ func (s *spares) missing(now time.Time) (n int) {
 		return 0
 	}
 	want := s.upstream.cfg.Preconnect.Connections
-	if s.mysql { // it locks hosts out for too many: those that wait may be next
+	if s.mysql { // it locks out hosts with too many failed clients, and each spare may become one
 		want = min(want, maxGreetings-s.unused)
 	}
 	if s.failed > 0 {
-		want = min(want, len(s.ready)+1) // one at a time, until one succeeds
+		want = min(want, len(s.ready)+1) // make one at a time until one succeeds
 	}
 	for len(s.ready)+s.making < want && s.room() {
 		s.making++
@@ -158,7 +158,7 @@ func (s *spares) add(ctx context.Context) {
 	go s.watch(one) // ends when the spare is taken or closed
 }
 
-// watch reads from a spare until it ends, or is taken.
+// watch reads from a spare until the spare ends or a session takes it.
 func (s *spares) watch(one *spare) {
 	defer s.wake()
 	defer close(one.gone)
@@ -172,7 +172,7 @@ func (s *spares) watch(one *spare) {
 	}
 }
 
-// read reads until the spare ends, is taken, or has said too much.
+// read reads until the spare ends, a session takes it, or the server has sent too much.
 func (one *spare) read() {
 	buf := make([]byte, 2048)
 	for one.err == nil && len(one.early) < spareEarlyMax {
@@ -184,8 +184,8 @@ func (one *spare) read() {
 	}
 }
 
-// take gives a ready connection to a session, or nil. The session's bytes begin
-// with those that the server has said already.
+// take returns a preconnected connection for a session, or nil. Bytes that the server
+// has already sent are the first that the session reads from it.
 func (s *spares) take() *upstreamConn {
 	s.mu.Lock()
 	s.unused = 0
@@ -227,10 +227,10 @@ func (s *spares) tell(r PreconnectResult) {
 	}
 }
 
-// count is how many there are, those that are being made included.
+// count returns the number of spares, with those that are being made.
 func (s *spares) count() int { return int(s.total.Load()) }
 
-// sweep drops what may not be used any more, and settles what has lived long
+// sweep drops spares that sessions may not use any more. It settles spares that are old
 // enough to count as a success.
 func (s *spares) sweep(now time.Time) {
 	for _, one := range s.outdated(now, s.upstream.bestPriority(now)) {
@@ -238,7 +238,7 @@ func (s *spares) sweep(now time.Time) {
 	}
 }
 
-// outdated takes out the spares that may not be used any more.
+// outdated removes and returns the spares that sessions may not use any more.
 func (s *spares) outdated(now time.Time, best int) (dropped []*spare) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,33 +253,33 @@ func (s *spares) outdated(now time.Time, best int) (dropped []*spare) {
 		}
 		kept = append(kept, one)
 		if now.Sub(one.made) >= settleAfter {
-			one.conn.succeeded() // with mu held: nobody has taken it
+			one.conn.succeeded() // with mu held: no session has taken it
 			s.failed, s.after = 0, time.Time{}
 		}
 	}
 	s.unused += len(dropped)
 	if s.ready = kept; young {
-		s.failedOnce(now) // as the next would
+		s.failedOnce(now) // the next would end as soon
 	}
 	return dropped
 }
 
-// succeeded notes that a spare was of use.
+// succeeded records that a session could use a spare: the next is made without a pause.
 func (s *spares) succeeded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed, s.after = 0, time.Time{}
 }
 
-// failedOnce puts the next spare off, longer each time. The caller holds mu.
+// failedOnce delays the next spare, for longer each time. The caller holds mu.
 func (s *spares) failedOnce(now time.Time) {
 	pause := policy.Backoff{Base: 200 * time.Millisecond, Max: 5 * time.Second}
 	s.after = now.Add(pause.Pause(s.failed, rand.Float64()))
 	s.failed++
 }
 
-// current says whether a session may have the spare: it is young, its address is
-// one that would be chosen, and our identity is the one it was made with.
+// current reports whether a session may use the spare. The spare must be young, a
+// session could choose its address, and our identity has not changed since.
 func (s *spares) current(one *spare, now time.Time, best int) bool {
 	c := one.conn
 	m, ok := s.upstream.member(c.candidate.at)
@@ -293,7 +293,7 @@ func (s *spares) close() {
 	}
 }
 
-// ended says whether the server has ended the spare, or said too much.
+// ended reports whether the server has ended the spare, or sent too much.
 func (one *spare) ended() bool {
 	select {
 	case <-one.gone:
@@ -303,9 +303,9 @@ func (one *spare) ended() bool {
 	}
 }
 
-// claim takes the spare from its watch. False: it is dead.
+// claim stops the spare's watch. It returns false if the connection has ended.
 func (one *spare) claim() bool {
-	one.conn.SetDeadline(time.Unix(1, 0)) // writes too: a read may have to answer a KeyUpdate
+	one.conn.SetDeadline(time.Unix(1, 0)) // for writes too: a read may have to answer a KeyUpdate
 	<-one.gone
 	one.conn.SetDeadline(time.Time{})
 	if one.err == nil || !isTimeout(one.err) {
@@ -315,8 +315,9 @@ func (one *spare) claim() bool {
 	return one.conn.silent()
 }
 
-// silent says whether nothing has come since watch ended, or only what a live
-// server says: it waits a moment where something has, to see what.
+// silent reports whether the connection is still open: the server has sent nothing
+// since watch ended, or only data. If bytes have arrived, silent reads them for at most
+// peekTimeout.
 func (c *upstreamConn) silent() bool {
 	data, ended := peek(c.raw)
 	if !data {
@@ -330,11 +331,11 @@ func (c *upstreamConn) silent() bool {
 	return err == nil || isTimeout(err)
 }
 
-// peekTimeout is for reading what has come already: TLS needs whole records.
+// peekTimeout bounds a read of bytes that have already arrived: TLS needs whole records.
 const peekTimeout = 5 * time.Millisecond
 
-// drop ends a spare that nobody gets. One that ended by itself, too early, is the
-// failure that it would be for a session.
+// drop closes a spare that no session takes. If the server ended it before the attempt
+// was settled, that is the same failure as for a session.
 func (one *spare) drop() {
 	defer one.conn.closePolitely()
 	if !one.ended() {
@@ -348,9 +349,9 @@ func (one *spare) drop() {
 	one.conn.settle("", nil)
 }
 
-// again makes the connection a session's: where the attempt that made it has
-// settled, the session's own outcome has a ticket of its own. False: the breaker
-// does not permit it.
+// again prepares the connection for a session. If the attempt that made it is settled,
+// the session's outcome needs another ticket. It returns false if the breaker does not
+// permit that.
 func (c *upstreamConn) again() bool {
 	if !c.told.Load() {
 		return true
@@ -365,8 +366,8 @@ func (c *upstreamConn) again() bool {
 	return ok
 }
 
-// configIsCurrent says whether a connection made now would be made with the same
-// identity: the configuration is the same as long as that is.
+// configIsCurrent reports whether a connection made now would have the same identity:
+// the TLS configuration stays the same as long as the identity does.
 func (c *upstreamConn) configIsCurrent() bool {
 	if c.tls == nil {
 		return true
@@ -375,7 +376,7 @@ func (c *upstreamConn) configIsCurrent() bool {
 	return err == nil && now == c.config
 }
 
-// bestPriority is the lowest priority of which an address can be used.
+// bestPriority returns the lowest priority that has a usable address.
 func (u *Upstream) bestPriority(now time.Time) int {
 	best, found := 0, false
 	for _, m := range u.members() {
@@ -386,7 +387,7 @@ func (u *Upstream) bestPriority(now time.Time) int {
 	return best
 }
 
-// member is the address as it stands now; false if it is gone.
+// member returns the published member of the address; false if it is gone.
 func (u *Upstream) member(a *address) (member, bool) {
 	for _, m := range u.members() {
 		if m.address == a {
@@ -396,5 +397,5 @@ func (u *Upstream) member(a *address) (member, bool) {
 	return member{}, false
 }
 
-// settleAfter is how long a connection must have lived to count as a success.
+// settleAfter is how long a connection must have been open to count as a success.
 const settleAfter = time.Second

@@ -15,7 +15,7 @@ import (
 	"ambassador/policy"
 )
 
-// tally counts what became of wishes for spares.
+// tally counts the results of requests for preconnected connections.
 type tally struct {
 	mu sync.Mutex
 	n  map[PreconnectResult]int
@@ -36,8 +36,8 @@ func (y *tally) get(r PreconnectResult) int {
 	return y.n[r]
 }
 
-// spareServer is a TLS server that demands a certificate and handles what it
-// accepts; accepted counts.
+// spareServer starts a TLS server that requires a client certificate, and calls handle
+// for each accepted connection. Accepted counts those.
 func spareServer(t *testing.T, handle func(*tls.Conn)) (addr string, client *tls.Config, accepted *atomic.Int64) {
 	t.Helper()
 	cert, pool := selfSigned(t)
@@ -166,7 +166,7 @@ func TestSparesAgeAndRotate(t *testing.T) {
 	await(t, "spares that have aged", func() bool { return accepted.Load() >= 6 })
 }
 
-// await waits for what another goroutine does.
+// await waits until is returns true; another goroutine makes it so.
 func await(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	end := time.After(bound)
@@ -215,7 +215,7 @@ func TestSparesOfAServerThatRefusesUs(t *testing.T) {
 		tries.Add(1)
 		tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}).Handshake()
 	})
-	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}) // no certificate of ours
+	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}) // without our certificate
 	cfg.Upstreams[0].Preconnect = PreconnectConfig{Connections: 4, MaxAge: time.Hour}
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 3, Open: time.Minute}
 	f := serve(t, Options{}, cfg)
@@ -225,7 +225,7 @@ func TestSparesOfAServerThatRefusesUs(t *testing.T) {
 	}
 }
 
-// A spare is a trial as good as a session: it closes a breaker that is half-open.
+// A preconnected connection is a trial like a session: it closes a half-open breaker.
 func TestSparesAreTrials(t *testing.T) {
 	addr := refusedAddress(t)
 	cfg := oneUpstream(addr)
@@ -290,8 +290,8 @@ func TestReloadKeepsWhatIsKnownOfAnUnchangedUpstream(t *testing.T) {
 	await(t, "two new connections", func() bool { return accepted.Load() == 5 })
 }
 
-// To a MySQL server a spare that nobody gets is a failed client: without sessions
-// they are made until it has seen as many as it may, and again after a session.
+// A MySQL server counts an unused preconnected connection as a failed client. Without
+// sessions at most maxGreetings are made, and more only after a session.
 func TestUnusedSparesOfMySQL(t *testing.T) {
 	for greeting, endless := range map[string]bool{mysqlHello: false, "220 mail\r\n": true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -18,50 +18,50 @@ import (
 	"ambassador/policy"
 )
 
-// prober asks one address how it is, when nobody else does: what sessions saw
-// within an interval counts as the answer. Its probes go the way of a session,
-// and then listen shortly, since a TLS 1.3 server says only then that it refuses
-// our certificate.
+// prober checks one address, unless sessions do: the results of sessions within an
+// interval count as the check. A probe goes through the stages of a session's attempt.
+// It then reads for a short time, because a TLS 1.3 server refuses our certificate only
+// after the handshake.
 type prober struct {
 	// Static after construction.
 	upstream *Upstream
 	address  *address
 
 	// Owned by run.
-	seen      time.Time // the last answer, from whomever
-	mysql     bool      // the server greets as MySQL does, or is to by its starttls, and no probe logs in
-	greetings int       // probes that a MySQL server took for a client that failed, since the last good client
-	unready   string    // why no probe can log in, as the log has it
+	seen      time.Time // the last result, of a probe or of a session
+	mysql     bool      // the server greets like MySQL, or its starttls says so and no probe logs in
+	greetings int       // probes that a MySQL server counted as failed clients, since the last good client
+	unready   string    // why no probe can log in, as logged last
 }
 
 const (
-	// maxGreetings is how many probes in a row a MySQL server gets: it locks out
-	// the host after max_connect_errors (100; 10 before MySQL 5.6) connections
-	// that were cut in the greeting, and forgets them with a good one.
+	// maxGreetings is how many probes in a row a MySQL server gets. The server locks out
+	// a host after max_connect_errors (100; 10 before MySQL 5.6) connections that ended
+	// during the greeting. A good connection resets that count.
 	maxGreetings    = 10
 	enoughGreetings = "a MySQL server locks hosts out whose connections end early, and 10 trials did; only sessions tell from now on"
-	// hearTimeout is how long a probe listens for a refusal after the handshake: a
-	// round trip and the server's judgement.
+	// hearTimeout is how long a probe waits for a refusal after the handshake: a round
+	// trip and the server's decision.
 	hearTimeout = 250 * time.Millisecond
-	// hearMax bounds what a probe reads in search of health.expect.
+	// hearMax bounds the bytes that a probe reads in search of health.expect.
 	hearMax = 64 << 10
 )
 
-// run asks until ctx ends. The upstream waits for it.
+// run checks the address until ctx ends. The upstream waits for it.
 func (p *prober) run(ctx context.Context) {
 	p.address.asked.Store(true)
 	defer p.address.asked.Store(false)
 	defer p.upstream.rhythm.enter()()
 	for ctx.Err() == nil {
 		if p.upstream.panics().catch(PartProber, func() { p.step(ctx) }) != nil {
-			p.address.asked.Store(false) // until a probe begins well, sessions make the trials
+			p.address.asked.Store(false) // sessions make the trials until the next probe begins
 		}
 		task.Wait(ctx, p.wait(), nil)
 	}
 }
 
-// wait is the time to the next step. A required upstream that was never reached is
-// asked more often: who waits for readiness waits for it.
+// wait returns the time to the next step. A required upstream that was not reached yet
+// is checked more often, because the process is not ready without it.
 func (p *prober) wait() time.Duration {
 	d := p.upstream.cfg.Health.Interval
 	if !p.upstream.reachedOnce() {
@@ -70,35 +70,35 @@ func (p *prober) wait() time.Duration {
 	return p.upstream.rhythm.wait(time.Now(), d, rand.Float64())
 }
 
-// reachedOnce says whether nobody waits for the upstream to be reached for the first
-// time.
+// reachedOnce reports whether the upstream was reached once, or is not required:
+// readiness waits for required upstreams only.
 func (u *Upstream) reachedOnce() bool { return !u.cfg.Required || u.reached.Load() != nil }
 
-// rhythm lets the probers of a process take their steps in small groups: to wake an
-// idle process, and the monitor of Go's scheduler with it, costs as much as half of
-// a probe. Safe for concurrent use.
+// rhythm is the pacing of probes: the probers of a process take their steps in small
+// groups. To wake an idle process, and the monitor of Go's scheduler with it, costs as
+// much as half of a probe. It is safe for concurrent use.
 type rhythm struct {
-	phase   int64 // nanoseconds; others of our kind shall not ask at the same moment
+	phase   int64 // nanoseconds; random, so that other ambassadors do not probe at the same time
 	probers atomic.Int64
 }
 
-// together is how many probers shall step at once, where there are many: what they
-// do then holds sessions up for some milliseconds at most.
+// together is the intended size of a group, if there are many probers: the work of a
+// group delays sessions by some milliseconds at most.
 const together = 3
 
 func newRhythm() *rhythm { return &rhythm{phase: rand.Int64N(int64(time.Hour))} }
 
-// enter counts a prober, until the function that it returns is called.
+// enter counts a prober until leave is called.
 func (r *rhythm) enter() (leave func()) {
 	r.probers.Add(1)
 	return func() { r.probers.Add(-1) }
 }
 
-// wait is the time from now to a step that is due about after an interval: with
-// jitter (0 to 1) of a tenth either way, and then moved by less than that to where
-// others step too.
+// wait returns the time from now to a step that is due after about one interval. Jitter
+// (0 to 1) moves it by up to a tenth either way. It is then moved, by less than that, to
+// the step of other probers.
 func (r *rhythm) wait(now time.Time, interval time.Duration, jitter float64) time.Duration {
-	slot := int64(interval) * together / max(r.probers.Load(), 7*together) // a seventh, or less if there are many
+	slot := int64(interval) * together / max(r.probers.Load(), 7*together) // a seventh of interval, or less if there are many probers
 	from := now.UnixNano() + r.phase
 	at := from + int64(float64(interval)*(0.9+jitter/5)) + slot/2
 	if slot > 0 {
@@ -107,11 +107,11 @@ func (r *rhythm) wait(now time.Time, interval time.Duration, jitter float64) tim
 	return time.Duration(at - from)
 }
 
-// step brings the verdict up to date once.
+// step updates the verdict once.
 func (p *prober) step(ctx context.Context) {
 	h, a, now := p.upstream.cfg.Health, p.address, time.Now()
 	heard, cause := a.takeHeard()
-	if a.served.Swap(false) { // a server that was full has not seen a good client
+	if a.served.Swap(false) { // not set by a full server, which has had no good client
 		p.greetings = 0
 	}
 	if heard != policy.Neutral {
@@ -125,7 +125,7 @@ func (p *prober) step(ctx context.Context) {
 	passive := heard != policy.Neutral && a.verdict() != policy.Unhealthy && closed && !h.talks()
 	switch {
 	case passive:
-	case p.mysql && calm && p.upstream.reachedOnce(): // to be asked costs it a failed client, and it is well
+	case p.mysql && calm && p.upstream.reachedOnce(): // it is healthy, and would count the probe as a failed client
 		heard = policy.Success
 	case p.greetings >= maxGreetings:
 		p.giveUp(now)
@@ -144,14 +144,15 @@ func (p *prober) step(ctx context.Context) {
 	}
 }
 
-// giveUp leaves the verdict to sessions: they are tried as if nothing were known.
+// giveUp leaves the verdict to sessions, which use the address as if its health were
+// unknown.
 func (p *prober) giveUp(now time.Time) {
 	p.address.asked.Store(false)
 	p.upstream.forget(p.address, enoughGreetings, now)
 }
 
-// probe goes the way of a session to the address. Neutral: it could not be asked,
-// through no fault of its own.
+// probe checks the address with an attempt like a session's. Neutral means that our
+// side prevented the check.
 func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	u, a := p.upstream, p.address
 	a.asked.Store(true)
@@ -174,8 +175,8 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	return verdict, cause
 }
 
-// walk makes the connection, listens, and ends it in good order: PostgreSQL's log
-// is silent about a client that leaves after TLS without a byte.
+// walk makes the connection, reads, and closes it in good order: PostgreSQL logs
+// nothing about a client that closes after TLS without a byte.
 func (p *prober) walk(ctx context.Context) *outcome.Error {
 	u := p.upstream
 	logIn, err := p.login()
@@ -216,7 +217,8 @@ func (p *prober) walk(ctx context.Context) *outcome.Error {
 	return err
 }
 
-// login is how a probe logs in and quits; nil if it does not. The error is ours.
+// login returns the function with which a probe logs in and quits; nil if probes do not
+// log in. An error means that our side is not ready.
 func (p *prober) login() (func(context.Context, *upstreamConn) *outcome.Error, *outcome.Error) {
 	u := p.upstream
 	if u.cfg.Health.LogIn == nil {
@@ -241,8 +243,8 @@ func (p *prober) login() (func(context.Context, *upstreamConn) *outcome.Error, *
 	}, nil
 }
 
-// recognize counts the probes that a MySQL server takes for failed clients, where
-// its greeting is not part of starttls.
+// recognize counts the probes that a MySQL server counts as failed clients, if its
+// greeting is not part of starttls.
 func (p *prober) recognize(first []byte) {
 	if p.upstream.protocol != nil {
 		return
@@ -252,12 +254,12 @@ func (p *prober) recognize(first []byte) {
 	}
 }
 
-// countsTrials says whether the server takes trials for failed clients, as far as
-// the configuration tells.
+// countsTrials reports whether the server, by its configured protocol, counts trials as
+// failed clients.
 func (u *Upstream) countsTrials() bool { return u.protocol != nil && u.protocol.CountsProbes }
 
-// countsTrial says whether the server takes a trial whose attempt ended with err
-// for a failed client: it has greeted, or was about to when we left.
+// countsTrial reports whether the server counts a trial whose attempt ended with err as
+// a failed client. It does if it had greeted, or was about to greet when we closed.
 func (u *Upstream) countsTrial(err *outcome.Error) bool {
 	var refused *starttls.RefusedError
 	switch {
@@ -266,17 +268,17 @@ func (u *Upstream) countsTrial(err *outcome.Error) bool {
 	case err == nil:
 		return true
 	case errors.As(err, &refused):
-		return refused.Reply == nil // else it refused us, in the greeting's place
+		return refused.Reply == nil // else it refused us instead of greeting
 	}
 	return err.Stage == outcome.StageStartTLS && !isHangUp(err)
 }
 
-// untold is the progress of an attempt that no session makes.
+// untold is the progress function of an attempt without a session.
 func untold(outcome.Stage, candidate, int) {}
 
-// hear waits shortly for what the server says unasked, and gives its beginning.
-// Silence and data are well; an alert or an end is the failure that it would be
-// for a session.
+// hear waits for bytes that the server sends unasked, and returns the first of them.
+// Silence and data are success. An alert or the end of the connection is the same
+// failure as for a session.
 func (c *upstreamConn) hear(wait time.Duration) ([]byte, *outcome.Error) {
 	c.raw.SetReadDeadline(time.Now().Add(wait))
 	var buf [8]byte
@@ -287,7 +289,8 @@ func (c *upstreamConn) hear(wait time.Duration) ([]byte, *outcome.Error) {
 	return nil, c.failed(err)
 }
 
-// expect reads until the server has said text, within the connection's deadline.
+// expect reads until the server has sent health.expect, within the connection's
+// deadline.
 func (c *upstreamConn) expect(h *HealthConfig) ([]byte, *outcome.Error) {
 	var got []byte
 	buf := make([]byte, 4096)
@@ -306,7 +309,7 @@ func (c *upstreamConn) expect(h *HealthConfig) ([]byte, *outcome.Error) {
 	}
 }
 
-// failed settles a probe that ended after the handshake.
+// failed settles a probe that failed after the handshake.
 func (c *upstreamConn) failed(err error) *outcome.Error {
 	stage := outcome.StageRelay
 	if c.tls != nil {
@@ -317,8 +320,8 @@ func (c *upstreamConn) failed(err error) *outcome.Error {
 	return e
 }
 
-// withoutWords is an answer without the words of what was sent: a server may quote the
-// password that it does not take.
+// withoutWords returns an answer without the words of sent: a server may quote a
+// password that it rejects.
 func withoutWords(got []byte, sent string) []byte {
 	for word := range strings.FieldsFuncSeq(sent, func(r rune) bool { return unicode.IsSpace(r) || r == '"' || r == '\'' }) {
 		if len(word) > 3 { // shorter ones are in any answer
@@ -328,7 +331,7 @@ func withoutWords(got []byte, sent string) []byte {
 	return got
 }
 
-// expectError is a server that did not say what health.expect wants.
+// expectError means that a server did not send what health.expect requires.
 type expectError struct {
 	want string
 	got  []byte
@@ -338,11 +341,11 @@ func (e *expectError) Error() string {
 	return fmt.Sprintf("health.expect wants %q, the server said %q", e.want, e.got[:min(len(e.got), 64)])
 }
 
-// Timeout: silence is among the ways of not saying it, and a timeout is what a
-// client would see.
+// Is makes the error a timeout: the server may have been silent, and a client would see
+// a timeout.
 func (e *expectError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// check asks the other question of health, if there is one.
+// check calls HealthConfig.Check, if there is one.
 func (p *prober) check(ctx context.Context) error {
 	h := &p.upstream.cfg.Health
 	if h.Check == nil {
@@ -360,8 +363,8 @@ type probers struct {
 	cancel map[*address]context.CancelFunc
 }
 
-// ask starts a prober for each address, those that come later included, until the
-// function that it returns is called.
+// ask starts a prober for each address, and for each that is published later. Stop ends
+// the probers, and waits for them.
 func (u *Upstream) ask(ctx context.Context) (stop func()) {
 	p := &probers{ctx: ctx, cancel: map[*address]context.CancelFunc{}}
 	u.gathering.Lock()
@@ -379,8 +382,8 @@ func (u *Upstream) ask(ctx context.Context) (stop func()) {
 	}
 }
 
-// follow makes the probers those of the given addresses. The caller holds
-// gathering.
+// follow starts and ends probers until there is one for each of the given addresses.
+// The caller holds gathering.
 func (p *probers) follow(u *Upstream, members []member) {
 	here := map[*address]bool{}
 	for _, m := range members {
@@ -400,7 +403,7 @@ func (p *probers) follow(u *Upstream, members []member) {
 	}
 }
 
-// notReached says once for each reason why an upstream could not be reached yet.
+// notReached logs why a required upstream was not reached yet, when the reason changes.
 func (u *Upstream) notReached(err *outcome.Error) {
 	if u.reached.Load() != nil || !u.cfg.Required {
 		return

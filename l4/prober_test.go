@@ -20,7 +20,7 @@ import (
 	"ambassador/policy"
 )
 
-// says accepts a connection whose server says text and then listens.
+// says accepts a connection whose server sends text, and then reads.
 func says(text string) func(context.Context) (net.Conn, error) {
 	return func(context.Context) (net.Conn, error) {
 		ours, theirs := net.Pipe()
@@ -40,7 +40,7 @@ type proved struct {
 	t   *testing.T
 }
 
-// prove runs test with an upstream of 127.0.0.1:1, which answers as answer does.
+// prove runs test with an upstream of 127.0.0.1:1, whose dials get answer.
 func prove(t *testing.T, cfg UpstreamConfig, answer func(context.Context) (net.Conn, error), test func(p *proved)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -60,7 +60,7 @@ func prove(t *testing.T, cfg UpstreamConfig, answer func(context.Context) (net.C
 
 func (p *proved) address() *address { return p.members()[0].address }
 
-// session is one whole session of that outcome.
+// session runs one whole session with the outcome r.
 func (p *proved) session(r outcome.Reason) {
 	p.t.Helper()
 	conn, err := p.connect(p.t.Context(), untold)
@@ -71,7 +71,7 @@ func (p *proved) session(r outcome.Reason) {
 	conn.closePolitely()
 }
 
-// await sleeps until the verdict is that, at most within, and says how long it took.
+// await sleeps until the verdict is want, at most within, and returns how long it took.
 func (p *proved) await(want policy.Health, within time.Duration) time.Duration {
 	p.t.Helper()
 	start := time.Now()
@@ -116,7 +116,7 @@ func TestHealthFollowsTheServer(t *testing.T) {
 			t.Errorf("a session while all are unhealthy: %v", err)
 		}
 		dead.Store(false)
-		// rise × interval, plus jitter, plus the listening
+		// rise × interval, plus jitter, plus hearTimeout
 		if took := p.await(policy.Healthy, 12*time.Second); took < 4*time.Second {
 			t.Errorf("healthy after %v, want two probes", took)
 		}
@@ -124,8 +124,8 @@ func TestHealthFollowsTheServer(t *testing.T) {
 	})
 }
 
-// An only destination that is back is used as soon as it has passed one probe: to
-// wait for more would help nobody.
+// If the only address works again, sessions use it after one good probe: more probes
+// would only delay them.
 func TestTheOnlyAddressNeedNotRise(t *testing.T) {
 	var dead atomic.Bool
 	answer := func(ctx context.Context) (net.Conn, error) {
@@ -188,8 +188,8 @@ func TestIdleAddressesAreProbedSeldom(t *testing.T) {
 	})
 }
 
-// Probers step in small groups, so that the process is woken less often, and still
-// not in step with those of other processes.
+// Probers step in small groups, so that the process wakes less often, but not at the
+// same time as those of other processes.
 func TestProbersStepTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{}}
@@ -237,7 +237,7 @@ func TestRhythm(t *testing.T) {
 	for _, tt := range []struct {
 		probers  int64
 		interval time.Duration
-		slot     time.Duration // what moments are multiples of
+		slot     time.Duration // the times of all steps are multiples of it
 	}{
 		{0, 7 * time.Second, time.Second},
 		{1, 7 * time.Second, time.Second},
@@ -340,7 +340,7 @@ func TestMySQLIsProbedSparingly(t *testing.T) {
 	breaker := policy.BreakerConfig{Failures: 1, Open: time.Second, MaxOpen: 2 * time.Second}
 	prove(t, UpstreamConfig{Health: testHealth, Breaker: breaker, Connect: ConnectConfig{Attempts: 1}}, flapping, func(p *proved) {
 		p.await(policy.Healthy, time.Second)
-		for range 20 { // sessions fail on connecting, and each time probes find it well
+		for range 20 { // sessions fail to connect, but each probe succeeds
 			dead.Store(true)
 			p.connect(p.t.Context(), untold)
 			dead.Store(false)
@@ -349,7 +349,7 @@ func TestMySQLIsProbedSparingly(t *testing.T) {
 		if answered > maxGreetings {
 			t.Errorf("%d probes without a session between", answered)
 		}
-		p.session(outcome.OK) // it is not locked out for good
+		p.session(outcome.OK) // the address is not locked out for good
 		time.Sleep(10 * time.Second)
 		if p.address().verdict() != policy.Healthy || p.address().breaker.State() != policy.Closed {
 			t.Errorf("after a session: %s, breaker %v", p.address().verdict(), p.address().breaker.State())
@@ -425,7 +425,7 @@ func TestAProbeSeesThatOurCertificateIsRefused(t *testing.T) {
 	}
 }
 
-// awaitAddress waits until the first address is as wanted.
+// awaitAddress waits until the first address has the wanted status.
 func (f *fixture) awaitAddress(is func(AddressStatus) bool) (st AddressStatus) {
 	f.t.Helper()
 	await(f.t, "address as wanted", func() bool {
@@ -459,8 +459,8 @@ func TestKillOnDown(t *testing.T) {
 	}
 }
 
-// A server behind starttls: mysql is asked no more often, and all that ends after
-// its greeting counts: success, a refusal of our certificate, one of TLS.
+// A server with starttls: mysql gets no more probes than a MySQL server without. All
+// that end after its greeting count: a success, a refused certificate, refused TLS.
 func TestTrialsThroughSTARTTLSAreCounted(t *testing.T) {
 	cert, pool := selfSigned(t)
 	_, other := selfSigned(t)
@@ -511,7 +511,7 @@ func TestTrialsThroughSTARTTLSAreCounted(t *testing.T) {
 	}
 }
 
-// The time that probes take to connect is not that of sessions.
+// The times that probes take to connect do not count as those of sessions.
 func TestProbesAreNotTimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeNet{began: time.Now(), answer: answers{"127.0.0.1:1": says("")}}
@@ -538,7 +538,7 @@ func TestProbesAreNotTimed(t *testing.T) {
 	})
 }
 
-// A password that cannot be read is no fault of the server, which hears nothing.
+// If the password cannot be read, no probe connects, and the verdict does not change.
 func TestLoginThatIsNotReady(t *testing.T) {
 	cfg := UpstreamConfig{StartTLS: "mysql", Health: testHealth, TLS: func(string, string) (*tls.Config, error) { return nil, errors.New("unasked") }}
 	cfg.Health.LogIn = func() (string, string, error) { return "", "", errors.New("no such file") }

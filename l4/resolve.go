@@ -17,7 +17,7 @@ import (
 	"ambassador/policy"
 )
 
-// endpoint is one configured line: a name or a literal with a port, a unix path,
+// endpoint is one configured line: a name or an IP address with a port, a unix path,
 // or "srv:NAME".
 type endpoint struct {
 	// Static after construction.
@@ -25,31 +25,31 @@ type endpoint struct {
 	host             string // the host of address; empty on unix and for srv
 	port             uint16
 	weight, priority int
-	literal          bool // there is nothing to look up
+	literal          bool // no lookup is needed
 
 	mu      sync.Mutex
-	last    EndpointStatus // guarded by mu; without its times, which follow
-	members []member       // guarded by mu; what the last good answer had
-	flight  *flight        // guarded by mu; the look-up under way, or nil
-	lookup  string         // guarded by mu; why the last look-up failed; empty if it did not
+	last    EndpointStatus // guarded by mu; its times are in succeeded and failed
+	members []member       // guarded by mu; the addresses of the last good answer
+	flight  *flight        // guarded by mu; the lookup in flight, or nil
+	lookup  string         // guarded by mu; why the last lookup failed; empty if it did not
 
 	succeeded, failed time.Time // guarded by mu; zero: never
 }
 
-// member is an address as a part of its upstream.
+// member is an address with its weight and priority in its upstream.
 type member struct {
 	*address
 	weight, priority int
-	other            bool // of the family that the system does not prefer (RFC 6724)
+	other            bool // of the address family that the system does not prefer (RFC 6724)
 }
 
-// flight is one look-up that many may wait for.
+// flight is a lookup in flight, which many goroutines may wait for.
 type flight struct {
 	done chan struct{}
 	err  error // readable once done is closed
 }
 
-// newEndpoint checks a configured line.
+// newEndpoint checks a configured line, and returns its endpoint.
 func (u *Upstream) newEndpoint(cfg EndpointConfig) (*endpoint, error) {
 	e := &endpoint{address: cfg.Address, weight: cfg.Weight, priority: cfg.Priority, last: EndpointStatus{Endpoint: cfg.Address}}
 	if strings.HasPrefix(cfg.Address, "srv:") {
@@ -66,7 +66,7 @@ func (u *Upstream) newEndpoint(cfg EndpointConfig) (*endpoint, error) {
 	return e, nil
 }
 
-// hostOf is the host and port of "HOST:PORT"; empty for "unix:/path".
+// hostOf returns the host and port of "HOST:PORT". For "unix:/path" they are zero.
 func hostOf(address string) (string, uint16, error) {
 	if strings.HasPrefix(address, "unix:") {
 		return "", 0, nil
@@ -82,12 +82,13 @@ func hostOf(address string) (string, uint16, error) {
 	return host, uint16(n), nil
 }
 
-// lookupTimeout bounds one look-up of a name: as long as a session may take.
+// lookupTimeout bounds one lookup of a name: by default, a session may take as long to
+// connect.
 const lookupTimeout = DefaultConnectTimeout
 
-// resolve looks the endpoint up, or waits for the look-up that is under way. It
-// ends with ctx; the look-up itself goes on for others who wait. A failure keeps
-// the addresses of the last answer.
+// resolve looks up the endpoint, or waits for the lookup in flight. It ends with ctx,
+// but the lookup continues for others that wait. If the lookup fails, the endpoint
+// keeps the addresses of the last answer.
 func (u *Upstream) resolve(ctx context.Context, e *endpoint) error {
 	e.mu.Lock()
 	f := e.flight
@@ -130,7 +131,7 @@ func (u *Upstream) fly(ctx context.Context, e *endpoint, f *flight) {
 	}
 }
 
-// renew looks the endpoint up and takes over what it finds.
+// renew looks up the endpoint, and publishes the addresses.
 func (u *Upstream) renew(ctx context.Context, e *endpoint) error {
 	start := time.Now()
 	found, err := u.find(ctx, e)
@@ -141,14 +142,14 @@ func (u *Upstream) renew(ctx context.Context, e *endpoint) error {
 	return err
 }
 
-// place is where an address stands that a look-up found.
+// place is one address in the answer of a lookup.
 type place struct {
 	addr             netip.AddrPort
 	weight, priority int
 	other            bool
 }
 
-// find asks for the endpoint's addresses, in the answer's order.
+// find looks up the endpoint's addresses, and returns them in the answer's order.
 func (u *Upstream) find(ctx context.Context, e *endpoint) ([]place, error) {
 	name, ok := strings.CutPrefix(e.address, "srv:")
 	if !ok {
@@ -162,7 +163,7 @@ func (u *Upstream) find(ctx context.Context, e *endpoint) ([]place, error) {
 	for _, t := range targets {
 		found, hostErr := u.findHost(ctx, t.Target, place{weight: int(t.Weight), priority: int(t.Priority)}, t.Port)
 		if hostErr != nil {
-			err = hostErr // one target without an address is no reason to do without the others
+			err = hostErr // one target without an address does not exclude the others
 		}
 		out = append(out, found...)
 	}
@@ -187,8 +188,8 @@ func (u *Upstream) findHost(ctx context.Context, host string, like place, port u
 	return out, nil
 }
 
-// learned makes found the endpoint's addresses. Those that it had keep what is
-// known of them; those that are gone take no new sessions.
+// learned replaces the endpoint's addresses by those found. An address that was there
+// before keeps its state. An address that is gone takes no new sessions.
 func (u *Upstream) learned(e *endpoint, found []place) {
 	old, members := u.merge(e, found)
 	if before, now := namesOf(old), namesOf(members); before != now && before != "" {
@@ -197,7 +198,7 @@ func (u *Upstream) learned(e *endpoint, found []place) {
 	u.gather()
 }
 
-// merge is the part of learned that holds the endpoint.
+// merge is the part of learned that needs endpoint.mu.
 func (u *Upstream) merge(e *endpoint, found []place) (old, members []member) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -205,7 +206,7 @@ func (u *Upstream) merge(e *endpoint, found []place) (old, members []member) {
 	for _, p := range found {
 		same := func(m member) bool { return m.addr == p.addr }
 		if slices.ContainsFunc(members, same) {
-			continue // said twice
+			continue // a duplicate
 		}
 		m := member{weight: p.weight, priority: p.priority, other: p.other}
 		if i := slices.IndexFunc(old, same); i >= 0 {
@@ -219,7 +220,7 @@ func (u *Upstream) merge(e *endpoint, found []place) (old, members []member) {
 	return old, members
 }
 
-// namesOf is the addresses in an order of their own, as one text.
+// namesOf returns the sorted addresses as one text.
 func namesOf(members []member) string {
 	var names []string
 	for _, m := range members {
@@ -229,7 +230,7 @@ func namesOf(members []member) string {
 	return strings.Join(names, " ")
 }
 
-// gather publishes the addresses of all endpoints as the ones to choose from.
+// gather publishes the addresses of all endpoints: sessions choose from these.
 func (u *Upstream) gather() {
 	u.gathering.Lock()
 	defer u.gathering.Unlock()
@@ -245,7 +246,7 @@ func (u *Upstream) gather() {
 	}
 }
 
-// members are the addresses to choose from. The slice is not to be changed.
+// members returns the published addresses. The caller must not change the slice.
 func (u *Upstream) members() []member {
 	if all := u.roster.Load(); all != nil {
 		return *all
@@ -253,7 +254,7 @@ func (u *Upstream) members() []member {
 	return nil
 }
 
-// unresolved lists the endpoints of which there is no address to choose from.
+// unresolved lists the endpoints without a published address.
 func (u *Upstream) unresolved() (out []*endpoint) {
 	members := u.members()
 	for _, e := range u.endpoints {
@@ -264,9 +265,8 @@ func (u *Upstream) unresolved() (out []*endpoint) {
 	return out
 }
 
-// discover looks up the endpoints of which nothing is known, all at once, and
-// returns when one of them is known. The error is that of the last that failed,
-// and the endpoint its.
+// discover looks up the given endpoints, all at once, and returns when one of them has
+// an address. If none has, it returns the last endpoint that failed, with its error.
 func (u *Upstream) discover(ctx context.Context, unknown []*endpoint) (*endpoint, error) {
 	type result struct {
 		endpoint *endpoint
@@ -285,8 +285,8 @@ func (u *Upstream) discover(ctx context.Context, unknown []*endpoint) (*endpoint
 	return last.endpoint, last.err
 }
 
-// refresh looks the names up every cfg.Resolve, and sooner while there is no
-// answer. It ends with ctx; the server waits for it.
+// refresh looks up the endpoint every cfg.Resolve, and sooner while lookups fail. It
+// ends with ctx; the server waits for it.
 func (u *Upstream) refresh(ctx context.Context, e *endpoint) {
 	every := orDefault(u.cfg.Resolve, DefaultResolve)
 	hurry, failures := policy.Backoff{Base: time.Second, Max: every}, 0
@@ -302,13 +302,14 @@ func (u *Upstream) refresh(ctx context.Context, e *endpoint) {
 	}
 }
 
-// resolver looks names up, /etc/hosts and search domains included.
+// resolver looks up names, with /etc/hosts and search domains.
 type resolver struct {
-	servers []*net.Resolver // each asks one server; the system's resolver stands alone
+	servers []*net.Resolver // each asks one server; or only the system's resolver
 	panics  panics
 }
 
-// newResolver asks the given servers ("10.0.0.2:53"), or the system's.
+// newResolver returns a resolver that asks the given servers ("10.0.0.2:53"), or the
+// system's if there are none.
 func newResolver(servers []string, p panics) *resolver {
 	r := &resolver{panics: p}
 	for _, server := range servers {
@@ -325,10 +326,10 @@ func newResolver(servers []string, p panics) *resolver {
 	return r
 }
 
-// nextServerAfter is when the next server is asked too while one is silent.
+// nextServerAfter is how long a server may be silent before the next is asked as well.
 const nextServerAfter = time.Second
 
-// lookup lists the addresses of a host, the system's preference first. The error
+// lookup lists the addresses of a host, in the order that the system prefers. The error
 // is, or wraps, a *net.DNSError.
 func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return ask(ctx, r, host, func(ctx context.Context, server *net.Resolver) ([]netip.Addr, error) {
@@ -336,8 +337,8 @@ func (r *resolver) lookup(ctx context.Context, host string) ([]netip.Addr, error
 	})
 }
 
-// LookUp asks for the addresses of a name, as sessions do: the servers
-// ("10.0.0.2:53"), or the system's if there are none; /etc/hosts either way.
+// LookUp looks up the addresses of a name in the way of sessions. It reads /etc/hosts,
+// and asks the given servers ("10.0.0.2:53"), or the system's if there are none.
 func LookUp(ctx context.Context, servers []string, host string) ([]netip.Addr, error) {
 	return newResolver(servers, panics{}).lookup(ctx, host)
 }
@@ -347,7 +348,7 @@ func (r *resolver) services(ctx context.Context, name string) ([]*net.SRV, error
 	return ask(ctx, r, name, func(ctx context.Context, server *net.Resolver) ([]*net.SRV, error) {
 		_, targets, err := server.LookupSRV(ctx, "", "", name)
 		if len(targets) > 0 {
-			err = nil // some targets had names that are none
+			err = nil // some targets had invalid names
 		}
 		return targets, err
 	})
@@ -358,13 +359,14 @@ type answer[T any] struct {
 	err   error
 }
 
-// ask asks one server after the other: the next when one fails or is silent for
-// nextServerAfter. A name that does not exist is an answer. A panic is a server's
-// failure, but in goroutines of net's own resolver it ends the process.
+// ask asks the servers in order. It asks the next one when a server fails, or is silent
+// for nextServerAfter. That a name does not exist is an answer. A panic counts as a
+// failure of the server, but a panic in a goroutine of net's own resolver ends the
+// process.
 func ask[T any](ctx context.Context, r *resolver, name string, one func(context.Context, *net.Resolver) ([]T, error)) ([]T, error) {
 	task.Leave(ctx)
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the look-ups that lost
+	defer cancel() // ends the lookups that lost
 	servers, answers := r.servers, make(chan answer[T], len(r.servers))
 	asked, open := 0, 0
 	next := func() {

@@ -9,24 +9,24 @@ import (
 	"ambassador/policy"
 )
 
-// turns let only so many do something at a time. Sources take turns, and within a
-// source the first that asks goes first: a crowd of one source delays only itself. It
-// is safe for concurrent use.
+// turns limits how many goroutines do something at a time. The sources alternate, and
+// within a source the first caller is first: many callers of one source delay only
+// themselves. It is safe for concurrent use.
 type turns struct {
 	most int // static after construction
 
 	mu      sync.Mutex
 	running int                               // guarded by mu
-	waiting map[policy.Source][]chan struct{} // guarded by mu; those that wait, by source; closed for a turn
-	order   []policy.Source                   // guarded by mu; the sources that wait, the next one first
+	waiting map[policy.Source][]chan struct{} // guarded by mu; the waiting callers, by source; a channel is closed for its turn
+	order   []policy.Source                   // guarded by mu; the sources with waiting callers, the next one first
 }
 
 func newTurns(most int) *turns {
 	return &turns{most: most, waiting: map[policy.Source][]chan struct{}{}}
 }
 
-// take waits for a turn, which the caller gives back; or for the end of ctx, whose
-// error it returns.
+// take waits for a turn, which the caller must give back. If ctx ends first, it returns
+// the error of ctx.
 func (t *turns) take(ctx context.Context, from policy.Source) error {
 	mine := t.ask(from)
 	if mine == nil {
@@ -42,7 +42,8 @@ func (t *turns) take(ctx context.Context, from policy.Source) error {
 	}
 }
 
-// ask takes a turn at once, or waits in line for the channel to be closed.
+// ask takes a turn at once, and returns nil. If none is free, it joins the queue, and
+// returns a channel that is closed when the turn begins.
 func (t *turns) ask(from policy.Source) chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,7 +59,7 @@ func (t *turns) ask(from policy.Source) chan struct{} {
 	return mine
 }
 
-// giveBack ends a turn, and lets the next one have it.
+// giveBack ends a turn, and gives it to the next caller.
 func (t *turns) giveBack() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,7 +78,7 @@ func (t *turns) giveBack() {
 	}
 }
 
-// withdraw leaves the line, or gives a turn back that came at the same moment.
+// withdraw leaves the queue. If the turn has begun meanwhile, it gives the turn back.
 func (t *turns) withdraw(from policy.Source, mine chan struct{}) {
 	t.mu.Lock()
 	line := t.waiting[from]
@@ -96,7 +97,7 @@ func (t *turns) withdraw(from policy.Source, mine chan struct{}) {
 	}
 }
 
-// inUse is how many have their turn.
+// inUse returns how many turns are taken.
 func (t *turns) inUse() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -25,7 +25,7 @@ func TestTurnsGoRoundTheSources(t *testing.T) {
 					got = append(got, from)
 				}
 			}()
-			synctest.Wait() // they ask in this order
+			synctest.Wait() // the goroutines ask in this order
 		}
 		for range 8 {
 			q.giveBack()
@@ -60,7 +60,7 @@ func TestTurnsOfThoseThatLeave(t *testing.T) {
 			t.Error(err)
 		}
 		q.giveBack()
-		// One whose turn comes as it leaves gives it back.
+		// A caller whose turn begins while it withdraws gives the turn back.
 		q.take(t.Context(), testSource(1))
 		mine := q.ask(testSource(2))
 		q.giveBack()

@@ -20,15 +20,15 @@ import (
 	"ambassador/policy"
 )
 
-// Upstream is one named remote service: where it is, how a connection to it is
-// made, and what the last attempts taught.
+// Upstream is one named remote service: its addresses, how to connect to them, and
+// the results of the last attempts.
 type Upstream struct {
 	// Static after construction.
 	cfg         UpstreamConfig
 	protocol    *starttls.Protocol // nil: none
-	localHeader []byte             // the PROXY header of our own connections; nil: none is sent
+	localHeader []byte             // the PROXY header of connections without a client; nil: none is sent
 	endpoints   []*endpoint
-	visited     *visited // of a dynamic upstream, which has no endpoints; else nil
+	visited     *visited // destination cache of a dynamic upstream, which has no endpoints; else nil
 	resolver    *resolver
 	dial        DialFunc
 	dials       *ownDials
@@ -37,28 +37,29 @@ type Upstream struct {
 	log         *slog.Logger
 	balancer    policy.Balancer
 	born        time.Time
-	retire      context.CancelFunc // ends all that run does, when a reload drops the upstream
+	retire      context.CancelFunc // ends run when a reload drops the upstream
 	kill        func(*address)     // ends the sessions of an address; nil before run
-	spares      *spares            // nil: none are kept; set before run
+	spares      *spares            // preconnected connections; nil: none are kept; set before run
 
-	gathering sync.Mutex                     // held while roster is made anew
-	probers   *probers                       // guarded by gathering; nil unless run runs
-	said      atomic.Pointer[outcome.Reason] // why it was not reached, as the log has it
+	gathering sync.Mutex                     // held while roster is published
+	probers   *probers                       // guarded by gathering; nil while run does not run
+	said      atomic.Pointer[outcome.Reason] // why it was not reached, as logged last
 	roster    atomic.Pointer[[]member]       // the addresses to choose from
-	reached   atomic.Pointer[time.Time]      // nil: never yet
+	reached   atomic.Pointer[time.Time]      // when it was first reached; nil: not yet
 }
 
 // DialFunc opens a connection to a unix path or to an IP address with port.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// upstreamDeps is what an Upstream takes from its server. The zero value is for tests.
+// upstreamDeps are the dependencies that a server gives to an Upstream. The zero
+// value is for tests.
 type upstreamDeps struct {
 	log      *slog.Logger // nil: nothing is logged
 	observer Observer
 	dial     DialFunc
-	marked   func(mark int) DialFunc // nil: dial marks nothing
-	dials    *ownDials               // nil: no connection is kept
-	rhythm   *rhythm                 // nil: one of its own
+	marked   func(mark int) DialFunc // nil: dial is used, without a mark
+	dials    *ownDials               // nil: connections are not recorded
+	rhythm   *rhythm                 // nil: the upstream makes its own
 }
 
 func newUpstream(cfg UpstreamConfig, o upstreamDeps) (*Upstream, error) {
@@ -117,8 +118,8 @@ func newUpstream(cfg UpstreamConfig, o upstreamDeps) (*Upstream, error) {
 	return u, nil
 }
 
-// inherit takes over that an upstream of this name was reached once, so that a
-// reload in an outage does not make the process unready.
+// inherit copies from the old upstream of the same name whether it was reached. A
+// reload during an outage then does not make the process unready.
 func (u *Upstream) inherit(from []*Upstream) {
 	i := slices.IndexFunc(from, func(old *Upstream) bool { return old.cfg.Name == u.cfg.Name })
 	if i >= 0 {
@@ -126,11 +127,12 @@ func (u *Upstream) inherit(from []*Upstream) {
 	}
 }
 
-// age is how long the upstream has been there, in nanoseconds: a moment in 8 bytes.
+// age returns how long the upstream has existed, in nanoseconds: a point in time in
+// 8 bytes.
 func (u *Upstream) age(now time.Time) int64 { return int64(now.Sub(u.born)) }
 
-// run keeps the upstream's knowledge fresh until ctx ends: names, health, and
-// whether it was ever reached. The server waits for it.
+// run keeps addresses, health and preconnected connections up to date until ctx ends,
+// and tries a required upstream until it is reached once. The server waits for run.
 func (u *Upstream) run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -151,33 +153,33 @@ func (u *Upstream) run(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// progress is told where an attempt is, for the session's record.
+// progress is called at each stage of an attempt, for the session's record.
 type progress func(stage outcome.Stage, c candidate, attempt int)
 
 // connect makes a connection to the upstream that is ready for the client's
-// bytes. It tries at most connect.attempts times within connect.timeout, each
-// time another address while there is one. No byte of the client is sent here,
-// so an attempt can be repeated safely. The caller owns the connection.
+// bytes. It makes at most connect.attempts attempts within connect.timeout, each
+// to another address while there is one. It sends no byte of the client, so it
+// can repeat an attempt safely. The caller owns the connection.
 func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *outcome.Error) {
 	return u.connectFor(ctx, want{connect: u.cfg.Connect}, tell)
 }
 
-// want is what a session wants of an upstream.
+// want is what a session needs from an upstream.
 type want struct {
-	header  []byte        // the PROXY header that names the client; nil: that of our own connections
-	to      *target       // of a dynamic upstream; else nil
-	connect ConnectConfig // the upstream's, or less
-	noSpare bool          // a ready connection will not do
+	header  []byte        // the PROXY header that names the client; nil: localHeader
+	to      *target       // in a dynamic upstream; else nil
+	connect ConnectConfig // the upstream's, or lower bounds
+	noSpare bool          // do not use a preconnected connection
 }
 
-// hopeless says whether e tells of where a client wants to go what would be the
-// same if it were tried again.
+// hopeless reports whether e is caused by the client's destination, so that another
+// attempt would fail in the same way.
 func (w *want) hopeless(e *outcome.Error) bool {
 	var dns *net.DNSError
 	return e.Reason == outcome.SpecialAddress || e.Reason == outcome.Loop || w.to != nil && errors.As(e, &dns) && dns.IsNotFound
 }
 
-// connectFor is connect for a session.
+// connectFor is connect with the requirements of one session.
 func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upstreamConn, *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, orDefault(w.connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
@@ -213,15 +215,16 @@ func (u *Upstream) connectFor(ctx context.Context, w want, tell progress) (*upst
 				return nil, last
 			}
 		case !u.awaitTurn(ctx, &plan, err):
-			return nil, last // what was seen says more than that nothing can be tried now
+			return nil, last // err says only that nothing can be tried now
 		}
 	}
 	return nil, last
 }
 
-// awaitTurn waits until a session that has failed before may try again, though err
-// says that nothing can be tried now: for the pause before the next round, and for
-// the trial of a breaker that has opened meanwhile. False: neither comes.
+// awaitTurn waits until a session that failed before may try again, where err says
+// that nothing can be tried now. It waits for the pause before the next round, or for
+// the trial of a breaker that opened meanwhile. It returns false if the session
+// cannot try again.
 func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *outcome.Error) bool {
 	switch {
 	case errors.Is(err, errTriedAll) && plan.again():
@@ -232,19 +235,19 @@ func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *outcome.Error
 	return false
 }
 
-// pauseBefore waits before repetition n (1 is the first), or for the end of ctx,
-// whose error it returns.
+// pauseBefore waits for the pause before repetition n (1 is the first). If ctx ends
+// first, it returns the error of ctx.
 func (u *Upstream) pauseBefore(ctx context.Context, n int) error {
 	backoff := policy.Backoff{Base: orDefault(u.cfg.Connect.Backoff, DefaultBackoff), Max: time.Second}
 	return task.Wait(ctx, backoff.Pause(n-1, rand.Float64()), nil)
 }
 
-// attempt makes one connection to one address: permit → dial → proxy → starttls → tls,
-// bounded by connect.attempt_timeout, and only by ctx where that is not configured
-// and no other address is left to try: to try the same again would only lose what a
-// slow one has done by then. Where TLS needs the client's first message
-// it ends before that, and the session begins TLS. The upstream hears of its failure here,
-// and of its success when the connection settles.
+// attempt makes one connection to one address: permit → dial → proxy → starttls → tls.
+// The bound is connect.attempt_timeout. If that is not configured and no other address
+// is left to try, only ctx bounds the attempt. A second attempt at a slow address would
+// only lose the progress of the first. If TLS needs the client's first message, attempt
+// ends before TLS, and the session begins TLS. A failure is settled here, a success
+// when the connection settles.
 func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress) (*upstreamConn, *outcome.Error) {
 	parent := ctx
 	ctx, cancel := task.WithTimeout(ctx, orDefault(u.cfg.Connect.AttemptTimeout, DefaultAttemptTimeout))
@@ -253,7 +256,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	defer conn.closeOnPanic()
 	fail := func(stage outcome.Stage, err error) (*upstreamConn, *outcome.Error) {
 		e := u.failed(ctx, stage, conn.candidate, err)
-		conn.settleUnless(parent.Err() == context.Canceled || plan.impatient(), e) // nobody waits any more
+		conn.settleUnless(parent.Err() == context.Canceled || plan.impatient(), e) // the client does not wait any more
 		plan.failed(conn.candidate, e)
 		conn.closeRaw()
 		return nil, e
@@ -303,7 +306,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, tell progress
 	return conn, nil
 }
 
-// permit says whether an attempt may be made at all: not without our identity.
+// permit returns an error if our identity is not ready: no attempt is made without it.
 func (u *Upstream) permit() error {
 	if u.cfg.IdentityReady == nil {
 		return nil
@@ -314,12 +317,13 @@ func (u *Upstream) permit() error {
 	return nil
 }
 
-// soleTimeout bounds a part of an attempt whose place no other address can take.
+// soleTimeout returns the bound of a step that cannot be repeated at another address.
 func (u *Upstream) soleTimeout() time.Duration {
 	return cmp.Or(u.cfg.Connect.AttemptTimeout, u.cfg.Connect.Timeout, DefaultConnectTimeout)
 }
 
-// awaitPermit is permit, but that it waits for an identity that is on its way.
+// awaitPermit is permit, but first waits with AwaitIdentity for an identity that is
+// expected at once.
 func (u *Upstream) awaitPermit(ctx context.Context) error {
 	err := u.permit()
 	if err == nil || u.cfg.AwaitIdentity == nil {
@@ -332,7 +336,7 @@ func (u *Upstream) awaitPermit(ctx context.Context) error {
 	return nil
 }
 
-// failed makes the *Error of an attempt that ended at stage.
+// failed returns the *outcome.Error of an attempt that ended at stage.
 func (u *Upstream) failed(ctx context.Context, stage outcome.Stage, c candidate, err error) *outcome.Error {
 	reason := classify(stage, err)
 	if ctx.Err() == context.DeadlineExceeded && reason != outcome.DNS && stage != outcome.StagePermit {
@@ -349,8 +353,9 @@ func (u *Upstream) failed(ctx context.Context, stage outcome.Stage, c candidate,
 	return e
 }
 
-// settled is told once of each attempt how it went; outcome.OK is success, and an
-// empty reason is that of an attempt that nobody waits for. The error is nil for both.
+// settled records the result of an attempt. It is called once for each. Reason
+// outcome.OK is success. An empty reason means that the result is not known, because
+// we or the client ended the attempt. The error is nil for both.
 func (u *Upstream) settled(c candidate, reason outcome.Reason, err error, verdict policy.Outcome) {
 	if c.at != nil && !c.probe {
 		why := string(reason)
@@ -384,7 +389,7 @@ func (u *Upstream) settled(c candidate, reason outcome.Reason, err error, verdic
 	}
 }
 
-// reachedAt notes that the upstream was reached, at first.
+// reachedAt records and logs the first time that the upstream is reached.
 func (u *Upstream) reachedAt(c candidate) {
 	if u.reached.Load() != nil {
 		return
@@ -395,8 +400,8 @@ func (u *Upstream) reachedAt(c candidate) {
 	}
 }
 
-// giveUp ends an attempt that has no connection of its own to close; a nil error is
-// neutral.
+// giveUp settles an attempt that has no connection to close, and releases its place.
+// A nil error is neutral.
 func (u *Upstream) giveUp(c candidate, e *outcome.Error) {
 	if e == nil {
 		u.settled(c, "", nil, policy.Neutral)
@@ -406,7 +411,7 @@ func (u *Upstream) giveUp(c candidate, e *outcome.Error) {
 	c.release()
 }
 
-// note keeps what the last attempt at the endpoint taught.
+// note records the result of the last attempt at the endpoint, for its status.
 func (e *endpoint) note(c candidate, reason outcome.Reason, err error) {
 	now := time.Now()
 	why := ""
@@ -415,7 +420,7 @@ func (e *endpoint) note(c candidate, reason outcome.Reason, err error) {
 	}
 	if c.at != nil {
 		if cause, _ := c.at.lastFailure(); cause == why {
-			why = cause // one text of the two is kept
+			why = cause // keep one copy of the text
 		}
 	}
 	e.mu.Lock()
@@ -429,15 +434,15 @@ func (e *endpoint) note(c candidate, reason outcome.Reason, err error) {
 }
 
 // deliver sends packet, a PostgreSQL CancelRequest, over first and over a new
-// connection to each other address of the upstream, and waits for the servers
-// to close, which says that they have acted on it. It returns how many got it;
-// the error is that of one that did not.
+// connection to each other address of the upstream. It waits until the servers close
+// the connections, which they do after they have acted on the request. It returns
+// the number of successful deliveries, and the error of one that failed.
 func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []byte) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(u.cfg.Connect.Timeout, DefaultConnectTimeout))
 	defer cancel()
 	plans := u.others(first)
 	results := make(chan error, len(plans)+1)
-	collect := func(deliver func() error) { // below
+	collect := func(deliver func() error) { // the loop below receives each result
 		var err error
 		if panicked := u.panics().catch(PartUpstream, func() { err = deliver() }); panicked != nil {
 			err = panicked
@@ -467,7 +472,8 @@ func (u *Upstream) deliver(ctx context.Context, first *upstreamConn, packet []by
 	return n, failed
 }
 
-// others are plans of one address each, for every address but that of the given connection.
+// others returns one plan for each address except that of the given connection. Each
+// plan tries only its address.
 func (u *Upstream) others(but *upstreamConn) (out []*plan) {
 	for _, m := range (&plan{upstream: u, want: want{to: but.to}}).members() {
 		if m.address != but.candidate.at {
@@ -477,12 +483,13 @@ func (u *Upstream) others(but *upstreamConn) (out []*plan) {
 	return out
 }
 
-// reachInterval is the pause between trials of an upstream that was never reached.
+// reachInterval is the pause between trials of an upstream that was not reached yet.
 const reachInterval = time.Second
 
-// reach tries a required upstream that has no probers through the whole path until
-// it has been reached once, by a trial or by a session. Where the server locks hosts
-// out for trials it makes no more than a prober would. It ends with ctx.
+// reach tries a required upstream that has no probers until a trial or a session has
+// reached it once. A trial goes through all stages of an attempt. If the server locks
+// out hosts for trials, reach makes no more of them than a prober: maxGreetings. It
+// ends with ctx.
 func (u *Upstream) reach(ctx context.Context) {
 	for counted := 0; u.reached.Load() == nil && ctx.Err() == nil && counted < maxGreetings; {
 		conn, err := u.attempt(ctx, &plan{upstream: u}, 1, untold)
@@ -502,7 +509,7 @@ func (u *Upstream) reach(ctx context.Context) {
 	}
 }
 
-// tryAlone is the rest of a trial that no session makes, to the end of the connection.
+// tryAlone finishes a trial without a session, and closes the connection.
 func (c *upstreamConn) tryAlone(ctx context.Context) *outcome.Error {
 	defer c.closePolitely()
 	defer c.closeOnPanic()
@@ -522,7 +529,7 @@ func (u *Upstream) timed(p Phase, start time.Time) {
 	}
 }
 
-// orDefault is v, or d where v is zero.
+// orDefault returns v, or d if v is zero.
 func orDefault[T comparable](v, d T) T {
 	var zero T
 	if v == zero {

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// keepAlive is for both legs: a peer that has vanished is noticed after
+// keepAlive is for both sides of a session: a peer that has vanished is noticed after
 // 60 s + 10 × 30 s at the latest.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 30 * time.Second, Count: 10}
 
-// deadliner is what boundIO needs of a connection.
+// deadliner is the part of a connection that boundIO needs.
 type deadliner interface{ SetDeadline(time.Time) error }
 
 // past is a deadline that ends every wait.
 var past = time.Unix(1, 0)
 
-// boundIO bounds all reading and writing on the connections by ctx, which has a deadline.
-// For a task on its loop ctx's cancellation counts from the first wait. Unbound takes
-// the bound away again; it need not be called where the connections are closed anyway,
-// only ctx cancelled.
+// boundIO bounds all reads and writes on the connections by ctx, which has a deadline.
+// In a task, the cancellation of ctx takes effect once the task has left the loop.
+// Unbound removes the bound. A caller that closes the connections need not call it, but
+// must cancel ctx.
 func boundIO(ctx context.Context, conns ...deadliner) (unbound func()) {
 	set := func(t time.Time) {
 		for _, c := range conns {
@@ -57,8 +57,8 @@ func reset(c net.Conn) {
 	c.Close()
 }
 
-// control runs f with the descriptor of a connection, which stays where it is: a
-// Socket that Go's poller does not know is not made known to it.
+// control runs f with the descriptor of a connection. It does not register a Socket
+// with Go's poller.
 func control(c net.Conn, f func(fd uintptr)) error {
 	switch c := c.(type) {
 	case interface{ Control(func(fd uintptr)) error }:
