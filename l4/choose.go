@@ -12,8 +12,8 @@ import (
 	"ambassador/policy"
 )
 
-// routeTo chooses the upstream: the listener's, or that of the first rule which
-// matches, by the configuration that is in use at the end of it.
+// routeTo chooses the upstream: the listener's, or that of the first rule that matches.
+// It decides by the configuration that is in use when it returns.
 func (s *session) routeTo(ctx context.Context) (want, *outcome.Error) {
 	s.at(outcome.StageRoute)
 	d := s.downstream.destination()
@@ -25,7 +25,7 @@ func (s *session) routeTo(ctx context.Context) (want, *outcome.Error) {
 	}
 	var decision policy.Decision
 	var err error
-	for judged := false; !judged; judged = s.isCurrent() { // a reload may come while a name is looked up
+	for judged := false; !judged; judged = s.isCurrent() { // a reload may happen during a lookup
 		if failure := s.renewRoute(); failure != nil {
 			return want{}, failure
 		}
@@ -52,8 +52,8 @@ func (s *session) routeTo(ctx context.Context) (want, *outcome.Error) {
 	return s.choose(decision.Upstream, d)
 }
 
-// decide asks the rules, and looks the destination's name up if they want to know
-// its addresses.
+// decide asks the rules, and looks up the destination's name if they need its
+// addresses.
 func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, error) {
 	q := s.downstream.query(d)
 	decision, needAddrs := s.route.rules.Decide(&q, nil, false)
@@ -76,9 +76,9 @@ func (s *session) decide(ctx context.Context, d *destination) (policy.Decision, 
 	return decision, nil
 }
 
-// lookUp asks a resolver for a name that a client wants to go to, when it is the turn
-// of the client's source: a client that asks for thousands of names that nobody answers
-// takes neither the descriptors nor the answers of others.
+// lookUp looks up a name that a client asks for, when it is the turn of the client's
+// source. A client that asks for thousands of names that no server answers uses up
+// neither the descriptors nor the lookups of other clients.
 func (s *session) lookUp(ctx context.Context, r *resolver, host string) ([]netip.Addr, error) {
 	if err := s.server.lookups.take(ctx, s.downstream.source()); err != nil {
 		return nil, &net.DNSError{Err: "no turn within the time: too many lookups wait for an answer", Name: host, IsTimeout: true, UnwrapErr: err}
@@ -87,8 +87,8 @@ func (s *session) lookUp(ctx context.Context, r *resolver, host string) ([]netip
 	return r.lookup(ctx, host)
 }
 
-// lookUpTimeout bounds a look-up before the upstream is known: as long as a session
-// may take, or as long as the client wants to wait.
+// lookUpTimeout bounds a lookup before the upstream is known: by lookupTimeout, or by
+// the timeout that the client hints ask for if that is shorter.
 func (s *session) lookUpTimeout() time.Duration {
 	if hint := s.downstream.hints.Timeout; hint > 0 {
 		return min(hint, lookupTimeout)
@@ -96,7 +96,7 @@ func (s *session) lookUpTimeout() time.Duration {
 	return lookupTimeout
 }
 
-// ruled notes which rule has decided.
+// ruled records which rule has decided.
 func (s *session) ruled(d *policy.Decision) {
 	s.note(func(r *outcome.Record) { r.Rule = d.Rule })
 	if f := s.server.opts.Observer.Ruled; f != nil {
@@ -104,7 +104,8 @@ func (s *session) ruled(d *policy.Decision) {
 	}
 }
 
-// choose makes the upstream of that name the session's, and says what is wanted of it.
+// choose sets the named upstream as the session's, and returns what to connect to and
+// how.
 func (s *session) choose(name string, d *destination) (w want, failure *outcome.Error) {
 	c := s.route.choices[name]
 	s.upstream = c.upstream
@@ -125,7 +126,7 @@ func (s *session) choose(name string, d *destination) (w want, failure *outcome.
 			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.NoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
 		}
 		w.to = &target{site: c.upstream.site(d), destination: d}
-		s.note(func(r *outcome.Record) { r.Destination = w.to.site.endpoint.address }) // the same text, kept once for all
+		s.note(func(r *outcome.Record) { r.Destination = w.to.site.endpoint.address }) // the same text, shared by all sessions
 	}
 	return w, nil
 }
@@ -152,8 +153,8 @@ func (s *session) accept(ctx context.Context, r *request, conn *upstreamConn) er
 	return e
 }
 
-// decline tells the client, in the protocol of its request, why it is not
-// connected. It is best effort, and the record has it anyway.
+// decline tells the client, in the protocol of its request, why it is not connected. It
+// is best effort: the record has the reason anyway.
 func (s *session) decline(ctx context.Context, r *request, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -163,7 +164,7 @@ func (s *session) decline(ctx context.Context, r *request, failure *outcome.Erro
 	}
 }
 
-// isOurs says whether one of our sockets listens at an address.
+// isOurs reports whether one of our sockets listens at an address.
 func (s *Server) isOurs(to netip.AddrPort) bool {
 	s.mu.Lock()
 	listeners := s.listeners
@@ -184,13 +185,13 @@ func (s *Server) isOurs(to netip.AddrPort) bool {
 	return false
 }
 
-// Reaches says whether who connects to an address meets the socket that is bound
-// to at.
+// Reaches reports whether a connection to the address to reaches the socket that is
+// bound to the address at.
 func Reaches(to, at netip.AddrPort) bool {
 	switch {
 	case to.Port() != at.Port():
 		return false
-	case !at.Addr().IsUnspecified() && !to.Addr().IsUnspecified(): // to connect to 0.0.0.0 is to connect to this host
+	case !at.Addr().IsUnspecified() && !to.Addr().IsUnspecified(): // connecting to 0.0.0.0 means connecting to this host
 		return to.Addr() == at.Addr()
 	case to.Addr().IsUnspecified() || to.Addr().IsLoopback():
 		return true
@@ -201,5 +202,5 @@ func Reaches(to, at netip.AddrPort) bool {
 			return true
 		}
 	}
-	return err != nil // rather refuse than go round
+	return err != nil // if the interfaces are unknown, assume that it does: a refusal is better than a loop
 }

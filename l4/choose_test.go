@@ -21,7 +21,8 @@ import (
 	"ambassador/policy"
 )
 
-// egress is a SOCKS5 listener with rules for one dynamic upstream, "out".
+// egress is a configuration with a SOCKS5 listener and rules for one dynamic upstream,
+// "out".
 func egress(rules ...policy.Rule) Config {
 	return Config{
 		Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Request: RequestSOCKS5, Rules: policy.NewRules(rules)}},
@@ -29,13 +30,13 @@ func egress(rules ...policy.Rule) Config {
 	}
 }
 
-// socks asks the first listener for "host:port" and returns the reply.
+// socks sends a request for "host:port" to the first listener and returns the reply.
 func (f *fixture) socks(to string) (net.Conn, byte) {
 	f.t.Helper()
 	return f.socksAt(0, to)
 }
 
-// socksAt is socks for the listener of that index.
+// socksAt is socks for the listener at index i.
 func (f *fixture) socksAt(i int, to string) (net.Conn, byte) {
 	f.t.Helper()
 	c := f.client(i)
@@ -121,7 +122,7 @@ func TestSOCKSRefusals(t *testing.T) {
 	}
 }
 
-// A destination that fails has a breaker of its own, which all its addresses share.
+// A destination that fails has its own breaker, which all its addresses share.
 func TestBreakerOfADestination(t *testing.T) {
 	at, dead := backend(t, echo), refusedAddress(t)
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
@@ -143,7 +144,7 @@ func TestBreakerOfADestination(t *testing.T) {
 	}
 }
 
-// The names that rules ask about are looked up once, and what was judged is dialled.
+// A name in rules is looked up once, and the addresses that were judged are dialled.
 func TestNamesAreResolvedOnce(t *testing.T) {
 	zone := &zone{hosts: map[string][]string{"db.test": {"127.0.0.7", "8.8.8.8", "127.0.0.8"}}}
 	cfg := egress(
@@ -172,7 +173,7 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 	}
 }
 
-// A flood of destinations is forgotten.
+// The oldest of many destinations are removed from the destination cache.
 func TestDestinationsAreForgotten(t *testing.T) {
 	u, err := newUpstream(UpstreamConfig{Name: "out", Dynamic: true, Breaker: policy.BreakerConfig{Failures: 1, Open: time.Minute}, Connect: ConnectConfig{Attempts: 1}},
 		upstreamDeps{dial: func(context.Context, string, string) (net.Conn, error) {
@@ -242,8 +243,8 @@ func TestReaches(t *testing.T) {
 	}
 }
 
-// A refusal that the client has heard is the session's ending, though the process
-// ends before the client has closed.
+// A refusal that the client has received is the session's ending, even if the process
+// ends before the client closes.
 func TestARefusalIsNotOvertakenByShutdown(t *testing.T) {
 	f := serve(t, Options{}, egress(policy.Rule{Hosts: []string{"localhost"}, Upstream: "out"}))
 	if _, code := f.socks("8.8.8.8:53"); code != 2 {
@@ -255,7 +256,7 @@ func TestARefusalIsNotOvertakenByShutdown(t *testing.T) {
 	}
 }
 
-// A client that wants to wait for less does not wait for the names of rules either.
+// The client's timeout also bounds lookups for rules.
 func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -272,8 +273,8 @@ func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 	}
 }
 
-// What a client sends behind its request, without waiting for the answer, goes
-// through whole, whatever is below it on either side; and so does its end.
+// Bytes that a client sends right after its request, without waiting for the answer,
+// are relayed completely, with every transport on either side. So is the client's FIN.
 func TestEarlyBytesInEveryCombination(t *testing.T) {
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
 	cert, pool := selfSigned(t)
@@ -337,13 +338,13 @@ func TestEarlyBytesInEveryCombination(t *testing.T) {
 	}
 }
 
-// A session that lives for days does not keep the rules and the upstreams of the
-// configuration that it began with.
+// A long session does not keep the rules and the upstreams of the configuration that it
+// began with.
 func TestSessionsKeepNoOldRules(t *testing.T) {
 	at := backend(t, echo)
 	open := policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"}
 	cfg := egress(open)
-	cfg.Listeners[0].Limits.Connections, cfg.Listeners[0].Timeouts.Handshake = 2, time.Second // for as long a timer keeps them
+	cfg.Listeners[0].Limits.Connections, cfg.Listeners[0].Timeouts.Handshake = 2, time.Second // a timer keeps them for this long
 	gone := make(chan bool, 1)
 	runtime.AddCleanup(cfg.Listeners[0].Rules, func(gone chan bool) { gone <- true }, gone)
 	f := serve(t, Options{}, cfg)
@@ -376,15 +377,15 @@ func TestSessionsKeepNoOldRules(t *testing.T) {
 	}
 }
 
-// What a rule keeps of a name's addresses says nothing of those that another keeps:
-// clients of one rule cannot close the door for those of another.
+// Two rules that keep different addresses of a name have separate breakers: clients of
+// one rule cannot open the breaker for those of the other.
 func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
 	zone := &zone{hosts: map[string][]string{"db.test": {"127.0.0.1", "127.0.0.8"}}}
 	_, port, _ := net.SplitHostPort(backend(t, echo))
 	rules := func(prefix string) *policy.Rules {
 		return policy.NewRules([]policy.Rule{{IPs: []netip.Prefix{netip.MustParsePrefix(prefix)}, Upstream: "out"}})
 	}
-	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.8/32")}, Upstream: "out"}) // nobody is there
+	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.8/32")}, Upstream: "out"}) // nothing listens there
 	cfg.Listeners = append(cfg.Listeners, cfg.Listeners[0])
 	cfg.Listeners[1].Name, cfg.Listeners[1].Rules = "other", rules("127.0.0.1/32")
 	for i := range cfg.Listeners {
@@ -405,10 +406,10 @@ func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
 	ping(t, c)
 }
 
-// Names that nobody answers take no more lookups than there are, and another client's
-// name has its turn.
+// Names that no server answers use at most a fixed number of lookups, and another
+// client's name gets its turn.
 func TestSlowLookupsOfOneClientKeepNobodyOut(t *testing.T) {
-	silent, err := net.ListenPacket("udp", "127.0.0.1:0") // a name server that says nothing
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0") // a name server that does not answer
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Sessions leave descriptors to everything else, however few there are.
+// Sessions leave descriptors for everything else, however few there are.
 func TestDefaultOfMaxSessions(t *testing.T) {
 	one := Config{Listeners: make([]ListenerConfig, 1), Upstreams: []UpstreamConfig{{Endpoints: []EndpointConfig{{Address: "127.0.0.1:1"}}}}}
 	many := one
@@ -20,7 +20,7 @@ func TestDefaultOfMaxSessions(t *testing.T) {
 		what     string
 		cfg      Config
 		limit    int
-		reserved int // by the caller
+		reserved int // reserved by the caller
 		want     int
 	}{
 		{"45 % where that leaves enough", one, 1 << 20, 100, 1 << 20 * 45 / 100},

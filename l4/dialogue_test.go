@@ -11,8 +11,8 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// mysqlHello is a greeting that offers TLS, in the capabilities 00 8a; its client
-// gets 00 82. mysqlReply is a client's response to it.
+// mysqlHello is a greeting that offers TLS, in the capabilities 00 8a; the client
+// receives 00 82. mysqlReply is a client's response to it.
 const (
 	mysqlHello = "\x28\x00\x00\x00\x0a8.0.36\x00\x08\x00\x00\x00abcdefgh\x00\x00\x8a\x21\x02\x00\x08\x00\x15" +
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" + "x"
@@ -20,8 +20,8 @@ const (
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" + "app\x00"
 )
 
-// starttlsBackend is a server that says hello, waits for as many bytes as the
-// request for TLS has, answers it, and goes on in TLS.
+// starttlsBackend is a server that sends hello, reads as many bytes as the request for
+// TLS has, answers it, and continues in TLS.
 func starttlsBackend(t *testing.T, hello string, request int, answer string, cfg *tls.Config, serve func(*tls.Conn)) string {
 	return backend(t, func(c *net.TCPConn) {
 		c.SetDeadline(time.Now().Add(bound))
@@ -61,7 +61,7 @@ func mysqlEcho(s *tls.Conn) {
 	}
 }
 
-// TLS begins after the client's first message, and what it says is counted.
+// TLS begins after the client's first message, and its bytes are counted.
 func TestTLSThatNeedsTheClient(t *testing.T) {
 	heard := make(chan outcome.Reason, 9)
 	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}},
@@ -83,8 +83,8 @@ func TestTLSThatNeedsTheClient(t *testing.T) {
 	}
 }
 
-// After its greeting has gone to the client a server has no substitute: the
-// failure is told to the client, and is the attempt's.
+// Once the client has received a server's greeting, no other server can replace it. The
+// client is told of the failure, which counts for the attempt.
 func TestTLSThatFailsAfterTheClient(t *testing.T) {
 	heard := make(chan outcome.Reason, 9)
 	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
@@ -109,14 +109,14 @@ func TestTLSThatFailsAfterTheClient(t *testing.T) {
 	}
 }
 
-// Up to the greeting another address may take the place of one that is down or
-// refuses; its greeting has not gone to the client.
+// Before the client has received a greeting, another address may replace one that is
+// down or refuses.
 func TestGreetingOfAnotherAddress(t *testing.T) {
 	full := backend(t, func(c *net.TCPConn) { io.WriteString(c, "\x17\x00\x00\x00\xff\x10\x04Too many connections") })
 	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
 	cfg.Upstreams[0].Endpoints = append(endpointsOf(refusedAddress(t), full), cfg.Upstreams[0].Endpoints...)
 	f := serve(t, Options{}, cfg)
-	for range 3 { // each is the first in its turn
+	for range 3 { // each address is first in turn
 		c := f.client(0)
 		hear(t, c, strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1))
 		io.WriteString(c, mysqlReply)
@@ -129,7 +129,7 @@ func TestGreetingOfAnotherAddress(t *testing.T) {
 	}
 }
 
-// A trial has no client, and goes through the whole path all the same.
+// A trial connection has no client, and completes the whole path all the same.
 func TestTrialOfTLSThatNeedsTheClient(t *testing.T) {
 	cfg := starttlsUpstream(t, "mysql", func(cfg *tls.Config) string { return starttlsBackend(t, mysqlHello, 36, "", cfg, mysqlEcho) })
 	cfg.Upstreams[0].Required = true
@@ -152,7 +152,8 @@ func TestTrialOfTLSThatNeedsTheClient(t *testing.T) {
 	}
 }
 
-// A trial takes leave in the protocol, so that the server has nothing to log.
+// A trial connection takes leave in the protocol, so that the server has nothing to
+// log.
 func TestTrialTakesLeave(t *testing.T) {
 	last := make(chan string, 9)
 	cfg := starttlsUpstream(t, "pop3", func(cfg *tls.Config) string {
@@ -171,8 +172,8 @@ func TestTrialTakesLeave(t *testing.T) {
 	}
 }
 
-// The server of a protocol in which it speaks first may have a word for a client
-// that gets no connection; a client is told at once, without having spoken.
+// In a protocol in which the server speaks first, a client that gets no connection is
+// told why at once, without having sent anything.
 func TestFailureIsToldInTheProtocol(t *testing.T) {
 	for protocol, want := range map[string]string{"smtp": "421 4.3.2 ambassador: ", "imap": "* BYE ambassador: ", "pop3": "-ERR [SYS/TEMP] ambassador: "} {
 		cfg := starttlsUpstream(t, protocol, func(*tls.Config) string { return refusedAddress(t) })
@@ -190,8 +191,8 @@ func TestFailureIsToldInTheProtocol(t *testing.T) {
 	}
 }
 
-// A client in single bytes is understood, one that says nothing or too much ends
-// its own session, and the upstream hears nothing of it.
+// A client that sends single bytes is understood. A client that sends nothing or too
+// much ends only its own session, and the upstream receives none of it.
 func TestHostileClients(t *testing.T) {
 	struck := strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1)
 	for _, tt := range []struct {
@@ -234,8 +235,8 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
-// A server that says nothing ends the attempt in its time, and one that never ends
-// is cut at the bound.
+// A server that sends nothing ends the attempt within its timeout. A server that never
+// ends its greeting is cut off at the bound.
 func TestHostileServers(t *testing.T) {
 	_, pool := selfSigned(t)
 	for _, tt := range []struct {
@@ -264,7 +265,7 @@ func TestHostileServers(t *testing.T) {
 		f := serve(t, Options{}, cfg)
 		c := f.client(0)
 		stage := outcome.StageStartTLS
-		if tt.protocol == "xmpp" { // which waits for its client
+		if tt.protocol == "xmpp" { // it waits for its client
 			stage = outcome.StageDialogue
 			io.WriteString(c, xmppClient)
 		}
@@ -276,8 +277,8 @@ func TestHostileServers(t *testing.T) {
 	}
 }
 
-// A client that has read the replayed greeting and leaves is no probe: it got
-// something.
+// A client that reads the replayed greeting and closes is not counted as a probe: it
+// received something.
 func TestClientThatOnlyReadsTheGreeting(t *testing.T) {
 	f := serve(t, Options{}, starttlsUpstream(t, "pop3", func(cfg *tls.Config) string {
 		return starttlsBackend(t, "+OK hello\r\n", len("STLS\r\n"), "+OK\r\n", cfg, func(s *tls.Conn) { io.Copy(io.Discard, s); s.CloseWrite() })

@@ -8,10 +8,11 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// forClient is what a client may read of a failure: the reason, the words of rules and
-// limits, the name of the upstream, and what happened at a destination that it may reach.
-// It has no address of a name that the client may not reach, none that another client's
-// session has tried, and not that of our name server. The record and the log have all.
+// forClient returns the part of a failure that the client may read: the reason, the
+// text of rules and limits, the upstream's name, and what happened at a destination
+// that the client may reach. It leaves out addresses of a name that the client may not
+// reach, addresses that another client's session has tried, and the address of our name
+// server. The record and the log have all of them.
 func (*session) forClient(e *outcome.Error) *outcome.Error {
 	told := *e
 	var (
@@ -29,8 +30,8 @@ func (*session) forClient(e *outcome.Error) *outcome.Error {
 	return &told
 }
 
-// publicLookup is a failed lookup without the addresses of the name server and of ours,
-// which the text of net.DNSError has.
+// publicLookup returns a failed lookup without the addresses of the name server and of
+// this host, which the text of net.DNSError includes.
 func publicLookup(e *net.DNSError) error {
 	switch {
 	case e.IsNotFound:

@@ -15,7 +15,7 @@ import (
 	"ambassador/policy"
 )
 
-// ask sends a CONNECT request to a listener, and gives the whole answer.
+// ask sends a CONNECT request to a listener and returns the whole answer.
 func (f *fixture) ask(listener int, to string) string {
 	f.t.Helper()
 	c := f.client(listener)
@@ -28,8 +28,8 @@ func (f *fixture) ask(listener int, to string) string {
 	return string(text)
 }
 
-// A client that is refused does not learn what addresses a name has, nor where we
-// ask for it. The record has them.
+// A refused client does not learn the addresses of a name, nor the address of our name
+// server. The record has them.
 func TestRefusalsDiscloseNoAddress(t *testing.T) {
 	const hidden = "10.1.2.3"
 	z := &zone{hosts: map[string][]string{
@@ -40,7 +40,7 @@ func TestRefusalsDiscloseNoAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	silent.Close() // nobody answers there
+	silent.Close() // nothing answers there
 	cfg := egress(
 		policy.Rule{Hosts: []string{"*.out.test"}, Upstream: "out"},
 		policy.Rule{Hosts: []string{"lost.test"}, Upstream: "lost"},
@@ -73,8 +73,8 @@ func TestRefusalsDiscloseNoAddress(t *testing.T) {
 	}
 }
 
-// Of a destination whose breaker was opened through another listener, which may
-// allow more, a client learns no address either.
+// If a destination's breaker was opened through another listener, which may allow more,
+// a client does not learn an address either.
 func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
 	z := &zone{hosts: map[string][]string{"inner.test": {"127.0.0.1"}}}
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
@@ -106,7 +106,8 @@ func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
 	}
 }
 
-// What is left as it is: it is the client's own business, or the configuration's.
+// Failures that are not changed for the client: they concern the client itself or the
+// configuration.
 func TestFailuresThatClientsRead(t *testing.T) {
 	open := &outcome.Refusal{Reason: outcome.BreakerOpen, Text: "10.0.0.7:443 failed", RetryIn: 1500 * time.Millisecond}
 	public := *open

@@ -3,19 +3,22 @@
 //
 // A Server is given a Config by Apply, again on every reload. Each accepted
 // connection is a session; session.go is its life, in order: start admits and parks it,
-// Run is the list of stages up to the relay. Downstream.go is the client's side of it.
+// and Run is the list of stages up to the relay. The client's side is in downstream.go.
 //
-// In the order of the stages: listener.go binds and accepts; limits.go counts; parked.go
-// is where sessions wait for their client's first byte; greet.go is what precedes a dial
+// In the order of the stages: listener.go binds and accepts, and server.go makes the
+// session; limits.go counts; parked.go has the sessions that wait for their client's
+// first byte; greet.go is what precedes a dial
 // (l4/preface reads what the client says, request.go answers, original_linux.go finds
 // where a redirected client wanted to go, l4/htpasswd checks passwords, memory.go bounds
 // what all that holds); choose.go asks the rules, destination.go judges addresses, and
-// dynamic.go remembers destinations; upstream.go makes connections: resolve.go looks up
+// dynamic.go caches destinations; upstream.go makes connections: resolve.go looks up
 // names, plan.go chooses an address, address.go has what is known of each, dial.go and
-// originate.go connect. Classify.go names every ending with the words of l4/outcome, and
-// observe.go accounts for it. Drain.go stops, status.go tells. Apart from sessions,
-// prober.go checks addresses, health.go judges them, and preconnect.go makes connections
-// in advance. L4/task runs a session on an event loop until it has to wait.
+// originate.go connect. The file classify.go names every ending with the words of
+// l4/outcome, and observe.go keeps the records of the last sessions; the Observer of the
+// process writes the log. The file drain.go stops a server, and status.go reports. Apart
+// from sessions, prober.go checks addresses, health.go judges them, and preconnect.go
+// makes connections in advance. The package l4/task runs a session on an event loop until
+// it has to wait.
 //
 // # Locks
 //

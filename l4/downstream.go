@@ -14,23 +14,24 @@ import (
 )
 
 // downstream is the client's side of a session: the accepted connection, and what the
-// client has said on it before its own bytes. The session's Run owns it until the relay
-// takes the connection. A listener without a greeting fills in conn alone.
+// client has sent on it before its payload. The session's Run owns it until the relay
+// takes the connection. A listener without a greeting sets only conn.
 type downstream struct {
 	conn      net.Conn            // the accepted connection
-	header    preface.ProxyHeader // of the proxy before us
+	header    preface.ProxyHeader // the header from the proxy before us
 	tls       *tls.Conn           // nil: plaintext
-	transport *relay.Transport    // below tls
-	principal string              // what the client has proved; empty without
-	early     *earlyConn          // nil: none of the client's own bytes were read
-	cancel    bool                // early is a CancelRequest that came without TLS
-	request   *request            // where the client wants to go; nil: it has not said
-	hello     preface.ClientHello // of a listener that reads it
+	transport *relay.Transport    // the transport below tls
+	principal string              // the client's proved name; empty: none
+	early     *earlyConn          // nil: none of the client's payload was read
+	cancel    bool                // early is a CancelRequest that was sent without TLS
+	request   *request            // the client's request; nil: it has sent none
+	hello     preface.ClientHello // set if the listener peeks at the ClientHello
 	hints     preface.Hints
-	users     *htpasswd.Users // that have checked the client's password; nil: none
+	users     *htpasswd.Users // the users that checked the client's password; nil: none
 }
 
-// stream is where the client's own bytes are: within TLS if the listener has it.
+// stream returns the connection that carries the client's payload: the TLS connection
+// if the listener has TLS.
 func (d *downstream) stream() net.Conn {
 	switch {
 	case d.early != nil:
@@ -41,14 +42,14 @@ func (d *downstream) stream() net.Conn {
 	return d.conn
 }
 
-// unread puts bytes that were read back before what the client sends next.
+// unread puts back bytes that were read, so that the next reader gets them first.
 func (d *downstream) unread(b []byte) {
 	if len(b) > 0 {
 		d.early = &earlyConn{d.stream(), b}
 	}
 }
 
-// leg is the connection for the relay, which owns it from then on.
+// leg converts the connection for the relay, which then owns it.
 func (d *downstream) leg() relay.Leg {
 	var early []byte
 	if d.early != nil {
@@ -60,9 +61,9 @@ func (d *downstream) leg() relay.Leg {
 	return relay.Plain(d.conn, early)
 }
 
-// end closes a connection that no relay has taken. What the ambassador decides is a
-// reset, so that it never looks like a complete answer; an ending that the client itself
-// began is a plain close.
+// end closes a connection that no relay has taken. If the ambassador ends it, end
+// resets it, so that the client never mistakes it for a complete answer. If the client
+// ended it, end closes it normally.
 func (d *downstream) end(why outcome.Reason) {
 	if why == outcome.Closed || why == outcome.Probe {
 		d.stream().Close()
@@ -71,8 +72,8 @@ func (d *downstream) end(why outcome.Reason) {
 	reset(d.conn)
 }
 
-// addr is the client's address, by the PROXY header if there is one; not valid on unix
-// sockets.
+// addr is the client's address, from the PROXY header if there is one. It is not valid
+// on unix sockets.
 func (d *downstream) addr() netip.Addr {
 	if d.header.Source.IsValid() {
 		return d.header.Source.Addr()
@@ -80,7 +81,7 @@ func (d *downstream) addr() netip.Addr {
 	return clientIP(d.conn)
 }
 
-// source is what counts as one client, by the PROXY header if there is one.
+// source is the source that the client counts for, by the PROXY header if there is one.
 func (d *downstream) source() policy.Source {
 	if d.header.Source.IsValid() {
 		return policy.SourceOf(d.header.Source.Addr())
@@ -88,7 +89,8 @@ func (d *downstream) source() policy.Source {
 	return sourceOf(d.conn)
 }
 
-// requested is the request of a client that waits for an answer; nil: it does not.
+// requested is the request of a client that waits for an answer; nil if the client does
+// not wait for one.
 func (d *downstream) requested() *request {
 	if d.request == nil || d.request.answer == nil {
 		return nil
@@ -96,7 +98,8 @@ func (d *downstream) requested() *request {
 	return d.request
 }
 
-// destination is where the client wants to go; without a port if it has not said.
+// destination is the client's destination. Its port is 0 if the client has not named
+// one.
 func (d *downstream) destination() *destination {
 	if d.request == nil {
 		return &destination{}
@@ -104,7 +107,7 @@ func (d *downstream) destination() *destination {
 	return &destination{host: d.request.Host, addr: d.request.Addr, port: d.request.Port}
 }
 
-// query is what rules may ask about a session to a destination.
+// query is what rules can match: the session's client and its destination.
 func (d *downstream) query(to *destination) policy.Query {
 	q := policy.Query{Host: to.host, Addr: to.addr, Port: to.port, Client: d.addr(), Principal: d.principal, SNI: d.hello.ServerName}
 	if _, unix := d.conn.(*net.UnixConn); unix {
@@ -116,13 +119,13 @@ func (d *downstream) query(to *destination) policy.Query {
 	return q
 }
 
-// origin is the client for a PROXY header.
+// origin describes the client for a PROXY header.
 func (d *downstream) origin() *preface.Origin {
 	o := &preface.Origin{Source: unmapped(d.conn.RemoteAddr()), Destination: unmapped(d.conn.LocalAddr())}
 	switch {
 	case d.header.Source.IsValid():
 		o.Source, o.Destination = d.header.Source, d.header.Destination
-	case d.request != nil && d.request.answer == nil: // our own address is only where it was redirected to
+	case d.request != nil && d.request.answer == nil: // our own address is only the target of the redirect
 		o.Destination = netip.AddrPortFrom(d.request.Addr, d.request.Port)
 	}
 	if d.tls != nil {
@@ -132,13 +135,13 @@ func (d *downstream) origin() *preface.Origin {
 	return o
 }
 
-// earlyConn is a connection of which some bytes were read already.
+// earlyConn is a connection from which some bytes were already read.
 type earlyConn struct {
 	net.Conn
 	early []byte
 }
 
-// CloseWrite ends our side, if the connection can.
+// CloseWrite closes our side for writing, if the connection supports that.
 func (c *earlyConn) CloseWrite() error {
 	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return cw.CloseWrite()

@@ -8,46 +8,47 @@ import (
 	"ambassador/l4/task"
 )
 
-// Drain says how to stop without cutting anybody off.
+// Drain configures how to stop without cutting off sessions.
 type Drain struct {
-	// Delay is how long connections are still accepted after the server has said
-	// that it is not ready any more, so that who balances load can notice.
+	// Delay is how long the server still accepts connections after it has become
+	// unready, so that load balancers can notice.
 	Delay time.Duration
-	// Timeout bounds the rest: idle sessions are ended in its course, the others
-	// may finish, and what is left at its end is reset. If zero, that is at once.
+	// Timeout bounds the rest of the drain. During it, idle sessions are ended and
+	// others may finish; at its end the remaining sessions are reset. If zero, they are
+	// reset at once.
 	Timeout time.Duration
 }
 
 const (
-	// idleAfter is how long a session must have been silent to count as idle.
+	// idleAfter is how long a session must have moved no byte to count as idle.
 	idleAfter = time.Second
-	// drainTick is how often draining looks at the sessions.
+	// drainTick is how often a drain checks the sessions.
 	drainTick = 50 * time.Millisecond
-	// drainPace is the pause between two idle sessions that are ended, so that
-	// their clients do not all come back in one moment. Where there are more
-	// than fit into the window, 4/5 of Timeout, they are ended closer together.
+	// drainPace is the pause between the ends of two idle sessions, so that their
+	// clients do not all reconnect at the same moment. If more sessions are idle than
+	// fit into the window, 4/5 of Timeout, the pause is shorter.
 	drainPace = 20 * time.Millisecond
 )
 
-// Shutdown drains and returns when no session is left. When ctx is cancelled,
-// what is left is reset at once. It does not wait for Observer calls in flight.
+// Shutdown drains and returns when no session is left. When ctx is cancelled, the
+// remaining sessions are reset at once. It does not wait for Observer calls in flight.
 func (s *Server) Shutdown(ctx context.Context, d Drain) {
 	defer s.engine.Close()
 	defer s.tasks.Close()
 	defer s.loops.Wait()
-	defer s.cancel() // ends reach, and with it the last of loops
+	defer s.cancel() // ends refuse, and with it the last of loops
 	s.drain(ctx, d)
 }
 
-// Drain is the first half of Shutdown: the server is unready at once, and after
-// d.Delay it stops accepting. It stays, and so do its sessions; Shutdown may
-// follow. It returns at once.
+// Drain is the first half of Shutdown: the server is unready at once, and stops
+// accepting after d.Delay. The server and its sessions continue; Shutdown may follow.
+// Drain returns at once.
 func (s *Server) Drain(d Drain) {
 	s.loops.Go(func() { s.refuse(s.ctx, d) })
 }
 
-// refuse makes the server unready, and closes the listeners after the delay: that
-// of the first call, of which a later one waits for what is left.
+// refuse makes the server unready, and closes the listeners after d.Delay. The delay of
+// the first call counts; a later call waits for the rest of it.
 func (s *Server) refuse(ctx context.Context, d Drain) {
 	s.mu.Lock()
 	first := s.refuseAt.IsZero()
@@ -77,7 +78,7 @@ func (s *Server) drain(ctx context.Context, d Drain) {
 	s.log.Info("drained")
 }
 
-// drainSessions returns when no session is left, after timeout, or with ctx.
+// drainSessions returns when no session is left, after timeout, or when ctx ends.
 func (s *Server) drainSessions(ctx context.Context, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -102,21 +103,22 @@ func (s *Server) drainSessions(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// pacer spreads the ends of idle sessions.
+// pacer spreads the ends of idle sessions over time.
 type pacer struct {
 	start time.Time
 	pace  time.Duration
 	ended int
 }
 
-// may says whether another idle session may be ended, so long after the start.
+// may reports whether another idle session may be ended when elapsed has passed since
+// the start.
 func (p *pacer) may(elapsed time.Duration) bool {
 	return elapsed >= idleAfter+time.Duration(p.ended)*p.pace
 }
 
-// finishIfIdle ends the session with a FIN if it is idle, and says whether it
-// was. Patient: not if the client had the last word, for then the answer is due,
-// however long the server thinks.
+// finishIfIdle ends the session with a FIN if it is idle, and reports whether it was.
+// If patient, a session does not count as idle while the last bytes are the client's:
+// the server's answer is due, however long that takes.
 func (s *session) finishIfIdle(patient bool) bool {
 	flow := s.relayed()
 	if flow == nil {
@@ -128,8 +130,8 @@ func (s *session) finishIfIdle(patient bool) bool {
 	return flow.FinishIfIdle(idleAfter, errDrained)
 }
 
-// endIfSilent ends a session whose client has not said a word, though it has to, and
-// says whether it was one.
+// endIfSilent ends a session whose client has to speak and has sent nothing. It reports
+// whether the session was one.
 func (s *session) endIfSilent() bool {
 	s.mu.Lock()
 	silent := s.parked && s.suspended == nil
@@ -140,7 +142,7 @@ func (s *session) endIfSilent() bool {
 	return silent
 }
 
-// empty is closed once there is no session.
+// empty returns a channel that is closed when there is no session.
 func (s *Server) empty() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,38 +18,40 @@ import (
 	"ambassador/policy"
 )
 
-// ServerTLS is how a listener ends the TLS of its clients.
+// ServerTLS configures how a listener terminates its clients' TLS.
 type ServerTLS struct {
-	// Terminate is asked once for each client that has said hello. It may wait,
-	// bounded by the hello's context. Its error means that our side is not ready
+	// Terminate is called once for each ClientHello. It may wait, bounded by the
+	// context of the hello. An error means that our side is not ready
 	// (outcome.NoIdentity).
 	Terminate func(*tls.ClientHelloInfo) (Termination, error)
-	// Denied says whether a handshake has failed because a client that has proved
-	// who it is may not come in (outcome.Denied). Nil: there is nobody like that.
+	// Denied reports whether a handshake failed because an authenticated client is not
+	// allowed (outcome.Denied). If nil, every authenticated client is allowed.
 	Denied func(error) bool
-	// Anonymous: clients show no certificate, so who comes without TLS, where the
-	// listener's StartTLS knows such clients, is nobody less.
+	// Anonymous means that clients show no certificate. A client that the listener's
+	// StartTLS accepts without TLS then has no fewer credentials than any other.
 	Anonymous bool
-	// IdentityReady says why an identity cannot be used now. Nil: it always can.
+	// IdentityReady returns why an identity cannot be used now. If nil, identities are
+	// always usable.
 	IdentityReady func() error
-	// Identities and Principals are the configuration's words for what is shown to
-	// clients, and for who may come in: for the status alone.
+	// Identities are the identities that clients are shown, and Principals the clients
+	// that are allowed, both as the configuration spells them. Only the status uses
+	// them.
 	Identities, Principals []string
 }
 
-// Termination is how the handshake with one client goes on.
+// Termination says how to continue the handshake with one client.
 type Termination struct {
-	// Config is not modified. Sessions are resumed only if it has ticket keys of its
-	// own: without, crypto/tls takes those of a configuration that serves one client.
+	// Config is not modified. Sessions are resumed only if Config has ticket keys of
+	// its own: without them, crypto/tls uses keys that belong to the configuration of
+	// one client only.
 	Config *tls.Config
-	// Principal names a client that Config has accepted by the leaf that it has
-	// shown. Nil: clients show none.
+	// Principal names a client that Config has accepted, from the leaf that the client
+	// has shown. Nil if clients show no certificate.
 	Principal func(leaf *x509.Certificate) string
 }
 
-// greet learns from the client what it wants before anything is dialled, in at
-// most timeouts.handshake. A plain listener needs nothing: the server may be the
-// one who speaks first.
+// greet learns from the client what it wants before anything is dialled, in at most
+// timeouts.handshake. A plain listener reads nothing here: the server may speak first.
 func (s *session) greet(ctx context.Context) error {
 	s.at(outcome.StageGreet)
 	cfg := &s.route.cfg
@@ -72,12 +74,12 @@ func (s *session) greet(ctx context.Context) error {
 	return s.ask(ctx)
 }
 
-// greets says whether something has to come from clients before anything is dialled.
+// greets reports whether the session must read from its client before it dials.
 func (c *ListenerConfig) greets() bool {
 	return c.TLS != nil || c.proxied() || c.Request != RequestNone || c.SNI
 }
 
-// secure begins TLS.
+// secure begins TLS with the client.
 func (s *session) secure(ctx context.Context) (err error) {
 	var hello []byte
 	if s.route.asked != nil {
@@ -88,8 +90,8 @@ func (s *session) secure(ctx context.Context) (err error) {
 	return s.terminate(ctx, hello)
 }
 
-// asksForTLS is what a client says before its hello, the beginning of which may
-// have been read with it.
+// asksForTLS reads the client's request for TLS. It returns the beginning of the
+// ClientHello if that was read along with it.
 func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 	defer boundIO(ctx, s.downstream.conn)()
 	got, err := s.route.asked.Accept(s.downstream.conn)
@@ -101,7 +103,7 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 		if reason := dialogueReason(err); reason != outcome.BadGreeting {
 			return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
 		}
-		closeAfterReading(s.downstream.conn) // it may have been told why
+		closeAfterReading(s.downstream.conn) // the client may have been told why
 		return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 	}
 	if got.Cancel != nil {
@@ -110,10 +112,10 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 	return got.Hello, nil
 }
 
-// terminate does the handshake of a TLS listener. Begun is what was read of the
-// client's hello.
+// terminate runs the handshake of a TLS listener. begun is the part of the ClientHello
+// that was already read.
 func (s *session) terminate(ctx context.Context, begun []byte) error {
-	task.Leave(ctx) // a handshake computes for long
+	task.Leave(ctx) // a handshake needs much CPU time
 	conn := &handshakeConn{Conn: &earlyConn{s.downstream.conn, begun}, ctx: ctx, turns: s.server.turns, from: s.downstream.source(), hold: s.hold, heard: s.route.asked != nil}
 	defer conn.yield()
 	transport := relay.NewTransport(conn)
@@ -128,14 +130,14 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 	}})
 	if err := client.HandshakeContext(ctx); err != nil {
 		if conn.spoke {
-			closeAfterReading(s.downstream.conn) // a reset could take the alert away
+			closeAfterReading(s.downstream.conn) // a reset could discard the alert
 		}
 		if conn.alert != 0 {
 			err = &net.OpError{Op: "remote error", Err: conn.alert}
 		}
 		return &outcome.Error{Stage: outcome.StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
 	}
-	transport.Conn = s.downstream.conn // only the handshake needs turns
+	transport.Conn = s.downstream.conn // only the handshake takes turns
 	s.downstream.tls, s.downstream.transport = client, transport
 	if leaf := client.ConnectionState().PeerCertificates; how.Principal != nil && len(leaf) > 0 {
 		s.downstream.principal = how.Principal(leaf[0])
@@ -144,7 +146,7 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 	return nil
 }
 
-// reason names why the handshake on conn has failed.
+// reason classifies why the handshake on conn failed.
 func (t *ServerTLS) reason(err error, conn *handshakeConn) outcome.Reason {
 	if t.Denied != nil && t.Denied(err) {
 		return outcome.Denied
@@ -152,8 +154,9 @@ func (t *ServerTLS) reason(err error, conn *handshakeConn) outcome.Reason {
 	return handshakeReason(err, conn.heard)
 }
 
-// ask learns where the client wants to go, from its request or from what it was
-// connected to before it was redirected to us, and by what name it greets the server.
+// ask learns the client's destination, from its request or from the address that it was
+// connected to before it was redirected to us. It also learns the server name that the
+// client sends.
 func (s *session) ask(ctx context.Context) error {
 	cfg := &s.route.cfg
 	switch cfg.Request {
@@ -178,8 +181,7 @@ func (s *session) ask(ctx context.Context) error {
 	return s.takeHints(ctx)
 }
 
-// toldReasons are those of requests that readRequest cannot read whose client was
-// told why.
+// toldReasons are the failures of readRequest after which the client has been told why.
 var toldReasons = []outcome.Reason{outcome.BadGreeting, outcome.AuthFailed, outcome.Limit, outcome.Internal}
 
 // readRequest reads a request, in at most timeouts.handshake.
@@ -190,7 +192,7 @@ func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.C
 		var e *outcome.Error
 		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
 			s.conclude()
-			closeAfterReading(s.downstream.stream()) // it was told why
+			closeAfterReading(s.downstream.stream()) // the client was told why
 		}
 		return err
 	}
@@ -200,8 +202,8 @@ func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.C
 	return nil
 }
 
-// peekHello peeks at the client's ClientHello, if it sends one within
-// timeouts.handshake. A client that does not goes on without a name.
+// peekHello peeks at the ClientHello, if the client sends one within
+// timeouts.handshake. Otherwise the session continues without a server name.
 func (s *session) peekHello(ctx context.Context) {
 	unbound := boundIO(ctx, s.downstream.conn)
 	hello, raw, _ := preface.ReadClientHello(&metered{s.downstream.stream(), s})
@@ -211,8 +213,8 @@ func (s *session) peekHello(ctx context.Context) {
 	s.note(func(r *outcome.Record) { r.SNI, r.ECH = hello.ServerName, hello.ECH })
 }
 
-// takeHints learns what the client asks of its own connection: by the PROXY header,
-// and by its request, which counts more.
+// takeHints reads the client hints, from the PROXY header and from the client's
+// request. The request takes precedence.
 func (s *session) takeHints(ctx context.Context) error {
 	g := s.downstream
 	if !s.route.cfg.Context {
@@ -235,8 +237,8 @@ func (s *session) takeHints(ctx context.Context) error {
 	return nil
 }
 
-// requestStream is stream for a request and its answer: if it is a bare socket, the
-// session waits for it without a goroutine.
+// requestStream is stream for a request and its answer. On a plain socket the session
+// waits without a goroutine.
 func (s *session) requestStream(ctx context.Context) net.Conn {
 	conn := s.downstream.stream()
 	if socket, ok := conn.(awaiter); ok {
@@ -245,7 +247,7 @@ func (s *session) requestStream(ctx context.Context) net.Conn {
 	return &meteredConn{conn, s}
 }
 
-// explainHello says what a client that does not begin with TLS has sent.
+// explainHello adds what the client sent instead of a TLS record.
 func explainHello(err error) error {
 	var header tls.RecordHeaderError
 	if !errors.As(err, &header) {
@@ -258,8 +260,9 @@ func explainHello(err error) error {
 	return fmt.Errorf("the client does not begin with TLS, but with %q; %s: %w", header.RecordHeader[:], what, err)
 }
 
-// passCancel passes a cancel request on that came without TLS, where the upstream
-// has no dialogue that would; the server answers by closing, which is no failure.
+// passCancel forwards a cancel request that was sent without TLS, if the upstream has
+// no dialogue that would forward it. The server answers by closing, which is not a
+// failure.
 func (s *session) passCancel(ctx context.Context, conn *upstreamConn) error {
 	if !s.downstream.cancel {
 		return nil
@@ -267,13 +270,14 @@ func (s *session) passCancel(ctx context.Context, conn *upstreamConn) error {
 	return s.sendCancel(ctx, conn, s.downstream.early.early)
 }
 
-// handshakeConn is a client's connection during its handshake, which computes only
-// when it is its turn: at most as many do as there are processors. Thousands of
-// handshakes would otherwise stand before every relay that has something to move; so
-// each waits for its turn, and holds none while it waits for its client. (800 clients
+// handshakeConn is a client's connection during its TLS handshake. The handshake uses
+// CPU only in its turn, and there are as many turns at a time as processors. Without
+// turns, thousands of handshakes would delay every relay that has bytes to move. A
+// handshake holds no turn while it waits for its client. (Measured with 800 clients
 // that send a hello and do no work of their own: a ping through another listener takes
-// 1.5 ms, and 12 ms in the 99th percentile; without turns 17 to 104, and 300 to 490.) What the client has sent is bounded, and counted
-// as held. It is used by one goroutine, but for Close.
+// 1.5 ms, and 12 ms in the 99th percentile. Without turns it takes 17 to 104 ms, and
+// 300 to 490 ms.) What the client sends is bounded and counted as held. Only Close may
+// be called from another goroutine.
 type handshakeConn struct {
 	net.Conn
 	ctx   context.Context
@@ -281,30 +285,29 @@ type handshakeConn struct {
 	from  policy.Source
 	hold  func(int64)    // counts bytes for the session
 	took  int            // bytes that the client has sent
-	room  int            // bytes of the buffer that crypto/tls reads into
-	held  bool           // it is our turn
-	heard bool           // the client has sent a byte
-	wrote bool           // we have answered its hello
-	spoke bool           // we were the last to say something: if the handshake failed, an alert
-	alert tls.AlertError // of the client, in plaintext; 0: none
+	room  int            // size of the buffer that crypto/tls reads into
+	held  bool           // this handshake has a turn
+	heard bool           // the client has sent at least a byte
+	wrote bool           // we have answered the ClientHello
+	spoke bool           // our write was the last; if the handshake failed, that was an alert
+	alert tls.AlertError // the client's alert in plaintext; 0: none
 }
 
 const (
-	// maxFlight bounds all that a client sends for its handshake: OpenSSL allows a list
-	// of certificates 100 KiB.
+	// maxFlight bounds all that a client sends for its handshake: OpenSSL allows 100
+	// KiB for a certificate list.
 	maxFlight = preface.MaxHello + 100<<10
-	// usualFlight is what handshakes mostly take. What is beyond it is parsed into
-	// certificates of many times its size.
+	// usualFlight is the size of most handshakes. Bytes beyond it are parsed into
+	// certificates that take many times their size.
 	usualFlight = 8 << 10
 )
 
-// handshakeCost is about how much memory a handshake takes when its client has sent n
-// bytes.
+// handshakeCost estimates the memory of a handshake whose client has sent n bytes.
 func handshakeCost(n int) int64 {
 	return int64(4*min(n, usualFlight) + 12*max(n-usualFlight, 0))
 }
 
-// handshakeSizeError is a client that sends more than a handshake needs.
+// handshakeSizeError means that a client sent more than a handshake needs.
 type handshakeSizeError struct {
 	what string
 	most int
@@ -314,7 +317,7 @@ func (e *handshakeSizeError) Error() string {
 	return fmt.Sprintf("the client sent a %s of more than %d bytes", e.what, e.most)
 }
 
-// Read lets others have their turn until the client has said something.
+// Read gives up the turn until the client has sent something.
 func (c *handshakeConn) Read(b []byte) (int, error) {
 	c.spoke = false
 	c.yield()
@@ -339,9 +342,10 @@ func (c *handshakeConn) Read(b []byte) (int, error) {
 	return n, c.turn()
 }
 
-// plainAlert is the alert in what a client has sent, if that is all. OpenSSL sends
-// it so when it does not trust our certificate in TLS 1.3, while crypto/tls waits for
-// what is encrypted and finds a "bad record MAC". A change_cipher_spec may be before it.
+// plainAlert returns the alert in records if they contain nothing else. In TLS 1.3,
+// OpenSSL sends a plaintext alert when it does not trust our certificate. crypto/tls
+// expects an encrypted record there and reports a "bad record MAC". A
+// change_cipher_spec may precede the alert.
 func plainAlert(records []byte) tls.AlertError {
 	a := bytes.TrimPrefix(records, []byte("\x14\x03\x03\x00\x01\x01"))
 	if len(a) == 7 && a[0] == 0x15 && a[1] == 3 && a[3] == 0 && a[4] == 2 {
@@ -350,19 +354,19 @@ func plainAlert(records []byte) tls.AlertError {
 	return 0
 }
 
-// Write is the connection's, which a client that reads nothing could only hold up
-// with more than a socket's buffer takes.
+// Write keeps the turn. It can only block on a client that reads nothing, and only if
+// there is more to write than a socket's buffer takes.
 func (c *handshakeConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.spoke, c.wrote = err == nil, true
 	return n, err
 }
 
-// Close ends what waits, for crypto/tls at the end of ctx. The connection stays
-// the session's, which knows whether to close or to reset it.
+// Close interrupts pending I/O; crypto/tls calls it when ctx ends. The session keeps
+// the connection and decides whether to close or to reset it.
 func (c *handshakeConn) Close() error { return c.SetDeadline(past) }
 
-// turn waits for our turn, or for the end of ctx.
+// turn waits for a turn, or until ctx ends.
 func (c *handshakeConn) turn() error {
 	if c.held {
 		return nil
@@ -372,7 +376,7 @@ func (c *handshakeConn) turn() error {
 	return err
 }
 
-// yield lets the next have its turn.
+// yield gives the turn back, so that another handshake can continue.
 func (c *handshakeConn) yield() {
 	if c.held {
 		c.turns.giveBack()

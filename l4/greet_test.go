@@ -16,13 +16,13 @@ import (
 
 var errStranger = errors.New("not one of the principals")
 
-// tlsListener is a server whose listener wants a certificate of pool, and denies
-// whoever is not localhost in it.
+// tlsListener is a server whose listener demands a certificate of pool, and denies
+// clients with the server name "denied".
 func tlsListener(t *testing.T, upstream string) (Config, tls.Certificate, *x509.CertPool) {
 	cert, pool := selfSigned(t)
 	cfg := oneUpstream(upstream)
 	server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}
-	server.SetSessionTicketKeys([][32]byte{{1}}) // else there is another key for each connection
+	server.SetSessionTicketKeys([][32]byte{{1}}) // otherwise each connection has another key
 	server.VerifyConnection = func(cs tls.ConnectionState) error {
 		if _, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 			return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
@@ -47,7 +47,8 @@ func both(t *testing.T, test func(t *testing.T, version uint16)) {
 	}
 }
 
-// A TLS client's bytes, and its close_notify, go through; the record has its name.
+// A TLS client's bytes and its close_notify are relayed; the record has the client's
+// name.
 func TestTerminatedSession(t *testing.T) {
 	both(t, func(t *testing.T, version uint16) {
 		cfg, cert, pool := tlsListener(t, backend(t, echo))
@@ -67,7 +68,7 @@ func TestTerminatedSession(t *testing.T) {
 	})
 }
 
-// The server may be the one who speaks first, and end first.
+// The server may speak first, and may close first.
 func TestTerminatedSessionOfATalkativeServer(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, func(c *net.TCPConn) { io.WriteString(c, "hello and goodbye") }))
 	f := serve(t, Options{}, cfg)
@@ -81,7 +82,8 @@ func TestTerminatedSessionOfATalkativeServer(t *testing.T) {
 	}
 }
 
-// Without close_notify a client's end is a FIN all the same, and recorded.
+// A client that closes without close_notify is relayed as a FIN, and the record says
+// so.
 func TestTruncatedClient(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
 	f := serve(t, Options{}, cfg)
@@ -94,8 +96,8 @@ func TestTruncatedClient(t *testing.T) {
 	}
 }
 
-// The specification of what becomes of clients that cannot come in, and of what
-// they see: the alert, or a reset where there was none.
+// The specification of how a refused TLS client ends, and of what it receives: an
+// alert, or a reset if there was none.
 func TestRefusedTLSClients(t *testing.T) {
 	both(t, func(t *testing.T, version uint16) {
 		cfg, cert, _ := tlsListener(t, backend(t, echo))
@@ -164,7 +166,7 @@ func TestClientsThatAreNoTLSClients(t *testing.T) {
 	}
 }
 
-// OpenSSL's alerts before it has keys are known for what they say.
+// Plaintext alerts of OpenSSL are recognized.
 func TestPlainAlert(t *testing.T) {
 	for text, want := range map[string]tls.AlertError{
 		"\x15\x03\x03\x00\x02\x02\x30":                         48,
@@ -177,8 +179,8 @@ func TestPlainAlert(t *testing.T) {
 	}
 }
 
-// What fails behind the handshake is a reset, without a close_notify that would
-// make it look complete.
+// A failure after the handshake is a reset, without a close_notify that would make the
+// answer look complete.
 func TestTerminatedSessionWithoutUpstream(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, refusedAddress(t))
 	cfg.Upstreams[0].Connect.Attempts = 1
@@ -209,7 +211,7 @@ func TestListenerWithoutIdentity(t *testing.T) {
 	}
 }
 
-// TLS may be on any address; a reload that takes it away is refused.
+// TLS may be on any address. A reload that removes TLS is refused.
 func TestTLSListensAnywhere(t *testing.T) {
 	cfg, _, _ := tlsListener(t, backend(t, echo))
 	cfg.Listeners[0].Address = "0.0.0.0:0"
@@ -222,14 +224,15 @@ func TestTLSListensAnywhere(t *testing.T) {
 	}
 }
 
-// Of too many that have not done their handshake the oldest ends, so that an honest
-// client is served whatever crowd is there, though it holds more than one of the crowd.
+// If too many sessions are in a TLS handshake, the oldest end. An honest client is
+// served however many others there are, even if its session holds more than each of
+// theirs.
 func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
 	cfg.MaxMemory = 7 * leaveCost / 2
 	f := serve(t, Options{}, cfg)
 	oldest := f.client(0)
-	io.WriteString(oldest, "\x16") // who says nothing at all is parked
+	io.WriteString(oldest, "\x16") // a client that sends nothing is parked
 	f.until("the first session in greet", func() bool { return f.waiting() == 1 })
 	io.WriteString(f.client(0), "\x16")
 	f.until("two sessions in greet", func() bool { return f.waiting() == 2 })
@@ -243,15 +246,15 @@ func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	}
 }
 
-// waiting is how many sessions hold memory and are not relayed.
+// waiting is how many sessions hold memory and are not relayed yet.
 func (f *fixture) waiting() int {
 	f.memory.mu.Lock()
 	defer f.memory.mu.Unlock()
 	return len(f.memory.waiting)
 }
 
-// Who waits for its client takes nobody's turn; who has a hello to answer waits
-// for its own.
+// A handshake that waits for its client takes no turn; a handshake with a hello to
+// answer waits for its turn.
 func TestHandshakesTakeTurns(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
 	cfg.Listeners[0].Timeouts.Handshake = time.Second
@@ -283,7 +286,7 @@ const (
 	pgStartup    = "\x00\x00\x00\x15\x00\x03\x00\x00user\x00orders\x00\x00"
 )
 
-// askedListener is a listener whose clients ask for TLS as PostgreSQL's do.
+// askedListener is a listener whose clients ask for TLS as PostgreSQL clients do.
 func askedListener(t *testing.T, upstream string) (Config, *tls.Config) {
 	cfg, cert, _ := tlsListener(t, upstream)
 	cfg.Listeners[0].StartTLS = "postgres"
@@ -334,10 +337,10 @@ func TestClientsThatAskWrongly(t *testing.T) {
 	}
 }
 
-// Where nobody shows a certificate a cancel request may come without TLS.
+// If clients show no certificate, a cancel request may be sent without TLS.
 func TestCancelWithoutTLS(t *testing.T) {
 	got := make(chan string, 1)
-	cfg, _ := askedListener(t, backend(t, func(c *net.TCPConn) { // a cancel has no answer but the end
+	cfg, _ := askedListener(t, backend(t, func(c *net.TCPConn) { // the only answer to a cancel request is the close
 		text := make([]byte, len(pgCancel))
 		io.ReadFull(c, text)
 		got <- string(text)
@@ -361,7 +364,7 @@ func TestCancelWithoutTLS(t *testing.T) {
 	}
 }
 
-// A client is told within its TLS why it gets no session.
+// A client is told over its TLS connection why it gets no session.
 func TestAskedClientHearsTheReason(t *testing.T) {
 	cfg, client := askedListener(t, refusedAddress(t))
 	cfg.Upstreams[0].Connect.Attempts = 1

@@ -19,10 +19,10 @@ import (
 	"ambassador/policy"
 )
 
-// nonsense is the first byte of clients whose server closes because of what they say.
+// nonsense is the first byte of clients whose server closes because of what they send.
 const nonsense = 'x'
 
-// closesOnNonsense echoes, unless the client begins with nonsense.
+// closesOnNonsense echoes, unless the client's first byte is nonsense.
 func closesOnNonsense(c io.ReadWriter) {
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(c, first); err == nil && first[0] != nonsense {
@@ -31,13 +31,13 @@ func closesOnNonsense(c io.ReadWriter) {
 	}
 }
 
-// pgStartupOf is a client's first message, with a user of one letter.
+// pgStartupOf is a client's first message, with a user name of one letter.
 func pgStartupOf(user byte) string {
 	return "\x00\x00\x00\x10\x00\x03\x00\x00user\x00" + string(user) + "\x00\x00"
 }
 
-// What a client says must harm nobody else: a server that closes because of it is
-// well. Without a breaker it is the same for health.
+// What a client sends must not affect other clients: a server that closes because of it
+// is healthy. The same holds for health without a breaker.
 func TestWhatAClientSaysOpensNoBreaker(t *testing.T) {
 	plainTLS := func(t *testing.T) Config {
 		cert, pool := selfSigned(t)
@@ -137,7 +137,7 @@ func TestWhatAClientSaysOpensNoBreaker(t *testing.T) {
 	})
 }
 
-// says1 is a client that says text and waits for its end.
+// says1 is a client that sends text and reads until the server closes.
 func says1(text string) func(*testing.T, *fixture) {
 	return func(t *testing.T, f *fixture) {
 		c := f.client(0)
@@ -149,8 +149,8 @@ func says1(text string) func(*testing.T, *fixture) {
 
 func pings(t *testing.T, f *fixture) { ping(t, f.client(0)) }
 
-// A server that is at its limit and says so is well, and its words reach the client
-// however often.
+// A server that reports that it is at its limit is healthy, and its message reaches the
+// client every time.
 func TestAFullServerOpensNoBreaker(t *testing.T) {
 	full := func(code string) string { return "\x17\x00\x00\x00\xff" + code + "Too many connections" }
 	for protocol, reply := range map[string]string{"mysql": full("\x10\x04"), "smtp": "421 4.7.0 too many connections\r\n"} {
@@ -175,7 +175,7 @@ func TestAFullServerOpensNoBreaker(t *testing.T) {
 	}
 }
 
-// alertFrom is an alert of the peer's, as crypto/tls gives it.
+// alertFrom is an alert of the peer, as crypto/tls returns it.
 func alertFrom(t *testing.T, number uint8) error {
 	client, server := net.Pipe()
 	defer client.Close()
@@ -194,7 +194,7 @@ func TestOutcomeOf(t *testing.T) {
 	for _, tt := range []struct {
 		reason       outcome.Reason
 		err          error
-		want, spoken policy.Outcome // before and after a byte of the client
+		want, spoken policy.Outcome // before and after a byte from the client
 	}{
 		{outcome.OK, nil, policy.Success, policy.Success},
 		{"", nil, policy.Neutral, policy.Neutral},
@@ -222,7 +222,7 @@ func TestOutcomeOf(t *testing.T) {
 	}
 }
 
-// stalling is an upstream of one address that answers nobody until a moment.
+// stalling is an upstream with one address that accepts no connection before until.
 type stalling struct{ until time.Time }
 
 func (s *stalling) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -232,7 +232,7 @@ func (s *stalling) dial(ctx context.Context, network, address string) (net.Conn,
 	return accepts(ctx)
 }
 
-// burst lets n sessions connect at once, and says how each went.
+// burst connects n sessions at once and returns the errors of those that failed.
 func burst(t *testing.T, u *Upstream, n int) (failed []error) {
 	t.Helper()
 	var mu sync.Mutex
@@ -254,8 +254,8 @@ func burst(t *testing.T, u *Upstream, n int) (failed []error) {
 	return failed
 }
 
-// A server that stalls for as long as its clients wait loses none of them, and takes
-// new ones at once: to be tried by many at the same time is to fail once.
+// A server that stalls for no longer than its clients wait loses none of them, and gets
+// new ones at once: many attempts at the same time count as one failure.
 func TestAStallIsNotManyFailures(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -289,8 +289,9 @@ func TestAStallIsNotManyFailures(t *testing.T) {
 	}
 }
 
-// A session that has met failures waits for the trial of the breaker that has opened
-// meanwhile, and goes on once that went well. A new session is refused at once.
+// A session whose attempts have failed waits for the trial of the breaker that has
+// opened meanwhile, and continues after the trial succeeds. A new session is refused at
+// once.
 func TestSessionsWaitForTheTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun, alive := time.Now(), 5*time.Second
@@ -326,8 +327,8 @@ func TestSessionsWaitForTheTrial(t *testing.T) {
 	})
 }
 
-// A failure that nobody waited for says nothing: neither of a session that was
-// stopped, nor of one within a dialogue.
+// A failure that no client waited for does not count: neither that of a stopped session
+// nor one in a dialogue.
 func TestStoppedDialogueIsNeutral(t *testing.T) {
 	u := testUpstream(t, "127.0.0.1:1")
 	c, ok := u.members()[0].permit(time.Now(), 0)

@@ -22,16 +22,16 @@ const (
 	xmppProceed  = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 )
 
-// script is one protocol as far as TLS: what the server says, what it waits for,
-// and how it answers; then what it does under TLS, and what a client says at
-// first, and hears.
+// script is one protocol up to TLS: what the server sends, what it waits for, and how
+// it answers. Then it has what the server does under TLS, what the client sends first,
+// and what the client receives.
 type script struct {
 	protocol, hello, request, answer string
 	serve                            func(*tls.Conn)
 	client, hears                    string
 }
 
-// scripts are all protocols. Servers may say early what they would say anyway.
+// scripts are all protocols. A server may send early what it would send anyway.
 func scripts() []script {
 	answering := func(first, answer string) func(*tls.Conn) {
 		return func(s *tls.Conn) {
@@ -54,16 +54,16 @@ func scripts() []script {
 	}
 }
 
-// slowly writes one byte after the other.
+// slowly writes the bytes one at a time.
 func slowly(c net.Conn, text string) {
 	for _, b := range []byte(text) {
 		c.Write([]byte{b})
 	}
 }
 
-// Both sides in single bytes are understood, in every protocol. The client speaks
-// at once, before TLS: not a byte of it may go out in plaintext, where the server
-// would take it for its own peer's request, or for TLS.
+// Single bytes from either side are understood in every protocol. The client sends at
+// once, before TLS. None of its bytes may be sent in plaintext: the server would take
+// them for a request of its own peer, or for TLS.
 func TestSingleBytes(t *testing.T) {
 	for _, sc := range scripts() {
 		t.Run(sc.protocol, func(t *testing.T) {
@@ -86,8 +86,8 @@ func TestSingleBytes(t *testing.T) {
 	}
 }
 
-// What stands in plaintext behind the server's last answer before TLS is never
-// taken for something said under TLS (CVE-2011-0411, CVE-2021-23214): TLS fails.
+// Plaintext after the server's last answer before TLS never counts as sent under TLS
+// (CVE-2011-0411, CVE-2021-23214): TLS fails.
 func TestBytesBehindTheAnswer(t *testing.T) {
 	const injected = "250 injected\r\n"
 	for _, sc := range scripts() {
@@ -108,8 +108,9 @@ func TestBytesBehindTheAnswer(t *testing.T) {
 	}
 }
 
-// A server that keeps the last byte before TLS to itself ends the attempt in its
-// time: the attempt's, or, where it waits for the client, the handshake's.
+// A server that withholds the last byte before TLS ends the attempt at its timeout.
+// That is the attempt's own timeout, or that of the handshake if the server waits for
+// the client.
 func TestLateServers(t *testing.T) {
 	for _, sc := range scripts() {
 		t.Run(sc.protocol, func(t *testing.T) {
@@ -136,8 +137,8 @@ func TestLateServers(t *testing.T) {
 	}
 }
 
-// A client that says nothing, half of what is due, or too much, where the protocol
-// needs its word, ends its own session, and the server is not to blame.
+// If the protocol needs the client's message, a client that sends nothing, half of it,
+// or too much ends only its own session, and the server is not blamed.
 func TestHostileClientsOfOthers(t *testing.T) {
 	for _, tt := range []struct {
 		protocol, name, says string

@@ -9,31 +9,33 @@ import (
 	"ambassador/policy"
 )
 
-// ListenerLimits bound the sessions of one listener. Zero is none.
+// ListenerLimits bounds the sessions of one listener. A limit of zero is off.
 type ListenerLimits struct {
-	// Connections is the most at a time, PerClient the most from one Source.
+	// Connections is the maximum number of sessions at a time, PerClient the maximum
+	// from one Source.
 	Connections, PerClient int
-	// PerSecond is the most that begin in a second; as many may begin at once.
+	// PerSecond is the maximum number of sessions that begin in a second. They may all
+	// begin at once.
 	PerSecond int
 }
 
-// limiter counts the sessions of a listener. It stays when a reload changes the
-// limits.
+// limiter counts the sessions of a listener. A reload that changes the limits keeps the
+// limiter.
 type limiter struct {
 	mu      sync.Mutex
 	live    int                   // guarded by mu
-	clients map[policy.Source]int // guarded by mu; how many each client has, zeros left out
+	clients map[policy.Source]int // guarded by mu; the sessions of each client, without zeros
 	rate    policy.Rate           // guarded by mu
 }
 
 // met is a limit that a session would exceed.
 type met struct {
-	key string // below the listener: "limits.per_client"
+	key string // the key below the listener: "limits.per_client"
 	max int
 }
 
-// enter counts a session in, or says which limit it would exceed. Who was counted
-// in leaves.
+// enter counts a session, or returns the limit that it would exceed. The caller must
+// call leave for a session that was counted.
 func (l *limiter) enter(limits ListenerLimits, client policy.Source, now time.Time) *met {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,7 +56,8 @@ func (l *limiter) enter(limits ListenerLimits, client policy.Source, now time.Ti
 	return nil
 }
 
-// become counts a session as that of another client, or says that it has too many.
+// become reassigns a session to another client, or returns the limit if that client has
+// too many sessions.
 func (l *limiter) become(limits ListenerLimits, from, to policy.Source) *met {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,14 +69,14 @@ func (l *limiter) become(limits ListenerLimits, from, to policy.Source) *met {
 	return nil
 }
 
-// discount counts a session of a client less. Mu is held.
+// discount decrements the count of a client. mu is held.
 func (l *limiter) discount(client policy.Source) {
 	if l.clients[client]--; l.clients[client] <= 0 {
 		delete(l.clients, client)
 	}
 }
 
-// leave counts a session out.
+// leave stops counting a session.
 func (l *limiter) leave(client policy.Source) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,7 +84,7 @@ func (l *limiter) leave(client policy.Source) {
 	l.discount(client)
 }
 
-// enter counts the session in at its listener, where that has limits.
+// enter counts the session at its listener, if the listener has limits.
 func (s *session) enter() error {
 	limits := s.route.cfg.Limits
 	if limits == (ListenerLimits{}) {
@@ -89,7 +92,7 @@ func (s *session) enter() error {
 	}
 	client := sourceOf(s.downstream.conn)
 	if s.route.cfg.proxied() {
-		limits.PerClient = 0 // that is the proxy; see become
+		limits.PerClient = 0 // the peer is the proxy; become checks the client
 	}
 	met := s.route.limiter.enter(limits, client, time.Now())
 	if met == nil {
@@ -101,13 +104,13 @@ func (s *session) enter() error {
 	return s.exceeds(outcome.StageAdmit, met)
 }
 
-// exceeds is the end of a session by a limit of its listener.
+// exceeds returns the error of a session that exceeds a limit of its listener.
 func (s *session) exceeds(stage outcome.Stage, met *met) error {
 	key := "listeners." + s.route.cfg.Name + "." + met.key
 	return &outcome.Error{Stage: stage, Reason: outcome.Limit, Limit: key, Err: fmt.Errorf("%s is %d", key, met.max)}
 }
 
-// become counts the session as the client's whom a PROXY header has named.
+// become reassigns the session to the client that a PROXY header has named.
 func (s *session) become(client policy.Source) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +124,7 @@ func (s *session) become(client policy.Source) error {
 	return nil
 }
 
-// leave counts the session out again, if it was counted in.
+// leave stops counting the session, if it was counted.
 func (s *session) leave() {
 	s.mu.Lock()
 	client, limiter := s.entered, s.route.limiter

@@ -96,7 +96,7 @@ func TestConnectionsPerSecond(t *testing.T) {
 	for range 20 {
 		c, err := net.Dial("tcp", f.Listening()[0].Addr)
 		if errors.Is(err, syscall.ECONNRESET) {
-			refused++ // the reset was faster
+			refused++ // the reset arrived first
 			continue
 		}
 		if err != nil {

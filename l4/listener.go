@@ -15,40 +15,40 @@ import (
 	"ambassador/policy"
 )
 
-// listener is one bound socket and its accept loop. A reload that keeps the
-// address keeps the listener and swaps its route.
+// listener is a bound socket and its accept loop. A reload that keeps the address keeps
+// the listener and replaces its route.
 type listener struct {
 	// Static after construction.
 	server *Server
 	relay.Listener
-	addr   string      // as printed: "127.0.0.1:5432", "unix:/path"
-	key    string      // what a reload must leave alone for the socket to be kept
-	socket *UnixSocket // nil: it is not on a unix socket of ours
+	addr   string      // as logged: "127.0.0.1:5432", "unix:/path"
+	key    string      // the part of the configuration that must not change if the socket is to be kept
+	socket *UnixSocket // nil: not a unix socket that we made
 
 	limiter limiter
 	route   atomic.Pointer[route]
-	removed atomic.Bool   // a reload has taken it away
+	removed atomic.Bool   // a reload has removed the listener
 	closing chan struct{} // closed before the socket is
 }
 
-// route is what a listener does with a session: its configuration, as one
-// immutable whole.
+// route is what a listener does with a session: its configuration, as one immutable
+// value.
 type route struct {
 	cfg      ListenerConfig
 	listener *listener
-	choices  map[string]choice  // the upstreams that its sessions may go to, by name
-	traffic  *traffic           // of sessions whose upstream is not chosen yet
-	resolver *resolver          // of names that rules are about
-	rules    *policy.Rules      // nil: all go to cfg.Upstream
+	choices  map[string]choice  // the upstreams that its sessions may use, by name
+	traffic  *traffic           // counts sessions whose upstream is not chosen yet
+	resolver *resolver          // of names in rules
+	rules    *policy.Rules      // nil: all sessions use cfg.Upstream
 	limiter  *limiter           // the listener's
-	asked    *starttls.Protocol // in which clients ask for TLS; nil: none
+	asked    *starttls.Protocol // the protocol in which clients ask for TLS; nil: none
 	parked   parkedSessions
-	// established is for sessions that have come through: all that they need still, so
-	// that they do not keep the rules of old configurations for days.
+	// established has only what a relayed session still needs, so that long sessions do
+	// not keep the rules of old configurations in memory.
 	established *route
 }
 
-// choice is an upstream that sessions of a listener may go to.
+// choice is an upstream that sessions of a listener may use.
 type choice struct {
 	upstream *Upstream
 	traffic  *traffic
@@ -73,9 +73,9 @@ func (r *route) handshake() time.Duration {
 	return orDefault(r.cfg.Timeouts.Handshake, DefaultHandshakeTimeout)
 }
 
-// listenKey is the part of the configuration that a socket depends on. A port
-// that the system chooses belongs to the listener's name. Mode and owner of a
-// unix socket are not in it: they are changed in place.
+// listenKey is the part of the configuration that a socket depends on. A port chosen by
+// the system belongs to the listener's name. The mode and owner of a unix socket are
+// left out: they are changed in place.
 func listenKey(cfg ListenerConfig) string {
 	if strings.HasSuffix(cfg.Address, ":0") {
 		return cfg.Address + " " + cfg.Name
@@ -83,8 +83,8 @@ func listenKey(cfg ListenerConfig) string {
 	return cfg.Address
 }
 
-// listen binds the socket that cfg asks for. The error names the address and,
-// where it is known, the fix.
+// listen binds the socket that cfg asks for. The error names the address and, if it is
+// known, the fix.
 func (s *Server) listen(ctx context.Context, cfg ListenerConfig) (*listener, error) {
 	l := &listener{server: s, key: listenKey(cfg), closing: make(chan struct{})}
 	var err error
@@ -108,7 +108,7 @@ func (s *Server) listen(ctx context.Context, cfg ListenerConfig) (*listener, err
 
 func (l *listener) listenTCP(ctx context.Context, address string) error {
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
-	lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
+	lc.SetMultipathTCP(false) // by default, Go listens with MPTCP
 	ln, err := lc.Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port", address)
@@ -119,15 +119,15 @@ func (l *listener) listenTCP(ctx context.Context, address string) error {
 	return l.take(ln)
 }
 
-// take makes ln the listener's.
+// take makes ln the listener's socket.
 func (l *listener) take(ln net.Listener) (err error) {
 	l.addr = ln.Addr().String()
 	l.Listener, err = l.server.engine.Listen(ln, &keepAlive)
 	return err
 }
 
-// inherit takes the one socket that systemd passed under name. A dup of it is
-// used, so that a reload may give it up and take it again.
+// inherit takes the one socket that systemd passed under name. It uses a dup, so that a
+// reload can close the socket and another can take it again.
 func (l *listener) inherit(name string) error {
 	files := l.server.opts.Inherited[name]
 	if len(files) != 1 {
@@ -141,7 +141,7 @@ func (l *listener) inherit(name string) error {
 		return fmt.Errorf("systemd:%s: %w", name, err)
 	}
 	if u, ok := ln.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the file is systemd's
+		u.SetUnlinkOnClose(false) // the file belongs to systemd
 		l.addr = "unix:" + l.addr
 	}
 	return nil
@@ -160,8 +160,7 @@ func (l *listener) listenUnix(ctx context.Context, path string, cfg SocketConfig
 	return nil
 }
 
-// reguard gives a unix socket that is kept the mode and owner of cfg. undo takes
-// them back.
+// reguard gives a kept unix socket the mode and owner of cfg. undo reverts that.
 func (l *listener) reguard(cfg ListenerConfig) (undo func(), err error) {
 	if l.socket == nil {
 		return func() {}, nil
@@ -172,7 +171,7 @@ func (l *listener) reguard(cfg ListenerConfig) (undo func(), err error) {
 	return undo, nil
 }
 
-// checkPlaintext refuses a plaintext socket that others than this host reach.
+// checkPlaintext refuses a plaintext socket that other hosts can reach.
 func checkPlaintext(addr net.Addr, cfg ListenerConfig) error {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok || cfg.TLS != nil || cfg.UnsafePlaintextListen || tcp.IP.IsLoopback() {
@@ -181,7 +180,7 @@ func checkPlaintext(addr net.Addr, cfg ListenerConfig) error {
 	return fmt.Errorf("listen %s: plaintext on an address that others can reach; listen on 127.0.0.1 or a unix socket, or set unsafe_plaintext_listen: true", addr)
 }
 
-// close stops accepting. Sessions go on.
+// close stops accepting. Sessions continue.
 func (l *listener) close() {
 	close(l.closing)
 	if l.socket != nil {
@@ -191,7 +190,7 @@ func (l *listener) close() {
 	l.Listener.Close()
 }
 
-// acceptLoop turns connections into sessions until close. The server waits for it.
+// acceptLoop makes sessions of connections until close. The server waits for it.
 func (l *listener) acceptLoop() {
 	wait := time.Duration(0)
 	for {
@@ -211,8 +210,8 @@ func (l *listener) acceptLoop() {
 	}
 }
 
-// backOff waits after a failed accept, which means that descriptors or memory
-// ran out: 5 ms at first, a second at most. It is false if the listener closed.
+// backOff waits after a failed accept, which means that descriptors or memory ran out:
+// 5 ms at first, at most a second. It returns false if the listener was closed.
 func (l *listener) backOff(wait *time.Duration) bool {
 	if f := l.server.opts.Observer.AcceptPaused; f != nil {
 		f(l.route.Load().cfg.Name)

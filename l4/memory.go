@@ -15,40 +15,42 @@ import (
 	"ambassador/policy"
 )
 
-// DefaultMemory is Config.MaxMemory where that is zero. It leaves room for the
-// process itself in a container of 128 MiB.
+// DefaultMemory is used if Config.MaxMemory is zero. It leaves room for the process
+// itself in a container of 128 MiB.
 const DefaultMemory = 64 << 20
 
-// memory bounds what is held for clients, whatever their number: for sessions that
-// are not relayed yet (a goroutine, buffers, certificates), by what they have cost
-// when it was measured, and for relayed ones what a slow side has not taken. Beyond
-// the bound the largest sessions end. Of those that hold no more than is usual, the
-// oldest end: an honest client is connected within a second. Of relayed ones that is
-// the one that has moved no byte for the longest time. Both are of the source that
-// holds most, so that a crowd ends its own. Each of the two kinds has half of the bound
-// for itself, so that neither ends the other's.
+// memory bounds what is held for clients, whatever their number. For a session that is
+// not relayed yet (a goroutine, buffers, certificates) it counts costs that were
+// measured. For a relayed session it counts the bytes that a slow side has not taken.
+// If the bound is exceeded, the largest sessions end. Among sessions that hold no more
+// than usual, the oldest ends, since an honest client is connected within a second.
+// Among relayed sessions, the one that has moved no byte for the longest time ends.
+// Both are taken from the source that holds most, so that a source with many sessions
+// ends its own. Each of the two kinds has half of the bound for itself, so that neither
+// ends sessions of the other.
 type memory struct {
 	relay.Budget
-	relieving atomic.Bool // a goroutine ends sessions
+	relieving atomic.Bool // a goroutine is ending sessions
 
-	mu      sync.Mutex        // the innermost: nothing else is locked while it is held
-	waiting map[*session]bool // guarded by mu; those that hold something before the relay; true: it is being stopped
+	mu      sync.Mutex        // the innermost lock: no other lock is taken while it is held
+	waiting map[*session]bool // guarded by mu; the sessions that hold something before the relay; true: being stopped
 }
 
-// What a session costs before the relay, in bytes.
+// The cost of a session before the relay, in bytes.
 const (
-	leaveCost   = 16 << 10 // that it has a goroutine
-	suspendCost = 10 << 10 // that its coroutine is suspended
-	readCost    = 3        // each byte of a request or a greeting: what was read, and what is made of it
+	leaveCost   = 16 << 10 // a goroutine
+	suspendCost = 10 << 10 // a suspended coroutine
+	readCost    = 3        // for each byte of a request or a greeting: the byte, and what is parsed from it
 
-	// usualHold is what a client may hold that sends what clients mostly send.
+	// usualHold is how much an ordinary client may hold.
 	usualHold = 64 << 10
 )
 
-// errMemory ends a session that holds more than others where all hold too much.
+// errMemory ends a session when too much memory is held in total and this session holds
+// most of it, or has held it for the longest time.
 var errMemory = &stopError{outcome.Limit, "too much memory was held for clients that were not connected yet or did not take their bytes, and this one held most of it, or for the longest time"}
 
-// HeldBytes is how many bytes are held for clients now; Config.MaxMemory bounds them.
+// HeldBytes is how many bytes are held for clients now. Config.MaxMemory bounds them.
 func (s *Server) HeldBytes() int64 { return s.memory.Used() }
 
 // hold counts n more bytes for a session that is not relayed yet.
@@ -62,7 +64,7 @@ func (s *session) hold(n int64) {
 	m.Add(n)
 }
 
-// letGo counts nothing more for the session: the relay has it, or it has ended.
+// letGo stops counting for the session: the relay has taken it, or it has ended.
 func (s *session) letGo() {
 	n := s.held.Swap(0)
 	if n == 0 {
@@ -75,12 +77,12 @@ func (s *session) letGo() {
 	m.Add(-n)
 }
 
-// relieve ends sessions until what is held is within its bound. It does not wait.
+// relieve ends sessions until the held bytes are within the bound. It does not wait.
 func (s *Server) relieve() {
 	if s.memory.relieving.Swap(true) {
 		return
 	}
-	go func() { // ends once enough has ended, or nothing is left to end
+	go func() { // ends when enough sessions have ended, or when none is left to end
 		for {
 			for s.endLargest() {
 			}
@@ -92,7 +94,7 @@ func (s *Server) relieve() {
 	}()
 }
 
-// holder is a session with what it holds, and for how long.
+// holder is a session, the bytes that it holds, and for how long it has held them.
 type holder struct {
 	*session
 	from  policy.Source
@@ -100,26 +102,27 @@ type holder struct {
 	age   time.Duration
 }
 
-// isOverMemory says whether more is held than may be, but for what is on its way out.
+// isOverMemory reports whether the held bytes exceed the bound. It does not count
+// sessions that are being stopped.
 func (s *Server) isOverMemory() bool {
 	_, _, over := s.waitingHolders()
 	return over > 0
 }
 
-// waitingHolders are the sessions that are not relayed yet, with what they hold
-// together, and by how much all that is held is over its bound; those that were
-// stopped already are left out.
+// waitingHolders returns the sessions that are not relayed yet, the sum of what they
+// hold, and by how much all held bytes exceed the bound. Sessions that are being
+// stopped are left out of all three.
 func (s *Server) waitingHolders() (all []holder, sum, over int64) {
 	all, going := s.memory.holders(time.Now())
 	for i := range all {
-		all[i].from = all[i].sourceByName() // without memory's lock, which a session takes under its own
+		all[i].from = all[i].sourceByName() // without memory.mu: a session takes that with its own mu held
 		sum += all[i].bytes
 	}
 	return all, sum, s.memory.Used() - going - s.memory.Limit()
 }
 
-// holders are the sessions that are not relayed yet, without their sources, and how
-// much those hold that were stopped already.
+// holders returns the sessions that are not relayed yet, without their sources, and how
+// much is held by those that are being stopped.
 func (m *memory) holders(now time.Time) (all []holder, going int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -134,7 +137,7 @@ func (m *memory) holders(now time.Time) (all []holder, going int64) {
 	return all, going
 }
 
-// relayedHolders are the sessions whose relay holds something.
+// relayedHolders returns the sessions whose relay holds something, and the sum of that.
 func (s *Server) relayedHolders() (all []holder, sum int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,8 +152,9 @@ func (s *Server) relayedHolders() (all []holder, sum int64) {
 	return all, sum
 }
 
-// endLargest ends as many sessions as free what is too much and an eighth of the
-// bound more, so that the next do not follow at once. It says whether it ended any.
+// endLargest ends sessions that together hold the excess and an eighth of the bound
+// more, so that the bound is not exceeded again at once. It reports whether it ended
+// any.
 func (s *Server) endLargest() (any bool) {
 	limit := s.memory.Limit()
 	victims, waiting, over := s.waitingHolders()
@@ -171,9 +175,9 @@ func (s *Server) endLargest() (any bool) {
 	return any
 }
 
-// largest are sessions that hold so many bytes together: again and again of the source
-// that holds most, the one that holds most, or, of those that hold what is usual, for
-// the longest time. It changes the order of all.
+// largest returns sessions that together hold the given number of bytes. Each time it
+// takes a session from the source that holds most: the one that holds most, or, if all
+// hold a usual amount, the one that has held it for the longest time. It reorders all.
 func largest(all []holder, bytes int64) (victims []holder) {
 	slices.SortFunc(all, func(a, b holder) int {
 		return cmp.Or(cmp.Compare(max(b.bytes, usualHold), max(a.bytes, usualHold)), cmp.Compare(b.age, a.age))
@@ -205,7 +209,7 @@ func largest(all []holder, bytes int64) (victims []holder) {
 	return victims
 }
 
-// sourceByName is the source of the client that the record names.
+// sourceByName is the source of the client in the record.
 func (s *session) sourceByName() policy.Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +217,7 @@ func (s *session) sourceByName() policy.Source {
 	return policy.SourceOf(at.Addr())
 }
 
-// giveUpForMemory ends the session.
+// giveUpForMemory stops the session for errMemory.
 func (s *session) giveUpForMemory(m *memory) {
 	m.mu.Lock()
 	if _, ok := m.waiting[s]; ok {
@@ -224,7 +228,7 @@ func (s *session) giveUpForMemory(m *memory) {
 	s.stop(errMemory)
 }
 
-// metered counts what is read from a side of a dialogue as held for a session.
+// metered counts the bytes read from one side of a dialogue as held by a session.
 type metered struct {
 	io.ReadWriter
 	session *session
@@ -238,7 +242,7 @@ func (c *metered) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// meteredConn is metered for a whole connection.
+// meteredConn is metered for a net.Conn.
 type meteredConn struct {
 	net.Conn
 	session *session

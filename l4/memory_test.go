@@ -39,8 +39,8 @@ func TestLargest(t *testing.T) {
 		{301 * k, "larger"},
 		{301*k + 1, "larger large"},
 		{701 * k, "larger large other old"},
-		{720 * k, "larger large other old honest"}, // of what is usual, age decides
-		{650 * k, "larger large other"},            // of the source that holds most
+		{720 * k, "larger large other old honest"}, // among usual ones, age decides
+		{650 * k, "larger large other"},            // from the source that holds most
 		{9999 * k, "larger large other old honest young"},
 	} {
 		var got []string
@@ -70,7 +70,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 		t.Errorf("a hello of 64 KiB: %+v", r)
 	}
 	long := cert
-	for len(long.Certificate) < 500 { // of some 400 bytes each
+	for len(long.Certificate) < 500 { // about 400 bytes each
 		long.Certificate = append(long.Certificate, cert.Certificate[0])
 	}
 	conn := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{long}})
@@ -82,7 +82,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 	ping(t, tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
 }
 
-// pour writes for as long as its client takes it.
+// pour writes as long as the client accepts bytes.
 func pour(c *net.TCPConn) {
 	for b := make([]byte, 64<<10); ; {
 		if _, err := c.Write(b); err != nil {
@@ -91,8 +91,8 @@ func pour(c *net.TCPConn) {
 	}
 }
 
-// Clients that do not read hold no more than the bound, together. Those that moved no
-// byte for the longest time end; others go on.
+// Clients that do not read hold no more than the bound in total. The sessions that have
+// moved no byte for the longest time end; others continue.
 func TestSlowReadersAreBounded(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tls %v", secure), func(t *testing.T) {
@@ -134,8 +134,7 @@ func TestSlowReadersAreBounded(t *testing.T) {
 	}
 }
 
-// A crowd of handshakes ends no relayed session, though that holds more than each of
-// them.
+// Many handshakes end no relayed session, even if that holds more than each of them.
 func TestCrowdOfHandshakesEndsNoSlowReader(t *testing.T) {
 	cfg, _, _ := tlsListener(t, backend(t, echo))
 	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "plain", Address: "127.0.0.1:0", Upstream: "flood"})
@@ -157,7 +156,7 @@ func TestCrowdOfHandshakesEndsNoSlowReader(t *testing.T) {
 	}
 }
 
-// A client that says much before it says where to is bounded as well.
+// The bytes that a client sends before it names its destination are bounded as well.
 func TestRequestsCountAsHeld(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"connect": {Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Request: RequestConnect, Upstream: "up"}}},
@@ -182,8 +181,8 @@ func TestRequestsCountAsHeld(t *testing.T) {
 	}
 }
 
-// Sessions that reach the relay while others are ended for memory end none of them but
-// themselves: nobody waits for anybody.
+// Sessions that reach the relay while others are ended for memory end no other session,
+// and no session waits for another.
 func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
 	cfg.MaxMemory = 6 * leaveCost
@@ -198,7 +197,7 @@ func TestMemoryIsRelievedWhileSessionsAreRelayed(t *testing.T) {
 					continue // ended before it was connected
 				}
 				c.SetDeadline(time.Now().Add(bound))
-				tls.Client(c, client).Write([]byte("x")) // served, or ended by the limit
+				tls.Client(c, client).Write([]byte("x")) // served, or ended for memory
 				c.Close()
 			}
 		})

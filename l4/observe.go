@@ -10,7 +10,7 @@ import (
 	"ambassador/policy"
 )
 
-// Phase is a part of establishing a connection that is timed on its own.
+// Phase is a part of establishing a connection that is timed separately.
 type Phase string
 
 // The phases of one connection to an upstream.
@@ -23,63 +23,66 @@ const (
 	PhaseTotal    Phase = "total"
 )
 
-// Observer is told of what happens, for metrics. A nil field is not called. Its
-// functions are called from many goroutines and must not block.
+// Observer receives events, for metrics. A nil field is not called. Its functions are
+// called from many goroutines and must not block.
 type Observer struct {
-	// Opened: a connection was accepted.
+	// Opened is called when a connection was accepted.
 	Opened func(listener string)
-	// Ended: a session is over; the record is final and not changed any more.
+	// Ended is called when a session is over. The record is final and does not change.
 	Ended func(*outcome.Record)
-	// Ruled: a rule of the listener has decided; of none that did, rule is empty.
+	// Ruled is called when a listener's rules have decided. rule is empty if no rule
+	// matched.
 	Ruled func(listener, rule string, verdict policy.Verdict)
-	// Attempt: an attempt to reach the upstream settled; outcome.OK is success.
+	// Attempt is called when an attempt to reach the upstream has settled; outcome.OK
+	// is success.
 	Attempt func(upstream string, reason outcome.Reason)
-	// Phase: a phase that went well took so long.
+	// Phase is called after a phase that succeeded, with its duration.
 	Phase func(upstream string, phase Phase, d time.Duration)
-	// Preconnect: a session asked for a ready connection, where the upstream keeps
-	// some, and got one or not.
+	// Preconnect is called when a session asks an upstream that has preconnected
+	// connections for one, with the result.
 	Preconnect func(upstream string, result PreconnectResult)
-	// AcceptPaused: accepting pauses because descriptors or memory ran out.
+	// AcceptPaused is called when accepting pauses because descriptors or memory ran
+	// out.
 	AcceptPaused func(listener string)
-	// Panicked: a part, one of Parts, has survived a panic.
+	// Panicked is called when a part, one of Parts, has recovered from a panic.
 	Panicked func(part string)
 }
 
-// Traffic is what one listener and upstream have moved, live sessions included.
-// The byte counts never go down while the process lives.
+// Traffic is what one listener has moved for one upstream, live sessions included. The
+// byte counts never decrease while the process lives.
 type Traffic struct {
 	Listener, Upstream string
 	Active             int
 	Up, Down           int64
 }
 
-// Stalls is how long single events have kept other sessions waiting; see relay.Stalls.
+// Stalls is how long single events delayed other sessions; see relay.Stalls.
 type Stalls = relay.Stalls
 
 // StallBounds are the upper bounds of Stalls.Counts.
 var StallBounds = relay.StallBounds
 
-// Stalls is how long the events of the engine's loops have taken since the start.
+// Stalls returns how long events on the engine's loops have taken since the start.
 func (s *Server) Stalls() Stalls { return s.engine.Stalls() }
 
-// recentRecords is how many ended sessions are kept for `why`: at about 600
-// bytes each they cost 2.5 MB.
+// recentRecords is how many ended sessions are kept for the command why. At about 600
+// bytes each they take 2.5 MB.
 const recentRecords = 4096
 
 const (
-	recordBlock = 64       // records; recentRecords is a multiple
-	recordText  = 16 << 10 // bytes; the strings of about as many
+	recordBlock = 64       // records; recentRecords is a multiple of it
+	recordText  = 16 << 10 // bytes; about the strings of recordBlock records
 )
 
-// recent is a ring of the last ended sessions. They are copied into memory of their
-// own, strings included: each string would otherwise keep the page where it was made,
-// which is full of what its session has left behind.
+// recent is a ring of the last ended sessions. Records are copied into memory of their
+// own, strings included. Otherwise each string would keep its page in use, and that
+// page is full of what the session has left behind.
 type recent struct {
 	mu     sync.Mutex
-	blocks []*[recordBlock]outcome.Record // guarded by mu; as many as there were sessions for
-	count  int                            // guarded by mu; of records in blocks
-	next   int                            // guarded by mu; where the next goes, over the oldest once count is full
-	text   strings.Builder                // guarded by mu; the strings of the newest, never grown once some refer to it
+	blocks []*[recordBlock]outcome.Record // guarded by mu; allocated as sessions end
+	count  int                            // guarded by mu; number of records in blocks
+	next   int                            // guarded by mu; index for the next record, the oldest one once the ring is full
+	text   strings.Builder                // guarded by mu; the strings of the newest records; never grown while records refer to it
 }
 
 func (r *recent) add(rec *outcome.Record) {
@@ -95,16 +98,16 @@ func (r *recent) add(rec *outcome.Record) {
 	r.count = min(r.count+1, recentRecords)
 }
 
-// at is a place of the ring, with mu held.
+// at returns the record at index i of the ring. mu is held.
 func (r *recent) at(i int) *outcome.Record { return &r.blocks[i/recordBlock][i%recordBlock] }
 
-// keep is the same string in the ring's memory, with mu held.
+// keep copies s into the ring's memory. mu is held.
 func (r *recent) keep(s string) string {
 	if s == "" {
 		return ""
 	}
 	if r.text.Cap()-r.text.Len() < len(s) {
-		r.text.Reset() // the old text lives as long as its records
+		r.text.Reset() // the old text stays as long as records refer to it
 		r.text.Grow(max(recordText, len(s)))
 	}
 	from := r.text.Len()

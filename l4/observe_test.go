@@ -20,8 +20,8 @@ func TestRecentKeepsTheLast(t *testing.T) {
 	}
 }
 
-// Records keep nothing of where their strings were made, and nobody writes over
-// those that somebody has listed.
+// Kept records do not keep the memory in which their strings were made, and records
+// that were listed are not overwritten.
 func TestRecentCopiesStrings(t *testing.T) {
 	var r recent
 	cause := strings.Repeat("c", 3*recordText)

@@ -13,9 +13,9 @@ import (
 // originalDst6 is SO_ORIGINAL_DST for IPv6 (linux/netfilter_ipv6/ip6_tables.h).
 const originalDst6 = 80
 
-// originalDestination is where the client of a TCP connection wanted to go before
-// it was redirected to us. Of a connection that was not, it is our own address, or
-// an error: the caller has to look whether it is one of ours.
+// originalDestination is the address that the client of a TCP connection connected to
+// before it was redirected to us. If the connection was not redirected, it is our own
+// address, or an error: the caller must check whether the address is ours.
 func originalDestination(conn net.Conn) (at netip.AddrPort, err error) {
 	client, ok := conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
@@ -37,8 +37,9 @@ func originalDestination(conn net.Conn) (at netip.AddrPort, err error) {
 	return at, nil
 }
 
-// originalOf asks the kernel. The answer is a sockaddr of the family that was asked
-// for, which has room in that of the one option that x/sys can get with an address.
+// originalOf asks the kernel. The answer is a sockaddr of the address family that was
+// asked for. It fits into the result of the only x/sys function that returns an option
+// with an address.
 func originalOf(fd int, four bool) (netip.AddrPort, error) {
 	level, option := unix.SOL_IP, unix.SO_ORIGINAL_DST
 	if !four {
@@ -52,7 +53,7 @@ func originalOf(fd int, four bool) (netip.AddrPort, error) {
 	if !four {
 		return netip.AddrPortFrom(netip.AddrFrom16(info.Addr.Addr).Unmap(), port), nil
 	}
-	var addr [4]byte // where IPv6 has its flow
+	var addr [4]byte // the IPv4 address is where the IPv6 sockaddr has its flow info
 	binary.NativeEndian.PutUint32(addr[:], info.Addr.Flowinfo)
 	return netip.AddrPortFrom(netip.AddrFrom4(addr), port), nil
 }

@@ -16,9 +16,9 @@ import (
 	"ambassador/l4/relay"
 )
 
-// inNamespace puts the rest of the test into a network namespace of its own, which
-// has an address and everything else on its loopback interface. Only what the
-// test's own goroutine opens is in it.
+// inNamespace puts the rest of the test into a network namespace of its own. Its
+// loopback interface has an address and carries all traffic. Only sockets that the
+// test's own goroutine opens are in the namespace.
 func inNamespace(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -46,8 +46,8 @@ func nft(t *testing.T, rules string) {
 	}
 }
 
-// unable ends a test that lacks something: a failure where all that the tests need
-// must be there.
+// unable skips a test that lacks a requirement. It fails the test where all
+// requirements must be met.
 func unable(t *testing.T, what string) {
 	t.Helper()
 	if os.Getenv("AMBASSADOR_REQUIRE_SERVERS") == "1" {
@@ -56,8 +56,8 @@ func unable(t *testing.T, what string) {
 	t.Skip(what)
 }
 
-// Where redirected clients wanted to go, for sockets of both kinds; and of one that
-// was not redirected.
+// The original destination of redirected clients, for sockets of both kinds, and of a
+// client that was not redirected.
 func TestOriginalDestination(t *testing.T) {
 	inNamespace(t)
 	e := relay.New()
@@ -108,7 +108,7 @@ func TestOriginalDestinationOfAUnixSocket(t *testing.T) {
 	}
 }
 
-// unixPair is a connection by a unix socket.
+// unixPair is a connection over a unix socket.
 func unixPair(t *testing.T) (near, far net.Conn) {
 	t.Helper()
 	l, err := net.Listen("unix", t.TempDir()+"/s")
@@ -126,7 +126,7 @@ func unixPair(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
-// Who is at the other end of a unix socket, as it was when it connected.
+// The user at the other end of a unix socket, at the time it connected.
 func TestPeerUID(t *testing.T) {
 	near, _ := unixPair(t)
 	if uid, ok := peerUID(near); !ok || int(uid) != os.Getuid() {
@@ -140,7 +140,7 @@ func TestPeerUID(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("to be somebody else needs root")
 	}
-	dir, err := os.MkdirTemp("", "uid") // T.TempDir is closed to others
+	dir, err := os.MkdirTemp("", "uid") // other users cannot enter T.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,8 +162,8 @@ func TestPeerUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	// Of this thread only, which package syscall would not do. The kernel notes the
-	// effective user.
+	// This changes only this thread, which package syscall would not do. The kernel
+	// records the effective user.
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 4711, ^uintptr(0)); errno != 0 {
 		t.Skipf("setresuid: %v", errno)
 	}

@@ -13,26 +13,26 @@ import (
 	"ambassador/l4/task"
 )
 
-// parkedSessions are the sessions of a route whose client has to speak and has not
-// finished, the one with the first handshake deadline first. A session that is parked
-// before the first byte holds no goroutine, no stack and no place in Go's poller: only
-// its socket, which an engine's loop watches, and its place here.
+// parkedSessions holds the sessions of a route whose client has to speak and has not
+// finished, in the order of their handshake deadlines. A session that is parked before
+// the first byte has no goroutine, no stack and no entry in Go's poller. It only has
+// its socket, which an engine's loop watches, and its element in this list.
 type parkedSessions struct {
 	mu    sync.Mutex
-	all   list.List   // guarded by mu; of *session, in the order of their deadlines
-	timer *time.Timer // guarded by mu; nil before the first
-	armed bool        // guarded by mu; the timer runs
+	all   list.List   // guarded by mu; of *session, in the order of their handshake deadlines
+	timer *time.Timer // guarded by mu; nil before the first session
+	armed bool        // guarded by mu; the timer is running
 }
 
-// errSilent is the end of a client that sends nothing.
+// errSilent ends a session whose client sends nothing.
 var errSilent = errors.New("the client sent nothing before timeouts.handshake")
 
 // park lets a session wait without a goroutine for the first byte of a client that has
-// to speak. The session is then run by wake, or ended by stop or at its handshake
-// deadline, and the caller must not use it any more. False: it has to run now.
+// to speak. After true, the caller must not use the session: wake runs it, or stop or
+// the handshake deadline ends it. After false, the caller must run it now.
 func (s *session) park() bool {
 	cfg := &s.route.cfg
-	if !cfg.speaksFirst() && !cfg.SNI || cfg.proxied() && !s.fromProxy() { // a client that is refused is refused at once
+	if !cfg.speaksFirst() && !cfg.SNI || cfg.proxied() && !s.fromProxy() { // others are refused at once
 		return false
 	}
 	socket, ok := s.downstream.conn.(awaiter)
@@ -43,8 +43,8 @@ func (s *session) park() bool {
 	return s.await(socket, nil)
 }
 
-// unpark ends the wait, for the first caller. It returns the suspended task; nil: the
-// session has not run yet.
+// unpark ends the wait. Only the first caller gets ok. It returns the suspended task;
+// nil if the session has not run yet.
 func (s *session) unpark() (t *task.Task, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +53,8 @@ func (s *session) unpark() (t *task.Task, ok bool) {
 	return t, ok
 }
 
-// unlist gives up the session's place: its client has finished, or sends no more.
+// unlist removes the session from the route's list, after its client has finished or
+// will send no more.
 func (s *session) unlist() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,8 +64,8 @@ func (s *session) unlist() {
 	}
 }
 
-// wake resumes a session whose client has sent something, or has closed. The loop
-// calls it.
+// wake resumes a session whose client has sent something or has closed. The loop calls
+// it.
 func (s *session) wake() {
 	if t, ok := s.unpark(); ok {
 		s.resume(t)
@@ -80,8 +81,8 @@ func (s *session) resume(t *task.Task) {
 	s.server.tasks.Run(s.server.ctx, s)
 }
 
-// suspend lets a session on a loop wait without a goroutine for more of what its client
-// has begun to send. False: wait in another way.
+// suspend lets a session on a loop wait without a goroutine for more bytes from its
+// client. If it returns false, the caller has to wait in another way.
 func (s *session) suspend(ctx context.Context, socket awaiter) bool {
 	return task.Suspend(ctx, func(t *task.Task) bool {
 		if !s.suspendedBefore {
@@ -92,11 +93,12 @@ func (s *session) suspend(ctx context.Context, socket awaiter) bool {
 	})
 }
 
-// await parks the session: to run, or to resume with t.
+// await parks the session. When the client sends something, the session resumes with t,
+// or runs if t is nil.
 func (s *session) await(socket awaiter, t *task.Task) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// After the deadline the session may have lost its place.
+	// After its handshake deadline the session may already be off the list.
 	if s.stopped != nil || s.server.ctx.Err() != nil || !time.Now().Before(s.handshakeDeadline()) || !socket.Await(s.wake) {
 		return false
 	}
@@ -107,20 +109,20 @@ func (s *session) await(socket awaiter, t *task.Task) bool {
 	return true
 }
 
-// awaiter is a socket that a loop can wait for.
+// awaiter is a socket that an event loop can watch.
 type awaiter interface {
 	Await(f func()) bool
 	ReadNow(b []byte) (n int, err error, ok bool)
 }
 
-// suspendingConn is the client's connection for a reader on a loop: the session is
-// suspended until there is something to read.
+// suspendingConn is the client's connection for a session on a loop. Read suspends the
+// session until there is something to read.
 type suspendingConn struct {
 	awaiter
 	net.Conn
 	session *session
 	ctx     context.Context
-	took    int // bytes that were read
+	took    int // bytes read so far
 }
 
 func (c *suspendingConn) Read(b []byte) (int, error) {
@@ -140,11 +142,11 @@ func (c *suspendingConn) Read(b []byte) (int, error) {
 	}
 }
 
-// freeRead is how much of a request is not counted as held: as much as usual ones
-// have, which are over before they could hold anything.
+// freeRead is how many bytes of a request are not counted as held. Usual requests have
+// no more, and are over before they could hold anything.
 const freeRead = 2 << 10
 
-// count counts what was read as held by the session.
+// count counts n bytes that were read as held by the session.
 func (c *suspendingConn) count(n int) {
 	before := max(c.took, freeRead)
 	c.took += n
@@ -153,7 +155,7 @@ func (c *suspendingConn) count(n int) {
 	}
 }
 
-// add adds a session, and returns its place.
+// add adds a session, and returns its element.
 func (p *parkedSessions) add(s *session) *list.Element {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -168,8 +170,8 @@ func (p *parkedSessions) remove(at *list.Element) {
 	p.all.Remove(at)
 }
 
-// arm lets the timer fire for the first session. A timer that fires too early, since
-// its session has left, is cheaper than one for each session. Mu is held.
+// arm sets the timer for the first session. The session may leave before the timer
+// fires; that is cheaper than a timer for each session. mu is held.
 func (p *parkedSessions) arm(now time.Time) {
 	first := p.all.Front()
 	if first == nil || p.armed {
@@ -184,24 +186,24 @@ func (p *parkedSessions) arm(now time.Time) {
 	p.timer.Reset(wait)
 }
 
-// expire ends the sessions whose deadline has passed; those whose client need not
-// speak go on.
+// expire ends the sessions whose handshake deadline has passed. Sessions whose client
+// need not speak continue.
 func (p *parkedSessions) expire() {
 	now := time.Now()
 	for _, s := range p.due(now) {
 		switch t, ok := s.unpark(); {
 		case !ok:
-		case t != nil: // its next read fails with the deadline
+		case t != nil: // its next read returns the deadline error
 			s.resume(t)
 		case s.route.cfg.speaksFirst():
 			s.close(&outcome.Error{Stage: outcome.StageGreet, Reason: outcome.HandshakeTimeout, Err: errSilent})
-		default: // without a ClientHello for the rules
+		default: // continue without a ClientHello for the rules
 			s.resume(nil)
 		}
 	}
 }
 
-// due takes out the sessions whose deadline has passed.
+// due removes and returns the sessions whose handshake deadline has passed.
 func (p *parkedSessions) due(now time.Time) (out []*session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -213,5 +215,5 @@ func (p *parkedSessions) due(now time.Time) (out []*session) {
 	return out
 }
 
-// handshakeDeadline is when the client must have finished its part.
+// handshakeDeadline is when the client must have finished its part of the handshake.
 func (s *session) handshakeDeadline() time.Time { return s.rec.Start.Add(s.route.handshake()) }

@@ -14,8 +14,8 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// connect makes that many clients of the first listener, which cost this process no
-// more than a descriptor each.
+// connect makes many clients of the first listener, which cost this process only one
+// descriptor each.
 func connect(t testing.TB, server *Server, many int) {
 	t.Helper()
 	to := &unix.SockaddrInet4{Port: server.listeners[0].Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
@@ -37,8 +37,8 @@ func connect(t testing.TB, server *Server, many int) {
 	}
 }
 
-// A crowd that connects and says nothing is dropped when its time is up, none of it
-// for being a crowd, and its memory is free again.
+// Many clients that connect and send nothing end at their handshake deadline and not
+// before, and their memory is free again.
 func TestCrowdOfSilentClients(t *testing.T) {
 	parks(t)
 	if testing.Short() {
@@ -63,7 +63,7 @@ func TestCrowdOfSilentClients(t *testing.T) {
 		}
 	}
 	f.until("the last to be gone", func() bool { return f.active() == 0 })
-	f.recent = recent{} // which keeps the last 4096 records, whoever they are of
+	f.recent = recent{} // recent keeps the last 4096 records, of any client
 	after := memoryInUse()
 	t.Logf("%d silent clients: %d KiB, and %d KiB afterwards", many, (during-before)>>10, (after-before)>>10)
 	if after-before > 4<<20 {
@@ -71,7 +71,7 @@ func TestCrowdOfSilentClients(t *testing.T) {
 	}
 }
 
-// What a client costs that has connected and says nothing.
+// The memory cost of a client that has connected and sent nothing.
 func BenchmarkSilentClients(b *testing.B) {
 	cfg := oneUpstream("127.0.0.1:1")
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
@@ -105,7 +105,7 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// What a session costs on a listener with TLS, from connect to close.
+// The cost of a session on a TLS listener, from connect to close.
 func BenchmarkTerminatedSession(b *testing.B) {
 	cert, _ := selfSigned(b)
 	cfg := oneUpstream(backend(b, echo))

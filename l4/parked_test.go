@@ -25,7 +25,7 @@ func (f *fixture) parked() (n int) {
 	return n
 }
 
-// places is how many sessions have one among the parked ones of the first listener.
+// places is how many sessions are in the first listener's list of parked sessions.
 func (f *fixture) places() int {
 	q := &f.listeners[0].route.Load().parked
 	q.mu.Lock()
@@ -33,7 +33,7 @@ func (f *fixture) places() int {
 	return q.all.Len()
 }
 
-// parks skips a test where sessions wait with goroutines.
+// parks skips a test on systems where waiting sessions have goroutines.
 func parks(t *testing.T) {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Getenv("AMBASSADOR_TEST_RELAY") != "" {
@@ -41,8 +41,8 @@ func parks(t *testing.T) {
 	}
 }
 
-// Clients that say nothing hold no goroutine, and are served, told apart and ended
-// as everybody else.
+// Clients that send nothing hold no goroutine. They are served, distinguished and ended
+// like all other clients.
 func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	parks(t)
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
@@ -93,7 +93,8 @@ func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	}
 }
 
-// Who says nothing is dropped when its time is up, and leaves nothing behind.
+// A session whose client sends nothing ends at its handshake deadline and leaves
+// nothing behind.
 func TestSilentClientsAreDropped(t *testing.T) {
 	cfg, _, _ := tlsListener(t, backend(t, echo))
 	const patience = 300 * time.Millisecond
@@ -115,7 +116,7 @@ func TestSilentClientsAreDropped(t *testing.T) {
 	}
 }
 
-// The time of a client that has said one word is up at the same moment as before.
+// A client's first bytes do not extend its handshake deadline.
 func TestPatienceIsForTheWholeGreeting(t *testing.T) {
 	cfg, _, _ := tlsListener(t, backend(t, echo))
 	const patience = 400 * time.Millisecond
@@ -130,7 +131,7 @@ func TestPatienceIsForTheWholeGreeting(t *testing.T) {
 	}
 }
 
-// Silent clients count for the limits, and give their place back.
+// Silent clients count for the limits, and release their slot.
 func TestSilentClientsCount(t *testing.T) {
 	cfg, _, _ := tlsListener(t, backend(t, echo))
 	cfg.MaxSessions = 2
@@ -150,7 +151,7 @@ func TestSilentClientsCount(t *testing.T) {
 	f.until("another to wait", func() bool { return f.active() == 2 })
 }
 
-// A drain does not wait for clients that say nothing.
+// A drain does not wait for clients that send nothing.
 func TestDrainEndsSilentClients(t *testing.T) {
 	parks(t)
 	cfg, _, _ := tlsListener(t, backend(t, echo))

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerUID is the user of the process that connected to a unix socket; false for
-// other connections, and where the system does not tell.
+// peerUID is the user of the process that connected to a unix socket. It returns false
+// for other connections, and if the system does not report the user.
 func peerUID(conn net.Conn) (uint32, bool) {
 	c, ok := conn.(*net.UnixConn)
 	if !ok {

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerUID is the user of the process that connected to a unix socket, as it was
-// then; false for other connections, and where the system does not tell. Who is in
-// another user namespace than ours is the overflow user, 65534.
+// peerUID is the user of the process that connected to a unix socket, at the time it
+// connected. It returns false for other connections, and if the system does not report
+// the user. A user of another user namespace is reported as the overflow user, 65534.
 func peerUID(conn net.Conn) (uint32, bool) {
 	c, ok := conn.(*net.UnixConn)
 	if !ok {

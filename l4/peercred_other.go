@@ -4,6 +4,6 @@ package l4
 
 import "net"
 
-// peerUID is the user of the process that connected to a unix socket, which this
-// system does not tell.
+// peerUID always returns false: this system does not report the user of the process
+// that connected to a unix socket.
 func peerUID(net.Conn) (uint32, bool) { return 0, false }

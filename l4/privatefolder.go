@@ -10,18 +10,18 @@ import (
 	"syscall"
 )
 
-// privateFolder is a new folder that only we may enter, so that nobody else can
-// replace what is in it: mode and owner of a socket are changed there. Changing
-// them by the socket's path would follow a link that another user has put there,
-// and a socket's descriptor does not reach its file. The folder is reached by
-// descriptor: a user who may rename it cannot put another one into its place.
+// privateFolder is a new folder that only this user may enter, so that no other user
+// can replace a file in it. The mode and owner of a socket are changed there. A change
+// by the socket's path would follow a link that another user has put there, and a
+// socket's descriptor does not refer to its file. The folder is accessed by descriptor:
+// a user who may rename it cannot substitute another one.
 type privateFolder struct {
 	parent, own *os.Root
-	name        string // in parent
-	file        string // the one in own; in parent it has the same name
+	name        string // the folder's name in parent
+	file        string // the file's name in own and in parent
 }
 
-// newPrivateFolder makes a folder beside the file at path, for that file. The caller
+// newPrivateFolder creates a folder beside the file at path, for that file. The caller
 // removes it.
 func newPrivateFolder(path string) (*privateFolder, error) {
 	root, err := os.OpenRoot(filepath.Dir(path))
@@ -43,7 +43,7 @@ func newPrivateFolder(path string) (*privateFolder, error) {
 	return f, nil
 }
 
-// check makes sure that the folder is the one that was made.
+// check verifies that the folder is the one that was created.
 func (f *privateFolder) check() error {
 	info, err := f.own.Stat(".")
 	if err != nil {
@@ -59,14 +59,14 @@ func (f *privateFolder) check() error {
 	return nil
 }
 
-// path is that of the folder.
+// path is the folder's path.
 func (f *privateFolder) path() string { return filepath.Join(f.parent.Name(), f.name) }
 
-// inside is the file in the folder, as parent knows it.
+// inside is the file's path in the folder, relative to parent.
 func (f *privateFolder) inside() string { return f.name + "/" + f.file }
 
-// guard changes the mode and owner of the file in the folder, which is made's. In
-// between it lets in nobody who is not let in by both.
+// guard changes the mode and owner of the file in the folder; made describes that file
+// as created. Meanwhile it gives access only to users that both configurations allow.
 func (f *privateFolder) guard(made fs.FileInfo, from, to SocketConfig) error {
 	if err := f.own.Chmod(f.file, from.mode()&to.mode()); err != nil {
 		return err
@@ -80,14 +80,14 @@ func (f *privateFolder) guard(made fs.FileInfo, from, to SocketConfig) error {
 	return f.own.Chmod(f.file, to.mode())
 }
 
-// remove deletes the folder with what is left in it.
+// remove deletes the folder and what is left in it.
 func (f *privateFolder) remove() {
 	f.own.Remove(f.file)
 	f.close()
 }
 
-// close deletes the empty folder. If another process has put a link in its place, it
-// deletes the link, and nothing behind it.
+// close deletes the empty folder. If another process has replaced the folder with a
+// link, close deletes the link and not its target.
 func (f *privateFolder) close() {
 	if f.own != nil {
 		f.own.Close()

@@ -12,22 +12,22 @@ import (
 	"ambassador/policy"
 )
 
-// ProxyVersion is a version of the PROXY protocol. Zero: no header is sent.
+// ProxyVersion is a version of the PROXY protocol. If zero, no header is sent.
 type ProxyVersion byte
 
-// The versions: a line of text, and a binary header that can describe TLS.
+// The versions: 1 is a line of text, 2 a binary header that can describe TLS.
 const (
 	ProxyV1 ProxyVersion = 1
 	ProxyV2 ProxyVersion = 2
 )
 
-// fromProxy says whether the peer is one of the proxies before us.
+// fromProxy reports whether the peer is one of the proxies in ProxyFrom.
 func (s *session) fromProxy() bool {
 	peer := clientIP(s.downstream.conn)
 	return slices.ContainsFunc(s.route.cfg.ProxyFrom, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
-// proxied reads the header of the proxy before us, which names the client.
+// proxied reads the PROXY header, which names the client.
 func (s *session) proxied(ctx context.Context) error {
 	fail := func(reason outcome.Reason, err error) error {
 		return &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
@@ -49,8 +49,8 @@ func (s *session) proxied(ctx context.Context) error {
 	return s.become(policy.SourceOf(h.Source.Addr()))
 }
 
-// proxyHeader is the PROXY header that names the session's client to its upstream; nil:
-// the upstream wants none.
+// proxyHeader is the PROXY header that names the session's client to its upstream; nil
+// if the upstream expects none.
 func (s *session) proxyHeader() ([]byte, error) {
 	if s.upstream.cfg.ProxyProtocol == 0 {
 		return nil, nil
@@ -58,7 +58,7 @@ func (s *session) proxyHeader() ([]byte, error) {
 	return s.downstream.origin().Format(byte(s.upstream.cfg.ProxyProtocol))
 }
 
-// announce sends the PROXY header, before anything else.
+// announce sends the PROXY header before any other byte.
 func (c *upstreamConn) announce(ctx context.Context) error {
 	start := time.Now()
 	header := c.header

@@ -21,7 +21,7 @@ import (
 	"ambassador/l4/preface"
 )
 
-// The beginnings of version 2: signature, command and family.
+// The first bytes of version 2: signature, command and family.
 var (
 	v2Signature = string(proxyproto.SIGV2)
 	v2TCP4      = v2Signature + "\x21\x11"
@@ -29,8 +29,8 @@ var (
 	v4Addresses = "\x01\x02\x03\x04\x0a\x00\x00\x07\xc8\x00\x15\x38" // 1.2.3.4:51200 → 10.0.0.7:5432
 )
 
-// proxyBackend reads PROXY headers, and answers with the source; the headers go
-// to the channel.
+// proxyBackend reads PROXY headers and sends them to headers; it answers with the
+// source.
 func proxyBackend(t *testing.T) (addr string, headers chan *proxyproto.Header) {
 	headers = make(chan *proxyproto.Header, 9)
 	return backend(t, func(c *net.TCPConn) {
@@ -72,7 +72,7 @@ func TestProxyHeaderGoesUpstream(t *testing.T) {
 
 func shortFolder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "l4") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "l4") // t.TempDir is too long for a unix socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func shortFolder(t *testing.T) string {
 	return dir
 }
 
-// Who has proved his name to us is known upstream by it; the header comes before
+// The upstream learns the principal that a client has proved to us. The header precedes
 // the upstream's own TLS, whose handshake does not wait for the client.
 func TestProxyHeaderTellsOfTLS(t *testing.T) {
 	upstreamCert, upstreamPool := selfSigned(t)
@@ -102,7 +102,7 @@ func TestProxyHeaderTellsOfTLS(t *testing.T) {
 	}
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "x"}
-	for _, want := range []uint8{7, 5} { // on this connection, then by a session
+	for _, want := range []uint8{7, 5} { // first by this connection, then by a session
 		ping(t, tls.Client(f.client(0), client))
 		tlvs, err := (<-headers).TLVs()
 		if err != nil || len(tlvs) != 1 {
@@ -117,7 +117,7 @@ func TestProxyHeaderTellsOfTLS(t *testing.T) {
 	}
 }
 
-// readOurs reads a header of version 2 and not a byte more.
+// readOurs reads a version 2 header, and no byte more.
 func readOurs(r io.Reader) (*proxyproto.Header, error) {
 	text := make([]byte, 16) // signature, command, family, length
 	if _, err := io.ReadFull(r, text); err != nil {
@@ -130,7 +130,7 @@ func readOurs(r io.Reader) (*proxyproto.Header, error) {
 	return proxyproto.Read(bufio.NewReader(bytes.NewReader(text)))
 }
 
-// Probes are made for nobody.
+// The PROXY header of a probe says LOCAL.
 func TestProbesSayLocal(t *testing.T) {
 	addr, headers := proxyBackend(t)
 	cfg := oneUpstream(addr)
@@ -142,15 +142,15 @@ func TestProbesSayLocal(t *testing.T) {
 	}
 }
 
-// behind is a server whose listener is behind a proxy on this host.
+// behind is a server whose listener accepts a proxy on this host.
 func behind(t *testing.T, upstream string) Config {
 	cfg := oneUpstream(upstream)
 	cfg.Listeners[0].ProxyFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	return cfg
 }
 
-// A proxy before us is believed; what comes with its header is the session's, and
-// goes on upstream.
+// The header of a trusted proxy counts: its fields become the session's and are passed
+// upstream.
 func TestProxyHeaderFromDownstream(t *testing.T) {
 	addr, headers := proxyBackend(t)
 	cfg := behind(t, addr)
@@ -180,7 +180,7 @@ func TestProxyHeaderFromDownstream(t *testing.T) {
 	}
 }
 
-// TLS begins behind the header.
+// TLS begins after the header.
 func TestProxyHeaderBeforeTLS(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, backend(t, echo))
 	cfg.Listeners[0].ProxyFrom = behind(t, "127.0.0.1:1").Listeners[0].ProxyFrom
@@ -228,7 +228,7 @@ func TestProxiesThatAreNotExpected(t *testing.T) {
 }
 
 // per_client counts an IPv6 client by its /64, since a host can use every address of
-// it, and an IPv4-mapped address as IPv4.
+// it. It counts an IPv4-mapped address as IPv4.
 func TestLimitPerClientOfIPv6(t *testing.T) {
 	cfg := behind(t, backend(t, echo))
 	cfg.Listeners[0].Limits.PerClient = 1
@@ -250,7 +250,7 @@ func TestLimitPerClientOfIPv6(t *testing.T) {
 	}
 }
 
-// per_client counts those whom the proxy names, and not the proxy.
+// per_client counts the clients that the proxy names, not the proxy.
 func TestLimitPerClientBehindAProxy(t *testing.T) {
 	cfg := behind(t, backend(t, echo))
 	cfg.Listeners[0].Limits.PerClient = 1
@@ -288,8 +288,8 @@ func TestProxyProtocolAndPreconnect(t *testing.T) {
 	}
 }
 
-// Of a redirected connection the header tells where it went, and not where it was
-// redirected to.
+// The header of a redirected connection has its original destination, not the address
+// that it was redirected to.
 func TestProxyHeaderOfARedirectedClient(t *testing.T) {
 	c, err := net.Dial("tcp", backend(t, echo))
 	if err != nil {

@@ -6,18 +6,18 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// isCurrent says whether the session's route is the one that its listener has now.
+// isCurrent reports whether the session's route is still the listener's.
 func (s *session) isCurrent() bool {
 	l := s.route.listener
 	return l.route.Load() == s.route && !l.removed.Load()
 }
 
-// renewRoute lets a session whose client has said its part be judged by the
-// configuration in use, though it was accepted by an older one: who was connected before
-// a reload must not get past the new rules. Where the client was greeted otherwise than
-// it would be now, the session ends: what it proved or said was an answer to another
-// question. That and a listener that is gone are outcome.NoRoute, and connecting again
-// helps. The caller is the session's run, after greet, when no silence has the session.
+// renewRoute moves a session whose greeting is complete to the configuration in use, if
+// it was accepted under an older one. A client that connected before a reload must not
+// bypass the new rules. If the listener now greets clients differently, the session
+// ends: what the client proved or said answered another question. That case and a
+// removed listener are outcome.NoRoute, and the client can connect again. Only Run
+// calls renewRoute, after greet, when the session is not parked.
 func (s *session) renewRoute() *outcome.Error {
 	if s.isCurrent() {
 		return nil
@@ -36,8 +36,8 @@ func (s *session) renewRoute() *outcome.Error {
 	return nil
 }
 
-// outdated is what has become of the listener since it greeted the client, where that
-// counts for nothing now; empty if it does.
+// outdated says what a reload has done to the listener so that the client's greeting no
+// longer counts; empty if it still does.
 func (s *session) outdated(now *route) string {
 	switch {
 	case s.route.listener.removed.Load():

@@ -16,7 +16,7 @@ import (
 	"ambassador/policy"
 )
 
-// change applies the configuration with a changed listener.
+// change applies the configuration with one listener changed.
 func (f *fixture) change(cfg Config, change func(*ListenerConfig)) {
 	f.t.Helper()
 	cfg.Listeners = slices.Clone(cfg.Listeners)
@@ -26,15 +26,16 @@ func (f *fixture) change(cfg Config, change func(*ListenerConfig)) {
 	}
 }
 
-// toLocalhost is a whole request in SOCKS5 without a login, for the port of an address.
+// toLocalhost is a complete SOCKS5 request without a login, for the port of at.
 func toLocalhost(t *testing.T, at string) string {
 	t.Helper()
 	ap := netip.MustParseAddrPort(at)
 	return "\x05\x01\x00" + "\x05\x01\x00\x03\x09localhost" + string([]byte{byte(ap.Port() >> 8), byte(ap.Port())})
 }
 
-// A client that is waited for over a reload is judged by what is in use when it has
-// said its part, and not by what was when it connected.
+// A client that is still in its greeting at a reload is judged by the configuration in
+// use when the greeting is complete. The configuration in use when it connected does
+// not count.
 func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 	parks(t)
 	one := backend(t, echo)
@@ -60,7 +61,7 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 		{"another greeting", func(c *ListenerConfig) { c.Greeting = "SOCKS5 in TLS" }, 2, outcome.NoRoute, "", "a reload has changed listener in since the client connected"},
 		{"users", func(c *ListenerConfig) { c.Users = userNamed(t, "a") }, 2, outcome.NoRoute, "", "a reload has changed listener in"},
 		{"another address", func(c *ListenerConfig) { c.Address = "127.0.0.2:0" }, 2, outcome.NoRoute, "", "a reload has removed listener in"},
-		{"another name", func(c *ListenerConfig) { c.Name = "renamed" }, 2, outcome.NoRoute, "", "a reload has removed listener in"}, // whose port the system chooses
+		{"another name", func(c *ListenerConfig) { c.Name = "renamed" }, 2, outcome.NoRoute, "", "a reload has removed listener in"}, // its port is chosen by the system
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := serve(t, Options{}, cfg)
@@ -101,7 +102,7 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 	}
 }
 
-// userNamed are users with one name, whose password is pw.
+// userNamed returns users with one name, whose password is pw.
 func userNamed(t *testing.T, name string) *htpasswd.Users {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte("pw"), bcrypt.MinCost)
@@ -115,8 +116,8 @@ func userNamed(t *testing.T, name string) *htpasswd.Users {
 	return htpasswd.New(list)
 }
 
-// The users in use when the client logs in decide, and a login ends with a reload that
-// changes them.
+// The users in use when the client logs in decide. A reload that changes them
+// invalidates a login before it.
 func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 	parks(t)
 	at := backend(t, echo)
@@ -169,7 +170,7 @@ func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 	}
 }
 
-// A reload that comes while a name is looked up for the old rules is not missed.
+// A reload during a lookup for the old rules is not missed.
 func TestAReloadDuringALookup(t *testing.T) {
 	z := &zone{hosts: map[string][]string{"db.test": {"127.0.0.1"}}}
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -178,7 +179,7 @@ func TestAReloadDuringALookup(t *testing.T) {
 	}
 	defer conn.Close()
 	asked, answer := make(chan bool, 100), make(chan struct{})
-	go func() { // ends with conn, and answers nothing before it may
+	go func() { // ends with conn; answers nothing before it may
 		buf := make([]byte, 4096)
 		for {
 			n, from, err := conn.ReadFrom(buf)

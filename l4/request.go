@@ -20,25 +20,25 @@ import (
 	"ambassador/l4/task"
 )
 
-// request is what a client has asked for in its own protocol, before anything is
-// dialled. Owned by one session.
+// request is a client's request in its own protocol, read before anything is dialled.
+// One session owns it.
 type request struct {
 	preface.Request
 	answer answerer // nil: the protocol has no answer
 }
 
-// answerer tells the client, in the protocol of its request, how that went. It
-// writes once, what a socket's buffer takes, and closes nothing.
+// answerer tells the client, in the protocol of its request, the result. It writes
+// once, no more than a socket's buffer takes, and closes nothing.
 type answerer interface {
-	// accept says that bytes flow from now on. Bound is our end of the connection to
-	// the upstream; the zero value where there is none to tell.
+	// accept says that bytes flow from now on. bound is our end of the connection to
+	// the upstream; the zero value if there is no address to report.
 	accept(w io.Writer, bound netip.AddrPort) error
-	// refuse says why they do not; nothing may follow it but the end.
+	// refuse says why no bytes flow. Only the close may follow it.
 	refuse(w io.Writer, e *outcome.Error) error
 }
 
-// readSOCKS5 reads a request. A client that is refused has got its reply, where SOCKS5
-// has one.
+// readSOCKS5 reads a request. On an error the client has been sent the reply, if SOCKS5
+// has one for it.
 func readSOCKS5(conn net.Conn, auth preface.Credentials, hints bool) (r request, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -52,8 +52,8 @@ func readSOCKS5(conn net.Conn, auth preface.Credentials, hints bool) (r request,
 	return request{asked, socksAnswer{}}, nil
 }
 
-// readConnect reads a request. A client that is refused has got the response, unless it
-// does not speak HTTP.
+// readConnect reads a request. On an error the client has been sent the response,
+// unless it does not speak HTTP.
 func readConnect(conn net.Conn, auth preface.Credentials, hints bool) (request, error) {
 	asked, answer, err := preface.ReadConnect(conn, auth, hints)
 	if err != nil {
@@ -66,7 +66,8 @@ func readConnect(conn net.Conn, auth preface.Credentials, hints bool) (request, 
 	return request{asked, connectAnswer{answer}}, nil
 }
 
-// requestError is a request that cannot be served, whatever the rules say.
+// requestError classifies the error of a request that cannot be served, whatever the
+// rules say.
 func requestError(err error) *outcome.Error {
 	var e *outcome.Error
 	if errors.As(err, &e) {
@@ -75,11 +76,11 @@ func requestError(err error) *outcome.Error {
 	return &outcome.Error{Stage: outcome.StageGreet, Reason: prefaceReason(err), Err: err}
 }
 
-// limitLogins names the limit of a login whose password cannot be checked in time, in
-// records.
+// limitLogins is what records name as the exceeded limit when a password cannot be
+// checked in time.
 const limitLogins = "logins"
 
-// loginError is nil if the user's password is right. Err is that of the check.
+// loginError is nil if the user's password is right. err is the error of the check.
 func loginError(user string, ok bool, err error) error {
 	e := &outcome.Error{Stage: outcome.StageGreet}
 	switch {
@@ -97,7 +98,8 @@ func loginError(user string, ok bool, err error) error {
 	return e
 }
 
-// credentials checks the user that the client names; nil: none is demanded.
+// credentials returns the function that checks the client's user and password; nil if
+// no login is required.
 func (s *session) credentials(ctx context.Context) preface.Credentials {
 	if s.route.cfg.Users == nil {
 		return nil
@@ -115,7 +117,8 @@ func (s *session) credentials(ctx context.Context) preface.Credentials {
 	}
 }
 
-// narrow is c with what the hints ask for, which must not be more than c allows.
+// narrow returns c with the limits that the hints ask for. They must not exceed those
+// of c.
 func narrow(c ConnectConfig, hints preface.Hints) (ConnectConfig, error) {
 	if err := hints.Within(orDefault(c.Attempts, DefaultAttempts), orDefault(c.Timeout, DefaultConnectTimeout)); err != nil {
 		return c, err
@@ -124,7 +127,7 @@ func narrow(c ConnectConfig, hints preface.Hints) (ConnectConfig, error) {
 	return c, nil
 }
 
-// socksAnswer is the reply of SOCKS5.
+// socksAnswer is the SOCKS5 reply.
 type socksAnswer struct{}
 
 func (socksAnswer) accept(w io.Writer, bound netip.AddrPort) error {
@@ -135,8 +138,8 @@ func (socksAnswer) refuse(w io.Writer, e *outcome.Error) error {
 	return socksReply(e).Write(w, netip.AddrPort{})
 }
 
-// socksReply is the reply to a failure. A reason without a reply of its own gets the
-// general one.
+// socksReply maps a failure to a SOCKS5 reply: the general failure if its reason has no
+// reply of its own.
 func socksReply(e *outcome.Error) preface.SOCKSReply {
 	switch e.Reason {
 	case outcome.Denied, outcome.NoRoute, outcome.SpecialAddress, outcome.Loop:
@@ -156,7 +159,7 @@ func socksReply(e *outcome.Error) preface.SOCKSReply {
 	return preface.SOCKSFailed
 }
 
-// connectAnswer is the response of HTTP CONNECT.
+// connectAnswer is the HTTP CONNECT response.
 type connectAnswer struct{ *preface.ConnectAnswer }
 
 func (a connectAnswer) accept(w io.Writer, _ netip.AddrPort) error { return a.Accept(w) }
@@ -170,8 +173,8 @@ func (a connectAnswer) refuse(w io.Writer, e *outcome.Error) error {
 	return a.Refuse(w, r)
 }
 
-// connectReplies are the status of each reason and its error type in RFC 9209,
-// section 2.3. A reason that is not here is a fault of ours.
+// connectReplies maps a reason to its status and its error type in RFC 9209, section
+// 2.3. A reason that is not in the map is our own fault.
 var connectReplies = map[outcome.Reason]struct {
 	status int
 	kind   string
@@ -199,7 +202,7 @@ var connectReplies = map[outcome.Reason]struct {
 	outcome.NoIdentity:          {http.StatusServiceUnavailable, "proxy_internal_error"},
 }
 
-// connectReply is the status and the error type of a failure.
+// connectReply returns the status and the error type for a failure.
 func connectReply(e *outcome.Error) (status int, kind string) {
 	var (
 		method      *preface.MethodError

@@ -20,7 +20,7 @@ import (
 	"ambassador/l4/preface"
 )
 
-// tape is a client that says all at once and then is gone.
+// tape is a client that sends everything at once and then closes.
 type tape struct {
 	net.Conn
 	in  io.Reader
@@ -30,7 +30,7 @@ type tape struct {
 func (c *tape) Read(b []byte) (int, error)  { return c.in.Read(b) }
 func (c *tape) Write(b []byte) (int, error) { return c.out.Write(b) }
 
-// checks are credentials whose check ends so.
+// checks returns credentials whose check has this result.
 func checks(ok bool, err error) preface.Credentials {
 	return func(user, _ string) error { return loginError(user, ok, err) }
 }
@@ -42,9 +42,9 @@ const (
 	connectLogin = "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nProxy-Authorization: Basic YmF0Y2g6cHc=\r\n\r\n"
 )
 
-// The specification of how a client ends whose request cannot be served, and of what it
-// hears: all of SOCKS5, the beginning of HTTP. What is wrong with a request is
-// l4/preface's to test.
+// The specification of how a client with an unserved request ends, and of what it
+// receives: all of a SOCKS5 reply, the beginning of an HTTP response. Package
+// l4/preface tests the parsing of requests.
 func TestRefusedRequests(t *testing.T) {
 	for _, tt := range []struct {
 		name, says string
@@ -97,7 +97,7 @@ func TestRefusedRequests(t *testing.T) {
 	}
 }
 
-// The specification of SOCKS5's replies: each reason is here.
+// The specification of the SOCKS5 replies. Every reason is listed.
 func TestSOCKS5Replies(t *testing.T) {
 	replies := map[outcome.Reason]byte{outcome.Denied: 2, outcome.NoRoute: 2, outcome.SpecialAddress: 2, outcome.Loop: 2, outcome.Unreachable: 4, outcome.DNS: 4,
 		outcome.Refused: 5, outcome.BreakerOpen: 5, outcome.NoEndpoint: 5, outcome.Timeout: 6}
@@ -118,7 +118,7 @@ func TestSOCKS5Replies(t *testing.T) {
 	}
 }
 
-// What a client hears is in the HTTP that it speaks, and nothing else.
+// A client receives its answer in HTTP, and nothing else.
 func TestConnectAnswers(t *testing.T) {
 	lost := &outcome.Error{Stage: outcome.StageDial, Reason: outcome.Refused, Upstream: "internet", Address: "10.0.0.7:443", Err: syscall.ECONNREFUSED}
 	for _, tt := range []struct {
@@ -159,7 +159,7 @@ func TestConnectAnswers(t *testing.T) {
 	}
 }
 
-// The specification of the statuses: each reason that a client can hear is here.
+// The specification of the statuses. Every reason that a client can receive is listed.
 func TestConnectReplies(t *testing.T) {
 	verification := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
 	for want, errs := range map[string][]*outcome.Error{
@@ -196,7 +196,7 @@ func TestConnectReplies(t *testing.T) {
 	}
 }
 
-// What a client may ask for: no more than the configuration allows.
+// Client hints may ask for no more than the configuration allows.
 func TestNarrow(t *testing.T) {
 	set := ConnectConfig{Timeout: 5 * time.Second, AttemptTimeout: time.Second, Attempts: 2, Backoff: time.Millisecond}
 	for _, tt := range []struct {

@@ -21,40 +21,42 @@ import (
 	"ambassador/policy"
 )
 
-// Options is what a Server is made with and keeps for its life.
+// Options configures a Server for its whole life.
 type Options struct {
-	// Log gets state changes; the records of sessions go to Observer.Ended. If
-	// nil, nothing is logged.
+	// Log receives state changes; the records of sessions go to Observer.Ended. If nil,
+	// nothing is logged.
 	Log      *slog.Logger
 	Observer Observer
-	// Inherited are the sockets passed by systemd, by name. They stay open.
+	// Inherited are the sockets passed by systemd, by name. The server does not close
+	// them.
 	Inherited map[string][]*os.File
-	// Guarded are addresses besides those of the listeners that no client is
-	// connected to: those of the admin API. Nil: none.
+	// Guarded returns further addresses that no client may be connected to, besides
+	// those of the listeners: the addresses of the admin API. If nil, there are none.
 	Guarded func() []netip.AddrPort
-	// Dial replaces the dialling of real sockets, in tests. If nil, real ones.
+	// Dial replaces the dialling of real sockets in tests. If nil, real sockets are
+	// dialled.
 	Dial DialFunc
 }
 
-// Server accepts connections, makes sessions of them, and knows them all.
+// Server accepts connections, makes a session of each, and keeps track of all sessions.
 type Server struct {
 	// Static after construction.
 	opts    Options
 	deps    upstreamDeps
 	log     *slog.Logger
-	ctx     context.Context // parent of all work; cancelled when Shutdown is over
+	ctx     context.Context // parent of all work; cancelled when Shutdown ends
 	cancel  context.CancelFunc
 	engine  *relay.Engine
-	prefix  string // of session ids
+	prefix  string // of session IDs
 	tasks   task.Pool
 	turns   *turns // see handshakeConn
-	lookups *turns // of names that clients ask for
+	lookups *turns // bounds lookups of names that clients ask for
 	memory  memory
 	recent  recent
 	seq     atomic.Uint64  // of the last session
 	loops   sync.WaitGroup // accept loops and upstreams
 
-	applying sync.Mutex // held by Apply and while listeners are being closed
+	applying sync.Mutex // held by Apply, and while listeners are being closed
 
 	mu        sync.Mutex
 	cfg       Config                  // guarded by mu
@@ -63,21 +65,22 @@ type Server struct {
 	sessions  map[uint64]*session     // guarded by mu
 	traffic   map[trafficKey]*traffic // guarded by mu
 	limit     int                     // guarded by mu
-	slots     int                     // guarded by mu; sessions that count for limit
+	slots     int                     // guarded by mu; number of sessions that count for limit
 	draining  bool                    // guarded by mu
-	refuseAt  time.Time               // guarded by mu; when a drain stops accepting; zero before one
-	quiet     chan struct{}           // guarded by mu; closed and nil again when the last session ends
+	refuseAt  time.Time               // guarded by mu; when a drain stops accepting; zero: no drain has begun
+	quiet     chan struct{}           // guarded by mu; closed and set to nil when the last session ends
 }
 
 type trafficKey struct{ listener, upstream string }
 
-// traffic is what ended sessions have moved. Guarded by Server.mu.
+// traffic counts the active sessions and what ended ones have moved. Guarded by
+// Server.mu.
 type traffic struct {
 	active   int
 	up, down int64
 }
 
-// New makes a server that does nothing until Apply. When ctx is cancelled it
+// New makes a server that does nothing until Apply. When ctx is cancelled, the server
 // ends at once: sessions are reset with outcome.Shutdown.
 func New(ctx context.Context, o Options) *Server {
 	if o.Log == nil {
@@ -102,18 +105,18 @@ func New(ctx context.Context, o Options) *Server {
 	return s
 }
 
-// end ends everything at once.
+// end closes the listeners and ends all sessions at once.
 func (s *Server) end() {
 	s.closeListeners()
 	s.tasks.Close()
 	s.cancel()
-	s.stopAll(errShutdown) // afterwards, for nobody is parked from then on
+	s.stopAll(errShutdown) // last, because no session is parked from here on
 }
 
-// Apply makes cfg the server's configuration. New sockets are bound before old
-// ones close, unchanged ones are kept, sessions that are routed are not touched. A
-// session that is not routed before Apply returns is judged by cfg: see renewRoute.
-// On an error nothing has changed.
+// Apply makes cfg the server's configuration. New sockets are bound before old ones
+// close; unchanged sockets are kept; routed sessions are not touched. A session that is
+// not routed before Apply returns is judged by cfg: see renewRoute. On an error nothing
+// has changed.
 func (s *Server) Apply(cfg Config) error {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -153,7 +156,7 @@ func (s *Server) Apply(cfg Config) error {
 	return nil
 }
 
-// makeUpstreams keeps the upstreams that are unchanged and makes the others.
+// makeUpstreams keeps the unchanged upstreams and makes the others.
 func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 	for _, c := range cfg.Upstreams {
 		i := slices.IndexFunc(s.upstreams, func(u *Upstream) bool { return u.cfg.Name == c.Name && u.cfg.Key == c.Key })
@@ -174,7 +177,7 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
 	return all, fresh, nil
 }
 
-// bind gives each configured listener its socket: the one it has, or a new one.
+// bind gives each configured listener its socket: the existing one or a new one.
 func (s *Server) bind(cfg Config) (all, fresh []*listener, err error) {
 	var undo []func()
 	for _, c := range cfg.Listeners {
@@ -215,7 +218,7 @@ type generation struct {
 	upstreams []*Upstream
 }
 
-// publish makes the new configuration the one that sessions begin with.
+// publish makes cfg the configuration of new sessions.
 func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstream) (old generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,7 +229,7 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 	redirected := func(c ListenerConfig) bool { return c.Request == RequestOriginal }
 	s.deps.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
 	for i, c := range cfg.Listeners {
-		asked, _ := askedIn(c) // bind has looked at the error
+		asked, _ := askedIn(c) // bind has checked the error
 		r := &route{cfg: c, listener: listeners[i], choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers, s.panics())}
 		r.established = &route{limiter: r.limiter}
 		for _, name := range c.upstreams() {
@@ -235,14 +238,14 @@ func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstrea
 		}
 		r.traffic, r.rules = s.trafficOf(c.Name, c.Upstream), c.Rules
 		if u := r.choices[c.Upstream].upstream; u != nil && u.visited != nil {
-			r.rules = policy.NewRules([]policy.Rule{{Upstream: c.Upstream}}) // what no rule opens stays closed
+			r.rules = policy.NewRules([]policy.Rule{{Upstream: c.Upstream}}) // special addresses stay closed unless a rule opens them
 		}
 		listeners[i].route.Store(r)
 	}
 	return old
 }
 
-// trafficOf counts what goes from a listener to an upstream; mu is held.
+// trafficOf returns the counters of a listener and an upstream. mu is held.
 func (s *Server) trafficOf(listener, upstream string) *traffic {
 	key := trafficKey{listener, upstream}
 	if s.traffic[key] == nil {
@@ -251,7 +254,7 @@ func (s *Server) trafficOf(listener, upstream string) *traffic {
 	return s.traffic[key]
 }
 
-// countAt counts the session at another place.
+// countAt moves the session to another traffic counter.
 func (s *Server) countAt(sess *session, t *traffic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,7 +263,7 @@ func (s *Server) countAt(sess *session, t *traffic) {
 	t.active++
 }
 
-// begin makes a session of an accepted connection and runs it. It does not wait.
+// begin makes a session of an accepted connection and starts it. It does not wait.
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
 	sess := &session{server: s, route: route, seq: s.seq.Add(1), downstream: &downstream{conn: conn}, traffic: route.traffic}
@@ -275,13 +278,13 @@ func (s *Server) begin(l *listener, conn net.Conn) {
 	sess.start()
 }
 
-// clientName is the client's address; on unix sockets, where clients have none,
-// the listener's path.
+// clientName is the client's address. On unix sockets clients have no address, and it
+// is the listener's path.
 func clientName(conn net.Conn, l *listener) string {
 	switch c := conn.(type) {
 	case interface{ RemoteAddrPort() netip.AddrPort }:
-		// It lives as long as the session. In 16 bytes it would lie among what greetings
-		// leave, and keep pages of that from being given back.
+		// The string lives as long as the session. If it took only 16 bytes, it would
+		// share a page with what greetings leave, and would keep that page in use.
 		var text strings.Builder
 		var room [48]byte
 		text.Grow(32)
@@ -293,8 +296,8 @@ func clientName(conn net.Conn, l *listener) string {
 	return l.addr
 }
 
-// forget takes a session's final record and frees its slot. Only the first call
-// for a session counts.
+// forget takes a session's final record and frees its slot. Only the first call for a
+// session has an effect.
 func (s *Server) forget(sess *session, rec *outcome.Record) {
 	s.mu.Lock()
 	if s.sessions[sess.seq] == nil {
@@ -326,7 +329,7 @@ func (s *Server) active() int {
 	return len(s.sessions)
 }
 
-// hasRoom says whether the process has room for one more spare connection.
+// hasRoom reports whether the process has room for one more preconnected connection.
 func (s *Server) hasRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -339,8 +342,9 @@ func (s *Server) hasRoom() bool {
 	return n < s.limit
 }
 
-// takeSlot lets the session count for the limit, if there is room. One that is
-// being refused does not take the room of another; forget gives the slot back.
+// takeSlot counts the session for the limit, if there is room. A session that is being
+// refused takes no slot, so that it does not keep another session out. forget gives the
+// slot back.
 func (s *Server) takeSlot(sess *session) (limit int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -358,7 +362,7 @@ func (s *Server) isDraining() bool {
 	return s.draining
 }
 
-// live lists the live sessions, the oldest first.
+// live returns the live sessions, the oldest first.
 func (s *Server) live() []*session {
 	s.mu.Lock()
 	out := make([]*session, 0, len(s.sessions))
@@ -376,7 +380,7 @@ func (s *Server) stopAll(cause error) {
 	}
 }
 
-// closeListeners stops accepting, for good.
+// closeListeners stops accepting permanently.
 func (s *Server) closeListeners() {
 	s.applying.Lock()
 	defer s.applying.Unlock()

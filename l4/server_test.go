@@ -19,10 +19,10 @@ import (
 	"ambassador/l4/relay"
 )
 
-// bound is how long a test waits for what should happen at once.
+// bound is how long a test waits for an event that should happen at once.
 const bound = 10 * time.Second
 
-// fixture is a server with one listener, "in", in front of one upstream, "up".
+// fixture is a server with one listener, "in", and one upstream, "up".
 type fixture struct {
 	*Server
 	t       *testing.T
@@ -30,7 +30,7 @@ type fixture struct {
 	cancel  context.CancelFunc
 }
 
-// serve starts a server; it has ended when the test ends.
+// serve starts a server, which ends before the test does.
 func serve(t *testing.T, o Options, cfg Config) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -67,7 +67,7 @@ func (f *fixture) record() *outcome.Record {
 	}
 }
 
-// client connects to the listener of that index.
+// client connects to the listener at index i.
 func (f *fixture) client(i int) *net.TCPConn {
 	f.t.Helper()
 	c, err := net.Dial("tcp", f.Listening()[i].Addr)
@@ -79,7 +79,7 @@ func (f *fixture) client(i int) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// backend is a TCP server whose connections are handled by serve.
+// backend is a TCP server that handles each connection with serve.
 func backend(t testing.TB, serve func(*net.TCPConn)) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -110,7 +110,7 @@ func ping(t *testing.T, c net.Conn) {
 	}
 }
 
-// refusedAddress is an address where nobody listens.
+// refusedAddress is an address on which no process listens.
 func refusedAddress(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -121,7 +121,7 @@ func refusedAddress(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// until looks again and again, for what nothing tells of.
+// until polls ok, for a condition that nothing signals.
 func (f *fixture) until(what string, ok func() bool) {
 	f.t.Helper()
 	for end := time.Now().Add(bound); !ok(); runtime.Gosched() {
@@ -138,15 +138,15 @@ func wantReset(t *testing.T, c net.Conn) {
 	}
 }
 
-// wantRefused connects to the first listener, sends text and wants a reset, which
-// may come before the client knows that it is connected.
+// wantRefused connects to the first listener, sends text, and expects a reset. The
+// reset may arrive before connect returns.
 func (f *fixture) wantRefused(text ...string) {
 	f.t.Helper()
 	c, err := net.Dial("tcp", f.Listening()[0].Addr)
 	if err == nil {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(bound))
-		_, wrote := io.WriteString(c, strings.Join(text, "")) // takes the reset's error away if it came first
+		_, wrote := io.WriteString(c, strings.Join(text, "")) // clears the error of a reset that arrived before
 		_, err = io.Copy(io.Discard, c)
 		err = errors.Join(wrote, err)
 	}
@@ -161,7 +161,7 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 	c := f.client(0)
 	ping(t, c)
 	f.until("a live session with its bytes", func() bool {
-		live := f.Sessions() // the relay counts a moment after it has written
+		live := f.Sessions() // the relay counts shortly after it has written
 		return len(live) == 1 && live[0].Stage == outcome.StageRelay && live[0].BytesUp == 5 && live[0].BytesDown == 5
 	})
 	c.CloseWrite()
@@ -182,13 +182,13 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 	}
 }
 
-// A session's bytes are counted once while it ends: a counter that has gone up
-// too far would have to come down again.
+// The bytes of a session are counted once while it ends: a counter that counted them
+// twice would have to decrease again.
 func TestTrafficCountsAnEndingSessionOnce(t *testing.T) {
 	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
 	ping(t, f.client(0))
 	sess := f.live()[0]
-	sess.account(relay.Result{Up: 5, Down: 5}) // as ended does, before close
+	sess.account(relay.Result{Up: 5, Down: 5}) // as Done does, before close
 	if tr := f.Traffic(); tr[0].Up != 5 || tr[0].Down != 5 || tr[0].Active != 1 {
 		t.Errorf("while it ends: %+v", tr)
 	}
@@ -247,8 +247,8 @@ func TestProcessLimitRefusesAndRecords(t *testing.T) {
 	ping(t, f.client(0))
 }
 
-// Of a burst, all of which is accepted before any is admitted, exactly the
-// surplus is refused: those that are refused do not take the room of the others.
+// If a burst of connections is accepted before any is admitted, exactly the surplus is
+// refused: refused sessions take no slot from others.
 func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
 	cfg := oneUpstream("127.0.0.1:1")
 	cfg.MaxSessions = 5
@@ -272,7 +272,7 @@ func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
 	if n := admitted(); n != cfg.MaxSessions {
 		t.Errorf("%d of %d are admitted, want %d", n, len(burst), cfg.MaxSessions)
 	}
-	f.forget(burst[0], &outcome.Record{}) // it was admitted: its slot is free
+	f.forget(burst[0], &outcome.Record{}) // it was admitted: its slot is free again
 	f.forget(burst[39], &outcome.Record{})
 	burst = burst[1:39]
 	if n := admitted(); n != cfg.MaxSessions {
@@ -283,7 +283,7 @@ func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
 	}
 }
 
-// dialsForever tells on began of each dial, which ends only with its context.
+// dialsForever signals each dial on began. A dial ends only with its context.
 func dialsForever(began chan<- struct{}) DialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		began <- struct{}{}
@@ -307,7 +307,7 @@ func TestClientResetCancelsADialInFlight(t *testing.T) {
 	}
 }
 
-// A client that has sent all it has and waits for the answer is not gone.
+// A client that has sent a FIN and waits for the answer does not count as lost.
 func TestClientFINDuringTheDialCancelsNothing(t *testing.T) {
 	addr := backend(t, echo)
 	release := make(chan struct{})
@@ -446,7 +446,8 @@ func TestUnixListener(t *testing.T) {
 	}
 }
 
-// leaveStale makes a socket that nobody answers, as a killed process leaves it.
+// leaveStale leaves a unix socket on which no process listens, as a killed process
+// does.
 func leaveStale(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.Listen("unix", path)
@@ -503,8 +504,8 @@ func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
 	}
 }
 
-// An upstream that a reload changes stays reached once: a reload in an outage
-// does not make all who share it unready.
+// An upstream that has been reached stays reached when a reload changes it. Otherwise a
+// reload during an outage would make every process that shares it unready.
 func TestReloadInAnOutageStaysReady(t *testing.T) {
 	cfg := oneUpstream(backend(t, echo))
 	cfg.Upstreams[0].Required = true
@@ -560,8 +561,8 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 	<-done
 }
 
-// A client that has asked waits for its answer, however long the server thinks:
-// a drain leaves it alone, though no byte moves, while it ends who only idles.
+// A client that has sent a request gets its answer, however long the server takes. A
+// drain does not end its session, though no byte moves, and ends idle ones.
 func TestDrainWaitsForAnAnswerThatIsDue(t *testing.T) {
 	answer := make(chan struct{})
 	thinks := backend(t, func(c *net.TCPConn) {
@@ -573,7 +574,7 @@ func TestDrainWaitsForAnAnswerThatIsDue(t *testing.T) {
 	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "thinks", Address: "127.0.0.1:0", Upstream: "thinks"})
 	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "thinks", Endpoints: endpointsOf(thinks)})
 	f := serve(t, Options{}, cfg)
-	asks := f.client(1) // the older one, whose turn to be looked at is first
+	asks := f.client(1) // the older session, which is checked first
 	io.WriteString(asks, "question")
 	f.until("the question is on its way", func() bool {
 		live := f.Sessions()
@@ -594,7 +595,7 @@ func TestDrainWaitsForAnAnswerThatIsDue(t *testing.T) {
 	<-done
 }
 
-// A drain that follows a drain waits for what is left of the first one's delay.
+// A drain after a drain waits for the rest of the first one's delay.
 func TestASecondDrainWaitsForTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(t.Context(), Options{})
@@ -608,7 +609,7 @@ func TestASecondDrainWaitsForTheFirst(t *testing.T) {
 	})
 }
 
-// halfClosed counts the sessions of which one side has ended.
+// halfClosed counts the sessions of which one side is closed.
 func (f *fixture) halfClosed() (n int) {
 	for _, s := range f.live() {
 		if flow := s.relayed(); flow != nil && flow.HalfClosed() {

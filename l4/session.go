@@ -24,44 +24,45 @@ import (
 type session struct {
 	// Static after accept.
 	server *Server
-	route  *route // the listener's configuration when the session was accepted, and from routeTo on when it was routed; see route.established
+	route  *route // the listener's route at accept, and from routeTo on at routing; see route.established
 	seq    uint64
 
 	downstream *downstream // owned by Run until the relay takes it; nil from then on
-	upstream   *Upstream   // owned by Run; nil before it is chosen
+	upstream   *Upstream   // owned by Run; nil before one is chosen
 
-	traffic *traffic // guarded by Server.mu; where it is counted
+	traffic *traffic // guarded by Server.mu; the traffic that counts the session
 
-	// Together, since a session may live for days.
-	suspendedBefore bool // owned by run
-	slot            bool // guarded by Server.mu; it counts for limits.connections
-	concluded       bool // guarded by mu; the ending is known, and the client is being told
-	accounted       bool // guarded by mu; rec has flow's bytes
-	parked          bool // guarded by mu; it waits for its client without a goroutine
+	// The small fields are together to save memory: a session may live for days.
+	suspendedBefore bool // owned by Run
+	slot            bool // guarded by Server.mu; the session counts for limits.connections
+	concluded       bool // guarded by mu; the ending is decided, and the client is being told
+	accounted       bool // guarded by mu; rec includes flow's bytes
+	parked          bool // guarded by mu; the session waits for its client without a goroutine
 
-	held atomic.Int64 // bytes that memory counts for it before the relay
+	held atomic.Int64 // bytes that memory counts for the session before the relay
 
 	mu      sync.Mutex
-	rec     outcome.Record     // guarded by mu; what others may see of the session while it lives, but for ID
+	rec     outcome.Record     // guarded by mu; what status shows of a live session; ID is not set
 	cancel  context.CancelFunc // guarded by mu; ends establishment
-	stopped error              // guarded by mu; why the session was stopped from outside; first wins
+	stopped error              // guarded by mu; why the session was stopped from outside; the first cause counts
 	flow    relay.Session      // guarded by mu; nil before the relay
 	conn    *upstreamConn      // guarded by mu; the relay's connection to the upstream; nil before the relay
-	entered *policy.Source     // guarded by mu; as whose the listener's limiter counts it; nil: it does not
-	place   *list.Element      // guarded by mu; among the route's parked sessions, until greet is over; nil: none
+	entered *policy.Source     // guarded by mu; the source that the listener's limiter counts it for; nil: not counted
+	place   *list.Element      // guarded by mu; its element in the route's parked sessions until greet is over; nil: none
 
-	suspended *task.Task // guarded by mu; of a parked session that has run; else nil
+	suspended *task.Task // guarded by mu; the task of a parked session that has already run; else nil
 }
 
 // start begins the life of a connection:
 //
 //	admit → greet → route → [permit → dial → proxy → starttls → tls] → answer → dialogue → relay
 //
-// Start admits the session, and parks it until its client speaks if the client has to;
-// Run is the rest. The stages in brackets are one attempt; connect repeats them while
-// attempts and time are left. Each stage begins only if the one before went well, and
-// the first error goes to close, which writes the one record. At last Run hands both
-// connections to the relay and returns; the relay's end calls close.
+// start admits the session. If the client has to speak first, start parks the session
+// until it does. Run does the rest. The stages in brackets are one attempt; connect
+// repeats them while attempts and time are left. Each stage begins only if the one
+// before succeeded. The first error goes to close, which writes the one record.
+// Finally, Run hands both connections to the relay and returns; when the relay ends, it
+// calls close.
 func (s *session) start() {
 	defer s.recoverPanic()
 	if err := s.admit(); err != nil {
@@ -78,16 +79,16 @@ func (s *session) start() {
 	s.server.tasks.Go(s.server.ctx, s)
 }
 
-// Left counts the session's goroutine.
+// Left counts the memory of the session's goroutine when its task leaves the loop.
 func (s *session) Left() { s.hold(leaveCost) }
 
-// Run is the session's task.
+// Run runs the session's task.
 func (s *session) Run(ctx context.Context) {
 	ctx, cancel := task.WithCancel(ctx)
 	defer cancel()
 	s.mu.Lock()
 	s.cancel = cancel
-	if s.stopped != nil { // before there was anything to cancel
+	if s.stopped != nil { // stopped before there was anything to cancel
 		cancel()
 	}
 	s.mu.Unlock()
@@ -100,14 +101,14 @@ func (s *session) Run(ctx context.Context) {
 	}
 }
 
-// fail ends a session that is not the relay's.
+// fail ends a session that the relay does not own.
 func (s *session) fail(err error) {
 	s.server.panics().tellOf(PartSession, err)
 	s.close(s.ending(err))
 }
 
-// establish is Run's list of stages. After an error the session is still ours to close;
-// without one it is the relay's.
+// establish is the list of stages that Run executes. If it returns an error, the caller
+// must close the session; if not, the relay owns it.
 func (s *session) establish(ctx context.Context) error {
 	if err := s.greet(ctx); err != nil {
 		return err
@@ -124,7 +125,7 @@ func (s *session) establish(ctx context.Context) error {
 	return s.relay(conn)
 }
 
-// admit refuses a session that the process or its listener has no room for.
+// admit refuses a session if the process or the listener has reached its limit.
 func (s *session) admit() error {
 	s.at(outcome.StageAdmit)
 	if limit, ok := s.server.takeSlot(s); !ok {
@@ -135,7 +136,8 @@ func (s *session) admit() error {
 	return s.enter()
 }
 
-// reach chooses the upstream and connects to it, while the client is watched.
+// reach chooses the upstream and connects to it. Meanwhile it watches the client for a
+// reset.
 func (s *session) reach(ctx context.Context) (*upstreamConn, *outcome.Error) {
 	watch := s.watchDownstream(ctx)
 	defer watch.stop()
@@ -152,8 +154,8 @@ func (s *session) reach(ctx context.Context) (*upstreamConn, *outcome.Error) {
 	return conn, err
 }
 
-// answer tells the client how the connection to the upstream went, where its
-// protocol has a word for it. Others learn it from what follows.
+// answer tells the client how the connection to the upstream went, if the client's
+// protocol can express it. Other clients learn it from what they receive next.
 func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *outcome.Error) error {
 	asked := s.downstream.requested()
 	if failure != nil {
@@ -177,7 +179,7 @@ func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *outco
 	return failure
 }
 
-// protocol is the one that clients speak, as far as we know it; nil if we do not.
+// protocol is the protocol that the client speaks; nil if it is not known.
 func (s *session) protocol() *starttls.Protocol {
 	if s.upstream != nil && s.upstream.protocol != nil {
 		return s.upstream.protocol
@@ -186,11 +188,11 @@ func (s *session) protocol() *starttls.Protocol {
 }
 
 // answerTimeout is how long a client that cannot be served may take to begin its
-// dialogue, so that it can be told why: clients that speak first do so at once.
+// dialogue, so that it can be told why. Clients that speak first do so at once.
 const answerTimeout = time.Second
 
-// answerFailure says in the client's protocol what went wrong: psql prints it. It
-// is best effort, and the record has it anyway.
+// answerFailure reports the failure in the client's protocol; psql, for example, prints
+// it. It is best effort: the record has the reason anyway.
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -200,10 +202,10 @@ func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol
 	}
 }
 
-// dialogue is the client's part of a STARTTLS protocol, and the beginning of TLS
-// where that had to wait for the client. Here, and nowhere else before the
-// relay, the session waits for its client. A dialogue that needs no relay (a
-// PostgreSQL CancelRequest) ends the session with outcome.Closed.
+// dialogue runs the client's part of a STARTTLS protocol. If TLS with the upstream had
+// to wait for the client, dialogue begins it too. Only here does the session wait for
+// its client between greet and the relay. A dialogue that needs no relay (a PostgreSQL
+// CancelRequest) ends the session with outcome.Closed.
 func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	d := conn.dialogue
 	if d == nil {
@@ -237,7 +239,7 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 	return nil
 }
 
-// talk is one part of the dialogue, in at most timeouts.handshake.
+// talk runs one part of the dialogue, in at most timeouts.handshake.
 func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
 	s.at(outcome.StageDialogue)
 	within, cancel := task.WithTimeout(ctx, s.route.handshake())
@@ -246,20 +248,20 @@ func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Pa
 	out, err := part(&metered{s.downstream.stream(), s}, &metered{conn, s})
 	s.note(func(r *outcome.Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
-	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // whose first message TLS depends on
+	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // TLS depends on the client's first message
 	if err == nil {
 		return out, nil
 	}
 	end := conn.dialogueError(ctx, err)
 	var side *starttls.SideError
-	if !errors.As(err, &side) || side.Side == starttls.Upstream { // else the client has left, or says nothing
+	if !errors.As(err, &side) || side.Side == starttls.Upstream { // otherwise the client has closed, or sends nothing
 		s.refuse(ctx, conn.dialogue, err)
 	}
 	return out, end
 }
 
-// refuse tells a client that waits for an answer, in its protocol, why it gets
-// none. It is best effort: the record has the reason anyway.
+// refuse tells a client that waits for an answer why there is none, in its protocol. It
+// is best effort: the record has the reason anyway.
 func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 	if d.Refuse == nil || ctx.Err() != nil {
 		return
@@ -276,8 +278,8 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 	}
 }
 
-// sendCancel passes a CancelRequest to every address of the upstream, over TLS:
-// a cancel key belongs to one server, and only that server knows it.
+// sendCancel passes a CancelRequest to every address of the upstream, over TLS: a
+// cancel key belongs to one server, and only that server knows it.
 func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []byte) error {
 	n, err := s.upstream.deliver(ctx, conn, packet)
 	if n == 0 {
@@ -288,8 +290,8 @@ func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []b
 		Err: fmt.Errorf("cancel request passed on to %d of the upstream's addresses", n)}
 }
 
-// relay hands both connections over. From here the session holds no goroutine:
-// the relay calls Settled and Done.
+// relay hands both connections to the relay. From here on the session holds no
+// goroutine: the relay calls Settled and Done.
 func (s *session) relay(conn *upstreamConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,16 +307,17 @@ func (s *session) relay(conn *upstreamConn) error {
 		Downstream: s.downstream.leg(),
 		Upstream:   conn.leg(),
 		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
-		Owner:      s, // functions would be kept for each session
+		Owner:      s, // closures would cost memory for each session
 	})
-	// What only establishing needed is not kept for the days a session may live.
+	// What was needed only to establish the connection is released: a session may live
+	// for days.
 	s.cancel, s.downstream, s.route = nil, nil, s.route.established
 	s.letGo()
 	conn.handedOver()
 	return nil
 }
 
-// Settled is called by the relay at the first byte of the upstream, or after a second.
+// Settled is called by the relay at the upstream's first byte, or after a second.
 func (s *session) Settled() { s.conn.succeeded() }
 
 // Done is called by the relay once it has closed both connections.
@@ -336,8 +339,8 @@ func (s *session) Done(r relay.Result) {
 	s.close(end)
 }
 
-// account takes the relay's result into the record. From then on the record has
-// the relay's bytes, and nobody adds those of flow again.
+// account adds the relay's result to the record. From then on the record includes the
+// relay's bytes, and moved no longer adds those of flow.
 func (s *session) account(r relay.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -350,13 +353,13 @@ func (s *session) account(r relay.Result) {
 	}
 }
 
-// close ends the session, however far it came: both connections are closed or
-// reset, the slot is free again, and the one record is written.
+// close ends the session at any stage: it closes or resets both connections, frees the
+// slot, and writes the one record.
 func (s *session) close(end *outcome.Error) {
 	s.mu.Lock()
 	r := &s.rec
 	r.Stage, r.Reason = end.Stage, end.Reason
-	if end.Reason == outcome.Probe && r.BytesUp+r.BytesDown > 0 { // in a dialogue, a greeting perhaps
+	if end.Reason == outcome.Probe && r.BytesUp+r.BytesDown > 0 { // for example a greeting in a dialogue
 		r.Reason = outcome.Closed
 	}
 	r.Duration = outcome.Seconds(time.Since(r.Start))
@@ -383,8 +386,9 @@ func (s *session) close(end *outcome.Error) {
 	s.server.forget(s, &rec)
 }
 
-// ending turns what establish returned into how the session ended. A session
-// that was stopped from outside ended for that reason, whatever it broke.
+// ending converts the error from establish into the session's ending. A session that
+// was stopped from outside ends with the reason for the stop, whatever error that
+// caused.
 func (s *session) ending(err error) *outcome.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -398,7 +402,7 @@ func (s *session) ending(err error) *outcome.Error {
 	return end
 }
 
-// cause is why the session was stopped from outside; nil: it was not. Mu is held.
+// cause is why the session was stopped from outside; nil if it was not. mu is held.
 func (s *session) cause() error {
 	if s.stopped == nil && s.server.ctx.Err() != nil {
 		return errShutdown
@@ -406,15 +410,16 @@ func (s *session) cause() error {
 	return s.stopped
 }
 
-// conclude keeps the ending that is known, though it takes the client a while to hear it.
+// conclude makes the decided ending final: a stop while the client is being told does
+// not replace it.
 func (s *session) conclude() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.concluded = s.cause() == nil
 }
 
-// stop ends the session from outside, for a cause of stopReason. It may be
-// called at any time, from any goroutine; the first cause counts.
+// stop ends the session from outside; stopReason names the cause. It may be called at
+// any time, from any goroutine. The first cause counts.
 func (s *session) stop(cause error) {
 	s.mu.Lock()
 	if s.stopped == nil {
@@ -427,7 +432,7 @@ func (s *session) stop(cause error) {
 		flow.Stop(cause)
 	case cancel != nil:
 		cancel()
-		go s.wake() // on no goroutine of the caller's, which may be locked to a thread
+		go s.wake() // not on the caller's goroutine, which may be locked to a thread
 	default:
 		if _, ok := s.unpark(); ok {
 			s.close(s.ending(cause))
@@ -435,7 +440,7 @@ func (s *session) stop(cause error) {
 	}
 }
 
-// recoverPanic keeps a broken session from taking the others with it.
+// recoverPanic ends a session that panics, and keeps the other sessions alive.
 func (s *session) recoverPanic() {
 	if v := recover(); v != nil {
 		err := s.server.panics().tell(PartSession, v, debug.Stack(), "id", s.id())
@@ -443,7 +448,7 @@ func (s *session) recoverPanic() {
 	}
 }
 
-// trying is the progress of connect.
+// trying records the progress of connect.
 func (s *session) trying(stage outcome.Stage, c candidate, attempt int) {
 	s.note(func(r *outcome.Record) {
 		r.Stage, r.Attempts, r.Address = stage, attempt, c.String()
@@ -453,17 +458,17 @@ func (s *session) trying(stage outcome.Stage, c candidate, attempt int) {
 	})
 }
 
-// at notes which stage the session is in.
+// at records the session's current stage.
 func (s *session) at(stage outcome.Stage) { s.note(func(r *outcome.Record) { r.Stage = stage }) }
 
-// note changes the record under its lock.
+// note locks mu and changes the record.
 func (s *session) note(change func(*outcome.Record)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.rec)
 }
 
-// snapshot is the record of a live session as it is now.
+// snapshot returns the current record of a live session.
 func (s *session) snapshot() outcome.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -473,14 +478,14 @@ func (s *session) snapshot() outcome.Record {
 	return r
 }
 
-// bytes is what the session has moved so far, either way.
+// bytes returns how many bytes the session has moved so far in each direction.
 func (s *session) bytes() (up, down int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.moved()
 }
 
-// moved is bytes, with mu held.
+// moved is bytes for a caller that holds mu.
 func (s *session) moved() (up, down int64) {
 	up, down = s.rec.BytesUp, s.rec.BytesDown
 	if s.flow != nil && !s.accounted {
@@ -490,14 +495,14 @@ func (s *session) moved() (up, down int64) {
 	return up, down
 }
 
-// goesTo says whether the session's relay goes to the address.
+// goesTo reports whether the session's relay is connected to the address.
 func (s *session) goesTo(a *address) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.conn != nil && s.conn.candidate.at == a
 }
 
-// relayed is the session's relay; nil before it.
+// relayed is the session's relay; nil before the relay stage.
 func (s *session) relayed() relay.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -506,9 +511,9 @@ func (s *session) relayed() relay.Session {
 
 func (s *session) id() string { return s.server.prefix + strconv.FormatUint(s.seq, 10) }
 
-// closeAfterReading ends our side and lets the client read what we sent: a
-// close with unread bytes in the buffer would be a reset that takes it away. It
-// waits at most lastReadTimeout and reads at most 64 KiB.
+// closeAfterReading closes our side for writing and lets the client read what we sent.
+// A close with unread bytes in the buffer would cause a reset, and the client would
+// lose our answer. It waits at most lastReadTimeout and reads at most 64 KiB.
 func closeAfterReading(c net.Conn) {
 	if cw, ok := c.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
 		c.SetReadDeadline(time.Now().Add(lastReadTimeout))
@@ -517,5 +522,5 @@ func closeAfterReading(c net.Conn) {
 	c.Close()
 }
 
-// lastReadTimeout is how long a refused client may take to close in its turn.
+// lastReadTimeout is how long a refused client may take to close its side.
 const lastReadTimeout = time.Second

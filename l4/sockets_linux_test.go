@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketTo is this process's socket from local to remote, whoever holds it.
+// socketTo is this process's socket from local to remote, whichever code owns it.
 func socketTo(t *testing.T, local, remote net.Addr) (fd int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")

@@ -7,7 +7,7 @@ import (
 	"ambassador/policy"
 )
 
-// sourceOf is the source of a connection's peer.
+// sourceOf is the source of the peer of a connection.
 func sourceOf(c net.Conn) policy.Source {
 	if uid, ok := peerUID(c); ok {
 		return policy.SourceOfUser(uid)
@@ -15,7 +15,8 @@ func sourceOf(c net.Conn) policy.Source {
 	return policy.SourceOf(clientIP(c))
 }
 
-// clientIP is the address of a connection's peer; not valid on unix sockets.
+// clientIP is the IP address of the peer of a connection. It is not valid on unix
+// sockets.
 func clientIP(c net.Conn) netip.Addr {
 	if s, ok := c.(interface{ RemoteAddrPort() netip.AddrPort }); ok {
 		return s.RemoteAddrPort().Addr().Unmap()
@@ -26,7 +27,8 @@ func clientIP(c net.Conn) netip.Addr {
 	return netip.Addr{}
 }
 
-// unmapped is a TCP address, with IPv4 where it is IPv4-mapped; the zero value for others.
+// unmapped converts a TCP address, and turns an IPv4-mapped address into IPv4. It
+// returns the zero value for other addresses.
 func unmapped(a net.Addr) netip.AddrPort {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {

@@ -10,8 +10,8 @@ import (
 	"ambassador/policy"
 )
 
-// The source of a unix socket's client is the user of its process, where the system
-// tells it.
+// The source of a unix socket's client is the user of its process, on systems that
+// report it.
 func TestSourceOfUnixClients(t *testing.T) {
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {

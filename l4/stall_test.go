@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	// mayStall is how long an event may hold a loop up in a test.
+	// mayStall is how long an event may occupy a loop in a test.
 	mayStall = 100 * time.Millisecond
-	// stallLook is how often a test looks.
+	// stallLook is how often a test checks.
 	stallLook = 10 * time.Millisecond
 )
 
-// watchLoops fails the test when an event waits on a loop for more than mayStall: all
-// sessions of that loop wait with it. An event that only waits for a processor is the
-// machine's doing.
+// watchLoops fails the test if an event waits on a loop for more than mayStall: all
+// sessions of that loop wait with it. An event that only waits for a processor does not
+// count: that is the machine's load.
 func watchLoops(t *testing.T, s *Server) {
 	done, over := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the test
@@ -47,10 +47,9 @@ func allStacks() string {
 	return string(b[:runtime.Stack(b, true)])
 }
 
-// anyOnALoopRuns says whether a goroutine that may be working for a loop is running,
-// or would if it had a processor: a system call of a loop does not wait, except that
-// for events, and semacquire and GC are the runtime's own, of a goroutine that
-// allocates.
+// anyOnALoopRuns reports whether a goroutine that may be working for a loop is running,
+// or would be if it had a processor. A loop's system calls do not wait, except for
+// events. semacquire and GC belong to the runtime, in a goroutine that allocates.
 func anyOnALoopRuns(stacks string) bool {
 	for _, g := range strings.Split(stacks, "\n\n") {
 		if !strings.Contains(g, "relay.(*loop).run") && !strings.Contains(g, "l4.newRunner") {
@@ -70,7 +69,7 @@ func anyOnALoopRuns(stacks string) bool {
 	return false
 }
 
-// A session that waits for an identity holds no other up.
+// A session that waits for an identity delays no other session.
 func TestAnIdentityThatDoesNotComeHoldsNobodyUp(t *testing.T) {
 	asked, come := make(chan struct{}, 9), make(chan struct{})
 	defer close(come)

@@ -11,14 +11,14 @@ import (
 	"ambassador/policy"
 )
 
-// Bound is a listener's name and the address it is bound to: "127.0.0.1:5432",
+// Bound is a listener's name and the address that it is bound to: "127.0.0.1:5432",
 // "unix:/path".
 type Bound struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
 }
 
-// Listening lists the bound listeners, in the configuration's order.
+// Listening returns the bound listeners, in the configuration's order.
 func (s *Server) Listening() []Bound {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -29,24 +29,24 @@ func (s *Server) Listening() []Bound {
 	return out
 }
 
-// ListenerStatus is a bound listener, and what it wants of clients.
+// ListenerStatus is a bound listener, and how its clients use TLS.
 type ListenerStatus struct {
 	Bound
 	StartTLS string             `json:"starttls,omitempty"`
 	TLS      *ListenerTLSStatus `json:"tls,omitempty"` // nil: clients speak plaintext
 }
 
-// ListenerTLSStatus is how a listener ends the TLS of its clients.
+// ListenerTLSStatus is how a listener terminates its clients' TLS.
 type ListenerTLSStatus struct {
 	Identities []string `json:"identities"`
-	// Client is "required" or "none"; Principals are those that may come in.
+	// Client is "required" or "none"; Principals are the clients that are allowed.
 	Client     string   `json:"client"`
 	Principals []string `json:"principals,omitempty"`
 	// IdentityError says why an identity cannot be used now; empty if all can.
 	IdentityError string `json:"identity_error,omitempty"`
 }
 
-// Listeners lists the bound listeners, in the configuration's order.
+// Listeners returns the status of the bound listeners, in the configuration's order.
 func (s *Server) Listeners() []ListenerStatus {
 	s.mu.Lock()
 	listeners := slices.Clone(s.listeners)
@@ -76,7 +76,7 @@ func (t *ServerTLS) status() *ListenerTLSStatus {
 	return st
 }
 
-// Sessions lists the live sessions, the oldest first.
+// Sessions returns the live sessions, the oldest first.
 func (s *Server) Sessions() []outcome.Record {
 	var out []outcome.Record
 	for _, sess := range s.live() {
@@ -85,10 +85,10 @@ func (s *Server) Sessions() []outcome.Record {
 	return out
 }
 
-// Recent lists the ended sessions that are kept, the newest first.
+// Recent returns the ended sessions that are kept, the newest first.
 func (s *Server) Recent() []outcome.Record { return s.recent.list() }
 
-// Kill ends the live session of that id with a reset; false if there is none.
+// Kill resets the live session with that ID. It returns false if there is none.
 func (s *Server) Kill(id string) bool {
 	seq, err := strconv.ParseUint(strings.TrimPrefix(id, s.prefix), 10, 64)
 	if err != nil || !strings.HasPrefix(id, s.prefix) {
@@ -104,7 +104,7 @@ func (s *Server) Kill(id string) bool {
 	return true
 }
 
-// killSessionsOf ends the sessions whose connection goes to an address.
+// killSessionsOf stops the sessions whose relay is connected to the address.
 func (s *Server) killSessionsOf(a *address) {
 	for _, sess := range s.live() {
 		if sess.goesTo(a) {
@@ -113,11 +113,11 @@ func (s *Server) killSessionsOf(a *address) {
 	}
 }
 
-// Traffic lists what each listener has moved for each upstream.
+// Traffic returns what each listener has moved for each upstream.
 func (s *Server) Traffic() []Traffic {
 	out, index, live := s.totals()
-	for _, l := range live { // without the server's lock: accepting would wait for it
-		up, down := l.session.bytes() // of one that has ended meanwhile, what it had moved then
+	for _, l := range live { // without s.mu, which accepting needs
+		up, down := l.session.bytes() // if the session has ended meanwhile, what it moved in total
 		t := &out[index[l.traffic]]
 		t.Up += up
 		t.Down += down
@@ -128,14 +128,14 @@ func (s *Server) Traffic() []Traffic {
 	return out
 }
 
-// counted is a live session and where it is counted.
+// counted is a live session and the traffic that counts it.
 type counted struct {
 	session *session
 	traffic *traffic
 }
 
-// totals are what ended sessions have moved, the place of each in that, and the
-// sessions that are live at the same moment.
+// totals returns what ended sessions have moved, the index of each traffic in that, and
+// the sessions that were live at the same moment.
 func (s *Server) totals() (out []Traffic, index map[*traffic]int, live []counted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,11 +150,12 @@ func (s *Server) totals() (out []Traffic, index map[*traffic]int, live []counted
 	return out, index, live
 }
 
-// UpstreamStatus is what is known of an upstream.
+// UpstreamStatus is the status of an upstream.
 type UpstreamStatus struct {
 	Name     string `json:"name"`
 	Required bool   `json:"required"`
-	// Reached says whether it was ever reached, ReachedAt when first.
+	// Reached reports whether the upstream was ever reached; ReachedAt is the first
+	// time.
 	Reached   bool       `json:"reached"`
 	ReachedAt *time.Time `json:"reached_at,omitempty"`
 	Active    int        `json:"active"`
@@ -163,16 +164,16 @@ type UpstreamStatus struct {
 	// IdentityError says why our identity cannot be used; empty if it can.
 	IdentityError string           `json:"identity_error,omitempty"`
 	Endpoints     []EndpointStatus `json:"endpoints"`
-	// Dynamic upstreams dial what clients ask for. Destinations is how many of those
-	// are remembered, Breakers how many of them have their breaker in each state;
-	// Endpoints are those whose breaker is not closed, at most a hundred.
+	// Dynamic upstreams dial the destinations that clients ask for. Destinations is the
+	// number of remembered destinations, Breakers the number of them in each breaker
+	// state. Endpoints are those whose breaker is not closed, at most a hundred.
 	Dynamic      bool           `json:"dynamic,omitempty"`
 	Destinations int            `json:"destinations,omitempty"`
 	Breakers     map[string]int `json:"breakers,omitempty"`
 }
 
-// EndpointStatus is what the last attempts at an endpoint taught. LastReason is
-// that of the last attempt, outcome.OK for success, empty before the first.
+// EndpointStatus is the result of the last attempts at an endpoint. LastReason is that
+// of the last attempt: outcome.OK for success, empty before the first.
 type EndpointStatus struct {
 	Endpoint    string         `json:"endpoint"`
 	LastAddress string         `json:"last_address,omitempty"`
@@ -184,7 +185,7 @@ type EndpointStatus struct {
 	Addresses []AddressStatus `json:"addresses"`
 }
 
-// Upstreams lists the upstreams, in the configuration's order.
+// Upstreams returns the status of the upstreams, in the configuration's order.
 func (s *Server) Upstreams() []UpstreamStatus {
 	s.mu.Lock()
 	upstreams := slices.Clone(s.upstreams)
@@ -218,7 +219,7 @@ func (u *Upstream) status() UpstreamStatus {
 	return st
 }
 
-// maxTold bounds the destinations of a dynamic upstream that its status lists.
+// maxTold is the maximum number of destinations in the status of a dynamic upstream.
 const maxTold = 100
 
 func (v *visited) tell(st *UpstreamStatus) {
@@ -266,16 +267,17 @@ func (e *endpoint) status() EndpointStatus {
 	return st
 }
 
-// Readiness says whether traffic should be sent here, and if not, why.
+// Readiness reports whether traffic should be sent here, and if not, why.
 type Readiness struct {
 	Ready    bool     `json:"ready"`
 	Draining bool     `json:"draining"`
 	Waiting  []string `json:"waiting,omitempty"`
 }
 
-// Ready is true once every required upstream has been reached once, while its
-// identity is valid, and that of every listener with TLS, until a drain. A later outage changes nothing: it is the
-// upstream's, and all who share it would be unready at once.
+// Ready is true once every required upstream has been reached, while its identity and
+// that of every TLS listener is valid, until a drain. An outage after that does not
+// change it: an outage belongs to the upstream, and would make all processes that share
+// it unready at once.
 func (s *Server) Ready() Readiness {
 	r := Readiness{Draining: s.isDraining()}
 	if r.Draining {
@@ -289,7 +291,7 @@ func (s *Server) Ready() Readiness {
 	return r
 }
 
-// required are the upstreams that count for readiness.
+// required returns the upstreams that count for readiness.
 func (s *Server) required() (out []*Upstream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -301,7 +303,7 @@ func (s *Server) required() (out []*Upstream) {
 	return out
 }
 
-// listenersWaiting says in words which listeners have no identity for their clients.
+// listenersWaiting returns a message for each listener whose identity is not usable.
 func (s *Server) listenersWaiting() (out []string) {
 	s.mu.Lock()
 	listeners := s.cfg.Listeners
@@ -317,7 +319,7 @@ func (s *Server) listenersWaiting() (out []string) {
 	return out
 }
 
-// waiting says in words what keeps the upstream from being ready.
+// waiting returns the reasons why the upstream is not ready.
 func (u UpstreamStatus) waiting() []string {
 	switch {
 	case u.IdentityError != "":

@@ -10,7 +10,7 @@ import (
 	"ambassador/policy"
 )
 
-// suspended is how many sessions wait, suspended, for more of their request.
+// suspended is how many sessions are suspended until more of their request arrives.
 func (f *fixture) suspended() (n int) {
 	for _, s := range f.live() {
 		s.mu.Lock()
@@ -44,7 +44,7 @@ func TestSessionsAreSuspendedWithinARequest(t *testing.T) {
 		for _, c := range clients {
 			c.Write([]byte{b})
 		}
-		if i < len(text)-6 { // the port is not whole yet
+		if i < len(text)-6 { // the port is not complete yet
 			f.until("all to be suspended", func() bool { return f.suspended() == len(clients) })
 		}
 	}
@@ -60,7 +60,7 @@ func TestSessionsAreSuspendedWithinARequest(t *testing.T) {
 	}
 }
 
-// Every ending finds a suspended session.
+// Every kind of ending reaches a suspended session.
 func TestEndingsOfSuspendedSessions(t *testing.T) {
 	parks(t)
 	cfg := suspendingEgress()
@@ -92,7 +92,8 @@ func TestEndingsOfSuspendedSessions(t *testing.T) {
 	wantReset(t, client)
 }
 
-// A suspended session keeps its place among the parked ones: the first deadline is first.
+// A suspended session keeps its position among the parked ones, in the order of their
+// deadlines.
 func TestSuspendedSessionsKeepTheirPlace(t *testing.T) {
 	parks(t)
 	cfg := suspendingEgress()
@@ -119,8 +120,8 @@ func TestSuspendedSessionsKeepTheirPlace(t *testing.T) {
 	}
 }
 
-// Of too many suspended sessions the oldest ends, as of those in a TLS handshake. Parked
-// ones that have not run do not count.
+// If too many sessions are suspended, the oldest ends, as in a TLS handshake. Parked
+// sessions that have not run do not count.
 func TestCrowdOfSuspendedSessionsIsBounded(t *testing.T) {
 	parks(t)
 	cfg := suspendingEgress()

@@ -13,24 +13,24 @@ import (
 	"time"
 )
 
-// UnixSocket is a listening unix socket whose file nobody could open before it
-// was guarded. Close removes the file, if it is still ours.
+// UnixSocket is a listening unix socket. No process could open its file before the mode
+// and owner were set. Close removes the file, if it is still ours.
 type UnixSocket struct {
 	*net.UnixListener
 	path string
-	file fs.FileInfo // as it was made, before an owner was given to it
+	file fs.FileInfo // as created, before its owner was changed
 
 	mu     sync.Mutex
-	guard  SocketConfig // guarded by mu; what the file has now
+	guard  SocketConfig // guarded by mu; the file's current mode and owner
 	closed bool         // guarded by mu
 }
 
-// ListenUnix binds a socket at path. It makes it in a private folder beside path,
-// gives it mode and owner there, and only then renames it to path: nobody can
-// connect before it is guarded, nobody can put another file into its place, and a
-// socket that is replaced is replaced at once. It takes the place only of a socket
-// on which nobody answers. The error names the path and the fix. It waits for at
-// most a second, and as long as ctx.
+// ListenUnix binds a socket at path. It creates the socket in a private folder beside
+// path, sets its mode and owner there, and only then renames it to path. So no process
+// can connect before mode and owner are set, and no process can put another file in its
+// place. An old socket is replaced atomically, and only if no process listens on it.
+// The error names the path and the fix. It waits at most a second, and not longer than
+// ctx.
 func ListenUnix(ctx context.Context, path string, cfg SocketConfig) (*UnixSocket, error) {
 	s, err := listenUnix(ctx, path, cfg)
 	if err != nil {
@@ -59,7 +59,7 @@ func listenUnix(ctx context.Context, path string, cfg SocketConfig) (*UnixSocket
 	return s, nil
 }
 
-// bind makes a socket in the folder, for place.
+// bind creates the socket in the folder, for place.
 func (f *privateFolder) bind(ctx context.Context, path string) (*UnixSocket, error) {
 	draft := filepath.Join(f.path(), f.file)
 	if max(len(draft), len(path)) >= len(syscall.RawSockaddrUnix{}.Path) {
@@ -75,7 +75,7 @@ func (f *privateFolder) bind(ctx context.Context, path string) (*UnixSocket, err
 	return s, nil
 }
 
-// place guards the socket in the folder and gives it its name.
+// place sets the mode and owner of the socket in the folder, and moves it to its path.
 func (s *UnixSocket) place(f *privateFolder, cfg SocketConfig) (err error) {
 	if s.file, err = f.own.Lstat(f.file); err != nil {
 		return fmt.Errorf("the socket was made elsewhere, because another process replaced its folder: %w", err)
@@ -93,8 +93,7 @@ func (s *UnixSocket) place(f *privateFolder, cfg SocketConfig) (err error) {
 	return nil
 }
 
-// claimSocket makes sure that path can be taken: nothing is there, or a socket
-// that nobody answers.
+// claimSocket checks that path is free, or is a socket on which no process listens.
 func claimSocket(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -114,12 +113,12 @@ func claimSocket(ctx context.Context, path string) error {
 	return nil
 }
 
-// knockTimeout bounds connecting to a unix socket: the kernel answers for the
-// process, so that more than this means that there is none to speak to.
+// knockTimeout bounds connecting to a unix socket. The kernel answers for the process,
+// so a longer wait means that no process will answer.
 const knockTimeout = time.Second
 
-// KnockUnix says whether a process listens on the socket at path: nil if so,
-// syscall.ECONNREFUSED if it has ended, another error if that cannot be told.
+// KnockUnix reports whether a process listens on the socket at path: nil if one does,
+// syscall.ECONNREFUSED if it has ended, another error if that is unknown.
 func KnockUnix(ctx context.Context, path string) error {
 	d := net.Dialer{Timeout: knockTimeout}
 	conn, err := d.DialContext(ctx, "unix", path)
@@ -129,29 +128,28 @@ func KnockUnix(ctx context.Context, path string) error {
 	return err
 }
 
-// Addr is the path that clients use.
+// Addr is the path that clients connect to.
 func (s *UnixSocket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
 
-// Close stops listening and removes the file, unless somebody else has one of
-// that name now.
+// Close stops listening and removes the file, unless another process has replaced it.
 func (s *UnixSocket) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed && s.ours() {
 		os.Remove(s.path)
 	}
-	s.closed = true // another file may get this one's number
+	s.closed = true // another file may be given the same inode number
 	return s.UnixListener.Close()
 }
 
-// ours says whether the file at path is the one that we made.
+// ours reports whether the file at path is the one that we created.
 func (s *UnixSocket) ours() bool {
 	now, err := os.Lstat(s.path)
 	return err == nil && os.SameFile(s.file, now)
 }
 
-// reguard gives the file another mode and owner. On an error it has those it
-// had; undo gives them back.
+// reguard gives the file another mode and owner. On an error the file keeps the old
+// ones; undo restores them.
 func (s *UnixSocket) reguard(cfg SocketConfig) (undo func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,8 +164,8 @@ func (s *UnixSocket) reguard(cfg SocketConfig) (undo func(), err error) {
 	return func() { s.reguard(old) }, nil //nolint:errcheck // what was allowed before is allowed
 }
 
-// change guards the file through a second name in a private folder: between a look
-// at the file and a change by its path another process could replace it.
+// change sets mode and owner through a second name in a private folder. If it used the
+// path, another process could replace the file between the check and the change.
 func (s *UnixSocket) change(from, to SocketConfig) error {
 	f, err := newPrivateFolder(s.path)
 	if err != nil {
@@ -189,8 +187,8 @@ func (s *UnixSocket) change(from, to SocketConfig) error {
 
 func (c SocketConfig) mode() fs.FileMode { return orDefault(c.Mode, 0o600) }
 
-// owner is who the file is to belong to: what the configuration says, else as it
-// was made.
+// owner returns the file's owner: the configured one, or else the one that it was
+// created with.
 func (c SocketConfig) owner(made fs.FileInfo) (uid, gid int) {
 	uid, gid = -1, -1
 	if st, ok := made.Sys().(*syscall.Stat_t); ok {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// socketFile is what can be seen of a socket's file.
+// socketFile has the visible attributes of a socket's file.
 type socketFile struct {
 	mode     fs.FileMode
 	uid, gid int
@@ -28,7 +28,7 @@ func statSocket(t *testing.T, path string) socketFile {
 	return socketFile{info.Mode().Perm(), int(st.Uid), int(st.Gid), st.Ino}
 }
 
-// A reload changes who may open a socket, and not the socket.
+// A reload changes who may open a socket, and keeps the socket.
 func TestReloadChangesModeAndOwnerOfASocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "in.sock")
 	cfg := oneUpstream(backend(t, echo))
@@ -61,7 +61,7 @@ func TestReloadChangesModeAndOwnerOfASocket(t *testing.T) {
 	}
 	ping(t, c)
 
-	cfg.Listeners[0].Socket = SocketConfig{Mode: 0o640} // and the owner as it was made
+	cfg.Listeners[0].Socket = SocketConfig{Mode: 0o640} // and the owner is the original one
 	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "other", Address: backend(t, echo), Upstream: "up"})
 	if err := f.Apply(cfg); err == nil {
 		t.Error("a port in use was taken")
@@ -98,8 +98,8 @@ func TestReloadDoesNotGuardTheFileOfAnother(t *testing.T) {
 	}
 }
 
-// A socket that is being made has the mode and owner that are asked for, whatever
-// the umask is, and nobody but us can reach it before.
+// A new socket has the configured mode and owner, whatever the umask is, and no other
+// user can reach it before.
 func TestUnixSocketIsMadeInPrivate(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o077} {
 		path := filepath.Join(t.TempDir(), "s")
@@ -136,8 +136,8 @@ func TestUnixSocketIsMadeInPrivate(t *testing.T) {
 	}
 }
 
-// planted replaces the folder in which a socket is made by another user's, with a
-// link to victim in the socket's place.
+// planted replaces the folder in which a socket is made with another user's, which has
+// a link to victim in the socket's place.
 func (f *privateFolder) planted(t *testing.T, victim string) {
 	t.Helper()
 	err := os.Rename(f.path(), f.path()+".taken")
@@ -152,8 +152,8 @@ func (f *privateFolder) planted(t *testing.T, victim string) {
 	}
 }
 
-// A user who may write where the socket is made plants a link to a file that is
-// not his: its mode and owner stay as they are.
+// A user who may write to the folder of the socket plants a link to another user's
+// file. The mode and owner of that file stay unchanged.
 func TestMakingAUnixSocketFollowsNoLink(t *testing.T) {
 	victim := filepath.Join(t.TempDir(), "shadow")
 	if err := os.WriteFile(victim, nil, 0o600); err != nil {
@@ -192,7 +192,7 @@ func TestMakingAUnixSocketFollowsNoLink(t *testing.T) {
 	}
 }
 
-// The same where a reload changes the mode of a socket that is in use.
+// The same for a reload that changes the mode of a socket in use.
 func TestReloadFollowsNoLinkInTheSocketsPlace(t *testing.T) {
 	dir := t.TempDir()
 	victim, path := filepath.Join(dir, "shadow"), filepath.Join(dir, "s")
@@ -220,7 +220,7 @@ func TestReloadFollowsNoLinkInTheSocketsPlace(t *testing.T) {
 	}
 }
 
-// A folder that is not the one that was made is refused, and what is in it stays.
+// A folder that was replaced is refused, and its contents stay.
 func TestAReplacedFolderIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	path, other := filepath.Join(dir, "s"), filepath.Join(dir, "other")
@@ -243,7 +243,7 @@ func TestAReplacedFolderIsRefused(t *testing.T) {
 		err = replace()
 		if err == nil {
 			os.Remove(f.path())
-			err = os.Symlink("other", f.path()) // with which own is opened
+			err = os.Symlink("other", f.path()) // own is opened through it
 		}
 		if err != nil {
 			t.Fatal(err)

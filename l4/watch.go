@@ -9,23 +9,22 @@ import (
 	"ambassador/l4/task"
 )
 
-// watchDelay is how long establishing may wait before the client is watched: a
-// connection that is made faster than this costs no watcher, and one that never waits
-// no timer.
+// watchDelay is how long establishing may wait before the client is watched. A
+// connection that is established faster needs no watcher, and one that never waits
+// needs no timer.
 const watchDelay = 20 * time.Millisecond
 
-// watch looks out for a client that resets while the session is being
-// established, so that an attempt in flight is not finished for nobody. A FIN
-// is data and goes unnoticed here. On unix sockets a close cannot be told from
-// a FIN, so they are not watched.
+// watch detects a client that resets while the session is being established, so that an
+// attempt in flight is not continued for nothing. It does not detect a FIN: a FIN is
+// data. On unix sockets a close cannot be told from a FIN, so they are not watched.
 type watch struct {
 	session *session
 	forget  func()
-	timer   *time.Timer // nil: not before there is a wait
+	timer   *time.Timer // nil: establishing has not waited yet
 	done    chan struct{}
 }
 
-// watchDownstream starts a watch. Its owner calls stop before anybody reads
+// watchDownstream starts a watch. The caller must stop it before anything else reads
 // from the client.
 func (s *session) watchDownstream(ctx context.Context) *watch {
 	if _, unix := s.downstream.conn.(*net.UnixConn); unix {

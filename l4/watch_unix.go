@@ -4,9 +4,9 @@ package l4
 
 import "golang.org/x/sys/unix"
 
-// hungUp says whether the peer of a TCP socket has reset the connection. It
-// takes nothing from the socket, not even its error. Being edge-triggered, the
-// runtime's poller calls it again when something new arrives.
+// hungUp reports whether the peer of a TCP socket has reset the connection. It consumes
+// nothing from the socket, not even its error. The runtime's poller is edge-triggered,
+// so it calls hungUp again when something new arrives.
 func hungUp(fd uintptr) bool {
 	p := []unix.PollFd{{Fd: int32(fd)}}
 	_, err := unix.Poll(p, 0)

@@ -33,7 +33,7 @@ type caFlags struct {
 	names                         []string
 }
 
-// caCommand is `ca`.
+// caCommand returns the command `ca`.
 func (a *app) caCommand() *cobra.Command {
 	var flags caFlags
 	cmd := &cobra.Command{
@@ -82,7 +82,7 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 		return err
 	}
 	defer server.Close()
-	if files.temporary != "" { // else it is there already
+	if files.temporary != "" { // otherwise it exists already
 		if err := os.WriteFile(files.root, server.RootPEM(), 0o644); err != nil {
 			return err
 		}
@@ -109,10 +109,11 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 	return <-served
 }
 
-// caNames are what clients may call the authority by, the one to print first.
+// caNames are the names by which clients may reach the authority. The first one is
+// printed.
 func caNames(flags caFlags) []string {
 	var out []string
-	host, _, _ := net.SplitHostPort(flags.listen) // checked
+	host, _, _ := net.SplitHostPort(flags.listen) // already validated
 	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
 		out = append(out, host)
 	}
@@ -128,15 +129,15 @@ func caNames(flags caFlags) []string {
 	return out
 }
 
-// caFiles are what the authority's clients need of it.
+// caFiles are the authority's files that its clients need.
 type caFiles struct {
-	root         string // path of the root certificate, absolute
-	passwordFile string // absolute
+	root         string // absolute path of the root certificate
+	passwordFile string // absolute path
 	password     []byte
 	temporary    string // a folder to remove at the end; empty: none
 }
 
-// newCAFiles finds or makes the password. Its owner calls close.
+// newCAFiles finds or creates the password. The caller must call close.
 func newCAFiles(flags caFlags) (*caFiles, error) {
 	f, folder := &caFiles{}, flags.storage
 	if folder == "" {
@@ -171,11 +172,11 @@ func (f *caFiles) fill(dir, passwordFile string) error {
 	return err
 }
 
-// passwordName is the file of a password that we make.
+// passwordName is the file of a generated password.
 const passwordName = "provisioner.password"
 
-// makePassword writes a random password, unless the file is there. One that others
-// could have written, or can read, is an error.
+// makePassword writes a random password unless the file exists. A file that others
+// could have written or can read is an error.
 func makePassword(folder *certs.Folder) error {
 	err := folder.Check(passwordName, true)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -184,11 +185,12 @@ func makePassword(folder *certs.Folder) error {
 	return folder.Replace(passwordName, []byte(rand.Text()+"\n"), 0o600)
 }
 
-// A password of fewer bytes than shortPassword can be guessed: the CA gives the
-// provisioner's key, encrypted by the password, to every client, as step-ca does.
+// shortPassword is the minimum length in bytes of a password that cannot be guessed.
+// Like step-ca, the CA gives every client the provisioner's key, encrypted with the
+// password.
 const shortPassword = 12
 
-// warn writes to the log what makes the password weak at an address.
+// warn logs what makes the password weak, if the CA listens on the address at.
 func (f *caFiles) warn(log *slog.Logger, at net.Addr) {
 	if tcp, ok := at.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && len(f.password) < shortPassword {
 		log.Warn("short password: every client of the address gets the provisioner's key and can try passwords; "+
@@ -205,7 +207,7 @@ func (f *caFiles) close() {
 	}
 }
 
-// explainCA prints what clients need, and a configuration to paste.
+// explainCA prints what clients need, and a configuration section to paste.
 func explainCA(w io.Writer, server *embedded.Server, f *caFiles, addr net.Addr, names []string) {
 	_, port, _ := net.SplitHostPort(addr.String())
 	fmt.Fprintf(w, `listening ca %s
@@ -231,5 +233,6 @@ identities:
 		"https://"+net.JoinHostPort(strings.Trim(names[0], "[]"), port), config.Quote(server.Fingerprint()), embedded.ProvisionerName, config.Quote(f.passwordFile))
 }
 
-// caConnections is the same for `ca`, which has all descriptors to itself.
+// caConnections is the maximum number of connections for `ca`, which uses all
+// descriptors itself.
 func caConnections(descriptors int) int { return min(max(descriptors/4, 4), 256) }

@@ -16,15 +16,15 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
-// startCA runs `ca` until stop or the end of the test, and gives what it printed,
-// whole.
+// startCA runs `ca` until stop or the end of the test, and returns everything that it
+// printed.
 func startCA(t *testing.T, args ...string) (printed string, stop func() int) {
 	t.Helper()
 	printed, _, stop = startCAWithLog(t, args...)
 	return printed, stop
 }
 
-// startCAWithLog is startCA, and gives the log, too.
+// startCAWithLog is startCA that also returns the log.
 func startCAWithLog(t *testing.T, args ...string) (printed string, log *cmdtest.Output, stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -46,7 +46,7 @@ func startCAWithLog(t *testing.T, args ...string) (printed string, log *cmdtest.
 		defer close(ended)
 		<-done
 	}()
-	for start := time.Now(); ; { // the last line says that all is there
+	for start := time.Now(); ; { // the last line shows that the output is complete
 		if strings.Contains(out.String(), "storage: me-identity\n") {
 			return out.String(), log, stop
 		}
@@ -61,7 +61,7 @@ func startCAWithLog(t *testing.T, args ...string) (printed string, log *cmdtest.
 	}
 }
 
-// pasted is the block that `ca` prints, to be followed by the rest of a file.
+// pasted is the block that `ca` prints; the rest of a file can follow it.
 func pasted(t *testing.T, printed string) string {
 	t.Helper()
 	_, block, ok := strings.Cut(printed, "\nidentities:\n")
@@ -71,7 +71,7 @@ func pasted(t *testing.T, printed string) string {
 	return "identities:\n" + block
 }
 
-// What `ca` prints can be pasted, and an ambassador gets its certificate by it.
+// What `ca` prints can be pasted, and an ambassador gets its certificate with it.
 func TestCAPrintsWhatWorks(t *testing.T) {
 	dir := cmdtest.ShortDir(t)
 	t.Setenv("TMPDIR", dir)
@@ -93,7 +93,8 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
 	}
 }
 
-// With storage it is the same authority each time, for the same password alone.
+// With --storage the authority stays the same after a restart, and only accepts the
+// same password.
 func TestCAStorage(t *testing.T) {
 	dir := t.TempDir()
 	password, wrong := filepath.Join(dir, "pw"), filepath.Join(dir, "wrong")
@@ -133,8 +134,8 @@ func TestCAStorage(t *testing.T) {
 	}
 }
 
-// A short password is fine on loopback alone, and what is in a folder that others can
-// write is not used.
+// A short password is allowed on loopback only. Files in a folder that others can write
+// to are not used.
 func TestCAWarns(t *testing.T) {
 	dir := t.TempDir()
 	short, long := filepath.Join(dir, "short"), filepath.Join(dir, "long")

@@ -118,8 +118,8 @@ func (a *app) checkJSON(path string, f *config.File, err error) error {
 	return nil
 }
 
-// explain answers a question about the file's rules. The exit code is 2 for one that
-// makes no sense.
+// explain answers a question about the file's rules. The exit code is 2 if the question
+// is invalid.
 func (a *app) explain(ctx context.Context, path, text string, asJSON bool) error {
 	f, err := secrets.LoadFile(path, a.Env)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestMistakesInUsersFiles(t *testing.T) {
 	}
 }
 
-// A link to a regular file is one, as Kubernetes mounts them.
+// A link to a regular file is read like the file; Kubernetes mounts files like that.
 func TestLinksToFilesAreRead(t *testing.T) {
 	folder := t.TempDir()
 	for _, dir := range []string{"..1", "..2"} {
@@ -81,7 +81,7 @@ func TestAConfigurationFromAPipe(t *testing.T) {
 	}
 }
 
-// A key, a value and the names of files are printed as they can be seen.
+// Control characters in keys, values and file names are made visible.
 func TestCheckPrintsWhatCanBeSeen(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "a\x1b[31m\u202e\nmsg=c")
 	if err := os.Mkdir(folder, 0o700); err != nil {
@@ -120,7 +120,7 @@ func TestErrorsCanBeSeen(t *testing.T) {
 	cmdtest.MustBeVisible(t, "the error", errs.String())
 }
 
-// Neither --print-config nor the admin API shows a secret, and both show the same.
+// Neither --print-config nor the admin API shows a secret, and both show the same text.
 func TestSecretsOfARunningProcess(t *testing.T) {
 	path := cmdtest.WriteConfig(t, cmdtest.Secretive)
 	printed, _ := runFile(t, path)

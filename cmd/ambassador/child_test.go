@@ -27,8 +27,9 @@ func TestCommandGetsStandardInput(t *testing.T) {
 	}
 }
 
-// TestDescriptorLimit: Go raises our soft limit at its start. A COMMAND that uses
-// select(2) breaks with more than 1024 descriptors, so it must not inherit that.
+// TestDescriptorLimit asserts that COMMAND gets the soft limit that we were started
+// with. Go raises our soft limit when it starts, and a COMMAND that uses select(2)
+// breaks with more than 1024 descriptors.
 func TestDescriptorLimit(t *testing.T) {
 	cfgPath := cmdtest.WriteConfig(t, cmdtest.OneListener("127.0.0.1:1", `admin: {listen: ""}`))
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -48,7 +49,7 @@ func TestDescriptorLimit(t *testing.T) {
 		t.Errorf("COMMAND may have %s descriptors, want the 300 that we were started with", theirs)
 	}
 	var soft, hard int
-	if n, _ := fmt.Sscanf(ours, "Max open files %d %d", &soft, &hard); n == 2 && soft < hard-1 { // Go stays one below it, to know its own value again
+	if n, _ := fmt.Sscanf(ours, "Max open files %d %d", &soft, &hard); n == 2 && soft < hard-1 { // Go sets one less than the hard limit, to recognize its own value
 		t.Errorf("we may have %d descriptors, want the hard limit %d", soft, hard)
 	}
 }

@@ -28,18 +28,18 @@ import (
 )
 
 const (
-	// demoTimeout bounds the round trips of `demo --once`, and what a client of
-	// the service may take to begin.
+	// demoTimeout bounds the round trips of `demo --once`, and how long a client of the
+	// service may take to begin.
 	demoTimeout = 10 * time.Second
-	// demoIdle is how long a client of the service may be silent.
+	// demoIdle is how long a client of the service may send nothing.
 	demoIdle = 10 * time.Minute
-	// demoPause is the pause after the service could not accept a connection.
+	// demoPause is the pause after the service failed to accept a connection.
 	demoPause = 100 * time.Millisecond
 	// demoLife is how long the demo's certificates are valid.
 	demoLife = 24 * time.Hour
 )
 
-// demoCommand is `demo`.
+// demoCommand returns the command `demo`.
 func (a *app) demoCommand() *cobra.Command {
 	var (
 		once   bool
@@ -73,15 +73,15 @@ would. Prints the nc line to try. Nothing of it is left when it ends.`,
 	return cmd
 }
 
-// demo is a CA, a service that takes only clients that the CA knows, and files
-// with which one is known. Its owner calls close.
+// demo is a CA, a service that accepts only clients with a certificate of the CA, and
+// the files of such a client. The caller must call close.
 type demo struct {
-	ctx     context.Context // ends the service and its connections
+	ctx     context.Context // its end stops the service and its connections
 	cancel  context.CancelFunc
 	ca      *embedded.CA
 	tls     *tls.Config
 	service net.Listener
-	folder  string         // 0700, ours, removed by close
+	folder  string         // mode 0700, owned by us, removed by close
 	conns   sync.WaitGroup // the service and its connections
 }
 
@@ -143,7 +143,7 @@ func (d *demo) close() {
 	}
 }
 
-// serve accepts until close.
+// serve accepts connections until close.
 func (d *demo) serve() {
 	for {
 		conn, err := d.service.Accept()
@@ -162,8 +162,8 @@ func (d *demo) serve() {
 	}
 }
 
-// echo answers each line with the name in the client's certificate, until the
-// client ends: then every answer has been sent.
+// echo answers each line with the name in the client's certificate. When the client
+// closes its side, every answer has been sent.
 func (d *demo) echo(conn *tls.Conn) {
 	defer conn.Close()
 	stop := context.AfterFunc(d.ctx, func() { conn.NetConn().Close() })
@@ -171,7 +171,7 @@ func (d *demo) echo(conn *tls.Conn) {
 	ctx, cancel := context.WithTimeout(d.ctx, demoTimeout)
 	defer cancel()
 	if conn.HandshakeContext(ctx) != nil {
-		return // the client hears why
+		return // the client is told why
 	}
 	name := "nobody"
 	if chain := conn.ConnectionState().PeerCertificates; len(chain) > 0 {
@@ -185,7 +185,7 @@ func (d *demo) echo(conn *tls.Conn) {
 	}
 }
 
-// configuration is what `forward` makes of the same flags.
+// configuration is the configuration that `forward` makes of the same flags.
 func (d *demo) configuration(listen string) (*config.File, error) {
 	in := func(name string) string { return filepath.Join(d.folder, name) }
 	f, err := forwardFile(&forwardFlags{listenFlags: listenFlags{listen: listen}, to: []string{d.service.Addr().String()},
@@ -210,7 +210,7 @@ func (d *demo) run(ctx context.Context, a *app, f *config.File) error {
 	return p.Wait()
 }
 
-// explain says what runs where and what to try.
+// explain prints what runs where and what to try.
 func (d *demo) explain(w io.Writer, plain string) {
 	fmt.Fprintf(w, `
 A service at %s echoes lines. It speaks TLS 1.3 and takes only clients with a
@@ -230,8 +230,8 @@ Ctrl-C ends it, and nothing is left.
 `, d.service.Addr(), plain, netcatLine(plain))
 }
 
-// netcatLine is the command that speaks to an address as it was printed. -N ends
-// the request at the end of the input, so that the service knows it is whole.
+// netcatLine is the command that connects to a printed address. -N closes the sending
+// side at the end of the input, so that the service knows that the request is complete.
 func netcatLine(addr string) string {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return "nc -N -U " + path
@@ -243,12 +243,12 @@ func netcatLine(addr string) string {
 	return "nc -N " + host + " " + port
 }
 
-// runOnce proves that a plain client is answered, and that the same service
-// refuses a client without a certificate.
+// runOnce shows that a plaintext client is answered, and that the same service refuses
+// a client without a certificate.
 func (d *demo) runOnce(ctx context.Context, a *app, f *config.File) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	f.Admin.Off = true // there is no time to ask it
+	f.Admin.Off = true // the demo ends before anyone could use it
 	p, err := process.Start(ctx, a.World, f, process.Options{})
 	if err != nil {
 		return err
@@ -270,8 +270,8 @@ func (d *demo) runOnce(ctx context.Context, a *app, f *config.File) error {
 	return nil
 }
 
-// plainRoundTrip sends a line to an address as it was printed, ends, and reads
-// the answer to its end. An answer that is not to that line is an error.
+// plainRoundTrip sends a line to a printed address, closes its side, and reads the
+// whole answer. An answer that does not belong to that line is an error.
 func plainRoundTrip(ctx context.Context, addr, line string) (string, error) {
 	network := "tcp"
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
@@ -302,8 +302,8 @@ func plainRoundTrip(ctx context.Context, addr, line string) (string, error) {
 	return answer, err
 }
 
-// withoutCertificate is how the service treats a client that trusts it and has no
-// certificate: the error it gets, nil if it was served.
+// withoutCertificate connects as a client that trusts the service and has no
+// certificate. It returns the client's error; nil if the client was served.
 func (d *demo) withoutCertificate(ctx context.Context) error {
 	var plain net.Dialer
 	plain.SetMultipathTCP(false)
@@ -322,6 +322,6 @@ func (d *demo) withoutCertificate(ctx context.Context) error {
 	return err
 }
 
-// demoConnections is the same for the service of `demo`, whose clients are sessions
-// with two descriptors of their own.
+// demoConnections is the maximum number of connections to the service of `demo`. Each
+// client is a session, which needs two descriptors more.
 func demoConnections(descriptors int) int { return min(max(descriptors/16, 4), 1024) }

@@ -14,8 +14,8 @@ import (
 	"ambassador/cmd/ambassador/internal/program"
 )
 
-// inTempDir lets the demo make its folder in one of the test's own, and says what
-// is left of it.
+// inTempDir lets the demo create its folder in one of the test's own. left returns what
+// remains of it.
 func inTempDir(t *testing.T) (left func() []string) {
 	t.Helper()
 	dir := cmdtest.ShortDir(t)
@@ -133,8 +133,8 @@ func TestNetcatLine(t *testing.T) {
 	}
 }
 
-// A client that knows no TLS reaches a service that takes only certificates, by the
-// name that it asks for or that the configuration has.
+// A client that has no TLS reaches a service that accepts only certificates, by the
+// name in its request or by the name in the configuration.
 func TestMTLSByRule(t *testing.T) {
 	d, err := newDemo(t.Context())
 	if err != nil {

@@ -18,29 +18,29 @@ import (
 	"testing"
 )
 
-// ours lists every package of this module and which of ours it may import, with the
-// reason of each arrow in cmd. A package that is not here has no charter yet: write its
-// doc.go, then its line.
+// ours lists every package of this module and the packages of ours that it may import.
+// Each import of a cmd package has its reason. For a new package, write its doc.go
+// first and then its line here.
 var ours = map[string][]string{
 	"ambassador/cmd/ambassador": {
 		"ambassador/certs",                           // the folder and the password file of ca
 		"ambassador/certs/embedded",                  // the CA of ca and demo
 		"ambassador/cmd/ambassador/internal/admin",   // bounds the connections of ca and demo
 		"ambassador/cmd/ambassador/internal/cli",     // its commands
-		"ambassador/cmd/ambassador/internal/config",  // files that flags make, check, schema
+		"ambassador/cmd/ambassador/internal/config",  // files made of flags, check, schema
 		"ambassador/cmd/ambassador/internal/explain", // check --explain
 		"ambassador/cmd/ambassador/internal/logs",    // the log of ca
-		"ambassador/cmd/ambassador/internal/output",  // what is printed
+		"ambassador/cmd/ambassador/internal/output",  // prints
 		"ambassador/cmd/ambassador/internal/process", // runs it
-		"ambassador/cmd/ambassador/internal/program", // what it hands to every room
-		"ambassador/cmd/ambassador/internal/secrets", // files that check looks at
+		"ambassador/cmd/ambassador/internal/program", // the streams and environment that it passes to every package
+		"ambassador/cmd/ambassador/internal/secrets", // files that check reads
 		"ambassador/l4",          // the descriptor limit, records for --report
 		"ambassador/l4/starttls", // the names of protocols, for help
 		"ambassador/policy",      // ports and hosts of --allow
 		"ambassador/l4/outcome",  // stages, reasons and records
 	},
 	"ambassador/l4":             {"ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/l4/relay", "ambassador/l4/starttls", "ambassador/l4/task", "ambassador/policy", "ambassador/l4/outcome"},
-	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: for logins and for limits the same counts as one client
+	"ambassador/l4/htpasswd":    {"ambassador/policy"}, // Source: logins and limits count the same clients
 	"ambassador/l4/preface":     {"ambassador/policy"}, // ParseHost: rules and clients spell host names alike
 	"ambassador/l4/task":        {},
 	"ambassador/l4/outcome":     {},
@@ -62,25 +62,25 @@ var ours = map[string][]string{
 	},
 	"ambassador/cmd/ambassador/internal/output": {},
 	"ambassador/cmd/ambassador/internal/api": {
-		"ambassador/l4",         // records, statuses and reasons, told as the server has them
+		"ambassador/l4",         // the server's records, statuses and reasons
 		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/adminsocket": {
-		"ambassador/l4", // binds unix sockets, and asks whether a process answers on one
+		"ambassador/l4", // binds unix sockets, and checks whether a process listens on one
 	},
 	"ambassador/cmd/ambassador/internal/program": {
-		"ambassador/certs", // reads a file that a flag names, within bounds
+		"ambassador/certs", // reads a file named by a flag, with a size limit
 	},
 	"ambassador/cmd/ambassador/internal/config": {
-		"ambassador/certs",                           // principals, and the policies that upstreams and listeners become
+		"ambassador/certs",                           // principals, and the policies of upstreams and listeners
 		"ambassador/certs/files",                     // the keys of files, and its Files
-		"ambassador/certs/spiffe",                    // checks the socket of an agent
+		"ambassador/certs/spiffe",                    // checks the agent's socket
 		"ambassador/certs/step",                      // the keys of step, and its Config
-		"ambassador/cmd/ambassador/internal/output",  // mistakes name what a file has in it
+		"ambassador/cmd/ambassador/internal/output",  // errors quote what a file contains
 		"ambassador/cmd/ambassador/internal/program", // the file may be a pipe
 		"ambassador/l4",                              // the types of its configuration, and its defaults
 		"ambassador/l4/starttls",                     // the names of protocols, and what each can do
-		"ambassador/policy",                          // the rules, and how each key of one is written
+		"ambassador/policy",                          // the rules, and the syntax of their keys
 		"ambassador/l4/htpasswd",                     // the users of users_file
 	},
 	"ambassador/cmd/ambassador/internal/secrets": {
@@ -89,11 +89,11 @@ var ours = map[string][]string{
 		"ambassador/certs/spiffe",                   // identities from an agent
 		"ambassador/certs/step",                     // identities from a CA
 		"ambassador/cmd/ambassador/internal/api",    // the state of a users_file
-		"ambassador/cmd/ambassador/internal/config", // what is named, and the place of its key
+		"ambassador/cmd/ambassador/internal/config", // the sections that it loads, and the position of their keys
 		"ambassador/l4/htpasswd",                    // the users of users_file
 	},
 	"ambassador/cmd/ambassador/internal/logs": {
-		"ambassador/cmd/ambassador/internal/output", // a line shows no control characters
+		"ambassador/cmd/ambassador/internal/output", // a log line contains no control characters
 		"ambassador/l4/outcome",                     // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/metrics": {
@@ -105,14 +105,14 @@ var ours = map[string][]string{
 	"ambassador/cmd/ambassador/internal/admin": {
 		"ambassador/certs", // the state of identities
 		"ambassador/cmd/ambassador/internal/adminsocket", // binds the socket
-		"ambassador/cmd/ambassador/internal/api",         // what is answered
+		"ambassador/cmd/ambassador/internal/api",         // what it answers
 		"ambassador/cmd/ambassador/internal/output",      // writes answers
 		"ambassador/l4",         // states, sessions and reasons of the server
 		"ambassador/policy",     // health and breakers, for /readyz
 		"ambassador/l4/outcome", // stages, reasons and records
 	},
 	"ambassador/cmd/ambassador/internal/explain": {
-		"ambassador/cmd/ambassador/internal/config", // the rules and who may match them
+		"ambassador/cmd/ambassador/internal/config", // the rules, and the clients that can match them
 		"ambassador/cmd/ambassador/internal/output", // writes the explanation
 		"ambassador/l4",         // looks up names, and its reasons
 		"ambassador/policy",     // decides
@@ -120,10 +120,10 @@ var ours = map[string][]string{
 	},
 	"ambassador/cmd/ambassador/internal/cli": {
 		"ambassador/cmd/ambassador/internal/adminsocket", // finds the socket
-		"ambassador/cmd/ambassador/internal/api",         // what is asked and answered
-		"ambassador/cmd/ambassador/internal/output",      // writes what was answered
+		"ambassador/cmd/ambassador/internal/api",         // requests and responses
+		"ambassador/cmd/ambassador/internal/output",      // prints responses
 		"ambassador/cmd/ambassador/internal/program",     // streams, environment, exit codes
-		"ambassador/l4",         // records and reasons, for people
+		"ambassador/l4",         // records and reasons, for display
 		"ambassador/policy",     // states of breakers
 		"ambassador/l4/outcome", // stages, reasons and records
 	},
@@ -136,19 +136,20 @@ var ours = map[string][]string{
 		"ambassador/cmd/ambassador/internal/config",      // what to run
 		"ambassador/cmd/ambassador/internal/logs",        // the log
 		"ambassador/cmd/ambassador/internal/metrics",     // the metrics
-		"ambassador/cmd/ambassador/internal/output",      // what is printed
+		"ambassador/cmd/ambassador/internal/output",      // prints
 		"ambassador/cmd/ambassador/internal/program",     // streams, environment, exit codes
-		"ambassador/cmd/ambassador/internal/secrets",     // keeps what the configuration names
+		"ambassador/cmd/ambassador/internal/secrets",     // loads what the configuration names
 		"ambassador/l4",         // runs the server
 		"ambassador/l4/outcome", // stages, reasons and records
 	},
 }
 
-// wrapped lists every module that is not ours nor the standard library, and the
-// packages that may import it. One package each, so that its types do not
-// travel; the exceptions are smallstep's, whose client and authority are two
-// packages of ours, golang.org/x/sys, which is the system itself, and what reads a
-// command line. What no package may import comes with a library that we chose.
+// wrapped lists every module that is neither ours nor the standard library, and the
+// packages that may import it. Each has one package only, so that its types do not
+// spread. There are three exceptions: smallstep, whose client and authority are two
+// packages of ours; golang.org/x/sys, which is the system itself; and modules that read
+// a command line. A module that no package may import is a dependency of a library that
+// we chose.
 var wrapped = map[string][]string{
 	"github.com/smallstep/certificates": {"ambassador/certs/step", "ambassador/certs/embedded"},
 	"go.step.sm/crypto":                 {"ambassador/certs/step", "ambassador/certs/embedded"},
@@ -163,14 +164,14 @@ var wrapped = map[string][]string{
 	"github.com/landlock-lsm":           {"ambassador/cmd/ambassador/internal/process"},
 	"software.sslmate.com/src":          {"ambassador/certs/files"},
 	"golang.org/x/crypto":               {"ambassador/certs/files", "ambassador/l4/htpasswd", "ambassador/l4/preface", "ambassador/cmd/ambassador/internal/cmdtest"},
-	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are x/text's
+	"golang.org/x/net":                  {"ambassador/policy"}, // its idna; the tables are in x/text
 	"golang.org/x/text":                 {},
 	"github.com/pires/go-proxyproto":    {"ambassador/l4/preface"},
 	"github.com/armon/go-socks5":        {"ambassador/l4/preface"},
 	"golang.org/x/sys":                  {"ambassador/l4", "ambassador/l4/relay", "ambassador/cmd/ambassador/internal/process"},
 }
 
-// forbidden lists imports that a package must not have itself, and why.
+// forbidden lists imports that a package must not have directly, and why.
 var forbidden = []struct{ pkg, path, reason string }{
 	{"ambassador/policy", "net", "policy decides and does no I/O; net/netip has the addresses"},
 	{"ambassador/policy", "os", "policy decides and does no I/O"},
@@ -204,7 +205,7 @@ var banned = map[string]string{
 	"expvar":         "it registers itself with the default mux",
 }
 
-// listed is what `go list -json` says of a package, as far as it matters here.
+// listed has the fields of `go list -json` that the tests use.
 type listed struct {
 	ImportPath string
 	Standard   bool
@@ -212,8 +213,8 @@ type listed struct {
 	Deps       []string
 }
 
-// list asks for our packages and all they import, as built for a system. Test
-// files do not count.
+// list returns our packages and all that they import, as built for the system goos. It
+// leaves out test files.
 func list(t *testing.T, goos string) map[string]listed {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", "ambassador/...")
@@ -238,8 +239,8 @@ func list(t *testing.T, goos string) map[string]listed {
 
 func isOurs(path string) bool { return strings.HasPrefix(path, "ambassador/") }
 
-// TestDependencies asserts that imports point one way and that each library has
-// one door.
+// TestDependencies asserts that imports go in one direction, and that each library is
+// imported in one place.
 func TestDependencies(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {
 		t.Run(goos, func(t *testing.T) {
@@ -277,7 +278,7 @@ func checkImports(t *testing.T, p listed, packages map[string]listed) {
 	}
 }
 
-// module is the key of wrapped that a package's path lies below.
+// module is the key of wrapped that contains a package's path.
 func module(pkg string) string {
 	for pkg != "." && pkg != "/" {
 		if wrapped[pkg] != nil {
@@ -288,16 +289,16 @@ func module(pkg string) string {
 	return ""
 }
 
-// heavy lists the packages that the embedded CA, the clients of step-ca and SPIFFE, or
-// the format of metrics come with.
+// heavy lists the packages that come with the embedded CA, the clients of step-ca and
+// SPIFFE, or the metrics format.
 var heavy = []string{"ambassador/certs/embedded", "ambassador/certs/step", "ambassador/certs/spiffe", "ambassador/cmd/ambassador",
 	"ambassador/cmd/ambassador/internal/cmdtest", "ambassador/cmd/ambassador/internal/config",
 	"ambassador/cmd/ambassador/internal/secrets", "ambassador/cmd/ambassador/internal/metrics",
 	"ambassador/cmd/ambassador/internal/explain", "ambassador/cmd/ambassador/internal/process"}
 
-// TestHeavyDependencies asserts how far the weight of the embedded CA reaches:
-// 474 packages come with it, and they stay behind certs/embedded and certs/step; gRPC, behind
-// certs/spiffe.
+// TestHeavyDependencies asserts which packages depend on the embedded CA. It brings 474
+// packages, which only certs/embedded and certs/step may import. Only certs/spiffe may
+// import gRPC.
 func TestHeavyDependencies(t *testing.T) {
 	packages := list(t, "linux")
 	for name, p := range packages {
@@ -312,8 +313,8 @@ func TestHeavyDependencies(t *testing.T) {
 	}
 }
 
-// TestRulesAreAlive asserts that the lists above name what exists, so that a rule
-// does not outlive what it is about.
+// TestRulesAreAlive asserts that everything in the lists above exists, so that no rule
+// outlives its subject.
 func TestRulesAreAlive(t *testing.T) {
 	packages := list(t, "linux")
 	used := map[string]bool{}
@@ -336,9 +337,9 @@ func TestRulesAreAlive(t *testing.T) {
 	}
 }
 
-// fixed lists the lowest version of a module without a known vulnerability that our
-// code reaches. It catches a downgrade where the vulnerability database cannot be
-// asked; `.ci/run` asks it where it can.
+// fixed lists, for each module, the lowest version without a known vulnerability that
+// our code reaches. It detects a downgrade where the vulnerability database is not
+// available; `.ci/run` queries the database where it is.
 var fixed = []struct{ module, version, reason string }{
 	{"github.com/go-jose/go-jose/v3", "v3.0.5", "CVE-2026-34986: a JWE with an empty key, which a CA sends us as a provisioner's key, panics the process"},
 	{"github.com/go-jose/go-jose/v4", "v4.1.4", "CVE-2026-34986: the same panic"},
@@ -347,8 +348,8 @@ var fixed = []struct{ module, version, reason string }{
 	{"go.opentelemetry.io/otel", "v1.47.0", "CVE-2026-29181 and CVE-2026-128086: a baggage header costs far more than its size"},
 }
 
-// TestFixedVersions asserts that no module of the build is older than the version
-// that fixed its vulnerability.
+// TestFixedVersions asserts that no module of the build is older than its version in
+// fixed.
 func TestFixedVersions(t *testing.T) {
 	for _, f := range fixed {
 		text, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", f.module).Output()
@@ -362,8 +363,8 @@ func TestFixedVersions(t *testing.T) {
 	}
 }
 
-// olderVersion compares versions by their numbers. What follows a hyphen comes
-// before the version that it follows (v1.2.3-rc.1, pseudo-versions).
+// olderVersion compares versions by their numbers. A version with a hyphen is older
+// than the same version without (v1.2.3-rc.1, pseudo-versions).
 func olderVersion(a, b string) bool {
 	parse := func(v string) (numbers [3]int, pre bool) {
 		v, _, pre = strings.Cut(strings.TrimSuffix(v, "+incompatible"), "-")
@@ -396,7 +397,8 @@ func TestOlderVersion(t *testing.T) {
 	}
 }
 
-// sources lists the Go files of the repository but tests, as paths from here.
+// sources lists the Go files of the repository except tests, as paths relative to this
+// folder.
 func sources(t *testing.T) (out []string) {
 	t.Helper()
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -411,15 +413,15 @@ func sources(t *testing.T) (out []string) {
 	return out
 }
 
-// TestNoMultipathTCP asserts that no socket of ours is MPTCP, which Go's listeners
-// are unless told otherwise, and its dialers where GODEBUG says so: Landlock's rules
-// about ports are for TCP alone. A function that makes a dialer or a listener also
-// calls SetMultipathTCP(false), or is about unix sockets.
+// TestNoMultipathTCP asserts that no socket of ours is MPTCP, since Landlock's port
+// rules are for TCP alone. Go's listeners are MPTCP by default, and its dialers if
+// GODEBUG says so. A function that makes a dialer or a listener must call
+// SetMultipathTCP(false), or use unix sockets only.
 func TestNoMultipathTCP(t *testing.T) {
 	files := sources(t)
 	for _, name := range files {
 		if strings.Contains(name, "/integration/") || strings.Contains(name, "/cmdtest/") {
-			continue // tests dial as clients do
+			continue // tests dial like clients
 		}
 		fset := token.NewFileSet()
 		file, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
@@ -436,7 +438,8 @@ func TestNoMultipathTCP(t *testing.T) {
 	}
 }
 
-// multipath is what in f may make an MPTCP socket; empty if nothing does.
+// multipath returns the call in f that may make an MPTCP socket; empty if there is
+// none.
 func multipath(f *ast.FuncDecl) (what string) {
 	makers := []string{"net.Dialer", "net.ListenConfig", "net.Dial", "net.DialTimeout", "net.Listen", "tls.Dialer", "tls.Dial", "tls.Listen",
 		"http.DefaultTransport", "http.DefaultClient", "http.Get", "http.Post", "http.ListenAndServe"}
@@ -464,7 +467,8 @@ func multipath(f *ast.FuncDecl) (what string) {
 	return what
 }
 
-// qualified is a name like "net.Dialer"; empty for what is none.
+// qualified returns a name like "net.Dialer"; empty if the expression is not a
+// qualified name.
 func qualified(e ast.Expr) string {
 	if sel, ok := e.(*ast.SelectorExpr); ok {
 		if pkg, ok := sel.X.(*ast.Ident); ok {
@@ -485,10 +489,10 @@ func hasKey(lit *ast.CompositeLit, name string) bool {
 	})
 }
 
-// TestFilesHaveOneReader asserts that whoever reads a file reads it through
-// certs.ReadFile or certs.Folder, which wait for nobody and have a bound.
+// TestFilesHaveOneReader asserts that all files are read with certs.ReadFile or
+// certs.Folder. They never block and limit the size.
 func TestFilesHaveOneReader(t *testing.T) {
-	opens := map[string]string{ // what may open files itself, and why
+	opens := map[string]string{ // the functions that may open files themselves, and why
 		"certs/readfile.go":                                  "the reader",
 		"cmd/ambassador/internal/program/given.go":           "pipes that a command line names",
 		"cmd/ambassador/internal/adminsocket/adminsocket.go": "locks a folder",

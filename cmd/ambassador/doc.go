@@ -1,39 +1,39 @@
-// Ambassador makes the network connections of an application that cannot be
-// changed: the application speaks plain TCP to it, and it opens the connection
-// with mutual TLS, after STARTTLS where the protocol wants it.
+// Ambassador makes the network connections of an application that cannot be changed.
+// The application speaks plain TCP to it, and it opens the connection with mutual TLS,
+// after STARTTLS if the protocol requires that.
 //
 // This package is the binary: its flags, its table of commands, its exit codes, and the
 // commands that need no configuration file (forward, socks5, demo, ca). It is the only
-// one that knows all the others. Only main exits.
+// package that knows all the others. Only main exits.
 //
-// The rooms below internal/, from what everything needs to what needs everything:
+// The packages below internal/, in the order of their imports, lowest first:
 //
-//   - output: what people and programs read of us, without control characters
-//   - program: streams, environment and exit codes, which main hands down
+//   - output: writes text and JSON for people and programs, without control characters
+//   - program: streams, environment and exit codes, which main passes down
 //   - api: the paths and JSON types of the admin API
-//   - adminsocket: where the socket of the admin API is
+//   - adminsocket: finds and binds the socket of the admin API
 //   - config: the configuration: keys, checks, schema
-//   - secrets: the certificates, users and passwords that it names
-//   - explain: what its rules decide about one connection
-//   - logs, metrics: what is told of sessions
+//   - secrets: the certificates, users and passwords that the configuration names
+//   - explain: what the rules decide about one connection
+//   - logs, metrics: the log and the metrics of sessions
 //   - admin: the server of the admin API
-//   - cli: the commands that ask a running process
-//   - process: the life of one: start, reload, drain
+//   - cli: the commands that query a running process
+//   - process: runs an ambassador: start, reload, drain
 //
-// deps_test.go has every import that a room may have, and why.
+// deps_test.go lists every import that a package may have, and why.
 //
 // # Promised
 //
-//   - A configuration is taken whole or not at all, at start and at each reload.
-//   - SIGTERM and SIGINT let sessions finish within drain.timeout and end with
-//     exit code 0; a second one ends at once.
+//   - A configuration is applied completely or not at all, at start and at each reload.
+//   - SIGTERM and SIGINT let sessions finish within drain.timeout, and the process ends
+//     with exit code 0. A second signal ends it at once.
 //   - COMMAND starts after every required upstream was reached, and its exit code
 //     is ours.
-//   - Standard output carries the addresses, or COMMAND's output, and nothing else;
-//     with `socks5 --report`, what that found at the very end.
+//   - Standard output has only the addresses, or COMMAND's output. With
+//     `socks5 --report`, the report follows at the very end.
 //
 // # Not promised
 //
 //   - That COMMAND ends when we are killed: SIGKILL leaves it running.
-//   - That a log line is written where standard error has no reader.
+//   - That a log line is written if standard error has no reader.
 package main

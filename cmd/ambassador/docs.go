@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// manualFiles are the manual: one Markdown file for each topic.
+// manualFiles holds the manual: one Markdown file for each topic.
 //
 //go:embed docs/*.md
 var manualFiles embed.FS
@@ -15,7 +15,7 @@ var manualFiles embed.FS
 // topic is a chapter of the manual.
 type topic struct{ name, about string }
 
-// topics are the chapters in the order in which help lists them. A test asserts
+// topics returns the chapters in the order in which help lists them. A test asserts
 // that each has its file.
 func topics() []topic {
 	return []topic{
@@ -31,7 +31,7 @@ func topics() []topic {
 	}
 }
 
-// manual is the text of a topic. False: there is no such topic.
+// manual returns the text of a topic. It returns false if there is no such topic.
 func manual(name string) (string, bool) {
 	if !slices.ContainsFunc(topics(), func(t topic) bool { return t.name == name }) {
 		return "", false
@@ -40,7 +40,7 @@ func manual(name string) (string, bool) {
 	return string(text), err == nil
 }
 
-// topicList is a line for each topic, for help.
+// topicList has a line for each topic, for help.
 func topicList() string {
 	var b strings.Builder
 	for _, t := range topics() {

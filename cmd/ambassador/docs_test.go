@@ -31,9 +31,9 @@ import (
 	"ambassador/l4/starttls"
 )
 
-// The manual must name everything that a user can meet: this file lists those things
-// from the code, and asserts that each has its place. It also generates the reference
-// of the configuration, and tries what the documents print.
+// The manual must name everything that a user can encounter. This file lists those
+// things from the code, and asserts that the manual documents each. It also generates
+// the configuration reference, and tries the examples in the documents.
 
 var updateDocs = flag.Bool("update-docs", false, "write the generated part of docs/configuration.md")
 
@@ -46,7 +46,7 @@ func chapter(t *testing.T, name string) string {
 	return text
 }
 
-// mustHave asserts that a chapter has a place, as a pattern, for each of the names.
+// mustHave asserts that a chapter contains the pattern for each of the names.
 func mustHave(t *testing.T, chapterName, what, pattern string, names []string) {
 	t.Helper()
 	if len(names) == 0 {
@@ -60,7 +60,7 @@ func mustHave(t *testing.T, chapterName, what, pattern string, names []string) {
 	}
 }
 
-// rowFor is a row of a table that begins with a name.
+// rowFor matches a table row that begins with a name.
 const rowFor = "(?m)^\\| `%s`"
 
 func TestTopicsAreTheFiles(t *testing.T) {
@@ -153,7 +153,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// eachSource calls do with every file of the binary's source, wherever it lives.
+// eachSource calls do with every source file of the binary.
 func eachSource(t *testing.T, do func(*ast.File)) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
@@ -171,7 +171,7 @@ func eachSource(t *testing.T, do func(*ast.File)) {
 	}
 }
 
-// textOf is the value of a text in the source.
+// textOf is the value of a string expression.
 func textOf(e ast.Node) (string, bool) {
 	literal, ok := e.(*ast.BasicLit)
 	if !ok || literal.Kind != token.STRING {
@@ -181,8 +181,9 @@ func textOf(e ast.Node) (string, bool) {
 	return text, err == nil
 }
 
-// metricsInSource are the metrics as NAME{LABEL,…}, from the calls that make them with
-// name, help and labels. What is made in another way has only its name.
+// metricsInSource returns the metrics as NAME{LABEL,…}, from the calls that create them
+// with name, help and labels. A metric that is created in another way has only its
+// name.
 func metricsInSource(t *testing.T) []string {
 	t.Helper()
 	found := map[string]string{}
@@ -215,7 +216,8 @@ func metricsInSource(t *testing.T) []string {
 	return slices.Sorted(maps.Values(found))
 }
 
-// TestAdminPathsAreDocumented reads the paths from the source, server and commands alike.
+// TestAdminPathsAreDocumented takes the paths from the source of the server and of the
+// commands.
 func TestAdminPathsAreDocumented(t *testing.T) {
 	found := map[string]bool{}
 	adminPath := regexp.MustCompile(`^/(livez|readyz|metrics|v1/[a-z/{}]+[a-z}])$`)
@@ -242,19 +244,19 @@ func TestFieldsOfRecordsAreDocumented(t *testing.T) {
 	mustHave(t, "operations", "field of a record", "`%s`", all)
 }
 
-// The reference of the configuration.
+// The configuration reference.
 
 // keyDoc is one key of the configuration.
 type keyDoc struct {
 	path    string // "upstreams.NAME.tls.ca"
-	kind    string // in words
-	byItem  bool   // a list whose items have keys of their own
+	kind    string // the type in words
+	byItem  bool   // a list whose items have keys themselves
 	text    string
-	without string // what counts where the key is not given
+	without string // what applies if the key is not set
 	keys    []keyDoc
 }
 
-// required are the keys without which their section is a mistake.
+// required are the keys that their section must have.
 var required = []string{
 	"identities.NAME.step.url", "identities.NAME.step.fingerprint", "identities.NAME.step.names",
 	"identities.NAME.spiffe.socket", "listeners", "listeners.NAME.listen", "listeners.NAME.proxy_protocol.from", "upstreams", "upstreams.NAME.endpoints[].address",
@@ -293,8 +295,8 @@ func TestConfigurationReference(t *testing.T) {
 	}
 }
 
-// TestKeysThatAreRequired takes each out of the catalogue of keys, which must then be
-// refused.
+// TestKeysThatAreRequired removes each required key from the catalogue of keys, and
+// expects an error.
 func TestKeysThatAreRequired(t *testing.T) {
 	text, err := os.ReadFile("docs/keys.yaml")
 	if err != nil {
@@ -319,8 +321,8 @@ func TestKeysThatAreRequired(t *testing.T) {
 	}
 }
 
-// loads says what is wrong with the text of a configuration. The files that it names
-// are not read.
+// loads returns the error of a configuration text. It does not read the files that the
+// text names.
 func loads(t *testing.T, text []byte) error {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ambassador.yaml")
@@ -334,8 +336,8 @@ func loads(t *testing.T, text []byte) error {
 	return nil
 }
 
-// removeKey takes the first key of a path out of a tree, and says whether there was one.
-// NAME stands for any key, [] for any item.
+// removeKey removes the first key at a path from a tree, and reports whether there was
+// one. NAME stands for any key, [] for any item.
 func removeKey(n *yaml.Node, path []string) bool {
 	step := 2 // keys and their values
 	if n.Kind == yaml.SequenceNode {
@@ -355,7 +357,7 @@ func removeKey(n *yaml.Node, path []string) bool {
 	return false
 }
 
-// configKeys are the keys of the file, as the schema has them.
+// configKeys returns the keys of the file, from the schema.
 func configKeys(t *testing.T) []keyDoc {
 	t.Helper()
 	out, errs := &strings.Builder{}, &strings.Builder{}
@@ -369,7 +371,7 @@ func configKeys(t *testing.T) []keyDoc {
 	return keysOf("", schema)
 }
 
-// allKeys are the keys of every depth.
+// allKeys returns the keys at all depths.
 func allKeys(t *testing.T) (out []keyDoc) {
 	t.Helper()
 	var walk func([]keyDoc)
@@ -410,10 +412,10 @@ func keysOf(at string, section map[string]any) (out []keyDoc) {
 	return out
 }
 
-// below is the path of a key of a section; that of the file has none.
+// below is the path of a key in the section at; a key of the file itself has no prefix.
 func below(at, key string) string { return strings.TrimPrefix(at+"."+key, ".") }
 
-// sectionsOf are the schemas with keys that a value has, or each of its items.
+// sectionsOf returns the schemas with keys of a value, or of its items.
 func sectionsOf(p map[string]any) (out []map[string]any) {
 	if named, ok := p["additionalProperties"].(map[string]any); ok {
 		return []map[string]any{named}
@@ -434,7 +436,7 @@ func sectionsOf(p map[string]any) (out []map[string]any) {
 	return out
 }
 
-// kindOf says in words what a value is.
+// kindOf describes the type of a value.
 func kindOf(p map[string]any) string {
 	pattern, _ := p["pattern"].(string)
 	switch {
@@ -468,7 +470,7 @@ func kindOf(p map[string]any) string {
 
 var defaultSentence = regexp.MustCompile(` ?\bDefault:? (.*?)\.( |$)`)
 
-// splitDefault takes the sentence about the default out of a description.
+// splitDefault removes the sentence about the default from a description.
 func splitDefault(p map[string]any) (text, without string) {
 	text, _ = p["description"].(string)
 	found := defaultSentence.FindStringIndex(text)
@@ -479,7 +481,7 @@ func splitDefault(p map[string]any) (text, without string) {
 	return strings.TrimSpace(text[:found[0]] + " " + text[found[1]:]), without
 }
 
-// writeSection writes a section with its keys, and then those below it.
+// writeSection writes a section with its keys, and then the sections below it.
 func writeSection(b *strings.Builder, k keyDoc, examples map[string]string) {
 	fmt.Fprintf(b, "\n### `%s`\n\n%s\n", headOf(k), sentence(k))
 	if len(k.keys) > 0 {
@@ -502,7 +504,7 @@ func writeSection(b *strings.Builder, k keyDoc, examples map[string]string) {
 	}
 }
 
-// headOf is the path under which the keys of a section are.
+// headOf is the common path of the keys of a section.
 func headOf(k keyDoc) string {
 	if len(k.keys) == 0 {
 		return k.path
@@ -512,10 +514,10 @@ func headOf(k keyDoc) string {
 
 func lastOf(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
 
-// sentence is what a key does, and what counts without it.
+// sentence says what a key does, and what applies if it is not set.
 func sentence(k keyDoc) string { return strings.TrimSpace(k.text + " " + k.without) }
 
-// exampleKeys are the values of docs/keys.yaml by their path, as YAML in one line.
+// exampleKeys returns the values of docs/keys.yaml by path, as YAML in one line.
 func exampleKeys(t *testing.T) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("docs/keys.yaml")
@@ -554,7 +556,8 @@ func collectExamples(t *testing.T, out map[string]string, at string, n *yaml.Nod
 	}
 }
 
-// oneLine is a key with its value in flow style; a list of rules has none.
+// oneLine returns a key with its value in flow style. It returns nothing for a list of
+// rules.
 func oneLine(t *testing.T, key, value *yaml.Node) string {
 	t.Helper()
 	if value.Kind == yaml.SequenceNode && value.Style&yaml.FlowStyle == 0 {
@@ -584,9 +587,9 @@ func TestEveryKeyHasAnExample(t *testing.T) {
 	}
 }
 
-// What the documents print.
+// The examples in the documents.
 
-// documents are the manual and the README, by the path from here.
+// documents returns the manual and the README, by path relative to this folder.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -601,7 +604,8 @@ func documents(t *testing.T) map[string]string {
 	return out
 }
 
-// blocks are the fenced blocks of a document in a language; "" are those without one.
+// blocks returns the fenced code blocks of a document in a language; "" selects blocks
+// without a language.
 func blocks(text, language string) (out []string) {
 	for _, found := range regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
 		if found[1] == language {
@@ -631,8 +635,8 @@ func TestExamplesOfTheManualLoad(t *testing.T) {
 	}
 }
 
-// TestCommandLinesOfTheManual asserts that each command line has a command and flags
-// that exist.
+// TestCommandLinesOfTheManual asserts that the command and the flags of each command
+// line exist.
 func TestCommandLinesOfTheManual(t *testing.T) {
 	root, n := (&app{}).rootCommand(), 0
 	for path, text := range documents(t) {
@@ -695,8 +699,8 @@ func TestLinksOfTheManual(t *testing.T) {
 	}
 }
 
-// TestReadme asserts what the README promises of itself: it is short, it has the two
-// commands of a first try, and the files that its recipes name exist.
+// TestReadme asserts that the README is short and has the two commands of a first try,
+// and that the files named in its recipes exist.
 func TestReadme(t *testing.T) {
 	text := documents(t)["../../README.md"]
 	if n := strings.Count(text, "\n"); n > 200 {
@@ -735,7 +739,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// testExists says whether a test of that name is somewhere in the repository.
+// testExists reports whether the repository has a test with that name.
 func testExists(t *testing.T, name string) bool {
 	t.Helper()
 	found := false
@@ -785,7 +789,7 @@ func TestHelpTopics(t *testing.T) {
 }
 
 // TestManPage asserts that the page has every command and flag, and no line that roff
-// would take for a request by mistake.
+// would mistake for a request.
 func TestManPage(t *testing.T) {
 	root := (&app{}).rootCommand()
 	page := manPage(root)
@@ -811,7 +815,7 @@ func TestManPage(t *testing.T) {
 }
 
 func TestCompletionOfValues(t *testing.T) {
-	for line, want := range map[string]string{ // lines of the answer, and its directive; the shell drops what does not fit
+	for line, want := range map[string]string{ // the lines of the answer, and its directive; the shell filters them
 		"forward --starttls ": strings.Join(starttls.Names(), "\n") + "\n:4\n",
 		"run --log-level ":    "debug\ninfo\nwarn\nerror\n:4\n",
 		"run --log-format ":   "text\njson\n:4\n",
@@ -836,8 +840,8 @@ func TestCompletionOfValues(t *testing.T) {
 	}
 }
 
-// TestAddressesOfTheManual asserts that examples listen on loopback, unless they have
-// TLS: what people paste shall not be open to others.
+// TestAddressesOfTheManual asserts that examples listen on loopback unless they have
+// TLS: a pasted example must not be open to others.
 func TestAddressesOfTheManual(t *testing.T) {
 	for path, text := range documents(t) {
 		for _, found := range regexp.MustCompile(`--listen ([\w.:\[\]]+:\d+)`).FindAllStringSubmatch(text, -1) {

@@ -118,7 +118,8 @@ func TestExplainAsJSON(t *testing.T) {
 	}
 }
 
-// What is refused whatever the rules say is not said to be dialled.
+// The explanation does not claim that a destination is dialled if it is refused
+// regardless of the rules.
 func TestExplainLoop(t *testing.T) {
 	path := cmdtest.WriteConfig(t, `metrics: {listen: "127.0.0.1:9"}
 upstreams: {net: {dynamic: true}}

@@ -18,7 +18,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
-// checked is what `check` prints about a configuration, and its exit code.
+// checked returns the output of `check` for a configuration, and its exit code.
 func checked(t *testing.T, text string, args ...string) (out string, code int) {
 	t.Helper()
 	stdout, stderr := cmdtest.NewOutput(), cmdtest.NewOutput()
@@ -26,7 +26,7 @@ func checked(t *testing.T, text string, args ...string) (out string, code int) {
 	return stdout.String() + stderr.String(), code
 }
 
-// exposing is a configuration with all kinds of files, by name in a folder.
+// exposing is a configuration with all kinds of files; the files are in folder.
 func exposing(t *testing.T) (text, folder string) {
 	t.Helper()
 	p := cmdtest.NewPairs(t)
@@ -48,8 +48,8 @@ admin: {token_file: DIR/admin}
 `, "DIR", p.Folder), p.Folder
 }
 
-// A secret that every user may read is a warning of `check` and of the log; a file
-// that every user may write is a mistake.
+// A secret that every user can read is a warning of `check` and of the log. A file that
+// every user can write is an error.
 func TestCheckOfFileModes(t *testing.T) {
 	text, folder := exposing(t)
 	at := func(name string) string { return filepath.Join(folder, name) }
@@ -101,8 +101,8 @@ func TestConfigurationThatEverybodyMayWrite(t *testing.T) {
 	}
 }
 
-// A secret that Kubernetes mounts is a link, through a link, to a file of root's that
-// all may read: it is used, with a warning.
+// A secret mounted by Kubernetes is a link, through a link, to a file owned by root
+// that everyone can read. It is used, with a warning.
 func TestKubernetesSecret(t *testing.T) {
 	text, folder := exposing(t)
 	at := func(name string) string { return filepath.Join(folder, name) }
@@ -115,13 +115,13 @@ func TestKubernetesSecret(t *testing.T) {
 	if out, code := checked(t, text); code != 0 || !strings.Contains(out, "warning: identities.a.files.key: ") || !strings.Contains(out, "defaultMode: 0440") {
 		t.Errorf("code %d\n%s", code, out)
 	}
-	text, _, _ = strings.Cut(text, "  s: {step") // whose CA is not there
+	text, _, _ = strings.Cut(text, "  s: {step") // its CA does not exist here
 	_, log := runFile(t, cmdtest.WriteConfig(t, text+"upstreams: {u: {endpoints: [\"127.0.0.1:1\"], required: false, tls: {identity: a}}}\nlisteners: {front: {listen: \"127.0.0.1:0\", upstream: u}}\n"))
 	log.Await(t, `"level":"WARN","msg":"secret not kept from other users","setting":"identities\.a\.files\.key: `)
 }
 
-// A revocation list that refuses all of its CA is a mistake for `check`, one that
-// refuses some a warning.
+// A revocation list that refuses all certificates of its CA is an error for `check`;
+// one that refuses some is a warning.
 func TestCheckOfRevocationLists(t *testing.T) {
 	text, folder := exposing(t)
 	text = strings.Replace(text, "ca: ", "crl: "+filepath.Join(folder, "ca.crl")+", ca: ", 1)

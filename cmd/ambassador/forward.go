@@ -7,8 +7,8 @@ import (
 	"ambassador/cmd/ambassador/internal/program"
 )
 
-// forwardCommand is `forward`: the configuration of one listener and one
-// upstream, made of flags, and from there on the same as `run`.
+// forwardCommand returns the command `forward`. It makes a configuration with one
+// listener and one upstream from flags, and then does the same as `run`.
 func (a *app) forwardCommand() *cobra.Command {
 	var (
 		flags serveFlags

@@ -13,8 +13,8 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// TestWhatForwardDoes runs `forward` in full, with a real SIGTERM at its end being
-// a cancelled context here.
+// TestWhatForwardDoes runs `forward` from start to end. A cancelled context stands in
+// for SIGTERM.
 func TestWhatForwardDoes(t *testing.T) {
 	t.Setenv("RUNTIME_DIRECTORY", cmdtest.ShortDir(t))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -40,7 +40,7 @@ func TestForwardFlags(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		ff   forwardFlags
-		want string // empty: good
+		want string // empty: no error
 	}{
 		{"tls", forwardFlags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, to: []string{"h:1"}}, ""},
 		{"everything", forwardFlags{listenFlags: listenFlags{listen: "unix:/s", idle: 5e9, socketMode: "0660"}, to: []string{"h:1", "[::1]:2"}, starttls: "postgres", cert: "c", key: "k", ca: "ca", serverName: "n"}, ""},
@@ -77,7 +77,7 @@ func TestForwardFlags(t *testing.T) {
 	}
 }
 
-// roundTrip prints a configuration, loads it, and wants the same.
+// roundTrip prints a configuration, loads it, and expects the same configuration.
 func roundTrip(t *testing.T, f *config.File) {
 	t.Helper()
 	var b bytes.Buffer

@@ -11,8 +11,8 @@ import (
 	"ambassador/l4/starttls"
 )
 
-// helpCommand is cobra's, with the topics of the manual and the man page. A name
-// that is neither command nor topic is an error.
+// helpCommand is cobra's help command with the topics of the manual and the man page. A
+// name that is neither a command nor a topic is an error.
 func helpCommand() *cobra.Command {
 	var man bool
 	cmd := &cobra.Command{
@@ -39,7 +39,7 @@ of each command.`,
 	return cmd
 }
 
-// printHelp prints the help of one command or topic, or of all.
+// printHelp prints the help of a command or topic, or of the program.
 func printHelp(help *cobra.Command, args []string) error {
 	root := help.Root()
 	if len(args) == 1 {
@@ -57,7 +57,7 @@ func printHelp(help *cobra.Command, args []string) error {
 	return about.Help()
 }
 
-// listTopics adds the topics to the help of the root command alone: other commands
+// listTopics adds the topics to the help of the root command only. Other commands
 // inherit its template.
 func listTopics(root *cobra.Command) {
 	root.SetHelpTemplate(root.HelpTemplate() + `{{if not .HasParent}}
@@ -84,8 +84,9 @@ func completeHelp(cmd *cobra.Command, args []string, _ string) ([]cobra.Completi
 	return all, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeValues lets the shell complete the values of flags: those of closed lists,
-// and files only where a flag takes one. A flag means the same with every command.
+// completeValues lets the shell complete flag values: those of fixed lists, and file
+// names only for flags that take a file. A flag has the same meaning with every
+// command.
 func completeValues(root *cobra.Command) {
 	values := map[string][]cobra.Completion{
 		"starttls":   starttls.Names(),
@@ -112,7 +113,8 @@ func completeValues(root *cobra.Command) {
 	}
 }
 
-// must panics where a flag cannot be completed: it is missing, or is registered twice.
+// must panics if a flag's completion cannot be registered: the flag is missing, or it
+// is registered twice.
 func must(err error) {
 	if err != nil {
 		panic("ambassador: internal error: completion: " + err.Error())

@@ -11,8 +11,8 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// listenFlags say where and how the one listener of a command is that needs no
-// file: `forward` and `socks5`.
+// listenFlags configure the one listener of a command that needs no file: `forward` and
+// `socks5`.
 type listenFlags struct {
 	listen                string
 	idle                  time.Duration
@@ -27,7 +27,7 @@ func (lf *listenFlags) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&lf.unsafePlaintextListen, "unsafe-plaintext-listen", false, "allow --listen on an address that others can reach")
 }
 
-// lines are the listener's keys in YAML.
+// lines returns the listener's keys as YAML.
 func (lf *listenFlags) lines() (out []string) {
 	if lf.listen != "" {
 		out = append(out, "listen: "+quoteAll(absoluteSockets([]string{lf.listen})))
@@ -44,12 +44,13 @@ func (lf *listenFlags) lines() (out []string) {
 	return out
 }
 
-// flagOf is the flag that a key of the listener comes from; empty if none of these.
+// flagOf is the flag that sets a key of the listener; empty if none of these flags
+// does.
 func (lf *listenFlags) flagOf(path string) string {
 	rest, ok := strings.CutPrefix(path, "listeners.")
 	_, key, hasKey := strings.Cut(rest, ".")
 	switch {
-	case !ok: // it is none of the listener's
+	case !ok: // not a key of the listener
 	case !hasKey || key == "listen":
 		return "--listen"
 	case strings.HasPrefix(key, "socket"):

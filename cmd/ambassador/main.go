@@ -19,16 +19,16 @@ func main() {
 	os.Exit(runAlone())
 }
 
-// runAlone is run in a process of its own.
+// runAlone is run as the only work of the process.
 func runAlone() int {
 	a := &app{program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Version: buildVersion(), Alone: true}}
 	return a.execute(context.Background(), os.Args[1:])
 }
 
-// app has the commands.
+// app holds what the commands share.
 type app struct{ program.World }
 
-// run is the whole program, in a process that others may use too; it returns the
+// run is the whole program. It may share the process with other code, and returns the
 // exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{program.World{Stdin: stdin, Stdout: stdout, Stderr: stderr, Env: os.LookupEnv, Version: buildVersion()}}
@@ -57,7 +57,7 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	var exit *program.ExitError
 	switch {
 	case errors.As(err, &exit):
-	case !running: // what fails before a command begins is the command line
+	case !running: // an error before a command begins is an error in the command line
 		exit = usageError(cmd, err)
 	default:
 		exit = &program.ExitError{Code: 1, Err: err}
@@ -68,12 +68,12 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	return exit.Code
 }
 
-// usageError is a mistake on the command line.
+// usageError is an error in the command line.
 func usageError(cmd *cobra.Command, err error) *program.ExitError {
 	return &program.ExitError{Code: 2, Err: fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 }
 
-// everyCommand lists c and all below it.
+// everyCommand returns c and all commands below it.
 func everyCommand(c *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{c}
 	for _, sub := range c.Commands() {
@@ -135,8 +135,8 @@ them, and it says of every connection how it ended and why.`,
 	return root
 }
 
-// explainCompletion gives cobra's command its examples, and lets a shell that it
-// does not know be a mistake.
+// explainCompletion adds examples to cobra's completion command, and makes an unknown
+// shell an error.
 func explainCompletion(root *cobra.Command) {
 	completion, _, err := root.Find([]string{"completion"})
 	if err != nil {
@@ -144,7 +144,7 @@ func explainCompletion(root *cobra.Command) {
 	}
 	completion.Short = "Print the completion script for a shell: bash, zsh, fish or powershell"
 	completion.Example = "  source <(ambassador completion bash)\n  ambassador completion zsh --help"
-	completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // with an argument, Args refuses it
+	completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // Args refuses arguments
 	for _, shell := range completion.Commands() {
 		shell.Short = "Print the completion script for " + shell.Name()
 		shell.Example = "  ambassador completion " + shell.Name()
@@ -158,8 +158,7 @@ func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
 	root.AddCommand(commands...)
 }
 
-// unknownCommand is the error for a command that there is not. It names the one
-// that was probably meant.
+// unknownCommand is the error for an unknown command. It suggests the most similar one.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

@@ -51,7 +51,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 	for _, c := range []struct {
 		args           string
 		code           int
-		stdout, stderr string // patterns; an empty one wants nothing there
+		stdout, stderr string // patterns; an empty pattern expects no output
 	}{
 		{"", 0, `(?s)ambassador demo.*Run one:`, ""},
 		{"help", 0, "Speak to a running one:", ""},

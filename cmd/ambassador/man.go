@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manPage is ambassador(1) in roff (man(7)), made from the texts of the commands. It has
-// no date, so that the same binary always prints the same page.
+// manPage is ambassador(1) in roff (man(7)), generated from the help texts of the
+// commands. It has no date, so that a binary always prints the same page.
 func manPage(root *cobra.Command) string {
 	p := &roff{}
 	p.line(`.TH AMBASSADOR 1 "" "ambassador ` + escapeRoff(root.Version) + `" "User Commands"`)
@@ -47,7 +47,8 @@ func manPage(root *cobra.Command) string {
 	return p.String()
 }
 
-// pageCommands are the commands of the page. To cobra, help is not an available one.
+// pageCommands returns the commands on the page. cobra does not count help as an
+// available command.
 func pageCommands(root *cobra.Command) (out []*cobra.Command) {
 	for _, c := range root.Commands() {
 		if c.IsAvailableCommand() || c.Name() == "help" {
@@ -64,10 +65,11 @@ func (p *roff) line(s string) { p.WriteString(s + "\n") }
 
 func (p *roff) section(name string) { p.line(".SH " + name) }
 
-// text is one or more lines that are filled.
+// text writes lines that roff fills.
 func (p *roff) text(s string) { p.verbatim(strings.TrimSpace(s)) }
 
-// verbatim escapes each line by itself; whether lines are filled is the caller's.
+// verbatim escapes each line separately. The caller decides whether roff fills the
+// lines.
 func (p *roff) verbatim(s string) {
 	for line := range strings.SplitSeq(strings.TrimRight(s, "\n"), "\n") {
 		p.line(escapeRoff(line))
@@ -81,7 +83,7 @@ func (p *roff) paragraphs(s string) {
 	}
 }
 
-// item is a term and what it means.
+// item writes a term and its description.
 func (p *roff) item(term, meaning string) {
 	p.line(".TP")
 	p.line(".B " + escapeRoff(term))
@@ -133,8 +135,8 @@ func (p *roff) flag(f *pflag.Flag) {
 	p.item(term, meaning+".")
 }
 
-// escapeRoff makes a line of text one that roff prints as it is, in ASCII: not every
-// roff reads UTF-8.
+// escapeRoff escapes a line of text, so that roff prints it unchanged. The result is
+// ASCII, because not every roff reads UTF-8.
 func escapeRoff(s string) string {
 	var b strings.Builder
 	for i, r := range s {

@@ -26,7 +26,7 @@ func (f *serveFlags) bind(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.printConfig, "print-config", false, "print the configuration as YAML and exit")
 }
 
-// check finds mistakes in the flags.
+// check returns errors in the flags.
 func (f *serveFlags) check(cmd *cobra.Command) error {
 	if _, err := logs.ParseLevel(f.logLevel); err != nil {
 		return usageError(cmd, fmt.Errorf("--log-level: %w", err))
@@ -38,7 +38,7 @@ func (f *serveFlags) check(cmd *cobra.Command) error {
 	return usageError(cmd, fmt.Errorf("--log-format: %q is no format; use text or json", f.logFormat))
 }
 
-// apply overrules what the file says by the flags that were given.
+// apply overrides the file's values with the flags that were set.
 func (f *serveFlags) apply(cmd *cobra.Command, file *config.File) {
 	if cmd.Flags().Changed("admin") {
 		file.Admin.Listen, file.Admin.Off = f.admin, f.admin == ""
@@ -51,7 +51,7 @@ func (f *serveFlags) apply(cmd *cobra.Command, file *config.File) {
 	}
 }
 
-// serveMade runs a configuration that was made of flags, or prints it.
+// serveMade runs a configuration made from flags, or prints it.
 func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *config.File, opts process.Options) error {
 	flags.apply(cmd, f)
 	if flags.printConfig {
@@ -60,7 +60,7 @@ func (a *app) serveMade(cmd *cobra.Command, flags *serveFlags, f *config.File, o
 	return process.Run(cmd.Context(), a.World, f, opts)
 }
 
-// runCommand is `run`.
+// runCommand returns the command `run`.
 func (a *app) runCommand() *cobra.Command {
 	var (
 		flags serveFlags
@@ -107,8 +107,8 @@ and SIGINT go to it; when it ends, so do we, with its exit code (128+N after sig
 	return cmd
 }
 
-// onlyAfterDash wants every argument behind "--", so that the value of a mistyped
-// flag is not taken for a command.
+// onlyAfterDash requires "--" before every argument, so that the value of a mistyped
+// flag is not taken for COMMAND.
 func onlyAfterDash(cmd *cobra.Command, args []string) error {
 	if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
 		return fmt.Errorf("unexpected %q: COMMAND comes after --", args[0])

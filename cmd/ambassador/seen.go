@@ -16,28 +16,28 @@ import (
 	"ambassador/policy"
 )
 
-// seen are the destinations that `socks5 --report` let pass, and that no --allow
-// has.
+// seen counts the destinations that `socks5 --report` allowed and that no --allow
+// lists.
 type seen struct {
 	mu       sync.Mutex
 	asked    map[destination]*tally // guarded by mu
-	listed   int                    // guarded by mu; sessions that --allow has
+	listed   int                    // guarded by mu; sessions to destinations listed in --allow
 	overflow int                    // guarded by mu; sessions to destinations beyond maxSeen
 }
 
-// destination is what clients asked for.
+// destination is the destination of a client's request.
 type destination struct {
-	host string // a name, or an address
+	host string // a name or an address
 	port uint16
 }
 
-// tally is how often, and how often in vain.
+// tally counts the sessions to a destination, and the failed ones by reason.
 type tally struct {
 	sessions int
 	failed   map[outcome.Reason]int
 }
 
-// maxSeen bounds the destinations that are kept: about 2 MB.
+// maxSeen bounds the destinations that are kept, which then take about 2 MB.
 const maxSeen = 10000
 
 func newSeen() *seen { return &seen{asked: map[destination]*tally{}} }
@@ -55,7 +55,7 @@ func (s *seen) ended(r *outcome.Record) {
 	host, port, err := net.SplitHostPort(r.Destination)
 	n, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil {
-		return // no client asked for such a thing
+		return // not a destination that a client can ask for
 	}
 	to := destination{host, uint16(n)}
 	t := s.asked[to]
@@ -73,14 +73,14 @@ func (s *seen) ended(r *outcome.Record) {
 	}
 }
 
-// need is what a host needs: one run of ports that follow each other.
+// need is a host and a range of consecutive ports that a client used.
 type need struct {
 	host        string
 	first, last uint16
 	tally
 }
 
-// needs merges the destinations, by host and port.
+// needs merges the destinations by host and port.
 func (s *seen) needs() (out []need) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +108,7 @@ func (t *tally) add(more *tally) {
 	}
 }
 
-// String is the tally in words: "12 sessions, 3 of them refused".
+// String describes the tally: "12 sessions, 3 of them refused".
 func (t *tally) String() string {
 	text := output.Plural(t.sessions, "session")
 	for _, reason := range slices.Sorted(maps.Keys(t.failed)) {
@@ -117,7 +117,7 @@ func (t *tally) String() string {
 	return text
 }
 
-// allow is the need as --allow has it.
+// allow is the need as a value of --allow.
 func (n need) allow() string {
 	host := n.host
 	if strings.Contains(host, ":") {
@@ -126,7 +126,7 @@ func (n need) allow() string {
 	return host + ":" + policy.PortRange{First: n.first, Last: n.last}.String()
 }
 
-// write prints what --allow lacks, as flags and as rules.
+// write prints the destinations that --allow lacks, as flags and as rules.
 func (s *seen) write(w io.Writer) error {
 	needs := s.needs()
 	p := &output.Report{}

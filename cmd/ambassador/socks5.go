@@ -7,8 +7,8 @@ import (
 	"ambassador/cmd/ambassador/internal/program"
 )
 
-// socks5Command is `socks5`: the configuration of one SOCKS5 listener and of what
-// its clients may connect to, made of flags, and from there on the same as `run`.
+// socks5Command returns the command `socks5`. It makes a configuration with one SOCKS5
+// listener and the allowed destinations from flags, and then does the same as `run`.
 func (a *app) socks5Command() *cobra.Command {
 	var (
 		flags serveFlags

@@ -59,7 +59,7 @@ func TestSOCKS5Flags(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		sf   socks5Flags
-		want string // empty: good
+		want string // empty: no error
 	}{
 		{"one", socks5Flags{listenFlags: at, allow: []string{"h.x:1"}}, ""},
 		{"everything", socks5Flags{listenFlags: listenFlags{listen: "unix:/s", idle: time.Minute, socketMode: "0660"}, allow: []string{"h.x:1", "[::]/0:*"}, report: true}, ""},
@@ -93,7 +93,7 @@ func TestSOCKS5Flags(t *testing.T) {
 	}
 }
 
-// A missing users file is told once, and by its flag, where the flags are good.
+// If the other flags are valid, a missing users file is reported once, by its flag.
 func TestSOCKS5WithoutItsUsers(t *testing.T) {
 	out, errs := cmdtest.NewOutput(), cmdtest.NewOutput()
 	code := run(t.Context(), []string{"socks5", "--listen", "127.0.0.1:0", "--admin", "", "--allow", "h.x:1", "--users", "/absent/users"}, strings.NewReader(""), out, errs)
@@ -137,7 +137,7 @@ func TestReport(t *testing.T) {
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)
 	}
-	// What is printed is taken as it is.
+	// The printed flags are valid.
 	var again socks5Flags
 	again.listen = "127.0.0.1:0"
 	for _, n := range s.needs() {
@@ -175,7 +175,7 @@ func TestReportIsBounded(t *testing.T) {
 	}
 }
 
-// The printed flags and rules stand in the same order, whatever was first.
+// The printed flags and rules are sorted, whatever the order of sessions.
 func TestReportIsSorted(t *testing.T) {
 	s := newSeen()
 	for _, host := range []string{"c", "a", "b"} {
@@ -206,7 +206,7 @@ func FuzzAllow(f *testing.F) {
 	})
 }
 
-// allowsOf are needs as --allow has them.
+// allowsOf returns the needs as values of --allow.
 func allowsOf(needs []need) (out []string) {
 	for _, n := range needs {
 		out = append(out, n.allow())

@@ -13,8 +13,8 @@ import (
 	"ambassador/policy"
 )
 
-// socks5Flags are the flags of `socks5`: a listener named socks5, and an upstream
-// named direct, which dials what was asked for.
+// socks5Flags are the flags of `socks5`: a listener named socks5, and an upstream named
+// direct that dials what clients ask for.
 type socks5Flags struct {
 	listenFlags
 	allow  []string
@@ -22,7 +22,7 @@ type socks5Flags struct {
 	report bool
 }
 
-// unlisted names the rule by which --report allows everything else.
+// unlisted is the rule with which --report allows all other destinations.
 const unlisted = "unlisted"
 
 func (sf *socks5Flags) bind(flags *pflag.FlagSet) {
@@ -32,7 +32,7 @@ func (sf *socks5Flags) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&sf.report, "report", false, "allow everything else, too, and print at the end which --allow it would need")
 }
 
-// socks5File makes the configuration that the flags mean, as forwardFile does.
+// socks5File makes the configuration that the flags describe, as forwardFile does.
 func socks5File(sf *socks5Flags) (*config.File, error) {
 	text, problems := sf.yaml()
 	if sf.listen == "" {
@@ -45,7 +45,7 @@ func socks5File(sf *socks5Flags) (*config.File, error) {
 	return f, secrets.WithFileProblems(f, err)
 }
 
-// flagOf is the flag that a key of the made configuration comes from.
+// flagOf is the flag that sets a key of the made configuration.
 func (sf *socks5Flags) flagOf(path string) string {
 	if flag := sf.listenFlags.flagOf(path); flag != "" {
 		return flag
@@ -59,8 +59,7 @@ func (sf *socks5Flags) flagOf(path string) string {
 	return "socks5"
 }
 
-// yaml is the configuration as text. Problems are the values of --allow that no
-// rule can be made of.
+// yaml returns the configuration as text. problems are the invalid values of --allow.
 func (sf *socks5Flags) yaml() (text string, problems []config.Problem) {
 	lines := []string{"upstreams:", "  direct: {dynamic: true}", "listeners:", "  socks5:"}
 	for _, key := range sf.lines() {
@@ -90,13 +89,13 @@ func (sf *socks5Flags) usersKey() string {
 	return "users_file: " + config.Quote(absolute(sf.users))
 }
 
-// allowRule is one --allow: what may be asked for, and at which ports.
+// allowRule is one --allow: a destination and its ports.
 type allowRule struct {
 	key, value string // host or ip, and its value
 	ports      string // "443", "8000-8999", or "*"
 }
 
-// yaml is the rule as a section in one line.
+// yaml is the rule in YAML flow style.
 func (r allowRule) yaml() string {
 	text := r.key + ": " + config.Quote(r.value)
 	if r.ports != "*" {
@@ -105,7 +104,7 @@ func (r allowRule) yaml() string {
 	return "{" + text + ", upstream: direct}"
 }
 
-// parseAllow reads a value of --allow. The error names it, and how to fix it.
+// parseAllow parses a value of --allow. The error names the value and the fix.
 func parseAllow(s string) (allowRule, error) {
 	target, ports, err := splitAllow(s)
 	r := allowRule{key: "host", value: target, ports: ports}
@@ -134,7 +133,7 @@ func parseAllow(s string) (allowRule, error) {
 	return r, nil
 }
 
-// splitAllow tells the destination from the ports.
+// splitAllow separates the destination from the ports.
 func splitAllow(s string) (target, ports string, err error) {
 	if strings.Contains(s, "://") {
 		return "", "", errors.New("a URL; write HOST:PORT, like example.com:443")
@@ -153,8 +152,8 @@ func splitAllow(s string) (target, ports string, err error) {
 	return target, ports, nil
 }
 
-// parseAllowRange reads an address or a CIDR range; IPv6 in brackets. False: it is
-// neither, but a name.
+// parseAllowRange parses an address or a CIDR range; IPv6 is in brackets. isAddress is
+// false if the text is a name instead.
 func parseAllowRange(s string) (p netip.Prefix, isAddress bool, err error) {
 	text := s
 	if rest, ok := strings.CutPrefix(s, "["); ok {

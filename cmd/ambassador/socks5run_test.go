@@ -8,7 +8,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
-// runSOCKS5 runs `socks5` until stop, which gives all that it has printed.
+// runSOCKS5 runs `socks5` until stop, which returns all that it has printed.
 func runSOCKS5(t *testing.T, args ...string) (at string, log *cmdtest.Output, stop func() string) {
 	t.Helper()
 	t.Setenv("RUNTIME_DIRECTORY", cmdtest.ShortDir(t))

@@ -14,7 +14,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
-// manager is a service manager as far as it listens.
+// manager receives messages as a service manager does.
 type manager struct {
 	t    *testing.T
 	conn *net.UnixConn
@@ -32,7 +32,8 @@ func newManager(t *testing.T) *manager {
 	return &manager{t, conn, path}
 }
 
-// await reads messages until one matches; what must not come before it is an error.
+// await reads messages until one matches want. A message that matches never before that
+// is an error.
 func (m *manager) await(want, never string) string {
 	m.t.Helper()
 	m.conn.SetReadDeadline(time.Now().Add(cmdtest.Patience))
@@ -52,7 +53,7 @@ func (m *manager) await(want, never string) string {
 	}
 }
 
-// startSelf runs the test binary as an ambassador of its own.
+// startSelf runs the test binary as an ambassador in a process of its own.
 func startSelf(t *testing.T, cmd *exec.Cmd) (out, log *cmdtest.Output) {
 	t.Helper()
 	out, log = cmdtest.NewOutput(), cmdtest.NewOutput()
@@ -81,7 +82,7 @@ func TestServiceManagerIsTold(t *testing.T) {
 	if text := m.await("READY=1", "STOPPING|RELOADING"); !strings.Contains(text, "STATUS=not ready: upstream up: ") {
 		t.Errorf("at start it is told %q, want what we wait for", text)
 	}
-	out.Await(t, "listening front") // it was ready before, or at the same time
+	out.Await(t, "listening front") // printed before READY=1, or at the same time
 	m.await("WATCHDOG=1", "STOPPING|RELOADING")
 	ln, err := net.Listen("tcp", dead)
 	if err != nil {

@@ -28,7 +28,7 @@ func buildVersion() string {
 	return versionOf(info)
 }
 
-// versionOf is what a build says of its version.
+// versionOf returns the version in a build's information.
 func versionOf(info *debug.BuildInfo) string {
 	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return v

@@ -17,11 +17,11 @@ import (
 // child is the COMMAND of `run -- COMMAND`. A nil child has not been started.
 type child struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	done chan struct{} // closed when COMMAND has ended
 	err  error         // an *program.ExitError with its code, nil for 0; readable once done is closed
 }
 
-// Exit codes of a COMMAND that was never started, as shells have them.
+// Exit codes for a COMMAND that was never started, as in shells.
 const (
 	codeNotExecutable = 126
 	codeNotFound      = 127
@@ -44,7 +44,7 @@ func notStarted(name string, err error) error {
 	return &program.ExitError{Code: code, Err: fmt.Errorf("COMMAND %s: %w", name, err)}
 }
 
-// findCommand fails where COMMAND could not be started later.
+// findCommand returns an error if COMMAND could not be started later.
 func findCommand(args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -55,9 +55,9 @@ func findCommand(args []string) error {
 	return nil
 }
 
-// startChild starts COMMAND with our standard input, output and error. It has our
-// environment, but for what the service manager said to us alone, and the
-// descriptor limit that we were started with.
+// startChild starts COMMAND with our standard input, output and error. COMMAND gets the
+// descriptor limit that we were started with, and our environment without the service
+// manager's variables for us.
 func startChild(w program.World, args []string) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = w.Stdin, w.Stdout, w.Stderr
@@ -68,7 +68,7 @@ func startChild(w program.World, args []string) (*child, error) {
 	if err := c.cmd.Start(); err != nil {
 		return nil, notStarted(args[0], err)
 	}
-	go c.wait() // ends with the command; done says so
+	go c.wait() // ends with COMMAND, and then closes done
 	return c, nil
 }
 
@@ -77,8 +77,8 @@ func (c *child) wait() {
 	c.err = exitOf(c.cmd.Wait(), c.cmd.ProcessState)
 }
 
-// exitOf is how a command ended, as our own end: its exit code, or 128+N where
-// signal N ended it.
+// exitOf converts the end of COMMAND to our own: its exit code, or 128+N if signal N
+// ended it.
 func exitOf(err error, state *os.ProcessState) error {
 	if state == nil {
 		return err
@@ -93,7 +93,8 @@ func exitOf(err error, state *os.ProcessState) error {
 	return &program.ExitError{Code: code}
 }
 
-// ended is closed when the command has ended; nil before it was started.
+// ended returns a channel that is closed when COMMAND has ended; nil if it was not
+// started.
 func (c *child) ended() <-chan struct{} {
 	if c == nil {
 		return nil
@@ -101,16 +102,17 @@ func (c *child) ended() <-chan struct{} {
 	return c.done
 }
 
-// signal passes a signal on. A terminal sends ^C to the command as well as to us,
-// and a second one means more to many programs: that one is left to the terminal.
+// signal passes a signal on to COMMAND, except an interrupt from a terminal. The
+// terminal sends ^C to COMMAND as well as to us, and many programs treat a second one
+// differently.
 func (c *child) signal(s os.Signal) {
 	if s == os.Interrupt && logs.IsTerminal(c.cmd.Stdin) {
 		return
 	}
-	c.cmd.Process.Signal(s) // it may have ended: then done tells
+	c.cmd.Process.Signal(s) // if COMMAND has ended, done is closed
 }
 
-// kill ends the command at once and gives its exit code.
+// kill ends COMMAND at once and returns its exit code.
 func (c *child) kill() error {
 	if c == nil {
 		return nil

@@ -18,7 +18,7 @@ func withCommand(t *testing.T, args ...string) func(*served, *Options) {
 	return func(_ *served, o *Options) { o.Command = append([]string{cmdtest.Self(t)}, args...) }
 }
 
-// codeOf is the exit code that an error stands for.
+// codeOf is the exit code of an error.
 func codeOf(err error) int {
 	var exit *program.ExitError
 	switch {
@@ -63,7 +63,7 @@ func TestCommandStartsOnceReady(t *testing.T) {
 	s := serveFile(t, strings.Replace(cmdtest.OneListener(dead), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
 	front := s.err.Await(t, `listening front (\S+)\n`)[1]
 	s.err.Await(t, "listening admin")
-	if c := cmdtest.DialPrinted(t, front); c == nil { // connections are taken meanwhile
+	if c := cmdtest.DialPrinted(t, front); c == nil { // connections are accepted meanwhile
 		t.Fatal("not listening")
 	}
 	s.running()
@@ -104,7 +104,7 @@ func TestSignalsGoToCommand(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := serveFile(t, cmdtest.OneListener("127.0.0.1:1"), withCommand(t, "await"))
 			s.out.Await(t, "up\n")
-			s.signals <- syscall.SIGHUP // ours alone
+			s.signals <- syscall.SIGHUP // not passed on to COMMAND
 			s.err.Await(t, `"msg":"reloaded"`)
 			send(s)
 			if got := codeOf(s.ended()); got != 3 {

@@ -47,7 +47,8 @@ listeners:
 	}
 }
 
-// A reload changes what rules decide, and which have series; live sessions go on.
+// A reload changes the decisions of rules and the series of their metrics. Live
+// sessions continue.
 func TestRulesReload(t *testing.T) {
 	echo := cmdtest.NamedEcho(t, "one")
 	text := `
@@ -90,7 +91,7 @@ listeners:
 	}
 }
 
-// Nobody is connected to the admin API, whatever the rules allow.
+// No client is connected to the admin API, whatever the rules allow.
 func TestAdminIsGuarded(t *testing.T) {
 	s := serveFile(t, `
 admin: {listen: "127.0.0.1:0"}
@@ -112,7 +113,7 @@ listeners:
 	s.err.Await(t, `(?s)("reason":"`+string(outcome.Loop)+`".*){6}`)
 }
 
-// What a client says of its own connection is on its record.
+// Client hints are in the session's record.
 func TestContextOfAUser(t *testing.T) {
 	echo := cmdtest.NamedEcho(t, "one")
 	users := filepath.Join(t.TempDir(), "users")
@@ -137,7 +138,7 @@ listeners:
 	}
 }
 
-// On a unix socket the system says who it is.
+// On a unix socket the system reports the client's user.
 func TestUIDByRule(t *testing.T) {
 	echo := cmdtest.NamedEcho(t, "one")
 	for uid, want := range map[int]byte{os.Getuid(): 0, os.Getuid() + 1: 2} {

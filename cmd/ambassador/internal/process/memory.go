@@ -10,38 +10,38 @@ import (
 	"time"
 )
 
-// memory keeps the garbage collector out of the way of a busy process, and gives
-// back what it has left once the process is quiet: handshakes make garbage, and
-// sessions that idle should cost nothing but themselves.
+// memory reduces garbage collection while the process is busy, and returns free memory
+// to the system once it is quiet. Handshakes make garbage, and idle sessions should
+// cost only their own memory.
 type memory struct {
-	busy atomic.Bool // sessions began or ended since the last look
+	busy atomic.Bool // sessions began or ended since the last check
 }
 
 const (
-	// maxPercent is how much a small heap may grow, in percent, before it is
-	// collected; GOGC in the environment says otherwise. It takes a tenth off the cost
-	// of a handshake.
+	// maxPercent is how much a small heap may grow, in percent, before it is collected,
+	// unless GOGC in the environment sets another value. It reduces the cost of a
+	// handshake by a tenth.
 	maxPercent = 400
 	// headroom is how much garbage, in bytes, a larger heap may have: in a container of
-	// 128 MiB four times of what is live would be too much. From 64 MiB on it is
-	// minPercent of what is live.
+	// 128 MiB, four times the live heap would be too much. From 64 MiB on, the garbage
+	// may be minPercent of the live heap.
 	headroom   = 32 << 20
 	minPercent = 50
-	// quietAfter is how long nothing must have begun or ended before memory is
-	// given back.
+	// quietAfter is how long no session must have begun or ended before memory is
+	// returned.
 	quietAfter = 2 * time.Second
-	// worthTidying is how much garbage is left where it is.
+	// worthTidying is how much garbage, in bytes, is not worth collecting.
 	worthTidying = 2 << 20
 )
 
-// happened says that a session has begun or ended.
+// happened records that a session has begun or ended.
 func (m *memory) happened() {
 	if !m.busy.Load() {
 		m.busy.Store(true)
 	}
 }
 
-// run tidies up after each busy time, until ctx ends.
+// run tidies up after each busy period, until ctx ends.
 func (m *memory) run(ctx context.Context) {
 	if _, set := os.LookupEnv("GOGC"); !set {
 		old := debug.SetGCPercent(maxPercent)
@@ -53,13 +53,13 @@ func (m *memory) run(ctx context.Context) {
 	m.watch(ctx, tidy)
 }
 
-// pacer sets after each collection how much the heap may grow until the next.
+// pacer sets, after each collection, how much the heap may grow until the next one.
 type pacer struct {
-	percent int // owned by the finalizer, which runs once a collection
+	percent int // owned by the finalizer, which runs once per collection
 	stopped atomic.Bool
 }
 
-// arm has adjust called after the next collection.
+// arm arranges for adjust to run after the next collection.
 func (p *pacer) arm() {
 	runtime.SetFinalizer(&struct{ at *pacer }{p}, func(*struct{ at *pacer }) { p.adjust() })
 }
@@ -77,12 +77,12 @@ func (p *pacer) adjust() {
 	p.arm()
 }
 
-// percentFor is how much a heap may grow of which so many bytes are live.
+// percentFor is how much a heap with that many live bytes may grow, in percent.
 func percentFor(live uint64) int {
 	return int(min(max(headroom*100/max(live, 1), minPercent), maxPercent))
 }
 
-// watch calls tidy once after each busy time, until ctx ends.
+// watch calls tidy once after each busy period, until ctx ends.
 func (m *memory) watch(ctx context.Context, tidy func()) {
 	tick := time.NewTicker(quietAfter)
 	defer tick.Stop()
@@ -103,7 +103,7 @@ func (m *memory) watch(ctx context.Context, tidy func()) {
 	}
 }
 
-// tidy collects garbage and returns its memory, where that is worth the work.
+// tidy collects garbage and returns its memory to the system, if there is enough of it.
 func tidy() {
 	s := []rtm.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"}}

@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// Memory is given back once after each busy time, not while it lasts, and not
-// again and again.
+// Memory is returned once after each busy period, not during it, and not repeatedly.
 func TestMemoryIsTidiedWhenQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -34,7 +33,7 @@ func TestMemoryIsTidiedWhenQuiet(t *testing.T) {
 	})
 }
 
-// What a busy time has left does not stay in the process.
+// Garbage of a busy period does not stay in the process.
 func TestTidyGivesMemoryBack(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for range 64 {
@@ -50,7 +49,7 @@ func TestTidyGivesMemoryBack(t *testing.T) {
 
 var garbage []byte
 
-// resident is what the heap holds of the system's memory.
+// resident is how much of the system's memory the heap holds.
 func resident() int {
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)

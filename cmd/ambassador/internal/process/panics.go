@@ -5,17 +5,17 @@ import (
 	"runtime/debug"
 )
 
-// partReload is a part that goes on after a panic, beside those of l4, certs and the
-// admin API: a label of ambassador_panics_total.
+// partReload is a part that continues after a panic, like those of l4, certs and the
+// admin API. It is a label value of ambassador_panics_total.
 const partReload = "reload"
 
-// panicked logs and counts a panic that was caught.
+// panicked logs and counts a recovered panic.
 func (p *Process) panicked(part string, value any, stack []byte) {
 	p.log.Error("panic", "part", part, "panic", fmt.Sprint(value), "stack", string(stack))
 	p.metrics.Panicked(part)
 }
 
-// survive is body, whose panic becomes an error.
+// survive runs body and returns its panic as an error.
 func (p *Process) survive(part string, body func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -12,7 +12,7 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// askHTTP asks the question of health.http, without following redirects.
+// askHTTP sends the request of health.http, without following redirects.
 func askHTTP(ctx context.Context, h config.HTTPSection, host netip.Addr) error {
 	to := netip.AddrPortFrom(host, uint16(h.Port)).String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+h.Path, nil)

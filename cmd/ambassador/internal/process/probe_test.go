@@ -28,7 +28,7 @@ func TestHealthOverHTTP(t *testing.T) {
 	addr := netip.MustParseAddrPort(s.Listener.Addr().String())
 	for _, tt := range []struct {
 		section config.HTTPSection
-		want    string // empty: well
+		want    string // empty: success
 	}{
 		{config.HTTPSection{Path: "/primary", Status: 200}, ""},
 		{config.HTTPSection{Path: "/standby", Status: 503}, ""},
@@ -46,7 +46,7 @@ func TestHealthOverHTTP(t *testing.T) {
 	}
 }
 
-// What goes wrong with a question is told without its secret.
+// The error of a failed request does not contain the request's secret.
 func TestQueryOfHealthIsNotTold(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	u, err := url.Parse(server.URL)

@@ -10,8 +10,8 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// wantReload asks for a reload and does not wait for it. Several that are asked
-// for in the course of one are one.
+// wantReload asks for a reload and does not wait for it. Requests during a reload are
+// combined into one.
 func (p *Process) wantReload() {
 	select {
 	case p.reloads <- struct{}{}:
@@ -19,8 +19,8 @@ func (p *Process) wantReload() {
 	}
 }
 
-// reloadLoop does the reloads that SIGHUP and --watch ask for, so that a slow one
-// does not keep the next signal waiting.
+// reloadLoop runs the reloads for SIGHUP and --watch, so that a slow reload does not
+// delay the next signal.
 func (p *Process) reloadLoop() {
 	for {
 		select {
@@ -32,8 +32,8 @@ func (p *Process) reloadLoop() {
 	}
 }
 
-// reload takes up the configuration as it is now, whole; on an error the old one
-// stays, whole. Without a file only the identities are loaded again.
+// reload applies the current configuration completely. On an error the old one stays in
+// effect completely. Without a file it only reloads the identities.
 func (p *Process) reload() error {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
@@ -65,32 +65,33 @@ func (p *Process) reloadFile() error {
 	return p.apply(f)
 }
 
-// watchInterval is how often --watch looks at the file. A look is a read of a few
-// KiB; it also sees what file events miss: writes of other hosts, and folders that
-// are replaced by a link, as Kubernetes does.
+// watchInterval is how often --watch reads the file, which has a few KiB. Polling also
+// detects what file events miss: writes by other hosts, and folders that are replaced
+// by a link, as Kubernetes does.
 const watchInterval = 500 * time.Millisecond
 
-// fileWatch knows the content of a file that is in use.
+// fileWatch knows the content of the file that is in use.
 type fileWatch struct {
 	path string
 	used []byte
 }
 
-// newFileWatch begins with what the file has now. Make it before the file is
-// loaded: a change in between is then seen.
+// newFileWatch starts with the file's current content. Call it before the file is
+// loaded, so that a change in between is detected.
 func newFileWatch(path string) *fileWatch {
-	used, _ := certs.ReadFile(path, config.MaxSize) // loading says what is wrong with it
+	used, _ := certs.ReadFile(path, config.MaxSize) // loading reports the error
 	return &fileWatch{path, used}
 }
 
-// run calls changed when the content is another one and has been so for two
-// looks: a file that is written in pieces is read when it is whole. It ends with ctx.
+// run calls changed when the content has changed and is the same at two checks in a
+// row. So a file that is written in pieces is read when it is complete. It ends with
+// ctx.
 func (w *fileWatch) run(ctx context.Context, changed func()) {
 	seen := w.used
 	for sleep(ctx, watchInterval) {
 		now, err := certs.ReadFile(w.path, config.MaxSize)
 		if err != nil {
-			continue // it is being replaced; until it is there again, nothing has changed
+			continue // the file is being replaced; nothing has changed until it exists again
 		}
 		if bytes.Equal(now, seen) && !bytes.Equal(now, w.used) {
 			w.used = now
@@ -100,7 +101,7 @@ func (w *fileWatch) run(ctx context.Context, changed func()) {
 	}
 }
 
-// sleep waits for d; false if ctx ended.
+// sleep waits for d. It returns false if ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

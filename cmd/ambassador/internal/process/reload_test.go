@@ -16,7 +16,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
-// reloaded waits until n reloads have gone that way.
+// reloaded waits for n reloads with that result.
 func (s *served) reloaded(result string, n string) {
 	s.t.Helper()
 	want := `ambassador_reloads_total{result="` + result + `"} ` + n + "\n"
@@ -124,7 +124,7 @@ func TestReloadTakesUpTheLogSection(t *testing.T) {
 	s.err.Await(t, "level=INFO msg=reloaded")
 	cmdtest.WriteFile(t, s.config, cmdtest.OneListener("127.0.0.1:1", "log: {format: json}", "metrics: {listen: "+cmdtest.Occupied(t)+"}"))
 	s.signals <- syscall.SIGHUP
-	s.err.Await(t, "level=ERROR msg=\"reload failed") // and still as text
+	s.err.Await(t, "level=ERROR msg=\"reload failed") // the log format is still text
 }
 
 func TestWithoutAFileThereIsNothingToReload(t *testing.T) {
@@ -179,7 +179,7 @@ func TestWatchReloads(t *testing.T) {
 	cmdtest.Says(t, s.connect("front"), "b", "two: b")
 }
 
-// A reload that meets a pipe fails at once, and the next one is as good as ever.
+// A reload that finds a pipe fails at once, and the next reload works as usual.
 func TestReloadWithAPipe(t *testing.T) {
 	one, two := cmdtest.NamedEcho(t, "one"), cmdtest.NamedEcho(t, "two")
 	s := serveFile(t, cmdtest.OneListener(one))
@@ -198,7 +198,7 @@ func TestReloadWithAPipe(t *testing.T) {
 	if err := os.Remove(s.config); err != nil {
 		t.Fatal(err)
 	}
-	cmdtest.Fifo(t, s.config) // which nobody writes to
+	cmdtest.Fifo(t, s.config) // nothing writes to it
 	refused(s.config + ": a pipe cannot be read again")
 	if err := os.Remove(s.config); err != nil {
 		t.Fatal(err)

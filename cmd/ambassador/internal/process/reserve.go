@@ -3,16 +3,16 @@ package process
 import "ambassador/cmd/ambassador/internal/config"
 
 const (
-	// webDescriptors are those of an HTTP server beside its connections: the
-	// listener, and a connection that another one is making room for.
+	// webDescriptors are the descriptors of an HTTP server besides its connections: the
+	// listener, and a connection that is closing to make room for another.
 	webDescriptors = 2
-	// fileDescriptors are those of what is kept current: a watch or a connection to
-	// the issuer, and a file that is being read.
+	// fileDescriptors are the descriptors for a file or identity that is kept current:
+	// a watch or a connection to the issuer, and a file that is being read.
 	fileDescriptors = 3
 )
 
-// reservedDescriptors is how many descriptors a process with this configuration
-// needs that are not l4's.
+// reservedDescriptors is how many descriptors a process with this configuration needs
+// besides those of l4.
 func reservedDescriptors(f *config.File, connections int) int {
 	n := fileDescriptors * (len(f.Identities) + len(f.RootFiles()) + len(f.UsersPaths()))
 	if !f.Admin.Off {

@@ -27,9 +27,9 @@ import (
 	"ambassador/l4/outcome"
 )
 
-// FileOptions are the options of a process whose configuration is the file at a path,
-// which edit overrules. With watch it reloads when the file changes; a pipe cannot be
-// watched.
+// FileOptions are the options of a process that reads its configuration from the file
+// at path; edit overrides it. With watch the process reloads when the file changes. A
+// pipe cannot be watched.
 func FileOptions(path string, env func(string) (string, bool), watch bool, edit func(*config.File)) Options {
 	source := &config.Source{Path: path}
 	opts := Options{Load: func() (*config.File, error) {
@@ -46,30 +46,32 @@ func FileOptions(path string, env func(string) (string, bool), watch bool, edit 
 	return opts
 }
 
-// Options is how a process is run, beside its configuration.
+// Options configures a process, apart from its configuration file.
 type Options struct {
-	// Load reads the configuration, for a reload. Nil: there is no file.
+	// Load reads the configuration for a reload. If nil, there is no file.
 	Load func() (*config.File, error)
-	// watch asks for a reload when the file changes. Nil: nothing does.
+	// watch requests a reload when the file changes. If nil, no file is watched.
 	watch *fileWatch
-	// Command is started once ready, and its end is ours. Empty: none.
+	// Command is started when the process is ready, and the process ends with it. If
+	// empty, there is none.
 	Command []string
-	// Seen is called with the record of every session that has ended. It may be nil.
+	// Seen is called with the record of every ended session. It may be nil.
 	Seen func(*outcome.Record)
-	// Descriptors is how many the rest of the process may need.
+	// Descriptors is how many descriptors the rest of the process may need.
 	Descriptors int
 	// Signals replaces the process's signals, in tests.
 	Signals chan os.Signal
-	// alone: the process does nothing else, so that it is hardened and sandboxed.
+	// alone means that the process does nothing else, so that it can be hardened and
+	// sandboxed.
 	alone bool
 }
 
-// Process is one running ambassador.
+// Process is a running ambassador.
 type Process struct {
 	// Static after construction.
 	world   program.World
 	opts    Options
-	ctx     context.Context // its end ends everything at once
+	ctx     context.Context // its end stops everything at once
 	cancel  context.CancelFunc
 	log     *logs.Log
 	metrics *metrics.Metrics
@@ -78,22 +80,22 @@ type Process struct {
 	web     *admin.Endpoints
 	manager serviceManager
 	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
-	reloads chan struct{}  // a reload is wanted
-	work    sync.WaitGroup // all that ends with ctx
+	reloads chan struct{}  // requests for a reload
+	work    sync.WaitGroup // all goroutines that end with ctx
 	records sync.WaitGroup // sessions whose record is not written yet
 	memory  memory
 	sandbox *sandbox // set by the first apply, before anything is served; nil: the process is not alone
 
-	guarded   atomic.Pointer[[]netip.AddrPort] // of web; see guard
-	reloading sync.Mutex                       // held by apply's callers; web and announced are theirs
+	guarded   atomic.Pointer[[]netip.AddrPort] // addresses of web; see guard
+	reloading sync.Mutex                       // held by callers of apply; guards web and announced
 	announced map[l4.Bound]bool
 
 	mu   sync.Mutex
 	file *config.File // guarded by mu
 }
 
-// Run runs an ambassador until it is told to end. It is the one place that
-// does. The error is nil after a clean stop.
+// Run runs an ambassador until it is told to end. Only Run does that. The error is nil
+// after a clean stop.
 func Run(ctx context.Context, w program.World, f *config.File, opts Options) error {
 	if err := findCommand(opts.Command); err != nil {
 		return err
@@ -115,8 +117,9 @@ func Run(ctx context.Context, w program.World, f *config.File, opts Options) err
 	return p.Wait()
 }
 
-// EndSignals are the signals that Wait acts on, until stop. SIGPIPE is caught and
-// dropped meanwhile: a log without a reader ends no session.
+// EndSignals returns a channel of the signals that Wait handles, until stop is called.
+// Meanwhile SIGPIPE is caught and dropped: a log without a reader must not end
+// sessions.
 func EndSignals() (signals chan os.Signal, stop func()) {
 	signals, dropped := make(chan os.Signal, 8), make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -127,13 +130,13 @@ func EndSignals() (signals chan os.Signal, stop func()) {
 	}
 }
 
-// Start brings everything up: identities, admin API, listeners. When it returns,
-// connections are being accepted and every address has been printed. The caller
-// calls Wait or Drain, and then Close.
+// Start starts the identities, the admin API and the listeners. When it returns,
+// connections are accepted and every address has been printed. The caller calls Wait or
+// Drain, and then Close.
 func Start(ctx context.Context, w program.World, f *config.File, opts Options) (*Process, error) {
 	p := newProcess(ctx, w, opts)
 	if level, err := logs.ParseLevel(f.Log.Level); err == nil {
-		p.log.Set(level, f.Log.Format) // for what apply has to say
+		p.log.Set(level, f.Log.Format) // apply logs
 	}
 	p.harden() // before keys are read
 	p.reloading.Lock()
@@ -152,7 +155,7 @@ func Start(ctx context.Context, w program.World, f *config.File, opts Options) (
 	return p, nil
 }
 
-// newProcess makes the parts, none of which does anything yet.
+// newProcess makes the parts and starts none of them.
 func newProcess(ctx context.Context, w program.World, opts Options) *Process {
 	p := &Process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, admin.Part, partReload),
 		manager: newServiceManager(w.Env), signals: opts.Signals, reloads: make(chan struct{}, 1)}
@@ -167,7 +170,7 @@ func newProcess(ctx context.Context, w program.World, opts Options) *Process {
 	return p
 }
 
-// observer counts every session and writes its one line.
+// observer counts every session and writes its log line.
 func (p *Process) observer() l4.Observer {
 	o := p.metrics.Observer()
 	opened, ended := o.Opened, o.Ended
@@ -190,7 +193,7 @@ func (p *Process) observer() l4.Observer {
 	return o
 }
 
-// adminDeps is what the admin API may see and do.
+// adminDeps is what the admin API can read and do.
 func (p *Process) adminDeps() admin.Deps {
 	d := admin.DepsFor(p.server)
 	d.Identities, d.Users, d.Rules = p.secrets.Identities, p.secrets.UsersFiles, p.rules
@@ -205,8 +208,8 @@ func (p *Process) adminDeps() admin.Deps {
 	return d
 }
 
-// Quit is SIGTERM by other means. Where signals wait already, one more would be
-// nothing new.
+// Quit has the same effect as SIGTERM. If a signal is already pending, another would
+// change nothing.
 func (p *Process) Quit() {
 	select {
 	case p.signals <- syscall.SIGTERM:
@@ -218,8 +221,8 @@ func (p *Process) attendManager() { p.manager.attend(p.ctx, p.server.Ready) }
 
 func (p *Process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
 
-// apply makes f the configuration in use; on an error nothing has changed. The
-// caller holds reloading.
+// apply makes f the configuration in use. On an error nothing has changed. The caller
+// holds reloading.
 func (p *Process) apply(f *config.File) error {
 	level, err := logs.ParseLevel(f.Log.Level)
 	if err != nil {
@@ -249,7 +252,7 @@ func (p *Process) apply(f *config.File) error {
 		web.Discard()
 		return err
 	}
-	p.guard(p.web.Addrs(web)) // clients may come before the new ones are served
+	p.guard(p.web.Addrs(web)) // clients may try the new addresses before they are served
 	if err := p.server.Apply(cfg); err != nil {
 		web.Discard()
 		p.guard(p.web.Addrs(nil))
@@ -273,7 +276,7 @@ func (p *Process) apply(f *config.File) error {
 	return nil
 }
 
-// socketsOf is where the configuration wants HTTP to be served.
+// socketsOf returns the addresses at which the configuration serves HTTP.
 func socketsOf(f *config.File) (want admin.Sockets, err error) {
 	want.Metrics = f.Metrics.Listen
 	if f.Admin.Off {
@@ -288,7 +291,7 @@ func socketsOf(f *config.File) (want admin.Sockets, err error) {
 	return want, nil
 }
 
-// ruleSeriesOf lists the series of all rules.
+// ruleSeriesOf returns the metric series of all rules.
 func ruleSeriesOf(f *config.File) (out []metrics.Rule) {
 	for _, r := range f.RuleLabels() {
 		out = append(out, metrics.Rule(r))
@@ -296,8 +299,8 @@ func ruleSeriesOf(f *config.File) (out []metrics.Rule) {
 	return out
 }
 
-// guard keeps clients of dynamic upstreams from the addresses of our own sockets
-// that are none of the server's.
+// guard keeps clients of dynamic upstreams away from addresses of our own sockets that
+// the server does not know.
 func (p *Process) guard(addrs []netip.AddrPort) { p.guarded.Store(&addrs) }
 
 func (p *Process) guardedAddrs() []netip.AddrPort {
@@ -307,8 +310,8 @@ func (p *Process) guardedAddrs() []netip.AddrPort {
 	return nil
 }
 
-// announce prints every address that has not been printed yet: on standard
-// output, or on standard error where COMMAND has standard output alone.
+// announce prints every address that has not been printed yet: to standard output, or
+// to standard error if standard output belongs to COMMAND.
 func (p *Process) announce() {
 	var w io.Writer = p.world.Stdout
 	if len(p.opts.Command) > 0 {
@@ -325,7 +328,7 @@ func (p *Process) announce() {
 	p.announced = bound
 }
 
-// config is the configuration in use, as YAML.
+// config returns the configuration in use as YAML.
 func (p *Process) config() ([]byte, error) {
 	p.mu.Lock()
 	f := p.file
@@ -356,8 +359,8 @@ func (p *Process) drainConfig() l4.Drain {
 	return l4.Drain{Delay: p.file.Drain.Delay, Timeout: p.file.Drain.Timeout}
 }
 
-// Wait serves until a signal, `quit` or COMMAND says that it is over, drains, and
-// gives the exit code.
+// Wait serves until a signal, `quit` or the end of COMMAND. Then it drains, and returns
+// the error with the exit code.
 func (p *Process) Wait() error {
 	var command *child
 	ready := p.whenReady()
@@ -373,7 +376,7 @@ func (p *Process) Wait() error {
 			command = c
 		case <-command.ended():
 			p.log.Info("COMMAND has ended", "pid", command.cmd.Process.Pid, "state", command.cmd.ProcessState.String())
-			p.Drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // no client has to hear of it beforehand
+			p.Drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // load balancers need no notice: the application has ended
 			return command.err
 		case <-p.ctx.Done():
 			err := command.kill()
@@ -401,8 +404,8 @@ func (p *Process) startCommand() (*child, error) {
 	return c, err
 }
 
-// Drain lets sessions finish within d; another SIGTERM, SIGINT or `quit` ends
-// them at once. When it returns no session is left, and every record is written.
+// Drain lets sessions finish as d says. Another SIGTERM, SIGINT or `quit` ends them at
+// once. When it returns, no session is left and every record is written.
 func (p *Process) Drain(d l4.Drain) {
 	p.manager.stopping()
 	ctx, cancel := context.WithCancel(p.ctx)
@@ -429,15 +432,15 @@ func (p *Process) Drain(d l4.Drain) {
 }
 
 const (
-	// recordsTimeout bounds the wait for the lines of the last sessions, which
-	// are written after Shutdown has let go of them.
+	// recordsTimeout bounds the wait for the log lines of the last sessions, which are
+	// written after Shutdown has returned.
 	recordsTimeout = 2 * time.Second
-	// closeTimeout bounds the wait for what ends with ctx: only reading a file
-	// on a network that hangs can take longer, and nothing waits for that.
+	// closeTimeout bounds the wait for the goroutines that end with ctx. Only reading a
+	// file on a network that hangs can take longer, and nothing waits for that.
 	closeTimeout = 5 * time.Second
 )
 
-// Close ends what is left, at once.
+// Close ends everything that is left at once.
 func (p *Process) Close() {
 	p.cancel()
 	p.web.Close()
@@ -446,7 +449,7 @@ func (p *Process) Close() {
 	p.log.Close()
 }
 
-// waitFor waits for wait to return, but not longer than d.
+// waitFor waits for wait to return, at most d.
 func waitFor(wait func(), d time.Duration) {
 	done := make(chan struct{})
 	go func() { // ends with wait
@@ -461,7 +464,8 @@ func waitFor(wait func(), d time.Duration) {
 	}
 }
 
-// whenReady is closed once COMMAND may start; nil if there is none.
+// whenReady returns a channel that is closed when COMMAND may start; nil if there is no
+// COMMAND.
 func (p *Process) whenReady() <-chan struct{} {
 	if len(p.opts.Command) == 0 {
 		return nil
@@ -476,14 +480,14 @@ func (p *Process) whenReady() <-chan struct{} {
 }
 
 const (
-	// readyInterval is how often readiness is looked at.
+	// readyInterval is how often readiness is checked.
 	readyInterval = 50 * time.Millisecond
-	// readyReminder is how often the log says what COMMAND waits for.
+	// readyReminder is how often the log says why COMMAND has not started.
 	readyReminder = 5 * time.Second
 )
 
-// awaitReady asks until the answer is yes, and says every readyReminder why it is
-// not. It is false if ctx ended before.
+// awaitReady calls ask until the process is ready. Every readyReminder it logs why the
+// process is not ready. It returns false if ctx ended before.
 func awaitReady(ctx context.Context, ask func() l4.Readiness, log *slog.Logger) bool {
 	start := time.Now()
 	said := start
@@ -502,5 +506,5 @@ func awaitReady(ctx context.Context, ask func() l4.Readiness, log *slog.Logger) 
 	}
 }
 
-// Listening are the addresses of the listeners.
+// Listening returns the addresses of the listeners.
 func (p *Process) Listening() []l4.Bound { return p.server.Listening() }

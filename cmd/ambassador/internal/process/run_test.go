@@ -30,13 +30,13 @@ type served struct {
 	world    program.World
 	out, err *cmdtest.Output
 	signals  chan os.Signal
-	config   string        // path of its file
+	config   string        // path of the configuration file
 	stop     func()        // ends it at once
 	done     chan struct{} // closed when serve has returned
-	result   error         // of serve; readable once done is closed
+	result   error         // result of serve; readable once done is closed
 }
 
-// serveFile runs what `run -c FILE` runs, until the test ends.
+// serveFile does what `run -c FILE` does, until the test ends.
 func serveFile(t *testing.T, text string, edit ...func(*served, *Options)) *served {
 	t.Helper()
 	s := &served{t: t, out: cmdtest.NewOutput(), err: cmdtest.NewOutput(), signals: make(chan os.Signal, 8),
@@ -71,7 +71,7 @@ func (s *served) start(f *config.File, opts Options) {
 	})
 }
 
-// ended waits for the end and gives what serve returned.
+// ended waits until serve has returned, and returns its result.
 func (s *served) ended() error {
 	s.t.Helper()
 	select {
@@ -82,7 +82,7 @@ func (s *served) ended() error {
 	return s.result
 }
 
-// running fails if serve has returned.
+// running fails the test if serve has returned.
 func (s *served) running() {
 	s.t.Helper()
 	select {
@@ -92,7 +92,7 @@ func (s *served) running() {
 	}
 }
 
-// addr is where the listener of that name is bound.
+// addr is the address of the listener with that name.
 func (s *served) addr(name string) string {
 	s.t.Helper()
 	return s.out.Await(s.t, `(?m)^listening `+name+` (\S+)$`)[1]
@@ -104,7 +104,7 @@ func (s *served) connect(name string) net.Conn {
 	return cmdtest.DialPrinted(s.t, s.addr(name))
 }
 
-// admin asks the admin API at an address as it was printed.
+// admin sends a request to the admin API at its printed address.
 func (s *served) admin(method, path string) (body string, status int) {
 	s.t.Helper()
 	body, status, err := cmdtest.AskPrinted(s.addr("admin"), method, path)
@@ -142,8 +142,8 @@ func TestStandardOutputHasTheAddressesAndNothingElse(t *testing.T) {
 	}
 }
 
-// startDrain is an ambassador with a session that will not end by itself, and
-// that has been told to end.
+// startDrain starts an ambassador with a session that does not end by itself, and tells
+// it to end.
 func startDrain(t *testing.T, tell func(*served)) (*served, net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -160,7 +160,7 @@ func startDrain(t *testing.T, tell func(*served)) (*served, net.Conn) {
 		defer c.Close()
 		io.Copy(io.Discard, c)
 		c.Write([]byte("half"))
-		<-answered // the answer is never whole
+		<-answered // the answer is never completed
 	}()
 	t.Cleanup(func() { close(answered) })
 	s := serveFile(t, strings.Replace(cmdtest.OneListener(ln.Addr().String()), "timeout: 20s", "timeout: 10m", 1))
@@ -227,7 +227,7 @@ func TestDrainStays(t *testing.T) {
 	}
 	s.err.Await(t, `"msg":"stopped accepting"`)
 	s.running()
-	cmdtest.Says(t, live, "after", "one: after") // sessions are left alone until the end
+	cmdtest.Says(t, live, "after", "one: after") // sessions are not ended before the process is
 	s.signals <- syscall.SIGTERM
 	if err := s.ended(); err != nil {
 		t.Error(err)
@@ -281,7 +281,7 @@ func TestAwaitReady(t *testing.T) {
 	})
 }
 
-// token_for says what the token is needed for, and a reload changes it.
+// token_for says which requests need the token, and a reload can change it.
 func TestTokenForAll(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	cmdtest.WriteFile(t, token, "0123456789abcdef\n")
@@ -315,7 +315,7 @@ func TestTokenForAll(t *testing.T) {
 	}
 }
 
-// runCommand runs one of the commands that speak to a running ambassador.
+// runCommand runs a command that talks to a running ambassador.
 func runCommand(ctx context.Context, args ...string) error {
 	root := &cobra.Command{Use: "ambassador", SilenceErrors: true, SilenceUsage: true}
 	root.AddCommand(cli.Commands(program.World{Stdout: io.Discard, Stderr: io.Discard, Env: cmdtest.EnvOf()})...)

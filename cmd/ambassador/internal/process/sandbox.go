@@ -19,16 +19,16 @@ import (
 	"ambassador/cmd/ambassador/internal/program"
 )
 
-// The sandbox keeps a running process to what its configuration names, whatever
-// an attacker makes it do: the files it may read and write, the TCP ports it may
-// listen on and connect to. It is Linux's Landlock, which has three limits that
-// shape this file. A sandbox can only get tighter, so a reload that needs more is
-// refused. It is inherited, so there is none with COMMAND, and a process that
-// replaces itself by another program keeps it. And it says nothing about UDP,
-// about MPTCP, which is why no socket of ours is MPTCP, and about connecting to
-// unix sockets.
+// The sandbox limits a running process to what its configuration names, even if an
+// attacker controls the process: the files that it may read and write, the TCP ports
+// that it may listen on and connect to. It uses Linux's Landlock, which has three
+// limits that shape this file. First, a sandbox can only become stricter, so a reload
+// that needs more is refused. Second, it is inherited, so it is off with COMMAND, and a
+// process that replaces itself with another program keeps it. Third, it does not cover
+// UDP, MPTCP, or connections to unix sockets; therefore no socket of ours is MPTCP.
 
-// noSandboxFor refuses a sandbox that is required where COMMAND would inherit it.
+// noSandboxFor refuses a configuration that requires a sandbox if COMMAND would inherit
+// it.
 func noSandboxFor(f *config.File, command []string) error {
 	if len(command) == 0 || f.Sandbox.Landlock != config.LandlockRequired {
 		return nil
@@ -37,27 +37,27 @@ func noSandboxFor(f *config.File, command []string) error {
 	return &program.ExitError{Code: 2, Err: &config.Error{Problems: []config.Problem{p}}}
 }
 
-// access is what the process may do with files. Where a grant is for a folder, it
-// is for all below it.
+// access is what the process may do with files. Access to a folder is access to
+// everything below it.
 type access uint8
 
 const (
-	mayRead   access = 1 << iota // files and the lists of folders
-	mayKeep                      // files: make, write, replace, remove
-	mayListen                    // unix sockets: make, replace, remove
+	mayRead   access = 1 << iota // read files and list folders
+	mayKeep                      // create, write, replace and remove files
+	mayListen                    // create, replace and remove unix sockets
 )
 
-// wants is what a configuration needs of a sandbox.
+// wants is what a configuration needs from the sandbox.
 type wants struct {
 	files         []fileWant
 	bind, connect []portWant
-	// anyPort is the key because of which it is not known where we connect; empty:
-	// connect has all ports.
+	// anyPort is the key that makes the destination ports unknown. If empty, connect
+	// lists all ports.
 	anyPort string
 }
 
-// fileWant is a file, or a folder where access is not mayRead alone. Key is its
-// key in the configuration.
+// fileWant is a file, or a folder if access is more than mayRead. key is its key in the
+// configuration.
 type fileWant struct {
 	key, path string
 	access    access
@@ -68,8 +68,8 @@ type portWant struct {
 	port int
 }
 
-// wantsOf lists what f needs. Config is the file that f was read from, empty if there
-// is none; adminsocket.Folder has the default admin socket.
+// wantsOf lists what f needs. cfgPath is the file that f was read from, empty if there
+// is none; adminFolder has the default admin socket.
 func wantsOf(f *config.File, cfgPath, adminFolder string) *wants {
 	w := &wants{}
 	w.read("", cfgPath)
@@ -157,7 +157,7 @@ func (w *wants) folder(key, path string, a access) {
 	}
 }
 
-// listen is for an address that we listen on. A socket of systemd needs nothing.
+// listen adds an address that we listen on. A systemd socket needs nothing.
 func (w *wants) listen(key, address string) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		w.folder(key, filepath.Dir(path), mayListen)
@@ -166,7 +166,7 @@ func (w *wants) listen(key, address string) {
 	}
 }
 
-// dial is for an address that we connect to. A unix socket needs nothing.
+// dial adds an address that we connect to. A unix socket needs nothing.
 func (w *wants) dial(key, address string) {
 	if port, ok := portOf(address); ok && !strings.HasPrefix(address, "unix:") {
 		w.connect = append(w.connect, portWant{key, port})
@@ -182,15 +182,15 @@ func portOf(address string) (port int, ok bool) {
 	return port, err == nil
 }
 
-// grant lets the process have access to a file, or to a folder and all below it.
+// grant gives the process access to a file, or to a folder and everything below it.
 type grant struct {
 	path   string
 	access access
-	info   fs.FileInfo // a rule is for the file that has the path when it is made
+	info   fs.FileInfo // a rule covers the file that has the path when the rule is made
 }
 
-// grants is the part of a sandbox that is about files. A path that does not exist
-// cannot be granted, and is left out.
+// grants is the part of a sandbox that covers files. A path that does not exist cannot
+// be granted, and is left out.
 type grants []grant
 
 func (g *grants) add(a access, paths ...string) {
@@ -203,7 +203,7 @@ func (g *grants) add(a access, paths ...string) {
 	}
 }
 
-// of grants what w needs.
+// of adds grants for what w needs.
 func (g *grants) of(w *wants) {
 	for _, f := range w.files {
 		if f.access == mayRead {
@@ -214,11 +214,11 @@ func (g *grants) of(w *wants) {
 	}
 }
 
-// system grants what Go's libraries read in the course of a process: the files of
-// the resolver, of users and groups, the system's roots, time zones, and what
-// metrics are made of. All of /etc, and not its files one by one, because programs
-// replace these files, and a rule for a file ends with it. What in /etc is secret
-// is so by its mode.
+// system adds grants for what Go's libraries read while the process runs: the files of
+// the resolver, of users and groups, the system's roots, time zones, and sources of
+// metrics. It grants all of /etc instead of single files, because programs replace
+// these files, and a rule ends when its file is replaced. Secrets in /etc are protected
+// by their mode.
 func (g *grants) system(env func(string) (string, bool)) {
 	g.add(mayRead, "/etc", "/proc", "/dev/null", "/dev/urandom",
 		"/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/pki", "/usr/lib/ssl", "/usr/local/etc/ssl")
@@ -237,11 +237,11 @@ func (g *grants) system(env func(string) (string, bool)) {
 	}
 }
 
-// readPaths lists what must be readable so that path is, and stays so when the file
-// or a link on the way is replaced: Kubernetes swaps a link, certbot and others put
-// a new file into the place of the old. It is the folder of the file as it is
-// named and as it is found, and of every link between. Only a folder that holds
-// half the system is not added for a link in it, or for what is missing there.
+// readPaths lists what must be readable so that path can be read, even after the file
+// or a link on the way to it is replaced. Kubernetes replaces a link; certbot and
+// others replace the file. The list has the folder of path, the folder of the file that
+// path leads to, and the folder of every link between. It leaves out a folder that
+// holds half the system if only a link, or nothing, is there.
 func readPaths(path string) []string {
 	out := []string{folderOf(path)}
 	for _, at := range files.Trail(path) {
@@ -253,8 +253,8 @@ func readPaths(path string) []string {
 	return out
 }
 
-// folderOf is the folder of a file; the file itself where the folder has the whole
-// system, or its devices.
+// folderOf is the folder of a file. It is the file itself if the folder is / or /dev:
+// they hold the whole system, or its devices.
 func folderOf(path string) string {
 	if dir := filepath.Dir(path); dir != "/" && dir != "/dev" {
 		return dir
@@ -262,16 +262,16 @@ func folderOf(path string) string {
 	return path
 }
 
-// systemFolders hold what has nothing to do with each other.
+// systemFolders are folders whose contents are unrelated to each other.
 var systemFolders = []string{"/", "/bin", "/dev", "/home", "/lib", "/media", "/mnt", "/opt", "/root", "/run", "/sbin", "/srv", "/tmp", "/usr", "/var"}
 
-// limits is a sandbox as the kernel is asked for it. A nil map is no limit.
+// limits is a sandbox in the form that the kernel needs. A nil map means no limit.
 type limits struct {
 	files         grants
 	bind, connect map[int]bool
 }
 
-// limitsFor is the sandbox for what a configuration needs.
+// limitsFor returns the sandbox for what a configuration needs.
 func limitsFor(w *wants, env func(string) (string, bool)) limits {
 	l := limits{bind: portSet(w.bind)}
 	l.files.system(env)
@@ -290,15 +290,15 @@ func portSet(all []portWant) map[int]bool {
 	return set
 }
 
-// The versions of Landlock in which things came. Files need the second: without
-// it, a unix socket cannot be moved from the folder that it is made in.
+// The Landlock ABI versions that are needed. Files need version 2: without it, a unix
+// socket cannot be moved out of the folder in which it is made.
 const (
 	abiFiles = 2
 	abiPorts = 4
 )
 
-// able is l as far as an ABI can enforce it, and why not all of it. AnyPort is the
-// key that says that connect has no limit.
+// able returns the part of l that an ABI can enforce, and why the rest is missing.
+// anyPort is the key that makes connect unlimited.
 func (l limits) able(abi int, anyPort string) (limits, api.Sandbox) {
 	r := api.Sandbox{ABI: abi, Enforced: []string{"files"}}
 	switch {
@@ -318,16 +318,16 @@ func (l limits) able(abi int, anyPort string) (limits, api.Sandbox) {
 	return l, r
 }
 
-// sandbox is what was decided at the start. Nothing takes it back.
+// sandbox is the decision made at the start. It is never reverted.
 type sandbox struct {
-	limits // as they are enforced; zero: none
+	limits // the enforced limits; zero: none
 	reply  api.Sandbox
 }
 
-// harden takes from the process what it never needs: that its memory is dumped to
-// a file or read by another process of the user (PR_SET_DUMPABLE), and that what
-// it executes has more rights than it has (PR_SET_NO_NEW_PRIVS). The second is
-// inherited by COMMAND, which may need it: with COMMAND it is not done.
+// harden removes rights that the process never needs. Its memory cannot be dumped to a
+// file or read by another process of the user (PR_SET_DUMPABLE). What it executes
+// cannot gain more rights (PR_SET_NO_NEW_PRIVS). COMMAND would inherit the second and
+// may need more rights, so the second is left out with COMMAND.
 func (p *Process) harden() {
 	if !p.opts.alone {
 		return
@@ -337,9 +337,9 @@ func (p *Process) harden() {
 	}
 }
 
-// enterSandbox decides about the sandbox, once: at the start, when what f needs
-// outside of it is open or made, and before the first session. The caller holds
-// reloading.
+// enterSandbox decides about the sandbox once: at the start, after everything outside
+// the sandbox that f needs is open or created, and before the first session. The caller
+// holds reloading.
 func (p *Process) enterSandbox(f *config.File) error {
 	if p.sandbox != nil || !p.opts.alone {
 		return nil
@@ -356,7 +356,7 @@ func (p *Process) enterSandbox(f *config.File) error {
 	return nil
 }
 
-// newSandbox confines the process to what f needs. An error means that it is not
+// newSandbox confines the process to what f needs. On an error the process is not
 // confined.
 func (p *Process) newSandbox(f *config.File) (*sandbox, error) {
 	switch mode := f.Sandbox.Landlock; {
@@ -386,12 +386,12 @@ func (p *Process) newSandbox(f *config.File) (*sandbox, error) {
 func (p *Process) wants(f *config.File) *wants {
 	cfgPath := ""
 	if p.opts.Load != nil {
-		cfgPath, _ = filepath.Abs(f.Name()) // an error is that of the working folder: it is gone
+		cfgPath, _ = filepath.Abs(f.Name()) // an error means that the working folder no longer exists
 	}
 	return wantsOf(f, cfgPath, adminsocket.DefaultFolder(p.world.Env).Path)
 }
 
-// sandboxed is what is enforced, for the API; nil where the process is not alone.
+// sandboxed is what is enforced, for the API; nil if the process is not alone.
 func (p *Process) sandboxed() *api.Sandbox {
 	if p.sandbox == nil {
 		return nil
@@ -399,8 +399,8 @@ func (p *Process) sandboxed() *api.Sandbox {
 	return &p.sandbox.reply
 }
 
-// withinSandbox refuses a configuration that the sandbox of the start does not let
-// work: the kernel would refuse it later, and less clearly. The caller holds
+// withinSandbox refuses a configuration that does not work inside the sandbox.
+// Otherwise the kernel would refuse it later, with a less clear error. The caller holds
 // reloading.
 func (p *Process) withinSandbox(f *config.File) error {
 	if p.sandbox == nil {
@@ -422,11 +422,11 @@ func (p *Process) withinSandbox(f *config.File) error {
 	return nil
 }
 
-// refusal is why a sandbox does not let a key work.
+// refusal is why the sandbox does not allow a key.
 type refusal struct{ key, text string }
 
-// refuses lists what w needs and the sandbox does not allow. Sockets that were
-// there are kept by a reload, so what had needs of them is no matter.
+// refuses lists what w needs and the sandbox does not allow. A reload keeps existing
+// sockets, so sockets in had need no permission.
 func (s *sandbox) refuses(w, had *wants) (out []refusal) {
 	refuse := func(key, what string) {
 		out = append(out, refusal{key, what + " is outside the sandbox that was set at the start, which can only get tighter; restart, or set sandbox.landlock: off (from the next start on)"})
@@ -455,9 +455,9 @@ func (s *sandbox) refuses(w, had *wants) (out []refusal) {
 	return out
 }
 
-// allow says whether access to path is granted, as the kernel decides it: by the
-// file and every folder above it. A folder that was replaced since the start is
-// another one.
+// allow reports whether access to path is granted. As in the kernel, the file and every
+// folder above it count. A folder that was replaced since the start is a different
+// folder.
 func (g grants) allow(path string, a access) bool {
 	for at := resolveLinks(path); ; at = filepath.Dir(at) {
 		info, err := os.Stat(at)
@@ -470,7 +470,7 @@ func (g grants) allow(path string, a access) bool {
 	}
 }
 
-// resolveLinks is path without links, as far as it exists.
+// resolveLinks resolves the links in the part of path that exists.
 func resolveLinks(path string) string {
 	if found, err := filepath.EvalSymlinks(path); err == nil {
 		return found

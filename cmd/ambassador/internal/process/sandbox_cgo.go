@@ -2,6 +2,6 @@
 
 package process
 
-// systemLibraries are read where names of hosts and users are looked up by the
-// system's own library, which loads others for it.
+// systemLibraries are read when the system's own library looks up hosts and users: it
+// loads other libraries for that.
 var systemLibraries = []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"}

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hardenProcess makes the process one that is not dumped and, where wanted, one
-// that gains no privileges by what it executes.
+// hardenProcess prevents dumps of the process and, if noNewPrivileges is set, prevents
+// programs that it executes from gaining privileges.
 func hardenProcess(noNewPrivileges bool) error {
 	err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	if noNewPrivileges {
@@ -22,8 +22,8 @@ func hardenProcess(noNewPrivileges bool) error {
 	return err
 }
 
-// landlockABI is the version of Landlock that the kernel has. The error says why it
-// has none.
+// landlockABI returns the kernel's Landlock ABI version. The error says why there is
+// none.
 func landlockABI() (int, error) {
 	abi, err := ll.LandlockGetABIVersion()
 	switch {
@@ -37,13 +37,13 @@ func landlockABI() (int, error) {
 	return abi, nil
 }
 
-// restrictProcess confines every thread of the process to l, and all that it
-// executes. On an error nothing has changed. It can be called again, and then both
-// limits count.
+// restrictProcess confines every thread of the process, and all programs that it
+// executes, to l. On an error nothing has changed. If it is called again, both limits
+// apply.
 func restrictProcess(l limits) error {
-	// The rights of ABI 3, of which older ones enforce what they know. What later
-	// ones add stays free: ioctl on devices, which nothing here can open, and
-	// connecting to unix sockets, which is how upstreams and agents are reached.
+	// The rights of ABI 3; older ABIs enforce the rights that they know. Rights of
+	// later ABIs stay unrestricted: ioctl on devices, which nothing here can open, and
+	// connecting to unix sockets, which upstreams and agents need.
 	cfg := landlock.Config{HandledAccessFS: landlock.V3.HandledAccessFS}
 	var rules []landlock.Rule
 	for _, g := range l.files {
@@ -51,7 +51,7 @@ func restrictProcess(l limits) error {
 	}
 	if l.bind != nil {
 		cfg.HandledAccessNet |= ll.AccessNetBindTCP
-		for _, port := range slices.Sorted(maps.Keys(l.bind)) { // 0 is any that the kernel chooses
+		for _, port := range slices.Sorted(maps.Keys(l.bind)) { // 0 is any port that the kernel chooses
 			rules = append(rules, landlock.BindTCP(uint16(port)))
 		}
 	}
@@ -64,13 +64,13 @@ func restrictProcess(l limits) error {
 	return cfg.BestEffort().Restrict(rules...)
 }
 
-// rightsOf are Landlock's names for what a grant allows. What is only for folders
-// must not be asked for a file.
+// rightsOf converts a grant to Landlock's rights. Rights for folders must not be
+// requested for a file.
 func rightsOf(g grant) (rights landlock.AccessFSSet) {
 	const (
 		read = ll.AccessFSReadFile | ll.AccessFSReadDir
 		keep = ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile
-		// A socket is made in a folder of its own and moved from there.
+		// A socket is created in a folder of its own and then moved.
 		listen = ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSRemoveDir | ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSRefer
 	)
 	if g.access&mayRead != 0 {

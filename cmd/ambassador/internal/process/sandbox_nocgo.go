@@ -2,5 +2,5 @@
 
 package process
 
-// systemLibraries is empty: a static binary loads none.
+// systemLibraries is empty: a static binary loads no libraries.
 var systemLibraries []string

@@ -24,7 +24,7 @@ import (
 	"ambassador/l4"
 )
 
-// everySection has one of everything that has paths or addresses.
+// everySection is a configuration with one of everything that has paths or addresses.
 func everySection() *config.File {
 	return &config.File{
 		Identities: []*config.IdentitySection{{Name: "f"}, {Name: "s", Step: &step.Config{}}},
@@ -34,8 +34,8 @@ func everySection() *config.File {
 	}
 }
 
-// TestEveryPathIsInTheSandbox asserts that what File.paths and File.addresses list
-// the sandbox knows of: a key that is added there and forgotten here would work
+// TestEveryPathIsInTheSandbox asserts that the sandbox knows everything that File.paths
+// and File.addresses list. A key that is added there and forgotten here would work
 // until the process is sandboxed.
 func TestEveryPathIsInTheSandbox(t *testing.T) {
 	f := everySection()
@@ -135,7 +135,8 @@ func TestWhatAKernelIsAbleTo(t *testing.T) {
 	}
 }
 
-// TestFoldersOfLinks: a file is read through links, of which any may be replaced.
+// TestFoldersOfLinks asserts that a file can be read through links, any of which may be
+// replaced.
 func TestFoldersOfLinks(t *testing.T) {
 	root := t.TempDir()
 	in := func(elem ...string) string { return filepath.Join(append([]string{root}, elem...)...) }
@@ -208,7 +209,7 @@ func TestWhatTheSandboxRefuses(t *testing.T) {
 	if got := (&sandbox{}).refuses(&wants{files: []fileWant{{"a", "/x", mayRead}}, bind: []portWant{{"b", 1}}, anyPort: "c"}, had); len(got) > 0 {
 		t.Errorf("without limits %q is refused", got)
 	}
-	// A folder that was replaced is another one, which the kernel does not know.
+	// A folder that was replaced is a different one, which the kernel does not know.
 	cmdtest.MustDo(t, os.Rename(in("certs"), in("old")), os.Mkdir(in("certs"), 0o700), os.WriteFile(in("certs", "a"), nil, 0o600))
 	if got := s.refuses(file(in("certs", "a"), mayRead), had); len(got) != 1 {
 		t.Errorf("%q; want the folder that was replaced refused", got)
@@ -228,9 +229,8 @@ func TestCommandAndARequiredSandbox(t *testing.T) {
 	}
 }
 
-// beSandboxed enters the sandbox that a configuration file asks for and then makes
-// attempts, "WHAT ARGUMENT" each, on threads that were there before. It prints a
-// line for each.
+// beSandboxed enters the sandbox of a configuration file. Then it makes attempts, "WHAT
+// ARGUMENT" each, on threads that existed before. It prints a line for each attempt.
 func beSandboxed(path string, attempts []string) int {
 	w := program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv}
 	opts := FileOptions(path, w.Env, false, func(*config.File) {})
@@ -250,7 +250,7 @@ func beSandboxed(path string, attempts []string) int {
 				f()
 			}
 		}()
-		on(threads[i], func() error { return nil }) // the thread is there
+		on(threads[i], func() error { return nil }) // wait until the thread exists
 	}
 	p.harden()
 	s, err := p.newSandbox(f)
@@ -314,13 +314,13 @@ func attempt(what, argument string) (err error) {
 		if c, err = net.Dial(network, argument); err == nil {
 			err = c.Close()
 		}
-	case "socket": // twice: the second replaces what the first left
+	case "socket": // twice: the second socket replaces the file that the first left
 		for range 2 {
 			var s *l4.UnixSocket
 			if s, err = l4.ListenUnix(ctx, argument, l4.SocketConfig{Mode: 0o660}); err != nil {
 				return err
 			}
-			s.UnixListener.Close() // which leaves the file
+			s.UnixListener.Close() // the file stays
 		}
 	case "execute":
 		err = exec.Command(argument).Run()
@@ -336,7 +336,7 @@ func attempt(what, argument string) (err error) {
 	return err
 }
 
-// needLandlock skips a test where the kernel cannot do all of the sandbox.
+// needLandlock skips a test if the kernel cannot enforce the whole sandbox.
 func needLandlock(t *testing.T) {
 	t.Helper()
 	if abi, err := landlockABI(); err != nil || abi < abiPorts {
@@ -344,8 +344,8 @@ func needLandlock(t *testing.T) {
 	}
 }
 
-// TestTheKernelEnforcesTheSandbox tries, in a process that entered the sandbox of a
-// configuration, what it must be able to do and what it must not.
+// TestTheKernelEnforcesTheSandbox tries what a process in a configuration's sandbox
+// must be able to do, and what it must not.
 func TestTheKernelEnforcesTheSandbox(t *testing.T) {
 	needLandlock(t)
 	root := cmdtest.ShortDir(t)

@@ -14,9 +14,9 @@ import (
 	"ambassador/l4"
 )
 
-// inheritedSockets are the sockets that systemd passed (LISTEN_FDS), by name. It
-// is asked once: the variables are gone afterwards, so that COMMAND does not take
-// the sockets for its own.
+// inheritedSockets returns the sockets that systemd passed (LISTEN_FDS), by name. It
+// removes the variables, so that COMMAND does not use the sockets. Therefore it is
+// called only once.
 func inheritedSockets() map[string][]*os.File {
 	sockets := map[string][]*os.File{}
 	for _, f := range activation.Files(true) {
@@ -25,14 +25,14 @@ func inheritedSockets() map[string][]*os.File {
 	return sockets
 }
 
-// serviceManager is the one that started us and listens on $NOTIFY_SOCKET (sd_notify).
-// The zero value is none.
+// serviceManager is the process that started us and listens on $NOTIFY_SOCKET
+// (sd_notify). The zero value is none.
 type serviceManager struct {
 	socket   string        // $NOTIFY_SOCKET
-	watchdog time.Duration // it kills us after so long without a sign; zero: never
+	watchdog time.Duration // the manager kills us after this time without a message; zero: never
 }
 
-// managerVariables are the service manager's words to us alone.
+// managerVariables are the variables that the service manager sets for us only.
 func managerVariables() []string { return []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} }
 
 func newServiceManager(env func(string) (string, bool)) serviceManager {
@@ -47,11 +47,11 @@ func newServiceManager(env func(string) (string, bool)) serviceManager {
 	return serviceManager{socket, watchdog}
 }
 
-// notifyTimeout bounds a message, which daemon.SdNotify does not: the socket of a
-// manager that hangs fills up, and writing to it would wait for ever.
+// notifyTimeout bounds a message, which daemon.SdNotify does not. If the manager hangs,
+// its socket fills up, and a write to it would block forever.
 const notifyTimeout = time.Second
 
-// tell sends a message. A failure is ignored: there is nothing else to do.
+// tell sends a message. A failure is ignored: nothing can be done about it.
 func (m serviceManager) tell(lines ...string) {
 	if m.socket == "" {
 		return
@@ -65,18 +65,18 @@ func (m serviceManager) tell(lines ...string) {
 	conn.Write([]byte(strings.Join(lines, "\n")))
 }
 
-// ready says that every listener is bound, which is what units that come after
-// us need; the status says what we wait for ourselves.
+// ready tells the manager that every listener is bound, which units that depend on us
+// wait for. The status line says what we wait for.
 func (m serviceManager) ready(r l4.Readiness) { m.tell(daemon.SdNotifyReady, statusLine(r)) }
 
 func (m serviceManager) stopping() { m.tell(daemon.SdNotifyStopping, "STATUS=draining") }
 
-// reloading carries the time, so that the manager can tell it from an old one.
+// reloading includes the time, so that the manager can recognize an old message.
 func (m serviceManager) reloading() {
 	m.tell(daemon.SdNotifyReloading, strings.TrimSpace(daemon.SdNotifyMonotonicUsec()))
 }
 
-// statusLine is what `systemctl status` shows.
+// statusLine is the status that `systemctl status` shows.
 func statusLine(r l4.Readiness) string {
 	if r.Ready {
 		return "STATUS=ready"
@@ -84,11 +84,12 @@ func statusLine(r l4.Readiness) string {
 	return "STATUS=not ready: " + output.Visible(strings.Join(strings.Fields(strings.Join(r.Waiting, "; ")), " "))
 }
 
-// statusInterval is how often the status is looked at.
+// statusInterval is how often the status is checked.
 const statusInterval = time.Second
 
-// attend tells the manager what changes and, where it watches, that we live,
-// until ctx ends. Asking takes the server's locks: one that hangs gives no sign.
+// attend tells the manager about changes and, if it has a watchdog, that we are alive,
+// until ctx ends. ask takes the server's locks, so a server that hangs sends no
+// message.
 func (m serviceManager) attend(ctx context.Context, ask func() l4.Readiness) {
 	if m.socket == "" {
 		return
