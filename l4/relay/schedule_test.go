@@ -31,6 +31,7 @@ func FuzzSchedule(f *testing.F) {
 			{opSend + 8, upstream | opSend + 8, opFinish},
 			{opSend + 31 | atOnce, opFinish | atOnce, upstream | opFinish | atOnce, opKill | atOnce, opReset | atOnce, upstream | opEnd},
 			{opEnd, opFinish},
+			{opReset | atOnce, upstream | opClose},
 		} {
 			f.Add(append([]byte{first}, steps...))
 		}
@@ -226,8 +227,11 @@ func (s *schedule) end(e, other *modelEnd) {
 
 // fin records an end's FIN.
 func (s *schedule) fin(e, other *modelEnd) {
-	if other.ended {
+	switch {
+	case other.ended:
 		s.may[EndClosed], s.must = true, true
+	case other.reset && other.unix: // on a unix socket that was a close
+		s.may[EndClosed] = true
 	}
 }
 
