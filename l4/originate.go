@@ -22,7 +22,7 @@ import (
 type upstreamConn struct {
 	upstream  *Upstream
 	candidate candidate
-	header    []byte  // the PROXY header that it begins with; nil: upstream.localHeader
+	header    string  // the PROXY header that it begins with; empty: upstream.localHeader
 	to        *target // of a dynamic upstream
 	raw       net.Conn
 	tls       *tls.Conn          // nil: plaintext
@@ -68,7 +68,7 @@ func (c *upstreamConn) leg() relay.Leg {
 
 // handedOver drops the references to what the relay owns now.
 func (c *upstreamConn) handedOver() {
-	c.header, c.to, c.raw, c.tls, c.transport, c.dialogue, c.early = nil, nil, nil, nil, nil, nil, nil
+	c.header, c.to, c.raw, c.tls, c.transport, c.dialogue, c.early = "", nil, nil, nil, nil, nil, nil
 }
 
 // startTLS asks the server, in its protocol, to begin TLS.

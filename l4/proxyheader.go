@@ -3,6 +3,7 @@ package l4
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"time"
@@ -49,24 +50,25 @@ func (s *session) proxied(ctx context.Context) error {
 	return s.become(policy.SourceOf(h.Source.Addr()))
 }
 
-// proxyHeader is the PROXY header that names the session's client to its upstream; nil
+// proxyHeader is the PROXY header that names the session's client to its upstream; empty
 // if the upstream expects none.
-func (s *session) proxyHeader() ([]byte, error) {
+func (s *session) proxyHeader() (string, error) {
 	if s.upstream.cfg.ProxyProtocol == 0 {
-		return nil, nil
+		return "", nil
 	}
-	return s.downstream.origin().Format(byte(s.upstream.cfg.ProxyProtocol))
+	header, err := s.downstream.origin().Format(byte(s.upstream.cfg.ProxyProtocol))
+	return string(header), err
 }
 
 // announce sends the PROXY header before any other byte.
 func (c *upstreamConn) announce(ctx context.Context) error {
 	start := time.Now()
 	header := c.header
-	if header == nil {
+	if header == "" {
 		header = c.upstream.localHeader
 	}
 	defer boundIO(ctx, c.raw)()
-	if _, err := c.raw.Write(header); err != nil {
+	if _, err := io.WriteString(c.raw, header); err != nil {
 		return err
 	}
 	c.timed(PhaseProxy, start)

@@ -26,7 +26,7 @@ type Upstream struct {
 	// Static after construction.
 	cfg         UpstreamConfig
 	protocol    *starttls.Protocol // nil: none
-	localHeader []byte             // the PROXY header of connections without a client; nil: none is sent
+	localHeader string             // the PROXY header of connections without a client; empty: none is sent
 	endpoints   []*endpoint
 	visited     *visited // destination cache of a dynamic upstream, which has no endpoints; else nil
 	resolver    *resolver
@@ -73,9 +73,11 @@ func newUpstream(cfg UpstreamConfig, o upstreamDeps) (*Upstream, error) {
 	u := &Upstream{cfg: cfg, observer: o.observer, log: o.log, dial: dial, dials: o.dials, born: time.Now(),
 		rhythm: cmp.Or(o.rhythm, newRhythm()), resolver: newResolver(cfg.DNSServers, panics{o.log, o.observer.Panicked})}
 	if cfg.ProxyProtocol != 0 {
-		if u.localHeader, err = (*preface.Origin)(nil).Format(byte(cfg.ProxyProtocol)); err != nil {
+		header, err := (*preface.Origin)(nil).Format(byte(cfg.ProxyProtocol))
+		if err != nil {
 			return nil, fmt.Errorf("upstream %s: proxy_protocol: %w", cfg.Name, err)
 		}
+		u.localHeader = string(header)
 	}
 	u.balancer.Method = cfg.Balance
 	if cfg.StartTLS != "" {
@@ -166,7 +168,7 @@ func (u *Upstream) connect(ctx context.Context, tell progress) (*upstreamConn, *
 
 // want is what a session needs from an upstream.
 type want struct {
-	header  []byte        // the PROXY header that names the client; nil: localHeader
+	header  string        // the PROXY header that names the client; empty: localHeader
 	to      *target       // in a dynamic upstream; else nil
 	connect ConnectConfig // the upstream's, or lower bounds
 	noSpare bool          // do not use a preconnected connection

@@ -32,6 +32,7 @@ type flow struct {
 	held  atomic.Int64    // bytes held for the sides, as counted in the budget
 
 	heapIndex int32 // guarded by clock.mu; 0: not in the clock's heap
+	epfd      int32 // guarded by mu; the epoll descriptor that has its sockets
 	due       int64 // guarded by clock.mu
 
 	mu       sync.Mutex
@@ -43,8 +44,6 @@ type flow struct {
 
 	dueSettled, dueDone bool // the calls that release still has to make
 	inSettled           bool // Settled is running: Done waits for its return
-
-	epfd int32 // the epoll descriptor that has its sockets
 }
 
 // side is one socket of a flow.
