@@ -169,7 +169,7 @@ func TestParseLevel(t *testing.T) {
 	}
 }
 
-// A line of the log has one line and can be seen, in both formats, whoever made it.
+// Every log record is one line of visible characters, in both formats, whichever package wrote it.
 func TestLogLinesCanBeSeen(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		out := cmdtest.NewOutput()
