@@ -213,7 +213,7 @@ func (l *revocationList) unusable(issuer *x509.Certificate) error {
 // early returns an error if the list is not valid yet.
 func (l *revocationList) early(now time.Time) error {
 	if at := l.list.ThisUpdate; now.Before(at) {
-		return fmt.Errorf("it is valid from %s on, in %s; is the clock right?", at.UTC().Format(time.RFC3339), at.Sub(now).Round(time.Second))
+		return fmt.Errorf("it is valid from %s on, in %s; is the clock right?", at.UTC().Format(time.RFC3339), age(at.Sub(now)))
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func (n *notice) log(st Status, now time.Time, log *slog.Logger) {
 		log.Error("identity expired", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "cause", orNone(st.LastError))
 	case !n.warned && left <= time.Duration(warnAt*float64(life)):
 		n.warned = true
-		log.Warn("identity expires soon", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "left", left.Round(time.Second).String(), "cause", orNone(st.LastError))
+		log.Warn("identity expires soon", "identity", st.Name, "serial", st.Serial, "not_after", st.NotAfter, "left", age(left), "cause", orNone(st.LastError))
 	}
 }
 

@@ -71,9 +71,14 @@ func NewRequest(names []string, key crypto.Signer) (*x509.CertificateRequest, er
 	return x509.ParseCertificateRequest(der)
 }
 
-// LogRenewal logs that a source's generation replaced the one of the old status.
+// LogRenewal logs that a source's generation replaced the one of the old status, or that
+// it is the first.
 func (s *Source) LogRenewal(log *slog.Logger, old Status) {
 	st := s.Status()
+	if old.Serial == "" {
+		log.Info("identity obtained", "identity", st.Name, "generation", st.Generation, "names", st.Names, "serial", st.Serial, "not_after", st.NotAfter)
+		return
+	}
 	log.Info("identity renewed", "identity", st.Name, "generation", st.Generation, "names", st.Names,
 		"old_serial", old.Serial, "serial", st.Serial, "old_not_after", old.NotAfter, "not_after", st.NotAfter)
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -16,15 +15,26 @@ var ErrPrincipal = errors.New("not one of the principals")
 
 // PeerError says why a peer's certificate is not accepted, and how to fix that.
 type PeerError struct {
-	text string
+	text string // what happened
+	fix  string // empty if it is not known
 	// Err is the error of crypto/x509, ErrPrincipal, ErrRevoked, or nil.
 	Err error
 }
 
-func (e *PeerError) Error() string { return e.text }
+// Error is "WHAT HAPPENED; FIX".
+func (e *PeerError) Error() string {
+	if e.fix == "" {
+		return e.text
+	}
+	return e.text + "; " + e.fix
+}
 
 // Unwrap returns Err.
 func (e *PeerError) Unwrap() error { return e.Err }
+
+// Fix returns how to fix the cause, which is the end of Error; empty if that is not
+// known.
+func (e *PeerError) Fix() string { return e.fix }
 
 // peer is the role of the side that a judge verifies.
 type peer string
@@ -59,6 +69,14 @@ func (p peer) rootsKey() string {
 	return "tls.ca of the listener"
 }
 
+// principalsKey is the configuration key of the names that the peer may prove.
+func (p peer) principalsKey() string {
+	if p == theServer {
+		return "tls.principals (--principal)"
+	}
+	return "tls.principals of the listener"
+}
+
 // judge verifies the certificates of peers under one policy and one generation.
 // It is immutable, except for its cache.
 type judge struct {
@@ -66,6 +84,7 @@ type judge struct {
 	name       string // of the host; not checked if there are principals
 	principals Principals
 	roots      *x509.CertPool            // nil: the system's
+	known      []*x509.Certificate       // the certificates of roots, for messages; nil: not known
 	whose      string                    // describes the roots, for messages
 	domains    map[string]*x509.CertPool // see Roots; nil: not kept apart
 	revoked    *Revocations              // may be nil
@@ -86,7 +105,7 @@ func (j *judge) verify(peer []*x509.Certificate, now time.Time) error {
 // a CA vouches for, including the dates (as in RFC 7671, 5.1).
 func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 	if len(peer) == 0 {
-		return &PeerError{text: fmt.Sprintf("the %s sent no certificate", j.peer)}
+		return &PeerError{text: fmt.Sprintf("the %s sent no certificate", j.peer), fix: fmt.Sprintf("let the %s send one", j.peer)}
 	}
 	leaf := peer[0]
 	pinned, chained := j.principals.split()
@@ -94,7 +113,8 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 		return nil
 	}
 	if len(pinned) > 0 && len(chained) == 0 {
-		return &PeerError{fmt.Sprintf("the %s's key is none of those pinned in principals; its certificate is for %s", j.peer, listed(names(leaf))), ErrPrincipal}
+		return &PeerError{fmt.Sprintf("the %s's key is none of those pinned in principals; its certificate is for %s", j.peer, listed(names(leaf))),
+			fmt.Sprintf("if it is the right %s, pin its key in %s: %s", j.peer, j.peer.principalsKey(), pinText(leaf)), ErrPrincipal}
 	}
 	domain, roots, err := j.vouching(leaf, chained)
 	if err == nil {
@@ -110,8 +130,8 @@ func (j *judge) judge(peer []*x509.Certificate, now time.Time) error {
 		chained = chained.ofSPIFFE()
 	}
 	if _, ok := chained.MatchCertificate(leaf); !ok {
-		return &PeerError{fmt.Sprintf("the %s's certificate is for %s, but principals wants %s%s",
-			j.peer, listed(names(leaf)), j.principals, noSPIFFEID(leaf)), ErrPrincipal}
+		return &PeerError{fmt.Sprintf("the %s's certificate is for %s, but principals wants %s%s", j.peer, listed(names(leaf)), j.principals, noSPIFFEID(leaf)),
+			fmt.Sprintf("if it is the right %s, add one of its names to %s", j.peer, j.peer.principalsKey()), ErrPrincipal}
 	}
 	return nil
 }
@@ -153,7 +173,8 @@ func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain str
 	}
 	id := trustDomain(leaf)
 	if all := uris(leaf); id == "" && len(all) == 1 && meansSPIFFE(all[0]) {
-		return "", nil, &PeerError{text: fmt.Sprintf("the %s's certificate is for %s, which is of no trust domain%s", j.peer, listed(names(leaf)), noSPIFFEID(leaf))}
+		return "", nil, &PeerError{text: fmt.Sprintf("the %s's certificate is for %s, which is of no trust domain%s", j.peer, listed(names(leaf)), noSPIFFEID(leaf)),
+			fix: "issue it with one SPIFFE ID"}
 	}
 	if id == "" {
 		return "", j.roots, nil
@@ -161,7 +182,8 @@ func (j *judge) vouching(leaf *x509.Certificate, chained Principals) (domain str
 	roots, ok := j.domains[id]
 	switch {
 	case !ok:
-		return "", nil, &PeerError{text: fmt.Sprintf("the %s's certificate is for %s, and we have no roots of that trust domain; federate with it", j.peer, listed(names(leaf)))}
+		return "", nil, &PeerError{text: fmt.Sprintf("the %s's certificate is for %s, and we have no roots of that trust domain", j.peer, listed(names(leaf))),
+			fix: "federate with that trust domain"}
 	case roots == j.roots:
 		return "", roots, nil
 	}
@@ -197,71 +219,9 @@ func (j *judge) build(peer []*x509.Certificate, roots *x509.CertPool, now time.T
 	}
 	chains, err := peer[0].Verify(opts)
 	if err != nil {
-		return nil, j.explain(peer[0], now, err)
+		return nil, j.explain(peer, roots, now, err)
 	}
 	return chains, j.revoked.check(chains, j.listed, now)
-}
-
-// explain turns an error of crypto/x509 into a PeerError.
-func (j *judge) explain(leaf *x509.Certificate, now time.Time, err error) error {
-	var (
-		invalid x509.CertificateInvalidError
-		unknown x509.UnknownAuthorityError
-		system  x509.SystemRootsError
-	)
-	text := fmt.Sprintf("the %s's certificate cannot be verified: %v", j.peer, err)
-	switch {
-	case Validity(leaf, now) != nil:
-		text = fmt.Sprintf("the %s's certificate (%s): %v", j.peer, listed(names(leaf)), Validity(leaf, now))
-	case errors.As(err, &invalid):
-		text = j.explainInvalid(leaf, now, invalid)
-	case errors.As(err, &unknown):
-		text = fmt.Sprintf("no root that we trust (%s) vouches for the %s's certificate, which was issued by %q; "+
-			"set %s to that CA's certificate, or let the %s send its whole chain", j.whose, j.peer, short(leaf.Issuer.String()), j.peer.rootsKey(), j.peer)
-	case errors.As(err, &system):
-		text = fmt.Sprintf("the system has no roots (%v); set %s", system, j.peer.rootsKey())
-	}
-	return &PeerError{text, err}
-}
-
-func (j *judge) explainInvalid(leaf *x509.Certificate, now time.Time, invalid x509.CertificateInvalidError) string {
-	whose := fmt.Sprintf("the %s's certificate", j.peer)
-	if invalid.Cert != nil && !invalid.Cert.Equal(leaf) {
-		whose = fmt.Sprintf("the CA certificate %q", short(invalid.Cert.Subject.String()))
-	}
-	switch invalid.Reason {
-	case x509.Expired:
-		if err := Validity(invalid.Cert, now); err != nil {
-			return whose + ": " + err.Error()
-		}
-	case x509.IncompatibleUsage:
-		_, usage := j.peer.usage()
-		return fmt.Sprintf("the %s's certificate is not one for %ss: its extended key usage, or that of a CA above it, lacks %s", j.peer, j.peer, usage)
-	case x509.NotAuthorizedToSign:
-		return whose + " is not that of a CA, but has signed another"
-	}
-	return whose + ": " + invalid.Error()
-}
-
-// host checks that the leaf is valid for the configured host name.
-func (j *judge) host(leaf *x509.Certificate) error {
-	name := j.name
-	if ip, err := netip.ParseAddr(name); err == nil {
-		name = ip.WithZone("").String()
-	}
-	if name == "" {
-		return &PeerError{text: "there is no name to check the server's certificate for; set tls.server_name (--server-name) or tls.principals (--principal)"}
-	}
-	err := leaf.VerifyHostname(name)
-	switch {
-	case err == nil:
-		return nil
-	case len(names(leaf)) == 0:
-		return &PeerError{fmt.Sprintf("the server's certificate has no subject alternative name, and its CN (%q) is not read; "+
-			"issue it with one for %s, or set tls.principals (--principal) to a pin (spki:sha256/…) or to any", short(leaf.Subject.CommonName), name), err}
-	}
-	return &PeerError{fmt.Sprintf("the server's certificate is for %s, not for %s; set tls.server_name (--server-name) to one of its names, or tls.principals (--principal)",
-		listed(names(leaf)), name), err}
 }
 
 // maxListed and maxText bound the names in a message: some certificates have

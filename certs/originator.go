@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -29,9 +30,20 @@ type ClientPolicy struct {
 	// Principals, if any, replace the check of ServerName: the peer must prove
 	// one.
 	Principals Principals
-	// MinVersion is a version constant of crypto/tls. If zero, TLS 1.2. The
-	// highest version is always TLS 1.3.
-	MinVersion uint16
+	// MinVersion and MaxVersion are version constants of crypto/tls. If zero, TLS
+	// 1.2 and TLS 1.3.
+	MinVersion, MaxVersion uint16
+	// CipherSuites are those that are offered up to TLS 1.2. If empty, the default
+	// ones of crypto/tls, which are the secure ones.
+	CipherSuites []uint16
+	// Curves are the key exchanges that are offered. If empty, the default ones of
+	// crypto/tls, the post-quantum ones included.
+	Curves []tls.CurveID
+	// NoResumption makes every handshake a full one.
+	NoResumption bool
+	// Renegotiate accepts that the server renegotiates, up to TLS 1.2, even
+	// without the extension of RFC 5746. Its certificate must stay the same.
+	Renegotiate bool
 	// ALPN lists the protocols offered, the preferred one first (RFC 7301). A
 	// server that selects another is refused. A server that selects none is
 	// accepted: it may not know ALPN and still speak the protocol.
@@ -73,11 +85,15 @@ func NewOriginator(p ClientPolicy) *Originator {
 	if p.MinVersion == 0 {
 		p.MinVersion = tls.VersionTLS12
 	}
+	if p.MaxVersion == 0 {
+		p.MaxVersion = tls.VersionTLS13
+	}
 	if p.Source == nil {
 		p.Source = NewSource("none")
 		p.Source.Publish(nil, nil)
 	}
 	p.Principals, p.ALPN = slices.Clone(p.Principals), slices.Clone(p.ALPN)
+	p.CipherSuites, p.Curves = slices.Clone(p.CipherSuites), slices.Clone(p.Curves)
 	return &Originator{policy: p, configs: map[configKey]*list.Element{}, recent: list.New()}
 }
 
@@ -144,9 +160,9 @@ func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 		if err != nil {
 			return trust{}, err
 		}
-		t.roots, t.whose, t.generation, t.listed = roots.Roots, "those of tls.ca", roots.Generation, snap.Roots.pool() == nil
+		t.roots, t.whose, t.generation, t.listed = roots.Roots, "those of tls.ca"+roots.Roots.limits(), roots.Generation, snap.Roots.pool() == nil
 	case snap.Roots.pool() != nil:
-		t.roots, t.whose, t.listed = snap.Roots, "the identity's", true
+		t.roots, t.whose, t.listed = snap.Roots, "the identity's"+snap.Roots.limits(), true
 	}
 	return t, nil
 }
@@ -160,23 +176,30 @@ func trustedBy(snap *Snapshot, given *Source, system bool) (trust, error) {
 func (p *ClientPolicy) config(host string, cert *tls.Certificate, roots trust) *tls.Config {
 	name := p.ServerName
 	if name == "" {
-		name = host
+		name = strings.TrimSuffix(host, ".") // the root's dot is for the resolver (RFC 6066, section 3)
 	}
 	c := &tls.Config{
 		ServerName:         name,
 		MinVersion:         p.MinVersion,
-		MaxVersion:         tls.VersionTLS13,
+		MaxVersion:         p.MaxVersion,
+		CipherSuites:       p.CipherSuites,
+		CurvePreferences:   p.Curves,
 		NextProtos:         p.ALPN,
 		InsecureSkipVerify: true,
 		// Small first records only help a client that renders while it loads.
 		DynamicRecordSizingDisabled: true,
-		ClientSessionCache:          tls.NewLRUClientSessionCache(sessionsKept),
+	}
+	if !p.NoResumption {
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(sessionsKept)
+	}
+	if p.Renegotiate {
+		c.Renegotiation = tls.RenegotiateFreelyAsClient
 	}
 	if cert != nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return offer(cert, time.Now()) }
 	}
 	if !p.SkipVerify {
-		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, listed: roots.listed, verified: &verified{}}
+		j := judge{name: name, principals: p.Principals, roots: roots.roots.pool(), known: roots.roots.known(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, listed: roots.listed, verified: &verified{}}
 		c.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, time.Now()) }
 	}
 	return c

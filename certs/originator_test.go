@@ -292,6 +292,14 @@ func TestConfigOfPolicy(t *testing.T) {
 	}
 }
 
+// The root's dot of a host name is for the resolver only: RFC 6066 has none in SNI.
+func TestConfigWithoutTheRootsDot(t *testing.T) {
+	cfg, err := NewOriginator(ClientPolicy{}).Config("db.internal.", "10.0.0.7:5432")
+	if err != nil || cfg.ServerName != "db.internal" {
+		t.Errorf("server name %q, %v", cfg.ServerName, err)
+	}
+}
+
 func TestConfigIsKeptPerAddressAndBounded(t *testing.T) {
 	o := NewOriginator(ClientPolicy{SkipVerify: true})
 	config := func(host, address string) *tls.Config {

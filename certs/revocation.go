@@ -146,12 +146,12 @@ func (r *Revocations) checkOne(c, issuer *x509.Certificate, wanted bool, now tim
 		return nil
 	}
 	if !named {
-		return &PeerError{fmt.Sprintf("no revocation list of %q is in the crl file, so nothing of that CA is accepted; add its list", who), ErrRevoked}
+		return &PeerError{fmt.Sprintf("no revocation list of %q is in the crl file, so nothing of that CA is accepted", who), "add the list of that CA to files.crl", ErrRevoked}
 	}
 	counts := newest(able, now)
 	if when, ok := revokedIn(able, c, counts); ok {
 		return &PeerError{fmt.Sprintf("the certificate with serial %x (%s) was revoked by %q at %s",
-			c.SerialNumber, listed(names(c)), who, when.UTC().Format(time.RFC3339)), ErrRevoked}
+			c.SerialNumber, listed(names(c)), who, when.UTC().Format(time.RFC3339)), "let the peer use a new certificate", ErrRevoked}
 	}
 	if counts != nil {
 		return nil
@@ -159,7 +159,7 @@ func (r *Revocations) checkOne(c, issuer *x509.Certificate, wanted bool, now tim
 	for _, l := range able {
 		fault = cmp.Or(l.late(now), l.early(now), fault)
 	}
-	return &PeerError{fmt.Sprintf("the revocation list of %q cannot be used, so nothing of that CA is accepted: %v", who, fault), ErrRevoked}
+	return &PeerError{fmt.Sprintf("the revocation list of %q cannot be used, so nothing of that CA is accepted: %v", who, fault), "get the newest list of that CA for files.crl", ErrRevoked}
 }
 
 // newest returns the newest list that is valid now; nil if there is none.

@@ -75,6 +75,9 @@ type Status struct {
 	Loads, Failures uint64
 	// NextRenewal is when the issuer is asked next; zero if the issuer pushes.
 	NextRenewal time.Time
+	// Warnings are why peers may reject the certificate, and what else is wrong with an
+	// identity that can be used. A Source leaves it empty: it does not know the use.
+	Warnings []string
 }
 
 // NewSource makes a source that is not ready. The name is for logs and messages.
@@ -239,9 +242,9 @@ type ValidityError struct{ NotBefore, NotAfter, Now time.Time }
 
 func (e *ValidityError) Error() string {
 	if e.Now.After(e.NotAfter) {
-		return fmt.Sprintf("the certificate expired at %s, %s ago", e.NotAfter.UTC().Format(time.RFC3339), e.Now.Sub(e.NotAfter).Round(time.Second))
+		return fmt.Sprintf("the certificate expired at %s, %s ago", e.NotAfter.UTC().Format(time.RFC3339), age(e.Now.Sub(e.NotAfter)))
 	}
-	return fmt.Sprintf("the certificate is not valid before %s, in %s; is the clock right?", e.NotBefore.UTC().Format(time.RFC3339), e.NotBefore.Sub(e.Now).Round(time.Second))
+	return fmt.Sprintf("the certificate is not valid before %s, in %s; is the clock right?", e.NotBefore.UTC().Format(time.RFC3339), age(e.NotBefore.Sub(e.Now)))
 }
 
 // Validity returns nil if the certificate is valid at now, else a *ValidityError.

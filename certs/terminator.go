@@ -215,7 +215,7 @@ func (p *ServerPolicy) terminate(cert *tls.Certificate, roots trust) *Terminatio
 	if roots.roots.pool() == nil && !p.SystemRoots {
 		roots.roots, roots.whose = NewRoots(x509.NewCertPool()), "none is configured"
 	}
-	j := &judge{peer: theClient, principals: p.Principals, roots: roots.roots.pool(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, listed: roots.listed, verified: &verified{}}
+	j := &judge{peer: theClient, principals: p.Principals, roots: roots.roots.clients(), known: roots.roots.known(), whose: roots.whose, domains: roots.roots.domains(), revoked: roots.revoked, listed: roots.listed, verified: &verified{}}
 	t.Config.ClientAuth = tls.RequireAnyClientCert
 	t.Config.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, time.Now()) }
 	t.Principal = j.proved

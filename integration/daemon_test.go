@@ -196,7 +196,11 @@ func rejected(t testing.TB, d *daemon, keys *pki, starttls, reason string, clien
 	if out, _, err := try(client(port)); err == nil {
 		t.Errorf("the server takes a certificate of another CA: %s", out)
 	}
-	a.await(`"msg":"session".*"reason":"` + reason + `"`)
+	cause := ""
+	if reason == "upstream_tls_rejected" {
+		cause = `,"cause":"the server rejected our certificate \(CN=app, issued by CN=another CA\): `
+	}
+	a.await(`"msg":"session".*"reason":"` + reason + `"` + cause)
 }
 
 // firstContact proves that without --starttls, or with a wrong one, the error names
@@ -208,7 +212,7 @@ func firstContact(t testing.TB, d *daemon, keys *pki, starttls, hello, want stri
 	_, port, _ := net.SplitHostPort(a.addr("front"))
 	k := newTalk(t, port)
 	k.c.Write([]byte(hello))
-	a.await(`"msg":"session".*"cause":".*` + want)
+	a.await(`"msg":"session".*"cause":".*` + strings.ReplaceAll(want, "; ", `(?:; |","hint":")`))
 }
 
 // talk is a session by hand: it sends each line after the last answer matches.

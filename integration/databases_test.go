@@ -147,16 +147,16 @@ type redis struct {
 	*process
 }
 
-func startRedis(t testing.TB, keys *pki, clients int) *redis {
+func startRedis(t testing.TB, keys *pki, clients int, flags ...string) *redis {
 	t.Helper()
 	need(t, "redis-server")
 	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := launch(exec.Command("redis-server", "--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+	p, err := launch(exec.Command("redis-server", append([]string{"--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
 		"--dir", shortDir(t), "--maxclients", fmt.Sprint(clients), "--tls-cert-file", keys.file("server.crt"), "--tls-key-file", keys.file("server.key"),
-		"--tls-ca-cert-file", keys.file("ca.crt"), "--tls-auth-clients", "yes"))
+		"--tls-ca-cert-file", keys.file("ca.crt"), "--tls-auth-clients", "yes"}, flags...)...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,20 +14,24 @@ type nameserver struct {
 	addrs map[string]string // IPv4 addresses, by the name in lower case
 }
 
+func newNameserver(addr string, addrs map[string]string) (*nameserver, error) {
+	conn, err := net.ListenPacket("udp", addr)
+	return &nameserver{conn, addrs}, err
+}
+
 // startNameserver starts one that ends with the test.
 func startNameserver(t testing.TB, addrs map[string]string) *nameserver {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	n, err := newNameserver("127.0.0.1:0", addrs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &nameserver{conn, addrs}
 	done := make(chan struct{})
 	go func() { // ends with the socket
 		defer close(done)
 		n.serve()
 	}()
-	t.Cleanup(func() { conn.Close(); <-done })
+	t.Cleanup(func() { n.conn.Close(); <-done })
 	return n
 }
 

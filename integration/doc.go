@@ -11,7 +11,8 @@
 // so. Environment:
 //
 //	AMBASSADOR_REQUIRE_SERVERS=1  a missing program is a failure (integration/test sets it)
-//	AMBASSADOR_TEST_LONG=1        the full lengths: answers 90 s late, longer loads
+//	AMBASSADOR_TEST_LONG=1        the full lengths: answers 90 s late, longer loads; builds a
+//	                              kube-apiserver if the cache of the user has none
 //	AMBASSADOR_TEST_RACE=1        the binary under test is built with -race
 //	AMBASSADOR_TEST_BINARY=FILE   test this binary and build none
 //	AMBASSADOR_TEST_PGBIN=DIR     where PostgreSQL's programs are, if not in a usual place

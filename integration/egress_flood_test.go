@@ -52,7 +52,7 @@ func (a *ambassador) backTo(before, mib int) {
 	}
 	var now int
 	err := eventually(patience, func() (err error) {
-		now, err = residentKiB(a.process)
+		now, err = ownKiB(a.process)
 		if err == nil && now > before+mib<<10 {
 			err = fmt.Errorf("%d KiB are resident, and %d KiB were before", now, before)
 		}
@@ -124,7 +124,7 @@ func oneDead(addr string, n int64) error {
 func (a *ambassador) quiet() int {
 	a.t.Helper()
 	during(5 * time.Second)
-	kib, err := residentKiB(a.process)
+	kib, err := ownKiB(a.process)
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -43,7 +43,13 @@ type answer struct {
 // startZone starts one that ends with the test.
 func startZone(t testing.TB, reply func(question) answer) *zone {
 	t.Helper()
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	return startZoneAt(t, "127.0.0.1:0", reply)
+}
+
+// startZoneAt is startZone at an address.
+func startZoneAt(t testing.TB, addr string, reply func(question) answer) *zone {
+	t.Helper()
+	tcp, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,8 +254,8 @@ listeners:
 	}
 	a.reaches("socks", "", "slow.test:"+port)
 	a.reaches("socks", "", "public.test:"+port) // the answer comes over TCP, and one address of it is kept
-	if rec := a.refusal("socks", "", "dead.test:"+port, socksRefused, "refused"); rec.Attempts != 3 {
-		t.Errorf("%d attempts at 1,000 dead addresses, want 3", rec.Attempts)
+	if rec := a.refusal("socks", "", "dead.test:"+port, socksRefused, "refused"); rec.Attempts != 16 {
+		t.Errorf("%d attempts at 1,000 dead addresses, want 16", rec.Attempts)
 	}
 	a.refusal("socks", "", "both.test:"+port, socksNotAllowed, "denied")
 	if n := z.asked("dead.test") + z.asked("both.test"); n != 2+1 { // the long answer is asked for again, over TCP

@@ -205,7 +205,7 @@ func TestSOCKS5Command(t *testing.T) {
 	c.refusal("socks5", "", "localhost:"+port, socksNotAllowed, "special_address")
 	c.signal(os.Interrupt)
 	c.ended(0)
-	if got, want := c.stdout.String(), "--allow 'localhost:"+port+"'  # 1 session, 1 special_address\n"; !strings.Contains(got, want) {
+	if got, want := c.stdout.String(), "# --allow 'localhost:"+port+"'  # loopback address; 1 session, 1 special_address\n"; !strings.Contains(got, want) {
 		t.Errorf("at the end it printed %q, want %q in it", got, want)
 	}
 }
@@ -256,8 +256,8 @@ listeners:
 	}
 }
 
-// TestUnixRules proves that on a unix socket rules match the client's user ID.
-func TestUnixRules(t *testing.T) {
+// TestUserRules proves that rules match the client's user ID, on unix sockets and by TCP.
+func TestUserRules(t *testing.T) {
 	t.Parallel()
 	need(t, "curl")
 	url, port := webServer(t)
@@ -268,6 +268,8 @@ upstreams:
 listeners:
   ours: {listen: "unix:%[1]s/ours", socks5: {}, rules: [{uid: %[2]d, host: localhost, port: %[3]s, upstream: internet}]}
   theirs: {listen: "unix:%[1]s/theirs", socks5: {}, rules: [{uid: %[4]d, host: localhost, upstream: internet}]}
+  tcp: {listen: "127.0.0.1:0", socks5: {}, rules: [{uid: %[2]d, host: localhost, port: %[3]s, upstream: internet}], log: {process: true}}
+  notus: {listen: "127.0.0.1:0", socks5: {}, rules: [{uid: %[2]d, deny: not you}, {host: localhost, upstream: internet}]}
 `
 	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(config, dir, os.Getuid(), port, os.Getuid()+1)))
 	a.addr("theirs")
@@ -278,4 +280,12 @@ listeners:
 		t.Errorf("another user's rule lets us in: %q", text)
 	}
 	a.await(`"listener":"theirs".*"reason":"no_route"`)
+	if got := run(t, proxied(url+"/u", "--proxy", "socks5h://"+a.addr("tcp"))); got != "you asked for /u" {
+		t.Errorf("curl by TCP got %q", got)
+	}
+	a.await(fmt.Sprintf(`"listener":"tcp".*"uid":%d,.*"reason":"closed"`, os.Getuid()))
+	if text, _, err := try(proxied(url+"/u", "--proxy", "socks5h://"+a.addr("notus"))); err == nil {
+		t.Errorf("a rule that denies us lets us in by TCP: %q", text)
+	}
+	a.await(fmt.Sprintf(`"listener":"notus".*"uid":%d,.*"reason":"denied"`, os.Getuid()))
 }

@@ -22,6 +22,7 @@ type record struct {
 	Stage       string  `json:"stage"`
 	Reason      string  `json:"reason"`
 	Cause       string  `json:"cause"`
+	Hint        string  `json:"hint"`
 	Attempts    int     `json:"attempts"`
 	BytesUp     int64   `json:"bytes_up"`
 	BytesDown   int64   `json:"bytes_down"`
@@ -32,6 +33,9 @@ type record struct {
 	Tag         string  `json:"tag"`
 	Principal   string  `json:"principal"`
 }
+
+// told is what the record says of what happened, and of the fix.
+func (r record) told() string { return r.Cause + "; " + r.Hint }
 
 // peer names a session by its client. The client's port may belong to a connection to
 // another listener as well, now or a minute ago: the listener tells them apart.
@@ -104,6 +108,9 @@ func why(p *process, client string, rec record) error {
 		if !strings.Contains(text, want) {
 			return fmt.Errorf("ambassador why %s does not say %q:\n%s", client, want, text)
 		}
+	}
+	if rec.Hint != "" && !strings.HasSuffix(text, rec.Hint[1:]+".\n") { // no general advice follows
+		return fmt.Errorf("ambassador why %s does not end with the hint %q:\n%s", client, rec.Hint, text)
 	}
 	text, stderr, code, err = ask(p, "why", client, "--json")
 	if err != nil || code != 0 {

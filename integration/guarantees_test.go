@@ -55,7 +55,7 @@ func services() []service {
 			}
 		}, nil},
 		{"imap", func(t testing.TB, keys *pki) (*daemon, string) { d, _ := newDovecot(t, keys); return d, d.port }, mail("imap"), seesDovecot("imap"), nil},
-		{"pop3", newDovecot, mail("pop3"), seesDovecot("pop3"), nil},
+		{"pop3", func(t testing.TB, keys *pki) (*daemon, string) { return newDovecot(t, keys) }, mail("pop3"), seesDovecot("pop3"), nil},
 		{"smtp", func(t testing.TB, keys *pki) (*daemon, string) { d := newPostfix(t, keys); return d, d.port }, submits, seesPostfix, nil},
 		{"xmpp", func(t testing.TB, keys *pki) (*daemon, string) { d := newProsody(t, keys); return d, d.port }, logsIn, nil, nil},
 	}

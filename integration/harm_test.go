@@ -322,6 +322,14 @@ func (a *ambassador) unharmed() {
 	if m := regexp.MustCompile(`(?m)^.*("msg":"breaker"|"to":"unhealthy").*$`).FindString(a.stderr.String()); m != "" {
 		a.t.Errorf("the log says %s", m)
 	}
+	// The health that sessions speak for is judged at the next look, within seconds.
+	if err := eventually(patience, a.isHealthy); err != nil {
+		a.t.Error(err)
+	}
+}
+
+// isHealthy returns an error unless each address is healthy and its breaker closed.
+func (a *ambassador) isHealthy() error {
 	var reply struct {
 		Upstreams []struct {
 			Name      string
@@ -335,17 +343,18 @@ func (a *ambassador) unharmed() {
 		err = json.Unmarshal([]byte(body), &reply)
 	}
 	if err != nil || status != http.StatusOK || len(reply.Upstreams) == 0 {
-		a.t.Fatalf("/v1/upstreams: status %d, %v: %s", status, err, body)
+		return fmt.Errorf("/v1/upstreams: status %d, %v: %s", status, err, body)
 	}
 	for _, u := range reply.Upstreams {
 		for _, e := range u.Endpoints {
 			for _, at := range e.Addresses {
 				if at.Health != "healthy" || at.Breaker != "closed" {
-					a.t.Errorf("%s %s is %s, its breaker %s", u.Name, at.Address, at.Health, at.Breaker)
+					return fmt.Errorf("%s %s is %s, its breaker %s", u.Name, at.Address, at.Health, at.Breaker)
 				}
 			}
 		}
 	}
+	return nil
 }
 
 // TestStallIsNotAnOutage proves that a PostgreSQL which is stopped for 4 s loses none

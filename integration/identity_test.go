@@ -355,7 +355,7 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: up}}
 	checked := start(t, "check", "-c", file) // contacts nobody
 	checked.ended(0)
 	a := start(t, "run", "-c", file)
-	a.await(`"msg":"identity renewed","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
+	a.await(`"msg":"identity obtained","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
 	leaf, err := stored(filepath.Join(filepath.Dir(file), "me-identity"))
 	if err != nil || leaf.Subject.CommonName != "me.internal" {
 		t.Errorf("stored: %v, %v", leaf, err)

@@ -197,7 +197,7 @@ upstreams: {up: {endpoints: [%[2]q]}}
 listeners: {front: {listen: "127.0.0.1:0", upstream: up, timeouts: {handshake: 5m}, tls: {identity: me, client: none}}}
 `, keys.dir, up.addr)))
 	addr, cfg := a.addr("front"), keys.caller(t, "")
-	before, err := residentKiB(a.process)
+	before, err := ownKiB(a.process)
 	if err != nil {
 		t.Skip(err)
 	}
@@ -224,7 +224,7 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: up, timeouts: {handshake: 5
 	if err != nil || ended == 0 {
 		t.Errorf("%v were ended by limits.memory, %v", ended, err)
 	}
-	after, err := residentKiB(a.process)
+	after, err := ownKiB(a.process)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,14 +235,21 @@ listeners: {front: {listen: "127.0.0.1:0", upstream: up, timeouts: {handshake: 5
 	}
 }
 
-// residentKiB is the memory that a process has.
-func residentKiB(p *process) (int, error) {
+// ownKiB is the memory that a process has of its own. The pages of its program come and
+// go as they are used.
+func ownKiB(p *process) (int, error) { return memoryKiB(p, "RssAnon:") }
+
+// residentKiB is the memory that a process has, with the pages of its program.
+func residentKiB(p *process) (int, error) { return memoryKiB(p, "VmRSS:") }
+
+// memoryKiB is a field of a process's memory, in KiB; see proc_pid_status(5).
+func memoryKiB(p *process, field string) (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	var n int
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	_, rest, _ := strings.Cut(string(text), field)
 	if _, err := fmt.Sscan(rest, &n); err != nil {
 		return 0, err
 	}

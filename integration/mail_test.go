@@ -244,8 +244,8 @@ func (d *daemon) delivered(t testing.TB, text string) string {
 
 // newDovecot starts an IMAP and POP3 server that takes nothing but STARTTLS and
 // knows its users by their certificate's name; without keys it has no TLS. port
-// is IMAP's; POP3's is returned.
-func newDovecot(t testing.TB, keys *pki) (d *daemon, pop3 string) {
+// is IMAP's; POP3's is returned. Services are more of its configuration.
+func newDovecot(t testing.TB, keys *pki, services ...string) (d *daemon, pop3 string) {
 	t.Helper()
 	server := sbin(t, "dovecot")
 	need(t, "curl")
@@ -308,7 +308,8 @@ service pop3-login {
     port = 0
   }
 }
-%[6]s`, d.dir, uid, gid, d.port, pop3, tls))
+%[6]s
+%[7]s`, d.dir, uid, gid, d.port, pop3, tls, strings.Join(services, "\n")))
 	d.command = func() *exec.Cmd { return exec.Command(server, "-F", "-c", conf) }
 	d.start(t)
 	return d, pop3

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"os/exec"
 	"strings"
@@ -85,4 +86,58 @@ func TestMySQLFullAuthentication(t *testing.T) {
 	if err := srv.received("password secret", patience); err != nil {
 		t.Error(err)
 	}
+}
+
+// mysqlSHA256 is a server whose user has sha256_password. As MySQL's, it takes only the
+// password itself, because its connection has TLS. MariaDB has no such plugin.
+func mysqlSHA256(cfg *tls.Config) func(*server, duplex) {
+	return func(s *server, c duplex) {
+		sendMySQL(c, 0, mysql8Greeting)
+		if sequence, request, err := readMySQL(c); err != nil || sequence != 1 || len(request) != 32 {
+			s.report("no request for TLS")
+			return
+		}
+		conn := tls.Server(c, cfg)
+		if _, _, err := readMySQL(conn); err != nil {
+			s.report("no login: " + err.Error())
+			return
+		}
+		sendMySQL(conn, 3, "\xfesha256_password\x00abcdefghabcdefghijkl\x00")
+		if _, password, err := readMySQL(conn); err != nil || password != "secret\x00" {
+			sendMySQL(conn, 5, "\xff\x15\x04#28000Access denied for user 'app'")
+			return
+		}
+		s.report("logged in")
+		sendMySQL(conn, 5, "\x00\x00\x00\x02\x00\x00\x00")
+		readMySQL(conn)
+	}
+}
+
+// TestMySQLSHA256 proves that a client whose user has sha256_password is told what to do,
+// instead of that its password is wrong, and that a probe logs in.
+func TestMySQLSHA256(t *testing.T) {
+	t.Parallel()
+	need(t, "mariadb")
+	keys := newPKI(t)
+	srv := startServer(t, nil, mysqlSHA256(keys.mtls(t)))
+	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+listeners: {front: {listen: "127.0.0.1:0", upstream: db}}
+upstreams:
+  db:
+    endpoints: ["%s"]
+    starttls: mysql
+    health: {user: app, password_file: %s}
+    tls: {identity: me, server_name: localhost, ca: %s}
+identities: {me: {files: {cert: %s, key: %s}}}
+`, srv.addr, writeFile(t, "password", "secret"), keys.file("ca.crt"), keys.file("client.crt"), keys.file("client.key"))))
+	_, port, _ := strings.Cut(a.addr("front"), ":")
+	if err := srv.received("logged in", patience); err != nil {
+		t.Error(err)
+	}
+	_, stderr, err := try(exec.Command("mariadb", "--no-defaults", "--skip-ssl", "--user=app", "--password=secret", "--batch", "-e", "do 1",
+		"--protocol=tcp", "--host=127.0.0.1", "--port="+port))
+	if err == nil || !strings.Contains(stderr, "let the user have caching_sha2_password") {
+		t.Errorf("by TCP: %v, %q", err, stderr)
+	}
+	a.await(`"reason":"bad_greeting","cause":".*sha256_password wants the password itself.*let the user have caching_sha2_password`)
 }

@@ -30,6 +30,7 @@ type leaf struct {
 	cn                  string
 	dns                 []string
 	notBefore, notAfter time.Time
+	change              func(*x509.Certificate) // of the template; may be nil
 }
 
 // pair is a certificate and its key, in PEM.
@@ -38,7 +39,7 @@ type pair struct {
 	serial    *big.Int
 }
 
-func newAuthority(name string) (*authority, error) {
+func newAuthority(name string, change ...func(*x509.Certificate)) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -47,6 +48,11 @@ func newAuthority(name string) (*authority, error) {
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	for _, f := range change {
+		if f != nil {
+			f(template)
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -90,6 +96,9 @@ func (a *authority) issue(l leaf) (pair, error) {
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
 		}
+	}
+	if l.change != nil {
+		l.change(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {

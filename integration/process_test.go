@@ -317,6 +317,11 @@ func request(p *process, method, path string) (body string, status int, err erro
 	if err != nil {
 		return "", 0, err
 	}
+	return requestAt(admin, method, path)
+}
+
+// requestAt asks the HTTP server at an address as it is printed.
+func requestAt(addr, method, path string) (body string, status int, err error) {
 	req, err := http.NewRequest(method, "http://localhost"+path, nil)
 	if err != nil {
 		return "", 0, err
@@ -324,7 +329,7 @@ func request(p *process, method, path string) (body string, status int, err erro
 	client := http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, admin)
+			return dial(ctx, addr)
 		},
 	}}
 	resp, err := client.Do(req)

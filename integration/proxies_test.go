@@ -8,9 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // newHAProxy starts an HAProxy with the sections of a configuration.
@@ -148,16 +151,87 @@ func who(t *testing.T, a *ambassador, addr string) {
 	a.endsAs(c, "relay", "closed")
 }
 
-// TestProxyChecks proves that HAProxy's own checks, which are LOCAL, are recognized.
+// TestProxyChecks proves that HAProxy's own checks, which are LOCAL and end in a reset,
+// are probes, and that the log can do without them.
 func TestProxyChecks(t *testing.T) {
 	t.Parallel()
 	up := startServer(t, nil, echo)
 	a := start(t, "run", "-c", writeFile(t, "a.yaml", fmt.Sprintf(`
 upstreams: {up: {endpoints: [%q]}}
-listeners: {front: {listen: "127.0.0.1:0", upstream: up, proxy_protocol: {from: [127.0.0.1]}}}
+listeners:
+  front: {listen: "127.0.0.1:0", upstream: up, proxy_protocol: {from: [127.0.0.1]}}
+  quiet: {listen: "127.0.0.1:0", upstream: up, proxy_protocol: {from: [127.0.0.1], optional: true}, log: {sessions: no_probes}}
 `, up.addr)))
-	haproxyBefore("send-proxy-v2 check inter 100ms")(t, a.addr("front"))
-	a.await(`"listener":"front","client":"127.0.0.1:\d+","upstream":"up",.*"reason":"(probe|downstream_reset)"`)
+	for _, listener := range []string{"front", "quiet"} {
+		haproxyBefore("send-proxy-v2 check inter 100ms")(t, a.addr(listener))
+		a.metric("ambassador_sessions_total{listener="+listener+",reason=probe}", 3)
+	}
+	a.await(`"listener":"front","client":"127.0.0.1:\d+","upstream":"up",.*"reason":"probe"`)
+	conn := a.connect("quiet") // without a header
+	line(t, conn, "hello")
+	conn.Close()
+	a.await(`"listener":"quiet",.*"reason":"closed"`)
+	if m := regexp.MustCompile(`.*"listener":"quiet",.*"reason":"(probe|downstream_reset)".*`).FindString(a.stderr.String()); m != "" {
+		t.Errorf("a check is logged: %s", m)
+	}
+	if n, err := sample(a.process, "ambassador_sessions_total{reason=downstream_reset}"); err != nil || n != 0 {
+		t.Errorf("%v sessions were reset, %v", n, err)
+	}
+}
+
+// TestProxyFields proves that what HAProxy says of a client in the fields of its header
+// arrives at an HAProxy behind us.
+func TestProxyFields(t *testing.T) {
+	t.Parallel()
+	server := newHAProxy(t, func(d *daemon) string {
+		return "frontend f\n  mode http\n  bind " + d.addr() + " accept-proxy\n" +
+			"  http-request return status 200 content-type text/plain lf-string \"client %[fc_pp_unique_id]\\n\"\n"
+	})
+	a := start(t, "run", "-c", writeFile(t, "a.yaml", fmt.Sprintf(`
+upstreams: {up: {endpoints: [%q], proxy_protocol: v2}}
+listeners: {front: {listen: "127.0.0.1:0", upstream: up, proxy_protocol: {from: [127.0.0.1]}}}
+`, server.addr())))
+	before := newHAProxy(t, func(d *daemon) string {
+		return "listen l\n  mode http\n  unique-id-format id-of-%[src_port]\n  bind " + d.addr() + "\n  server us " + a.addr("front") + " send-proxy-v2 proxy-v2-options unique-id,crc32c\n"
+	})
+	c, err := dialTCP(before.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, port, _ := net.SplitHostPort(c.LocalAddr().String())
+	if got, err := askWho(c); err != nil || got != "id-of-"+port {
+		t.Errorf("the server sees %q, %v; want id-of-%s", got, err, port)
+	}
+}
+
+// TestNginxOfTheOtherFamily proves that nginx's stream module behind a balancer agrees
+// with us on a client whose family is not that of nginx's own address.
+func TestNginxOfTheOtherFamily(t *testing.T) {
+	t.Parallel()
+	server := haproxyBehind(t)
+	a := start(t, "run", "-c", writeFile(t, "a.yaml", fmt.Sprintf(`
+upstreams: {up: {endpoints: [%q], proxy_protocol: v2}}
+listeners: {front: {listen: "127.0.0.1:0", upstream: up, proxy_protocol: {from: [127.0.0.1]}}}
+`, server.addr())))
+	before := newNginx(t, func(d *daemon) string {
+		return "stream { server { listen " + d.addr() + " proxy_protocol; set_real_ip_from 127.0.0.1; proxy_pass " + a.addr("front") + "; proxy_protocol on; } }\n"
+	})
+	for _, source := range []string{"2001:db8::1", "192.0.2.1"} {
+		c, err := dialTCP(before.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		header := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.ParseIP(source), Port: 4711}, &net.TCPAddr{IP: net.ParseIP(source), Port: 443})
+		if _, err := header.WriteTo(c); err != nil {
+			t.Fatal(err)
+		}
+		want := source + ":4711"
+		if got, err := askWho(c); err != nil || got != want {
+			t.Errorf("the server sees %q, %v; want %s", got, err, want)
+		}
+	}
 }
 
 // TestProxyBeforeTLS proves the order on the wire: HAProxy passes TLS through to

@@ -176,11 +176,16 @@ func (s *scene) start(ts *testscript.TestScript, args []string) {
 	cmd := exec.Command(path, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = s.env(ts)
-	in, err := cmd.StdinPipe()
+	// A pipe of our own: that of StdinPipe is closed once the process has ended, and a
+	// program may end before the script hangs up.
+	in, out, err := os.Pipe()
 	ts.Check(err)
+	ts.Defer(func() { out.Close() })
+	cmd.Stdin = in
 	p, err := launch(cmd)
+	in.Close()
 	ts.Check(err)
-	p.stdin = in
+	p.stdin = out
 	s.processes[args[0]] = p
 }
 

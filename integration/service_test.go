@@ -14,35 +14,59 @@ import (
 	"time"
 )
 
-// TestSystemdSockets proves that a socket passed by systemd is served under its
-// name, and outlives a reload that gives it up and takes it again.
+// TestSystemdSockets proves that the sockets of one unit, which systemd passes by one
+// name, are all served, before a reload and after it.
 func TestSystemdSockets(t *testing.T) {
 	t.Parallel()
 	need(t, "sh")
 	srv := startServer(t, nil, echoLines)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var files []*os.File
+	var addrs []string
+	for _, at := range []string{"127.0.0.1:0", "127.0.0.1:0"} { // two ListenStream of one unit
+		ln, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		f, err := ln.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		files, addrs = append(files, f), append(addrs, ln.Addr().String())
 	}
-	defer ln.Close()
-	f, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
 	config := writeFile(t, "ambassador.yaml", fmt.Sprintf(`
 listeners:
   front: {listen: "systemd:front.socket", upstream: up}
 upstreams:
   up: {endpoints: ["%s"]}
 `, srv.addr))
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front.socket exec "$@"`, "sh", binary, "run", "-c", config)
-	cmd.ExtraFiles = []*os.File{f}
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=front.socket:front.socket exec "$@"`, "sh", binary, "run", "-c", config)
+	cmd.ExtraFiles = files
 	a := startCmd(t, cmd)
-	if got, want := a.addr("front"), ln.Addr().String(); got != want {
-		t.Errorf("listening front %s, want %s", got, want)
+	served := func() {
+		t.Helper()
+		for _, addr := range addrs {
+			c, err := dial(t.Context(), addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.SetDeadline(time.Now().Add(patience))
+			line(t, c, "by systemd")
+			c.Close()
+		}
 	}
-	line(t, a.connect("front"), "by systemd")
+	a.addr("admin") // printed after the listeners
+	for _, addr := range addrs {
+		if !strings.Contains(a.stdout.String(), "listening front "+addr+"\n") {
+			t.Errorf("%s was not printed:\n%s", addr, a.stdout)
+		}
+	}
+	served()
+	if _, code := a.ask("reload"); code != 0 {
+		t.Errorf("reload: exit code %d", code)
+	}
+	served()
 
 	nothing := start(t, "run", "-c", config)
 	nothing.ended(1)

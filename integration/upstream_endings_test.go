@@ -113,13 +113,13 @@ func TestUpstreamEndings(t *testing.T) {
 		{"certificate of another name", secure("server-wrong", "", echoLines), "tls", "upstream_tls", []string{"elsewhere.test", "localhost"}},
 		{"certificate expired", secure("server-expired", "", echoLines), "tls", "upstream_tls", []string{"expired"}},
 		{"certificate not yet valid", secure("server-future", "", echoLines), "tls", "upstream_tls", []string{"not valid before"}},
-		{"our certificate refused, TLS 1.3", secure("server", "other", echoLines), "tls", "upstream_tls_rejected", []string{"unknown certificate authority"}},
-		{"our certificate refused, TLS 1.2", secure("server", "other", echoLines, tls12), "tls", "upstream_tls_rejected", nil},
-		{"our certificate missing", noIdentity(keys), "tls", "upstream_tls_rejected", []string{"certificate required"}},
+		{"our certificate refused, TLS 1.3", secure("server", "other", echoLines), "tls", "upstream_tls_rejected", []string{"unknown certificate authority", "rejected our certificate (CN=app, issued by CN=integration CA): it does not trust that CA, and accepts only certificates of CN=another CA", "tls.ca (--ca) is only for"}},
+		{"our certificate refused, TLS 1.2", secure("server", "other", echoLines, tls12), "tls", "upstream_tls_rejected", []string{"accepts only certificates of CN=another CA"}},
+		{"our certificate missing", noIdentity(keys), "tls", "upstream_tls_rejected", []string{"certificate required", "no certificate is configured", "set tls.identity (--cert, --key)", "it names CN=integration CA"}},
 		{"our certificate of another CA", as(place{}, "client-other"), "tls", "upstream_tls_rejected", []string{"certificate"}},
 		{"our certificate expired", as(place{}, "client-expired"), "permit", "no_identity", []string{"expired"}},
 		{"our certificate not yet valid", as(place{}, "client-future"), "permit", "no_identity", []string{"not valid before"}},
-		{"TLS too old", secure("server", "", echoLines, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 }), "tls", "upstream_tls_rejected", []string{"protocol version"}},
+		{"TLS too old", secure("server", "", echoLines, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 }), "tls", "upstream_tls_rejected", []string{"protocol version", "none of the versions that we offer: TLS 1.2 to TLS 1.3", "unsafe_min_version"}},
 
 		{"no TLS but noise", plainServer(garbage, place{}), "tls", "upstream_tls", nil},
 		{"no TLS but MySQL", plainServer(speaksFirst(mysqlGreeting), place{}), "tls", "upstream_tls", []string{"MySQL", "starttls: mysql"}},
@@ -147,8 +147,8 @@ func TestUpstreamEndings(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, word := range c.cause {
-				if !strings.Contains(rec.Cause, word) {
-					t.Errorf("cause = %q, want it to say %q", rec.Cause, word)
+				if !strings.Contains(rec.told(), word) {
+					t.Errorf("the record says %q, want it to say %q", rec.told(), word)
 				}
 			}
 		})

@@ -17,7 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
+	"ambassador/l4/limits"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
@@ -25,8 +28,8 @@ import (
 // "out".
 func egress(rules ...policy.Rule) Config {
 	return Config{
-		Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Request: RequestSOCKS5, Rules: policy.NewRules(rules)}},
-		Upstreams: []UpstreamConfig{{Name: "out", Dynamic: true, Connect: ConnectConfig{Attempts: 1}}},
+		Listeners: []ListenerConfig{{Name: "in", Addresses: []string{"127.0.0.1:0"}, Request: RequestSOCKS5, Rules: policy.NewRules(rules)}},
+		Upstreams: []upstream.Config{{Name: "out", Dynamic: true, Connect: upstream.ConnectConfig{Attempts: 1}}},
 	}
 }
 
@@ -57,7 +60,7 @@ func (f *fixture) socksAt(i int, to string) (net.Conn, byte) {
 }
 
 func TestSOCKSGoesWhereTheClientWants(t *testing.T) {
-	at := backend(t, echo)
+	at := l4test.Backend(t, l4test.Echo)
 	_, port, _ := net.SplitHostPort(at)
 	f := serve(t, Options{}, egress(policy.Rule{Name: "here", Hosts: []string{"localhost"}, Upstream: "out"}))
 	c, code := f.socks("LocalHost.:" + port)
@@ -83,15 +86,15 @@ func TestSOCKSGoesWhereTheClientWants(t *testing.T) {
 }
 
 func TestSOCKSRefusals(t *testing.T) {
-	at := backend(t, echo)
+	at := l4test.Backend(t, l4test.Echo)
 	_, port, _ := net.SplitHostPort(at)
-	dead := refusedAddress(t)
+	dead := l4test.RefusedAddress(t)
 	cfg := egress(
 		policy.Rule{Hosts: []string{"secret.test"}, Deny: "it is secret"},
 		policy.Rule{Hosts: []string{"*.any.test"}, Upstream: "out"},
 		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
-	zone := &zone{hosts: map[string][]string{"in.any.test": {"127.0.0.1"}, "meta.any.test": {"169.254.169.254"}}}
-	cfg.Upstreams[0].DNSServers = []string{serveZone(t, zone)}
+	zone := &l4test.Zone{Hosts: map[string][]string{"in.any.test": {"127.0.0.1"}, "meta.any.test": {"169.254.169.254"}}}
+	cfg.Upstreams[0].DNSServers = []string{l4test.ServeZone(t, zone)}
 	cfg.Listeners[0].DNSServers = cfg.Upstreams[0].DNSServers
 	f := serve(t, Options{Guarded: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")} }}, cfg)
 	for _, c := range []struct {
@@ -124,7 +127,7 @@ func TestSOCKSRefusals(t *testing.T) {
 
 // A destination that fails has its own breaker, which all its addresses share.
 func TestBreakerOfADestination(t *testing.T) {
-	at, dead := backend(t, echo), refusedAddress(t)
+	at, dead := l4test.Backend(t, l4test.Echo), l4test.RefusedAddress(t)
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour, MaxOpen: time.Hour}
 	f := serve(t, Options{}, cfg)
@@ -146,11 +149,11 @@ func TestBreakerOfADestination(t *testing.T) {
 
 // A name in rules is looked up once, and the addresses that were judged are dialled.
 func TestNamesAreResolvedOnce(t *testing.T) {
-	zone := &zone{hosts: map[string][]string{"db.test": {"127.0.0.7", "8.8.8.8", "127.0.0.8"}}}
+	zone := &l4test.Zone{Hosts: map[string][]string{"db.test": {"127.0.0.7", "8.8.8.8", "127.0.0.8"}}}
 	cfg := egress(
 		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Deny: "not there"},
 		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.8/32")}, Upstream: "out"})
-	cfg.Listeners[0].DNSServers = []string{serveZone(t, zone)}
+	cfg.Listeners[0].DNSServers = []string{l4test.ServeZone(t, zone)}
 	cfg.Upstreams[0].DNSServers = cfg.Listeners[0].DNSServers
 	var mu sync.Mutex
 	var dialled []string
@@ -158,7 +161,7 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		dialled = append(dialled, address)
-		return nil, sys("connect", syscall.ECONNREFUSED)
+		return nil, l4test.Sys("connect", syscall.ECONNREFUSED)
 	}
 	f := serve(t, Options{Dial: refuse}, cfg)
 	if _, code := f.socks("db.test:5432"); code != 5 {
@@ -166,80 +169,8 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	zone.mu.Lock()
-	defer zone.mu.Unlock()
-	if fmt.Sprint(dialled) != "[127.0.0.8:5432]" || zone.asked != 2 { // A and AAAA
-		t.Errorf("dialled %v after %d questions", dialled, zone.asked)
-	}
-}
-
-// The oldest of many destinations are removed from the destination cache.
-func TestDestinationsAreForgotten(t *testing.T) {
-	u, err := newUpstream(UpstreamConfig{Name: "out", Dynamic: true, Breaker: policy.BreakerConfig{Failures: 1, Open: time.Minute}, Connect: ConnectConfig{Attempts: 1}},
-		upstreamDeps{dial: func(context.Context, string, string) (net.Conn, error) {
-			return nil, sys("connect", syscall.ECONNREFUSED)
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	open := func(netip.Addr) (string, bool) { return "", true }
-	nobody := func(netip.AddrPort) bool { return false }
-	before := heap()
-	for i := range 100_000 {
-		d := &destination{addr: netip.AddrFrom4([4]byte{8, byte(i >> 16), byte(i >> 8), byte(i)}), port: 443, may: open, ours: nobody}
-		_, failure := u.connectFor(t.Context(), want{to: &target{site: u.site(d), destination: d}, connect: u.cfg.Connect}, untold)
-		if failure == nil || failure.Reason != outcome.Refused {
-			t.Fatal(failure)
-		}
-	}
-	const all = maxVisited + maxFaded
-	if st := u.status(); all != 4096 || st.Destinations != all || st.Breakers["open"] != all || len(st.Endpoints) != maxTold {
-		t.Errorf("%d remembered, %v, %d listed", st.Destinations, st.Breakers, len(st.Endpoints))
-	}
-	if grown := heap() - before; grown > 10<<20 {
-		t.Errorf("100,000 destinations keep %d KiB", grown>>10)
-	} else {
-		t.Logf("100,000 destinations keep %d KiB", grown>>10)
-	}
-	runtime.KeepAlive(u)
-}
-
-func heap() int64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
-
-func TestReaches(t *testing.T) {
-	for _, c := range []struct {
-		to, at string
-		want   bool
-	}{
-		{"127.0.0.1:1", "127.0.0.1:1", true},
-		{"127.0.0.1:2", "127.0.0.1:1", false},
-		{"127.0.0.2:1", "127.0.0.1:1", false},
-		{"127.0.0.2:1", "0.0.0.0:1", true},
-		{"[::1]:1", "[::]:1", true},
-		{"127.0.0.1:1", "[::]:1", true},
-		{"0.0.0.0:1", "127.0.0.1:1", true},
-		{"[::]:1", "[::1]:1", true},
-		{"203.0.113.9:1", "0.0.0.0:1", false},
-	} {
-		if got := Reaches(netip.MustParseAddrPort(c.to), netip.MustParseAddrPort(c.at)); got != c.want {
-			t.Errorf("to %s, bound to %s: %v", c.to, c.at, got)
-		}
-	}
-	own, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range own {
-		ip, _ := netip.AddrFromSlice(a.(*net.IPNet).IP)
-		if to := netip.AddrPortFrom(ip.Unmap(), 1); !Reaches(to, netip.MustParseAddrPort("0.0.0.0:1")) {
-			t.Errorf("%s is ours", to)
-		}
+	if fmt.Sprint(dialled) != "[127.0.0.8:5432]" || zone.Questions() != 2 { // A and AAAA
+		t.Errorf("dialled %v after %d questions", dialled, zone.Questions())
 	}
 }
 
@@ -268,7 +199,7 @@ func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 	cfg.Listeners[0].DNSServers = []string{silent.LocalAddr().String()}
 	f := serve(t, Options{}, cfg)
 	fmt.Fprintf(f.client(0), "CONNECT db.test:1 HTTP/1.0\r\nAmbassador-Context: timeout=100ms\r\n\r\n")
-	if r := f.record(); r.Reason != outcome.DNS || r.Stage != outcome.StageRoute || time.Duration(r.Duration) > lookupTimeout/2 {
+	if r := f.record(); r.Reason != outcome.DNS || r.Stage != outcome.StageRoute || time.Duration(r.Duration) > upstream.LookupTimeout/2 {
 		t.Errorf("record %+v", r)
 	}
 }
@@ -277,13 +208,13 @@ func TestTheClientsTimeoutBoundsTheLookUpOfRules(t *testing.T) {
 // are relayed completely, with every transport on either side. So is the client's FIN.
 func TestEarlyBytesInEveryCombination(t *testing.T) {
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
-	cert, pool := selfSigned(t)
-	secure := backend(t, func(c *net.TCPConn) {
+	cert, pool := l4test.SelfSigned(t)
+	secure := l4test.Backend(t, func(c *net.TCPConn) {
 		s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})
 		io.Copy(s, s)
 		s.CloseWrite()
 	})
-	plain := backend(t, echo)
+	plain := l4test.Backend(t, l4test.Echo)
 	toTLS := func(string, string) (*tls.Config, error) {
 		return &tls.Config{RootCAs: pool, ServerName: "localhost"}, nil
 	}
@@ -341,7 +272,7 @@ func TestEarlyBytesInEveryCombination(t *testing.T) {
 // A long session does not keep the rules and the upstreams of the configuration that it
 // began with.
 func TestSessionsKeepNoOldRules(t *testing.T) {
-	at := backend(t, echo)
+	at := l4test.Backend(t, l4test.Echo)
 	open := policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"}
 	cfg := egress(open)
 	cfg.Listeners[0].Limits.Connections, cfg.Listeners[0].Timeouts.Handshake = 2, time.Second // a timer keeps them for this long
@@ -372,16 +303,16 @@ func TestSessionsKeepNoOldRules(t *testing.T) {
 	if r := f.record(); r.Reason != outcome.Closed {
 		t.Errorf("record %+v", r)
 	}
-	if l := &f.listeners[0].limiter; l.live != 0 || len(l.clients) != 0 {
-		t.Errorf("%d live, of %d clients", l.live, len(l.clients))
+	if live, clients := f.listeners[0].limiter.Counts(); live != 0 || clients != 0 {
+		t.Errorf("%d live, of %d clients", live, clients)
 	}
 }
 
 // Two rules that keep different addresses of a name have separate breakers: clients of
 // one rule cannot open the breaker for those of the other.
 func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
-	zone := &zone{hosts: map[string][]string{"db.test": {"127.0.0.1", "127.0.0.8"}}}
-	_, port, _ := net.SplitHostPort(backend(t, echo))
+	zone := &l4test.Zone{Hosts: map[string][]string{"db.test": {"127.0.0.1", "127.0.0.8"}}}
+	_, port, _ := net.SplitHostPort(l4test.Backend(t, l4test.Echo))
 	rules := func(prefix string) *policy.Rules {
 		return policy.NewRules([]policy.Rule{{IPs: []netip.Prefix{netip.MustParsePrefix(prefix)}, Upstream: "out"}})
 	}
@@ -389,7 +320,7 @@ func TestRulesOfANameHaveBreakersOfTheirOwn(t *testing.T) {
 	cfg.Listeners = append(cfg.Listeners, cfg.Listeners[0])
 	cfg.Listeners[1].Name, cfg.Listeners[1].Rules = "other", rules("127.0.0.1/32")
 	for i := range cfg.Listeners {
-		cfg.Listeners[i].DNSServers = []string{serveZone(t, zone)}
+		cfg.Listeners[i].DNSServers = []string{l4test.ServeZone(t, zone)}
 	}
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 2, Open: time.Hour}
 	f := serve(t, Options{}, cfg)
@@ -419,7 +350,7 @@ func TestSlowLookupsOfOneClientKeepNobodyOut(t *testing.T) {
 	cfg.Listeners = append(cfg.Listeners, cfg.Listeners[0])
 	cfg.Listeners[1].Name = "other"
 	f := serve(t, Options{}, cfg)
-	f.lookups.most = 3
+	f.lookups = limits.NewTurns(3)
 	ask := func(name string) {
 		c := f.client(0)
 		c.Write(append(append([]byte{5, 1, 0, 5, 1, 0, 3, byte(len(name))}, name...), 0, 80))
@@ -428,10 +359,8 @@ func TestSlowLookupsOfOneClientKeepNobodyOut(t *testing.T) {
 		ask(fmt.Sprintf("n%d.test", i))
 	}
 	f.until("all to wait", func() bool {
-		f.lookups.mu.Lock()
-		defer f.lookups.mu.Unlock()
-		return f.lookups.running == 3 && len(f.lookups.waiting[policy.SourceOf(netip.MustParseAddr("127.0.0.1"))]) == 6
+		return f.lookups.InUse() == 3 && f.lookups.Waiting(sourceAt("127.0.0.1")) == 6
 	})
-	f.stopAll(errKilled)
-	f.until("all turns to be given back", func() bool { return f.active() == 0 && f.lookups.inUse() == 0 })
+	f.stopAll(errKilled(""))
+	f.until("all turns to be given back", func() bool { return f.active() == 0 && f.lookups.InUse() == 0 })
 }

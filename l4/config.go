@@ -1,13 +1,13 @@
 package l4
 
 import (
-	"context"
-	"crypto/tls"
-	"io/fs"
 	"net/netip"
 	"time"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/limits"
+	"ambassador/l4/unixsocket"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
@@ -15,7 +15,7 @@ import (
 // does not change it afterwards.
 type Config struct {
 	Listeners []ListenerConfig
-	Upstreams []UpstreamConfig
+	Upstreams []upstream.Config
 	// MaxSessions bounds the sessions of the whole process. If zero, it is 45 % of the
 	// descriptor limit, or less if the rest would not be enough for everything else: a
 	// session needs two descriptors.
@@ -26,9 +26,10 @@ type Config struct {
 	// ReservedDescriptors is how many descriptors the rest of the process may have open
 	// at a time: HTTP servers, files, issuers.
 	ReservedDescriptors int
+	Tracing             Tracing
 }
 
-// ListenerConfig is one address where clients connect.
+// ListenerConfig is one or more addresses where clients connect.
 type ListenerConfig struct {
 	Name string
 	// Greeting is the text of all settings that decide how clients are greeted, except
@@ -36,14 +37,22 @@ type ListenerConfig struct {
 	// are greeted but not routed yet are refused: they may not have proved what the new
 	// settings require.
 	Greeting string
-	// Address is "HOST:PORT", "unix:/path" or "systemd:NAME".
-	Address string
-	Socket  SocketConfig
+	// Addresses are where it listens, at least one. "HOST:PORT" is an IP address or a name;
+	// 0.0.0.0 is IPv4 alone, and [::] is both families unless an IPv4 address with the same
+	// port is configured. "localhost:PORT", or a port alone, is 127.0.0.1 and ::1, as far as
+	// the host has them. "%INTERFACE:PORT" is every address that the network interface has
+	// when Apply is called. "unix:/path" is a unix socket, "unix:@name" an abstract one of
+	// Linux, and "systemd:NAME" a socket that systemd passed.
+	Addresses []string
+	Socket    unixsocket.Config
 	// UnsafePlaintextListen allows plaintext on an address that is not loopback.
 	UnsafePlaintextListen bool
 	// ProxyFrom are the proxies before us. If there are any, only they may connect, and
-	// must begin with a PROXY header that names the client.
+	// must begin with a PROXY header that names the client, unless ProxyOptional.
 	ProxyFrom []netip.Prefix
+	// ProxyOptional lets the proxies in ProxyFrom send no header. A client that sends
+	// nothing is served without one after Timeouts.Handshake.
+	ProxyOptional bool
 	// TLS terminates the TLS of clients. Nil: clients speak plaintext.
 	TLS *ServerTLS
 	// StartTLS names a protocol of l4/starttls in which clients ask us for TLS, one
@@ -63,10 +72,13 @@ type ListenerConfig struct {
 	Upstream string
 	// Rules choose an upstream by its Name, or deny the client. Nil: Upstream is used.
 	Rules *policy.Rules
+	// LogProcess looks up the process id and the name of clients on this host, for the
+	// record.
+	LogProcess bool
 	// DNSServers ("10.0.0.2:53") look up names for Rules. Empty: the system's do.
 	DNSServers []string
 	Timeouts   Timeouts
-	Limits     ListenerLimits
+	Limits     limits.Limits
 }
 
 // RequestProtocol is how clients of a listener name their destination.
@@ -95,15 +107,7 @@ func (c *ListenerConfig) proxied() bool { return len(c.ProxyFrom) > 0 }
 // speaksFirst reports whether clients have to send something before anything is dialled
 // for them.
 func (c *ListenerConfig) speaksFirst() bool {
-	return c.TLS != nil || c.proxied() || c.Request == RequestSOCKS5 || c.Request == RequestConnect
-}
-
-// SocketConfig says which mode and owner the file of a unix listener has.
-type SocketConfig struct {
-	// Mode is the file's permission bits. If zero, 0600.
-	Mode fs.FileMode
-	// UID and GID own the file. Nil leaves the owner or the group as it is.
-	UID, GID *int
+	return c.TLS != nil || c.proxied() && !c.ProxyOptional || c.Request == RequestSOCKS5 || c.Request == RequestConnect
 }
 
 // Timeouts bound the waits of a session. Zero is no bound, except for Handshake, where
@@ -119,88 +123,5 @@ type Timeouts struct {
 	Lifetime time.Duration
 }
 
-// Defaults of the fields that are zero.
-const (
-	DefaultHandshakeTimeout = 10 * time.Second
-	DefaultConnectTimeout   = 10 * time.Second
-	DefaultAttemptTimeout   = 3 * time.Second
-	DefaultAttempts         = 3
-	DefaultBackoff          = 100 * time.Millisecond
-	DefaultResolve          = 30 * time.Second
-	DefaultHealthTimeout    = 2 * time.Second
-	DefaultPreconnectAge    = 20 * time.Second
-)
-
-// UpstreamConfig is one named remote service.
-type UpstreamConfig struct {
-	Name string
-	// Key is the text of all settings of this upstream. Apply keeps an upstream of the
-	// same Name and Key, with its state.
-	Key       string
-	Endpoints []EndpointConfig
-	// Dynamic dials the destination that the client asks for. It has no Endpoints.
-	Dynamic bool
-	// StartTLS names a protocol of l4/starttls; empty for none.
-	StartTLS string
-	// ProxyProtocol is the version of the PROXY header that connections begin with,
-	// before StartTLS and TLS. Preconnected connections cannot have one.
-	ProxyProtocol ProxyVersion
-	// TLS returns the configuration for a connection to address ("10.0.0.7:5432") of the
-	// endpoint configured as host. Nil: the upstream speaks plaintext. An error means that
-	// our side is not ready (outcome.NoIdentity).
-	TLS func(host, address string) (*tls.Config, error)
-	// IdentityReady returns why the identity cannot be used now. Nil: none is needed.
-	IdentityReady func() error
-	// AwaitIdentity is called if IdentityReady returns an error: it waits for an identity
-	// that is expected at once, bounded by ctx. Nil: none is expected.
-	AwaitIdentity func(ctx context.Context) error
-	Connect       ConnectConfig
-	// DNSServers ("10.0.0.2:53") look up this upstream's names. Empty: the system's do.
-	DNSServers []string
-	// Required upstreams count for readiness.
-	Required bool
-	// Balance is how an address is chosen among the usable ones.
-	Balance policy.Method
-	// Resolve is how often names are looked up again. If zero, DefaultResolve.
-	Resolve time.Duration
-	// Breaker configures the breaker of each address. If zero, no breaker opens.
-	Breaker policy.BreakerConfig
-	// Health is how the health of each address is checked.
-	Health HealthConfig
-	// Preconnect is how many preconnected connections are kept.
-	Preconnect PreconnectConfig
-	// MaxConnections bounds the connections to each address, preconnected ones included.
-	// If zero, there is no bound.
-	MaxConnections int
-	// Mark is the SO_MARK of all connections by IP, probes and preconnected ones included;
-	// lookups do not have it. It needs Linux and CAP_NET_ADMIN. If zero, none.
-	Mark int
-}
-
-// EndpointConfig is one configured line of an upstream.
-type EndpointConfig struct {
-	// Address is "HOST:PORT" (a name or an IP), "unix:/path", or "srv:NAME" for the
-	// targets of an SRV name.
-	Address string
-	// Weight is its share of the sessions. If zero, one. With srv the records set it.
-	Weight int
-	// Priority is its group: a group with a higher number is used only if no address of a
-	// lower one is usable. With srv the records set it.
-	Priority int
-}
-
-// ConnectConfig bounds how a session connects to an upstream. A field that is zero has
-// its default.
-type ConnectConfig struct {
-	// Timeout bounds everything from the first attempt to the end of TLS.
-	Timeout time.Duration
-	// AttemptTimeout bounds one attempt: dial, STARTTLS and TLS to one address. If zero,
-	// DefaultAttemptTimeout bounds it while there is another address to try, else only
-	// Timeout does.
-	AttemptTimeout time.Duration
-	// Attempts is how many attempts a session makes. It tries other addresses before it
-	// repeats one.
-	Attempts int
-	// Backoff is the pause before an address is tried again. It grows and has jitter.
-	Backoff time.Duration
-}
+// DefaultHandshakeTimeout is Timeouts.Handshake if that is zero.
+const DefaultHandshakeTimeout = 10 * time.Second

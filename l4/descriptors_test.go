@@ -7,36 +7,23 @@ import (
 	"testing"
 )
 
-// Sessions leave descriptors for everything else, however few there are.
-func TestDefaultOfMaxSessions(t *testing.T) {
-	one := Config{Listeners: make([]ListenerConfig, 1), Upstreams: []UpstreamConfig{{Endpoints: []EndpointConfig{{Address: "127.0.0.1:1"}}}}}
-	many := one
-	for range 100 {
-		many.Upstreams = append(many.Upstreams, UpstreamConfig{Endpoints: []EndpointConfig{{Address: "db.internal:5432"}}})
+// What the configuration says counts, and else what its listeners and upstreams leave.
+func TestMaxSessions(t *testing.T) {
+	cfg := oneUpstream("127.0.0.1:1")
+	const limit = 256
+	one := cfg.maxSessions(limit)
+	if want := cfg.needs().Sessions(limit); one != want || one <= 1 {
+		t.Errorf("%d sessions by default, want %d", one, want)
 	}
-	set := one
-	set.MaxSessions = 5000
-	for _, tt := range []struct {
-		what     string
-		cfg      Config
-		limit    int
-		reserved int // reserved by the caller
-		want     int
-	}{
-		{"45 % where that leaves enough", one, 1 << 20, 100, 1 << 20 * 45 / 100},
-		{"few descriptors", one, 256, 64, (256 - one.reserved(256) - 64) / 2},
-		{"probes of many names", many, 1024, 64, (1024 - many.reserved(1024) - 64) / 2},
-		{"next to nothing", one, 32, 64, 1},
-		{"no limit", one, math.MaxInt32, 64, math.MaxInt32 * 45 / 100},
-		{"what is set", set, 1024, 64, 5000},
-	} {
-		tt.cfg.ReservedDescriptors = tt.reserved
-		if got := tt.cfg.maxSessions(tt.limit); got != tt.want {
-			t.Errorf("%s: %d sessions, want %d", tt.what, got, tt.want)
-		}
-		if got := tt.cfg.maxSessions(tt.limit); tt.cfg.MaxSessions == 0 && got > 1 && 2*got+tt.cfg.reserved(tt.limit) > tt.limit {
-			t.Errorf("%s: %d sessions and %d reserved descriptors are more than %d", tt.what, got, tt.cfg.reserved(tt.limit), tt.limit)
-		}
+	more := cfg
+	more.Listeners = append(more.Listeners, ListenerConfig{Addresses: []string{"127.0.0.1:0", "127.0.0.1:0"}})
+	more.ReservedDescriptors = 20
+	if got := more.maxSessions(limit); got != one-(2*2+20)/2 {
+		t.Errorf("%d sessions with two sockets and 20 descriptors more, want %d", got, one-12)
+	}
+	cfg.MaxSessions = 5000
+	if got := cfg.maxSessions(limit); got != 5000 {
+		t.Errorf("%d sessions, want what is set", got)
 	}
 }
 

@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/ending"
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
@@ -32,10 +35,10 @@ func (f *fixture) ask(listener int, to string) string {
 // server. The record has them.
 func TestRefusalsDiscloseNoAddress(t *testing.T) {
 	const hidden = "10.1.2.3"
-	z := &zone{hosts: map[string][]string{
+	z := &l4test.Zone{Hosts: map[string][]string{
 		"inner.out.test": {hidden}, "denied.test": {"10.2.0.1"}, "outer.test": {"10.3.0.1"}, "self.test": {"127.0.0.1"},
 	}}
-	dns := serveZone(t, z)
+	dns := l4test.ServeZone(t, z)
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -48,13 +51,13 @@ func TestRefusalsDiscloseNoAddress(t *testing.T) {
 		policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
 	cfg.Listeners[0].Request, cfg.Listeners[0].DNSServers = RequestConnect, []string{dns}
 	cfg.Upstreams[0].DNSServers = []string{dns}
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "lost", Dynamic: true, DNSServers: []string{silent.LocalAddr().String()},
-		Connect: ConnectConfig{Attempts: 1}})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "lost", Dynamic: true, DNSServers: []string{silent.LocalAddr().String()},
+		Connect: upstream.ConnectConfig{Attempts: 1}})
 	f := serve(t, Options{}, cfg)
 	own := f.Listening()[0].Addr
 	for _, tt := range []struct {
-		to, cause, told string
-		reason          outcome.Reason
+		to, cause, public string
+		reason            outcome.Reason
 	}{
 		{"inner.out.test:80", hidden + " is private", "inner.out.test:80 leads to special addresses only", outcome.SpecialAddress},
 		{"self.test:" + own[len("127.0.0.1:"):], "127.0.0.1 is ourselves", "leads back to the ambassador", outcome.Loop},
@@ -64,8 +67,8 @@ func TestRefusalsDiscloseNoAddress(t *testing.T) {
 		{"lost.test:80", silent.LocalAddr().String(), "lookup lost.test: the name server failed", outcome.DNS},
 	} {
 		hears := f.ask(0, tt.to)
-		if !strings.Contains(hears, string(tt.reason)+": ") || strings.Count(hears, tt.told) != 2 || strings.Contains(hears, "10.") || strings.Contains(hears, "127.") {
-			t.Errorf("%s: hears %q, want %s twice, and no address", tt.to, hears, tt.told)
+		if !strings.Contains(hears, string(tt.reason)+": ") || strings.Count(hears, tt.public) != 2 || strings.Contains(hears, "10.") || strings.Contains(hears, "127.") {
+			t.Errorf("%s: hears %q, want %s twice, and no address", tt.to, hears, tt.public)
 		}
 		if r := f.record(); r.Reason != tt.reason || !strings.Contains(r.Cause, tt.cause) {
 			t.Errorf("%s: record %s, %s; want %s, %s", tt.to, r.Reason, r.Cause, tt.reason, tt.cause)
@@ -76,7 +79,7 @@ func TestRefusalsDiscloseNoAddress(t *testing.T) {
 // If a destination's breaker was opened through another listener, which may allow more,
 // a client does not learn an address either.
 func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
-	z := &zone{hosts: map[string][]string{"inner.test": {"127.0.0.1"}}}
+	z := &l4test.Zone{Hosts: map[string][]string{"inner.test": {"127.0.0.1"}}}
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -84,8 +87,8 @@ func TestOpenBreakerDisclosesNoAddress(t *testing.T) {
 	dead.Close()
 	to := fmt.Sprintf("inner.test:%d", dead.Addr().(*net.TCPAddr).Port)
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Upstream: "out"})
-	dns := []string{serveZone(t, z)}
-	other := ListenerConfig{Name: "other", Address: "127.0.0.1:0", Rules: policy.NewRules([]policy.Rule{{Hosts: []string{"inner.test"}, Upstream: "out"}})}
+	dns := []string{l4test.ServeZone(t, z)}
+	other := ListenerConfig{Name: "other", Addresses: []string{"127.0.0.1:0"}, Rules: policy.NewRules([]policy.Rule{{Hosts: []string{"inner.test"}, Upstream: "out"}})}
 	cfg.Listeners = append(cfg.Listeners, other)
 	for i := range cfg.Listeners {
 		cfg.Listeners[i].Request, cfg.Listeners[i].DNSServers = RequestConnect, dns
@@ -117,7 +120,7 @@ func TestFailuresThatClientsRead(t *testing.T) {
 		err  error
 		want string
 	}{
-		{"a destination that may be reached", sys("connect", syscall.ECONNREFUSED), "dial out: connect: connect: connection refused"},
+		{"a destination that may be reached", l4test.Sys("connect", syscall.ECONNREFUSED), "dial out: connect: connect: connection refused"},
 		{"the words of a rule", errors.New("rule r: not on the list"), "dial out: rule r: not on the list"},
 		{"a breaker of a configured upstream", open, "dial out: 10.0.0.7:443 failed"},
 		{"a breaker of a destination", &public, "dial out: the circuit breaker is open; next attempt in 1.5s"},
@@ -125,7 +128,7 @@ func TestFailuresThatClientsRead(t *testing.T) {
 		{"our own connection", errOwnDial, "dial out: " + errOwnDial.Text},
 	} {
 		e := &outcome.Error{Stage: outcome.StageDial, Reason: outcome.Refused, Upstream: "out", RetryIn: time.Second, Err: tt.err}
-		got := (&session{}).forClient(e)
+		got := ending.ForClient(e)
 		if got.Error() != tt.want || got.Reason != e.Reason || got.RetryIn != e.RetryIn || e.Err != tt.err {
 			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)
 		}

@@ -6,10 +6,14 @@ import (
 	"net"
 	"net/netip"
 
+	"ambassador/l4/destination"
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
+	"ambassador/l4/peer"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
+	"ambassador/l4/request"
 	"ambassador/policy"
 )
 
@@ -24,10 +28,11 @@ type downstream struct {
 	principal string              // the client's proved name; empty: none
 	early     *earlyConn          // nil: none of the client's payload was read
 	cancel    bool                // early is a CancelRequest that was sent without TLS
-	request   *request            // the client's request; nil: it has sent none
+	request   *request.Request    // the client's request; nil: it has sent none
 	hello     preface.ClientHello // set if the listener peeks at the ClientHello
-	hints     preface.Hints
-	users     *htpasswd.Users // the users that checked the client's password; nil: none
+	hints     *preface.Hints      // nil: the client has given none
+	from      *peer.Who           // the client's process; nil: it was not looked up
+	users     *htpasswd.Users     // the users that checked the client's password; nil: none
 }
 
 // stream returns the connection that carries the client's payload: the TLS connection
@@ -44,6 +49,10 @@ func (d *downstream) stream() net.Conn {
 
 // unread puts back bytes that were read, so that the next reader gets them first.
 func (d *downstream) unread(b []byte) {
+	if d.early != nil { // what was put back before, and not read since
+		b = append(b, d.early.early...)
+		d.early = nil
+	}
 	if len(b) > 0 {
 		d.early = &earlyConn{d.stream(), b}
 	}
@@ -69,7 +78,7 @@ func (d *downstream) end(why outcome.Reason) {
 		d.stream().Close()
 		return
 	}
-	reset(d.conn)
+	netconn.Reset(d.conn)
 }
 
 // addr is the client's address, from the PROXY header if there is one. It is not valid
@@ -78,7 +87,7 @@ func (d *downstream) addr() netip.Addr {
 	if d.header.Source.IsValid() {
 		return d.header.Source.Addr()
 	}
-	return clientIP(d.conn)
+	return netconn.ClientIP(d.conn)
 }
 
 // source is the source that the client counts for, by the PROXY header if there is one.
@@ -86,13 +95,21 @@ func (d *downstream) source() policy.Source {
 	if d.header.Source.IsValid() {
 		return policy.SourceOf(d.header.Source.Addr())
 	}
-	return sourceOf(d.conn)
+	return peer.Source(d.conn)
+}
+
+// asks is what the client asks for its own connection.
+func (d *downstream) asks() preface.Hints {
+	if d.hints == nil {
+		return preface.Hints{}
+	}
+	return *d.hints
 }
 
 // requested is the request of a client that waits for an answer; nil if the client does
 // not wait for one.
-func (d *downstream) requested() *request {
-	if d.request == nil || d.request.answer == nil {
+func (d *downstream) requested() *request.Request {
+	if d.request == nil || d.request.Answer == nil {
 		return nil
 	}
 	return d.request
@@ -100,18 +117,18 @@ func (d *downstream) requested() *request {
 
 // destination is the client's destination. Its port is 0 if the client has not named
 // one.
-func (d *downstream) destination() *destination {
+func (d *downstream) destination() *destination.Destination {
 	if d.request == nil {
-		return &destination{}
+		return &destination.Destination{}
 	}
-	return &destination{host: d.request.Host, addr: d.request.Addr, port: d.request.Port}
+	return &destination.Destination{Host: d.request.Host, Absolute: d.request.Absolute, Addr: d.request.Addr, Port: d.request.Port}
 }
 
 // query is what rules can match: the session's client and its destination.
-func (d *downstream) query(to *destination) policy.Query {
-	q := policy.Query{Host: to.host, Addr: to.addr, Port: to.port, Client: d.addr(), Principal: d.principal, SNI: d.hello.ServerName}
-	if _, unix := d.conn.(*net.UnixConn); unix {
-		q.UID, q.HasUID = peerUID(d.conn)
+func (d *downstream) query(to *destination.Destination) policy.Query {
+	q := policy.Query{Host: to.Host, Addr: to.Addr, Port: to.Port, Client: d.addr(), Principal: d.principal, SNI: d.hello.ServerName}
+	if d.from != nil {
+		q.UID, q.HasUID, q.LostUID = d.from.UID, d.from.HasUID, d.from.Lost
 	}
 	if d.request != nil {
 		q.User = d.request.User
@@ -121,11 +138,11 @@ func (d *downstream) query(to *destination) policy.Query {
 
 // origin describes the client for a PROXY header.
 func (d *downstream) origin() *preface.Origin {
-	o := &preface.Origin{Source: unmapped(d.conn.RemoteAddr()), Destination: unmapped(d.conn.LocalAddr())}
+	o := &preface.Origin{Source: netconn.Unmapped(d.conn.RemoteAddr()), Destination: netconn.Unmapped(d.conn.LocalAddr()), Fields: d.header.Fields()}
 	switch {
 	case d.header.Source.IsValid():
 		o.Source, o.Destination = d.header.Source, d.header.Destination
-	case d.request != nil && d.request.answer == nil: // our own address is only the target of the redirect
+	case d.request != nil && d.request.Answer == nil: // our own address is only the target of the redirect
 		o.Destination = netip.AddrPortFrom(d.request.Addr, d.request.Port)
 	}
 	if d.tls != nil {

@@ -44,19 +44,19 @@ func (s *Server) Shutdown(ctx context.Context, d Drain) {
 // accepting after d.Delay. The server and its sessions continue; Shutdown may follow.
 // Drain returns at once.
 func (s *Server) Drain(d Drain) {
-	s.loops.Go(func() { s.refuse(s.ctx, d) })
+	s.loops.Go(func() { s.stopAccepting(s.ctx, d) })
 }
 
-// refuse makes the server unready, and closes the listeners after d.Delay. The delay of
-// the first call counts; a later call waits for the rest of it.
-func (s *Server) refuse(ctx context.Context, d Drain) {
+// stopAccepting makes the server unready, and closes the listeners after d.Delay. The
+// delay of the first call counts; a later call waits for the rest of it.
+func (s *Server) stopAccepting(ctx context.Context, d Drain) {
 	s.mu.Lock()
-	first := s.refuseAt.IsZero()
+	first := s.stopAt.IsZero()
 	if first {
-		s.refuseAt = time.Now().Add(d.Delay)
+		s.stopAt = time.Now().Add(d.Delay)
 	}
 	s.draining = true
-	wait := time.Until(s.refuseAt)
+	wait := time.Until(s.stopAt)
 	s.mu.Unlock()
 	if first {
 		s.log.Info("draining", "sessions", s.active(), "delay", d.Delay)
@@ -67,7 +67,7 @@ func (s *Server) refuse(ctx context.Context, d Drain) {
 }
 
 func (s *Server) drain(ctx context.Context, d Drain) {
-	s.refuse(ctx, d)
+	s.stopAccepting(ctx, d)
 	s.drainSessions(ctx, d.Timeout)
 	cause := errDrainTimeout
 	if ctx.Err() != nil {

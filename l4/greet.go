@@ -1,21 +1,26 @@
 package l4
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 
+	"ambassador/l4/ending"
+	"ambassador/l4/handshake"
+	"ambassador/l4/limits"
+	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
 	"ambassador/l4/preface"
 	"ambassador/l4/relay"
+	"ambassador/l4/request"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
-	"ambassador/policy"
+	"ambassador/l4/tlscause"
+	"ambassador/l4/tlsrecord"
+	"ambassador/l4/upstream"
 )
 
 // ServerTLS configures how a listener terminates its clients' TLS.
@@ -33,6 +38,8 @@ type ServerTLS struct {
 	// IdentityReady returns why an identity cannot be used now. If nil, identities are
 	// always usable.
 	IdentityReady func() error
+	// Fault says what is wrong with a certificate that clients are shown. It may be nil.
+	Fault tlscause.Fault
 	// Identities are the identities that clients are shown, and Principals the clients
 	// that are allowed, both as the configuration spells them. Only the status uses
 	// them.
@@ -93,14 +100,14 @@ func (s *session) secure(ctx context.Context) (err error) {
 // asksForTLS reads the client's request for TLS. It returns the beginning of the
 // ClientHello if that was read along with it.
 func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
-	defer boundIO(ctx, s.downstream.conn)()
-	got, err := s.route.asked.Accept(s.downstream.conn)
+	defer netconn.Bound(ctx, s.downstream.conn)()
+	got, err := s.route.asked.Accept(s.downstream.stream())
 	if err == nil && got.Cancel != nil && !s.route.cfg.TLS.Anonymous {
 		err = &starttls.GreetingError{Protocol: s.route.asked.Name,
 			Detail: "a cancel request without TLS, and so without the certificate that the listener demands (PostgreSQL's clients before 17 do)"}
 	}
 	if err != nil {
-		if reason := dialogueReason(err); reason != outcome.BadGreeting {
+		if reason := ending.DialogueReason(err); reason != outcome.BadGreeting {
 			return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
 		}
 		closeAfterReading(s.downstream.conn) // the client may have been told why
@@ -112,33 +119,45 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 	return got.Hello, nil
 }
 
+// clientTLS is what all handshakes in which we are the server share. It has a lock of its
+// own.
+type clientTLS struct{ secrets tlsrecord.KeyLog }
+
 // terminate runs the handshake of a TLS listener. begun is the part of the ClientHello
 // that was already read.
 func (s *session) terminate(ctx context.Context, begun []byte) error {
 	task.Leave(ctx) // a handshake needs much CPU time
-	conn := &handshakeConn{Conn: &earlyConn{s.downstream.conn, begun}, ctx: ctx, turns: s.server.turns, from: s.downstream.source(), hold: s.hold, heard: s.route.asked != nil}
-	defer conn.yield()
-	transport := relay.NewTransport(conn)
+	conn := &handshake.Conn{Conn: &earlyConn{s.downstream.stream(), begun}, Context: ctx, Turns: s.server.turns, From: s.downstream.source(), Hold: s.hold, Received: s.route.asked != nil}
+	defer conn.Yield()
+	shadow := s.server.inbound.secrets.Server(conn)
+	transport := relay.NewTransport(shadow)
 	var how Termination
+	var seen tlscause.Downstream
 	client := tls.Server(transport, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		conn.yield() // Terminate may wait
+		seen.Hello = hello
+		conn.Yield() // Terminate may wait
 		var err error
 		if how, err = s.route.cfg.TLS.Terminate(hello); err != nil {
-			return nil, &notReadyError{err}
+			return nil, &outcome.NotReadyError{Err: err}
 		}
-		return how.Config, conn.turn()
+		cfg := how.Config.Clone() // has the keys of tickets as they are now
+		cfg.KeyLogWriter = &s.server.inbound.secrets
+		return cfg, conn.Turn()
 	}})
-	if err := client.HandshakeContext(ctx); err != nil {
-		if conn.spoke {
+	err := client.HandshakeContext(ctx)
+	shadow.Established(client.ConnectionState())
+	if err != nil {
+		if conn.Spoke() {
 			closeAfterReading(s.downstream.conn) // a reset could discard the alert
 		}
-		if conn.alert != 0 {
-			err = &net.OpError{Op: "remote error", Err: conn.alert}
+		if alert := conn.Alert(); alert != 0 {
+			err = &net.OpError{Op: "remote error", Err: alert}
 		}
-		return &outcome.Error{Stage: outcome.StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: explainHello(err)}
+		seen.Config, seen.Answered, seen.Certified = how.Config, conn.Answered(), len(client.ConnectionState().PeerCertificates) > 0
+		return &outcome.Error{Stage: outcome.StageGreet, Reason: s.route.cfg.TLS.reason(err, conn), Err: seen.Explain(err, s.route.cfg.TLS.Fault)}
 	}
-	transport.Conn = s.downstream.conn // only the handshake takes turns
-	s.downstream.tls, s.downstream.transport = client, transport
+	transport.Conn = shadow.On(s.downstream.conn)                                         // only the handshake takes turns
+	s.downstream.early, s.downstream.tls, s.downstream.transport = nil, client, transport // the ClientHello has more bytes than early had
 	if leaf := client.ConnectionState().PeerCertificates; how.Principal != nil && len(leaf) > 0 {
 		s.downstream.principal = how.Principal(leaf[0])
 		s.note(func(r *outcome.Record) { r.Principal = s.downstream.principal })
@@ -147,11 +166,11 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 }
 
 // reason classifies why the handshake on conn failed.
-func (t *ServerTLS) reason(err error, conn *handshakeConn) outcome.Reason {
+func (t *ServerTLS) reason(err error, conn *handshake.Conn) outcome.Reason {
 	if t.Denied != nil && t.Denied(err) {
 		return outcome.Denied
 	}
-	return handshakeReason(err, conn.heard)
+	return ending.HandshakeReason(err, conn.Received)
 }
 
 // ask learns the client's destination, from its request or from the address that it was
@@ -161,19 +180,19 @@ func (s *session) ask(ctx context.Context) error {
 	cfg := &s.route.cfg
 	switch cfg.Request {
 	case RequestSOCKS5:
-		if err := s.readRequest(ctx, readSOCKS5); err != nil {
+		if err := s.readRequest(ctx, request.ReadSOCKS5); err != nil {
 			return err
 		}
 	case RequestConnect:
-		if err := s.readRequest(ctx, readConnect); err != nil {
+		if err := s.readRequest(ctx, request.ReadConnect); err != nil {
 			return err
 		}
 	case RequestOriginal:
-		to, err := originalDestination(s.downstream.conn)
+		to, err := netconn.OriginalDestination(s.downstream.conn)
 		if err != nil {
 			return &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 		}
-		s.downstream.request = &request{Request: preface.Request{Addr: to.Addr().Unmap(), Port: to.Port()}}
+		s.downstream.request = &request.Request{Request: preface.Request{Addr: to.Addr().Unmap(), Port: to.Port()}}
 	}
 	if cfg.SNI {
 		s.peekHello(ctx)
@@ -185,8 +204,8 @@ func (s *session) ask(ctx context.Context) error {
 var toldReasons = []outcome.Reason{outcome.BadGreeting, outcome.AuthFailed, outcome.Limit, outcome.Internal}
 
 // readRequest reads a request, in at most timeouts.handshake.
-func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.Credentials, bool) (request, error)) error {
-	defer boundIO(ctx, s.downstream.conn)()
+func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.Credentials, bool) (request.Request, error)) error {
+	defer netconn.Bound(ctx, s.downstream.conn)()
 	r, err := read(s.requestStream(ctx), s.credentials(ctx), s.route.cfg.Context)
 	if err != nil {
 		var e *outcome.Error
@@ -205,8 +224,8 @@ func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.C
 // peekHello peeks at the ClientHello, if the client sends one within
 // timeouts.handshake. Otherwise the session continues without a server name.
 func (s *session) peekHello(ctx context.Context) {
-	unbound := boundIO(ctx, s.downstream.conn)
-	hello, raw, _ := preface.ReadClientHello(&metered{s.downstream.stream(), s})
+	unbound := netconn.Bound(ctx, s.downstream.conn)
+	hello, raw, _ := preface.ReadClientHello(s.metered(s.downstream.stream()))
 	unbound()
 	s.downstream.unread(raw)
 	s.downstream.hello = hello
@@ -232,8 +251,10 @@ func (s *session) takeHints(ctx context.Context) error {
 		}
 		return e
 	}
-	g.hints = asked.Over(given)
-	s.note(func(r *outcome.Record) { r.Tag = g.hints.Tag })
+	if hints := asked.Over(given); hints != (preface.Hints{}) {
+		g.hints = &hints
+		s.note(func(r *outcome.Record) { r.Tag = hints.Tag })
+	}
 	return nil
 }
 
@@ -244,142 +265,15 @@ func (s *session) requestStream(ctx context.Context) net.Conn {
 	if socket, ok := conn.(awaiter); ok {
 		return &suspendingConn{awaiter: socket, Conn: conn, session: s, ctx: ctx}
 	}
-	return &meteredConn{conn, s}
-}
-
-// explainHello adds what the client sent instead of a TLS record.
-func explainHello(err error) error {
-	var header tls.RecordHeaderError
-	if !errors.As(err, &header) {
-		return err
-	}
-	what := "the listener has tls"
-	if header.RecordHeader == [5]byte{0, 0, 0, 8, 4} {
-		what = "that is how PostgreSQL asks for TLS: set starttls: postgres of the listener"
-	}
-	return fmt.Errorf("the client does not begin with TLS, but with %q; %s: %w", header.RecordHeader[:], what, err)
+	return &limits.MeteredConn{Conn: conn, Hold: s.hold}
 }
 
 // passCancel forwards a cancel request that was sent without TLS, if the upstream has
 // no dialogue that would forward it. The server answers by closing, which is not a
 // failure.
-func (s *session) passCancel(ctx context.Context, conn *upstreamConn) error {
+func (s *session) passCancel(ctx context.Context, conn *upstream.Conn) error {
 	if !s.downstream.cancel {
 		return nil
 	}
 	return s.sendCancel(ctx, conn, s.downstream.early.early)
-}
-
-// handshakeConn is a client's connection during its TLS handshake. The handshake uses
-// CPU only in its turn, and there are as many turns at a time as processors. Without
-// turns, thousands of handshakes would delay every relay that has bytes to move. A
-// handshake holds no turn while it waits for its client. (Measured with 800 clients
-// that send a hello and do no work of their own: a ping through another listener takes
-// 1.5 ms, and 12 ms in the 99th percentile. Without turns it takes 17 to 104 ms, and
-// 300 to 490 ms.) What the client sends is bounded and counted as held. Only Close may
-// be called from another goroutine.
-type handshakeConn struct {
-	net.Conn
-	ctx   context.Context
-	turns *turns
-	from  policy.Source
-	hold  func(int64)    // counts bytes for the session
-	took  int            // bytes that the client has sent
-	room  int            // size of the buffer that crypto/tls reads into
-	held  bool           // this handshake has a turn
-	heard bool           // the client has sent at least a byte
-	wrote bool           // we have answered the ClientHello
-	spoke bool           // our write was the last; if the handshake failed, that was an alert
-	alert tls.AlertError // the client's alert in plaintext; 0: none
-}
-
-const (
-	// maxFlight bounds all that a client sends for its handshake: OpenSSL allows 100
-	// KiB for a certificate list.
-	maxFlight = preface.MaxHello + 100<<10
-	// usualFlight is the size of most handshakes. Bytes beyond it are parsed into
-	// certificates that take many times their size.
-	usualFlight = 8 << 10
-)
-
-// handshakeCost estimates the memory of a handshake whose client has sent n bytes.
-func handshakeCost(n int) int64 {
-	return int64(4*min(n, usualFlight) + 12*max(n-usualFlight, 0))
-}
-
-// handshakeSizeError means that a client sent more than a handshake needs.
-type handshakeSizeError struct {
-	what string
-	most int
-}
-
-func (e *handshakeSizeError) Error() string {
-	return fmt.Sprintf("the client sent a %s of more than %d bytes", e.what, e.most)
-}
-
-// Read gives up the turn until the client has sent something.
-func (c *handshakeConn) Read(b []byte) (int, error) {
-	c.spoke = false
-	c.yield()
-	if more := len(b) - c.room; more > 0 {
-		c.room += more
-		c.hold(int64(more))
-	}
-	n, err := c.Conn.Read(b)
-	c.heard = c.heard || n > 0
-	c.alert = plainAlert(b[:n])
-	if err != nil {
-		return n, err
-	}
-	c.hold(handshakeCost(c.took+n) - handshakeCost(c.took))
-	c.took += n
-	switch {
-	case !c.wrote && c.took > preface.MaxHello:
-		return 0, &handshakeSizeError{"ClientHello", preface.MaxHello}
-	case c.took > maxFlight:
-		return 0, &handshakeSizeError{"handshake, its certificates included,", maxFlight}
-	}
-	return n, c.turn()
-}
-
-// plainAlert returns the alert in records if they contain nothing else. In TLS 1.3,
-// OpenSSL sends a plaintext alert when it does not trust our certificate. crypto/tls
-// expects an encrypted record there and reports a "bad record MAC". A
-// change_cipher_spec may precede the alert.
-func plainAlert(records []byte) tls.AlertError {
-	a := bytes.TrimPrefix(records, []byte("\x14\x03\x03\x00\x01\x01"))
-	if len(a) == 7 && a[0] == 0x15 && a[1] == 3 && a[3] == 0 && a[4] == 2 {
-		return tls.AlertError(a[6])
-	}
-	return 0
-}
-
-// Write keeps the turn. It can only block on a client that reads nothing, and only if
-// there is more to write than a socket's buffer takes.
-func (c *handshakeConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.spoke, c.wrote = err == nil, true
-	return n, err
-}
-
-// Close interrupts pending I/O; crypto/tls calls it when ctx ends. The session keeps
-// the connection and decides whether to close or to reset it.
-func (c *handshakeConn) Close() error { return c.SetDeadline(past) }
-
-// turn waits for a turn, or until ctx ends.
-func (c *handshakeConn) turn() error {
-	if c.held {
-		return nil
-	}
-	err := c.turns.take(c.ctx, c.from)
-	c.held = err == nil
-	return err
-}
-
-// yield gives the turn back, so that another handshake can continue.
-func (c *handshakeConn) yield() {
-	if c.held {
-		c.turns.giveBack()
-		c.held = false
-	}
 }

@@ -6,21 +6,25 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
+	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 )
 
 var errStranger = errors.New("not one of the principals")
 
 // tlsListener is a server whose listener demands a certificate of pool, and denies
 // clients with the server name "denied".
-func tlsListener(t *testing.T, upstream string) (Config, tls.Certificate, *x509.CertPool) {
-	cert, pool := selfSigned(t)
-	cfg := oneUpstream(upstream)
+func tlsListener(t *testing.T, to string) (Config, tls.Certificate, *x509.CertPool) {
+	cert, pool := l4test.SelfSigned(t)
+	cfg := oneUpstream(to)
 	server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}
 	server.SetSessionTicketKeys([][32]byte{{1}}) // otherwise each connection has another key
 	server.VerifyConnection = func(cs tls.ConnectionState) error {
@@ -51,7 +55,7 @@ func both(t *testing.T, test func(t *testing.T, version uint16)) {
 // name.
 func TestTerminatedSession(t *testing.T) {
 	both(t, func(t *testing.T, version uint16) {
-		cfg, cert, pool := tlsListener(t, backend(t, echo))
+		cfg, cert, pool := tlsListener(t, l4test.Backend(t, l4test.Echo))
 		f := serve(t, Options{}, cfg)
 		raw := f.client(0)
 		c := tls.Client(raw, &tls.Config{ServerName: "localhost", RootCAs: pool, Certificates: []tls.Certificate{cert}, MaxVersion: version})
@@ -70,7 +74,7 @@ func TestTerminatedSession(t *testing.T) {
 
 // The server may speak first, and may close first.
 func TestTerminatedSessionOfATalkativeServer(t *testing.T) {
-	cfg, cert, _ := tlsListener(t, backend(t, func(c *net.TCPConn) { io.WriteString(c, "hello and goodbye") }))
+	cfg, cert, _ := tlsListener(t, l4test.Backend(t, func(c *net.TCPConn) { io.WriteString(c, "hello and goodbye") }))
 	f := serve(t, Options{}, cfg)
 	c := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
 	if text, err := io.ReadAll(c); string(text) != "hello and goodbye" || err != nil {
@@ -85,7 +89,7 @@ func TestTerminatedSessionOfATalkativeServer(t *testing.T) {
 // A client that closes without close_notify is relayed as a FIN, and the record says
 // so.
 func TestTruncatedClient(t *testing.T) {
-	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg, cert, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	f := serve(t, Options{}, cfg)
 	raw := f.client(0)
 	ping(t, tls.Client(raw, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
@@ -100,19 +104,21 @@ func TestTruncatedClient(t *testing.T) {
 // alert, or a reset if there was none.
 func TestRefusedTLSClients(t *testing.T) {
 	both(t, func(t *testing.T, version uint16) {
-		cfg, cert, _ := tlsListener(t, backend(t, echo))
-		stranger, _ := selfSigned(t)
+		cfg, cert, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
+		stranger, _ := l4test.SelfSigned(t)
 		f := serve(t, Options{}, cfg)
 		for _, tt := range []struct {
 			name   string
 			client *tls.Config
 			reason outcome.Reason
 			cause  string
+			hint   string
 		}{
-			{"another CA", &tls.Config{Certificates: []tls.Certificate{stranger}}, outcome.DownstreamTLS, "certificate"},
-			{"no certificate", &tls.Config{}, outcome.DownstreamTLS, "didn't provide a certificate"},
-			{"another principal", &tls.Config{ServerName: "denied", Certificates: []tls.Certificate{cert}}, outcome.Denied, errStranger.Error()},
-			{"nothing in common", &tls.Config{Certificates: []tls.Certificate{cert}, CipherSuites: []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, MaxVersion: tls.VersionTLS12}, outcome.DownstreamTLS, "cipher"},
+			{"another CA", &tls.Config{Certificates: []tls.Certificate{stranger}}, outcome.DownstreamTLS, "certificate", ""},
+			{"no certificate", &tls.Config{}, outcome.DownstreamTLS, "didn't provide a certificate", "let the client send one that a CA in tls.ca of the listener has issued"},
+			{"another principal", &tls.Config{ServerName: "denied", Certificates: []tls.Certificate{cert}}, outcome.Denied, errStranger.Error(), ""},
+			{"too old", &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, outcome.DownstreamTLS, "the client offers TLS 1.1 at most, and the listener requires TLS 1.2", "let the client speak TLS 1.2"},
+			{"nothing in common", &tls.Config{Certificates: []tls.Certificate{cert}, CipherSuites: []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, MaxVersion: tls.VersionTLS12}, outcome.DownstreamTLS, "the client has no cipher suite", "another kind of key"},
 		} {
 			tt.client.InsecureSkipVerify = true
 			if tt.client.MaxVersion == 0 {
@@ -120,12 +126,12 @@ func TestRefusedTLSClients(t *testing.T) {
 			}
 			c := tls.Client(f.client(0), tt.client)
 			io.WriteString(c, "early bytes")
-			if _, err := io.Copy(io.Discard, c); !isAlert(err) {
+			if _, err := io.Copy(io.Discard, c); !netconn.IsAlert(err) {
 				t.Errorf("%s: the client sees %v, want an alert", tt.name, err)
 			}
 			c.Close()
 			r := f.record()
-			if r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) || r.Attempts != 0 || r.Principal != "" || r.Upstream != "" {
+			if r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) || !strings.Contains(r.Hint, tt.hint) || r.Attempts != 0 || r.Principal != "" || r.Upstream != "" {
 				t.Errorf("%s: record %+v", tt.name, r)
 			}
 		}
@@ -133,7 +139,7 @@ func TestRefusedTLSClients(t *testing.T) {
 }
 
 func TestClientsThatAreNoTLSClients(t *testing.T) {
-	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.Listeners[0].Timeouts.Handshake = 100 * time.Millisecond
 	f := serve(t, Options{}, cfg)
 	for _, tt := range []struct {
@@ -143,7 +149,7 @@ func TestClientsThatAreNoTLSClients(t *testing.T) {
 		cause  string
 	}{
 		{"plaintext", func(c *net.TCPConn) { io.WriteString(c, "GET / HTTP/1.1\r\n\r\n"); wantReset(t, c) }, outcome.DownstreamTLS, `but with "GET /"`},
-		{"SSLRequest", func(c *net.TCPConn) { io.WriteString(c, "\x00\x00\x00\x08\x04\xd2\x16\x2f"); wantReset(t, c) }, outcome.DownstreamTLS, "PostgreSQL asks for TLS"},
+		{"SSLRequest", func(c *net.TCPConn) { io.WriteString(c, "\x00\x00\x00\x08\x04\xd2\x16\x2f"); wantReset(t, c) }, outcome.DownstreamTLS, "\\x00\\x00\\x00\\b\\x04"},
 		{"silence", func(c *net.TCPConn) { wantReset(t, c) }, outcome.HandshakeTimeout, ""},
 		{"half of a hello", func(c *net.TCPConn) { io.WriteString(c, "\x16\x03\x01\x01\x00\x01"); wantReset(t, c) }, outcome.HandshakeTimeout, ""},
 		{"a knock", func(c *net.TCPConn) { c.CloseWrite(); io.Copy(io.Discard, c) }, outcome.Probe, ""},
@@ -157,7 +163,7 @@ func TestClientsThatAreNoTLSClients(t *testing.T) {
 			if err := tls.Client(c, &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}).Handshake(); err == nil {
 				t.Error("distrust: no error")
 			}
-		}, outcome.DownstreamTLS, "remote error"},
+		}, outcome.DownstreamTLS, "the client rejected our certificate (CN=test, issued by CN=test): it gave no reason (remote error"},
 	} {
 		tt.act(f.client(0))
 		if r := f.record(); r.Reason != tt.reason || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, tt.cause) {
@@ -166,23 +172,10 @@ func TestClientsThatAreNoTLSClients(t *testing.T) {
 	}
 }
 
-// Plaintext alerts of OpenSSL are recognized.
-func TestPlainAlert(t *testing.T) {
-	for text, want := range map[string]tls.AlertError{
-		"\x15\x03\x03\x00\x02\x02\x30":                         48,
-		"\x14\x03\x03\x00\x01\x01\x15\x03\x03\x00\x02\x02\x30": 48,
-		"\x15\x03\x03\x00\x13\x02\x30":                         0, "\x15\x03\x03\x00\x02\x02\x30\x15": 0, "\x15\x03\x03\x00\x02": 0, "": 0,
-	} {
-		if got := plainAlert([]byte(text)); got != want {
-			t.Errorf("%x: %d, want %d", text, got, want)
-		}
-	}
-}
-
 // A failure after the handshake is a reset, without a close_notify that would make the
 // answer look complete.
 func TestTerminatedSessionWithoutUpstream(t *testing.T) {
-	cfg, cert, _ := tlsListener(t, refusedAddress(t))
+	cfg, cert, _ := tlsListener(t, l4test.RefusedAddress(t))
 	cfg.Upstreams[0].Connect.Attempts = 1
 	f := serve(t, Options{}, cfg)
 	c := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
@@ -195,12 +188,12 @@ func TestTerminatedSessionWithoutUpstream(t *testing.T) {
 }
 
 func TestListenerWithoutIdentity(t *testing.T) {
-	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	none := errors.New("there is no certificate yet")
 	cfg.Listeners[0].TLS.Terminate = func(*tls.ClientHelloInfo) (Termination, error) { return Termination{}, none }
 	cfg.Listeners[0].TLS.IdentityReady = func() error { return none }
 	f := serve(t, Options{}, cfg)
-	if err := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true}).Handshake(); !isAlert(err) {
+	if err := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true}).Handshake(); !netconn.IsAlert(err) {
 		t.Errorf("the client sees %v", err)
 	}
 	if r := f.record(); r.Reason != outcome.NoIdentity || r.Stage != outcome.StageGreet || !strings.Contains(r.Cause, none.Error()) {
@@ -213,8 +206,8 @@ func TestListenerWithoutIdentity(t *testing.T) {
 
 // TLS may be on any address. A reload that removes TLS is refused.
 func TestTLSListensAnywhere(t *testing.T) {
-	cfg, _, _ := tlsListener(t, backend(t, echo))
-	cfg.Listeners[0].Address = "0.0.0.0:0"
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
+	cfg.Listeners[0].Addresses = []string{"0.0.0.0:0"}
 	f := serve(t, Options{}, cfg)
 	plain := cfg
 	plain.Listeners = []ListenerConfig{cfg.Listeners[0]}
@@ -228,7 +221,7 @@ func TestTLSListensAnywhere(t *testing.T) {
 // served however many others there are, even if its session holds more than each of
 // theirs.
 func TestCrowdOfHandshakesIsBounded(t *testing.T) {
-	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg, cert, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.MaxMemory = 7 * leaveCost / 2
 	f := serve(t, Options{}, cfg)
 	oldest := f.client(0)
@@ -256,25 +249,25 @@ func (f *fixture) waiting() int {
 // A handshake that waits for its client takes no turn; a handshake with a hello to
 // answer waits for its turn.
 func TestHandshakesTakeTurns(t *testing.T) {
-	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg, cert, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.Listeners[0].Timeouts.Handshake = time.Second
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
-	for range 4 * f.turns.most {
+	for range 4 * runtime.GOMAXPROCS(0) {
 		f.client(0)
 	}
 	ping(t, tls.Client(f.client(0), client))
-	for range f.turns.most {
-		f.turns.take(t.Context(), testSource(1))
+	for range runtime.GOMAXPROCS(0) {
+		f.turns.Take(t.Context(), sourceAt("10.0.0.1"))
 	}
 	if err := tls.Client(f.client(0), client).Handshake(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("while others have their turn: %v", err)
 	}
-	for range f.turns.most {
-		f.turns.giveBack()
+	for range runtime.GOMAXPROCS(0) {
+		f.turns.GiveBack()
 	}
 	ping(t, tls.Client(f.client(0), client))
-	if n := f.turns.inUse(); n != 0 {
+	if n := f.turns.InUse(); n != 0 {
 		t.Errorf("%d turns are not given back", n)
 	}
 }
@@ -287,14 +280,14 @@ const (
 )
 
 // askedListener is a listener whose clients ask for TLS as PostgreSQL clients do.
-func askedListener(t *testing.T, upstream string) (Config, *tls.Config) {
-	cfg, cert, _ := tlsListener(t, upstream)
+func askedListener(t *testing.T, to string) (Config, *tls.Config) {
+	cfg, cert, _ := tlsListener(t, to)
 	cfg.Listeners[0].StartTLS = "postgres"
 	return cfg, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
 }
 
 func TestClientsAskForTLS(t *testing.T) {
-	cfg, client := askedListener(t, backend(t, echo))
+	cfg, client := askedListener(t, l4test.Backend(t, l4test.Echo))
 	f := serve(t, Options{}, cfg)
 	for says, hears := range map[string]string{pgSSLRequest: "S", pgGSSRequest + pgSSLRequest: "NS", "": ""} {
 		c := f.client(0)
@@ -309,7 +302,7 @@ func TestClientsAskForTLS(t *testing.T) {
 }
 
 func TestClientsThatAskWrongly(t *testing.T) {
-	cfg, _ := askedListener(t, backend(t, echo))
+	cfg, _ := askedListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.Listeners[0].Timeouts.Handshake = 100 * time.Millisecond
 	f := serve(t, Options{}, cfg)
 	for _, tt := range []struct {
@@ -340,14 +333,14 @@ func TestClientsThatAskWrongly(t *testing.T) {
 // If clients show no certificate, a cancel request may be sent without TLS.
 func TestCancelWithoutTLS(t *testing.T) {
 	got := make(chan string, 1)
-	cfg, _ := askedListener(t, backend(t, func(c *net.TCPConn) { // the only answer to a cancel request is the close
+	cfg, _ := askedListener(t, l4test.Backend(t, func(c *net.TCPConn) { // the only answer to a cancel request is the close
 		text := make([]byte, len(pgCancel))
 		io.ReadFull(c, text)
 		got <- string(text)
 	}))
 	cfg.Listeners[0].TLS.Anonymous = true
-	heard := make(chan outcome.Reason, 1)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
+	reasons := make(chan outcome.Reason, 1)
+	f := serve(t, Options{Observer: Observer{Upstream: upstream.Observer{Attempt: func(_ string, r outcome.Reason) { reasons <- r }}}}, cfg)
 	c := f.client(0)
 	io.WriteString(c, pgCancel)
 	if _, err := io.Copy(io.Discard, c); err != nil {
@@ -359,14 +352,14 @@ func TestCancelWithoutTLS(t *testing.T) {
 	if r := f.record(); r.Reason != outcome.Closed || r.BytesUp != int64(len(pgCancel)) {
 		t.Errorf("record: %+v", r)
 	}
-	if r := <-heard; r != outcome.OK {
+	if r := <-reasons; r != outcome.OK {
 		t.Errorf("the attempt settled as %s", r)
 	}
 }
 
 // A client is told over its TLS connection why it gets no session.
 func TestAskedClientHearsTheReason(t *testing.T) {
-	cfg, client := askedListener(t, refusedAddress(t))
+	cfg, client := askedListener(t, l4test.RefusedAddress(t))
 	cfg.Upstreams[0].Connect.Attempts = 1
 	f := serve(t, Options{}, cfg)
 	raw := f.client(0)
@@ -394,5 +387,33 @@ func TestProtocolsOfListeners(t *testing.T) {
 			t.Errorf("%s: applied: %v", protocol, err)
 		}
 		cfg, _ = askedListener(t, "127.0.0.1:1")
+	}
+}
+
+// TestTicketKeysRotate asserts that a ticket of a key that was dropped resumes nothing,
+// also after other handshakes of the same configuration.
+func TestTicketKeysRotate(t *testing.T) {
+	cfg, cert, pool := tlsListener(t, l4test.Backend(t, l4test.Echo))
+	how, _ := cfg.Listeners[0].TLS.Terminate(nil)
+	f := serve(t, Options{}, cfg)
+	client := &tls.Config{ServerName: "localhost", RootCAs: pool, Certificates: []tls.Certificate{cert}, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	for i, step := range []struct {
+		keys   [][32]byte
+		resume bool
+	}{
+		{[][32]byte{{1}}, false},
+		{[][32]byte{{1}}, true},
+		{[][32]byte{{2}, {1}}, true},
+		{[][32]byte{{3}, {2}}, true},
+		{[][32]byte{{5}, {4}}, false},
+	} {
+		how.Config.SetSessionTicketKeys(step.keys)
+		conn := tls.Client(f.client(0), client)
+		ping(t, conn)
+		if got := conn.ConnectionState().DidResume; got != step.resume {
+			t.Errorf("step %d: resumed %t, want %t", i, got, step.resume)
+		}
+		conn.Close()
+		f.record()
 	}
 }

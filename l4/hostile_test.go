@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 )
 
 const (
@@ -44,8 +46,8 @@ func scripts() []script {
 	echoes := func(s *tls.Conn) { io.Copy(s, s) }
 	return []script{
 		{"postgres", "", strings.Repeat("x", 8), "S", answering(pgHello, pgAuthOK), pgHello, pgAuthOK},
-		{"mysql", mysqlHello, strings.Repeat("x", 36), "", mysqlEcho, mysqlReply,
-			strings.Replace(mysqlHello, "\x00\x8a\x21", "\x00\x82\x21", 1) + "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00"},
+		{"mysql", l4test.MySQLHello, strings.Repeat("x", 36), "", mysqlEcho, l4test.MySQLReply,
+			strings.Replace(l4test.MySQLHello, "\x00\x8a\x21", "\x00\x82\x21", 1) + "\x07\x00\x00\x02\x00\x00\x00\x02\x00\x00\x00"},
 		{"ldap", "", strings.Repeat("x", 31), "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00", echoes, "bind", "bind"},
 		{"smtp", "220 m\r\n250-m\r\n250 STARTTLS\r\n", "EHLO [127.0.0.1]\r\nSTARTTLS\r\n", "220 go\r\n", echoes, "EHLO me\r\n", "220 m\r\nEHLO me\r\n"},
 		{"imap", "* OK m\r\n", "A1 STARTTLS\r\n", "A1 OK\r\n", echoes, "a NOOP\r\n", "* OK m\r\na NOOP\r\n"},
@@ -68,8 +70,8 @@ func TestSingleBytes(t *testing.T) {
 	for _, sc := range scripts() {
 		t.Run(sc.protocol, func(t *testing.T) {
 			f := serve(t, Options{}, starttlsUpstream(t, sc.protocol, func(cfg *tls.Config) string {
-				return backend(t, func(c *net.TCPConn) {
-					c.SetDeadline(time.Now().Add(bound))
+				return l4test.Backend(t, func(c *net.TCPConn) {
+					c.SetDeadline(time.Now().Add(l4test.Bound))
 					slowly(c, sc.hello)
 					if _, err := io.ReadFull(c, make([]byte, len(sc.request))); err != nil {
 						return
@@ -117,9 +119,9 @@ func TestLateServers(t *testing.T) {
 			t.Parallel()
 			said := sc.hello + sc.answer
 			cfg := starttlsUpstream(t, sc.protocol, func(*tls.Config) string {
-				return backend(t, func(c *net.TCPConn) { io.WriteString(c, said[:len(said)-1]); io.Copy(io.Discard, c) })
+				return l4test.Backend(t, func(c *net.TCPConn) { io.WriteString(c, said[:len(said)-1]); io.Copy(io.Discard, c) })
 			})
-			cfg.Upstreams[0].Connect = ConnectConfig{Attempts: 1, AttemptTimeout: 500 * time.Millisecond}
+			cfg.Upstreams[0].Connect = upstream.ConnectConfig{Attempts: 1, AttemptTimeout: 500 * time.Millisecond}
 			cfg.Listeners[0].Timeouts.Handshake = 500 * time.Millisecond
 			f := serve(t, Options{}, cfg)
 			c := f.client(0)
@@ -143,7 +145,7 @@ func TestHostileClientsOfOthers(t *testing.T) {
 	for _, tt := range []struct {
 		protocol, name, says string
 		reason               outcome.Reason
-		told                 string
+		public               string
 	}{
 		{"postgres", "silent", "", outcome.HandshakeTimeout, ""},
 		{"postgres", "half a message", pgHello[:9], outcome.HandshakeTimeout, ""},
@@ -153,7 +155,7 @@ func TestHostileClientsOfOthers(t *testing.T) {
 		{"xmpp", "a MiB", "<stream:stream to='" + strings.Repeat("x", 1<<20), outcome.BadGreeting, "ambassador: xmpp: the client sent"},
 	} {
 		t.Run(tt.protocol+" "+tt.name, func(t *testing.T) {
-			heard := make(chan outcome.Reason, 9)
+			reasons := make(chan outcome.Reason, 9)
 			var cfg Config
 			for _, sc := range scripts() {
 				if sc.protocol == tt.protocol {
@@ -165,18 +167,18 @@ func TestHostileClientsOfOthers(t *testing.T) {
 			if tt.reason == outcome.HandshakeTimeout {
 				cfg.Listeners[0].Timeouts.Handshake = 200 * time.Millisecond
 			}
-			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
+			f := serve(t, Options{Observer: Observer{Upstream: upstream.Observer{Attempt: func(_ string, r outcome.Reason) { reasons <- r }}}}, cfg)
 			c := f.client(0)
 			go io.WriteString(c, tt.says) // ends with c
 			text, _ := io.ReadAll(c)
-			if !strings.Contains(string(text), tt.told) {
-				t.Errorf("the client is told %q, want %q", text, tt.told)
+			if !strings.Contains(string(text), tt.public) {
+				t.Errorf("the client is told %q, want %q", text, tt.public)
 			}
 			if r := f.record(); r.Reason != tt.reason || r.Stage != outcome.StageDialogue {
 				t.Errorf("record %+v", r)
 			}
-			if len(heard) > 0 {
-				t.Errorf("the attempt settled as %s, want nothing of it", <-heard)
+			if len(reasons) > 0 {
+				t.Errorf("the attempt settled as %s, want nothing of it", <-reasons)
 			}
 		})
 	}

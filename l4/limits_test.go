@@ -8,50 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
+	"ambassador/l4/limits"
 	"ambassador/l4/outcome"
-	"ambassador/policy"
 )
 
-func TestLimiter(t *testing.T) {
-	a, b := sourceAt("10.0.0.1"), sourceAt("10.0.0.2")
-	var l limiter
-	now := time.Unix(1e9, 0)
-	limits := ListenerLimits{Connections: 3, PerClient: 2}
-	enter := func(client policy.Source, want string) {
-		t.Helper()
-		got := ""
-		if met := l.enter(limits, client, now); met != nil {
-			got = met.key
-		}
-		if got != want {
-			t.Errorf("limit %q, want %q", got, want)
-		}
-	}
-	enter(a, "")
-	enter(a, "")
-	enter(a, "limits.per_client")
-	enter(b, "")
-	enter(b, "limits.connections")
-	l.leave(a)
-	enter(b, "")
-	l.leave(a)
-	l.leave(b)
-	l.leave(b)
-	if l.live != 0 || len(l.clients) != 0 {
-		t.Errorf("%d live, clients %v", l.live, l.clients)
-	}
-	limits = ListenerLimits{PerSecond: 2} // a reload
-	enter(a, "")
-	enter(a, "")
-	enter(a, "limits.connections_per_second")
-	now = now.Add(500 * time.Millisecond)
-	enter(a, "")
-	enter(a, "limits.connections_per_second")
-}
-
 func TestListenerLimits(t *testing.T) {
-	cfg := oneUpstream(backend(t, echo))
-	cfg.Listeners[0].Limits = ListenerLimits{PerClient: 2}
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners[0].Limits = limits.Limits{PerClient: 2}
 	f := serve(t, Options{}, cfg)
 	first, second := f.client(0), f.client(0)
 	ping(t, first)
@@ -68,7 +32,7 @@ func TestListenerLimits(t *testing.T) {
 }
 
 func TestUpstreamConnectionsLimit(t *testing.T) {
-	cfg := oneUpstream(backend(t, echo), backend(t, echo))
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo), l4test.Backend(t, l4test.Echo))
 	cfg.Upstreams[0].MaxConnections = 1
 	f := serve(t, Options{}, cfg)
 	one, two := f.client(0), f.client(0)
@@ -89,8 +53,8 @@ func TestUpstreamConnectionsLimit(t *testing.T) {
 }
 
 func TestConnectionsPerSecond(t *testing.T) {
-	cfg := oneUpstream(backend(t, echo))
-	cfg.Listeners[0].Limits = ListenerLimits{PerSecond: 5}
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners[0].Limits = limits.Limits{PerSecond: 5}
 	f := serve(t, Options{}, cfg)
 	refused := 0
 	for range 20 {
@@ -102,7 +66,7 @@ func TestConnectionsPerSecond(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(bound))
+		c.SetDeadline(time.Now().Add(l4test.Bound))
 		io.WriteString(c, "x")
 		if n, _ := c.Read(make([]byte, 1)); n == 0 {
 			refused++

@@ -1,31 +1,37 @@
 package l4
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"ambassador/l4/bind"
+	"ambassador/l4/limits"
+	"ambassador/l4/nameserver"
+	"ambassador/l4/netconn"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
+	"ambassador/l4/unixsocket"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
-// listener is a bound socket and its accept loop. A reload that keeps the address keeps
-// the listener and replaces its route.
+// listener is a bound socket and its accept loop: one of those that a listener of the
+// configuration has. A reload that keeps the address keeps the socket and replaces its
+// route.
 type listener struct {
 	// Static after construction.
 	server *Server
 	relay.Listener
-	addr   string      // as logged: "127.0.0.1:5432", "unix:/path"
-	key    string      // the part of the configuration that must not change if the socket is to be kept
-	socket *UnixSocket // nil: not a unix socket that we made
+	addr   string             // as logged: "127.0.0.1:5432", "unix:/path"
+	key    string             // of its place
+	socket *unixsocket.Socket // nil: not a unix socket that we made
 
-	limiter limiter
+	limiter *limits.Limiter // guarded by Server.mu; shared by the sockets of a listener
 	route   atomic.Pointer[route]
 	removed atomic.Bool   // a reload has removed the listener
 	closing chan struct{} // closed before the socket is
@@ -36,12 +42,12 @@ type listener struct {
 type route struct {
 	cfg      ListenerConfig
 	listener *listener
-	choices  map[string]choice  // the upstreams that its sessions may use, by name
-	traffic  *traffic           // counts sessions whose upstream is not chosen yet
-	resolver *resolver          // of names in rules
-	rules    *policy.Rules      // nil: all sessions use cfg.Upstream
-	limiter  *limiter           // the listener's
-	asked    *starttls.Protocol // the protocol in which clients ask for TLS; nil: none
+	choices  map[string]choice    // the upstreams that its sessions may use, by name
+	traffic  *traffic             // counts sessions whose upstream is not chosen yet
+	resolver *nameserver.Resolver // of names in rules
+	rules    *policy.Rules        // nil: all sessions use cfg.Upstream
+	limiter  *limits.Limiter      // the listener's
+	asked    *starttls.Protocol   // the protocol in which clients ask for TLS; nil: none
 	parked   parkedSessions
 	// established has only what a relayed session still needs, so that long sessions do
 	// not keep the rules of old configurations in memory.
@@ -50,7 +56,7 @@ type route struct {
 
 // choice is an upstream that sessions of a listener may use.
 type choice struct {
-	upstream *Upstream
+	upstream *upstream.Upstream
 	traffic  *traffic
 }
 
@@ -70,49 +76,36 @@ func askedIn(cfg ListenerConfig) (*starttls.Protocol, error) {
 }
 
 func (r *route) handshake() time.Duration {
-	return orDefault(r.cfg.Timeouts.Handshake, DefaultHandshakeTimeout)
+	return cmp.Or(r.cfg.Timeouts.Handshake, DefaultHandshakeTimeout)
 }
 
-// listenKey is the part of the configuration that a socket depends on. A port chosen by
-// the system belongs to the listener's name. The mode and owner of a unix socket are
-// left out: they are changed in place.
-func listenKey(cfg ListenerConfig) string {
-	if strings.HasSuffix(cfg.Address, ":0") {
-		return cfg.Address + " " + cfg.Name
-	}
-	return cfg.Address
-}
-
-// listen binds the socket that cfg asks for. The error names the address and, if it is
-// known, the fix.
-func (s *Server) listen(ctx context.Context, cfg ListenerConfig) (*listener, error) {
-	l := &listener{server: s, key: listenKey(cfg), closing: make(chan struct{})}
+// listen binds a place of the listener cfg. The sockets in instead are closed soon. The
+// error names the address and, if it is known, the fix.
+func (s *Server) listen(ctx context.Context, cfg *ListenerConfig, p bind.Place, instead []bind.Socket) (*listener, error) {
+	l := &listener{server: s, key: p.Key, closing: make(chan struct{})}
 	var err error
+	c := s.carried.listener(p.Key)
 	switch {
-	case strings.HasPrefix(cfg.Address, "unix:"):
-		err = l.listenUnix(ctx, strings.TrimPrefix(cfg.Address, "unix:"), cfg.Socket)
-	case strings.HasPrefix(cfg.Address, "systemd:"):
-		err = l.inherit(strings.TrimPrefix(cfg.Address, "systemd:"))
+	case c != nil && l.adopt(c, cfg):
+	case p.Unix != "":
+		err = l.listenUnix(ctx, p.Unix, cfg.Socket)
+	case p.File != nil:
+		err = l.inherit(p)
 	default:
-		err = l.listenTCP(ctx, cfg.Address)
+		err = l.listenTCP(ctx, p, instead)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
+		return nil, err
 	}
 	if err := checkPlaintext(l.Addr(), cfg); err != nil {
 		l.close()
-		return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
+		return nil, err
 	}
 	return l, nil
 }
 
-func (l *listener) listenTCP(ctx context.Context, address string) error {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
-	lc.SetMultipathTCP(false) // by default, Go listens with MPTCP
-	ln, err := lc.Listen(ctx, "tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port", address)
-	}
+func (l *listener) listenTCP(ctx context.Context, p bind.Place, instead []bind.Socket) error {
+	ln, err := p.Listen(ctx, instead)
 	if err != nil {
 		return err
 	}
@@ -122,23 +115,19 @@ func (l *listener) listenTCP(ctx context.Context, address string) error {
 // take makes ln the listener's socket.
 func (l *listener) take(ln net.Listener) (err error) {
 	l.addr = ln.Addr().String()
-	l.Listener, err = l.server.engine.Listen(ln, &keepAlive)
+	l.Listener, err = l.server.engine.Listen(ln, &netconn.KeepAlive)
 	return err
 }
 
-// inherit takes the one socket that systemd passed under name. It uses a dup, so that a
-// reload can close the socket and another can take it again.
-func (l *listener) inherit(name string) error {
-	files := l.server.opts.Inherited[name]
-	if len(files) != 1 {
-		return fmt.Errorf("systemd:%s: %d sockets of that name were passed, one is needed; set FileDescriptorName=%s in the .socket unit", name, len(files), name)
-	}
-	ln, err := net.FileListener(files[0])
+// inherit takes a socket that systemd passed. It uses a dup, so that a reload can close
+// the socket and another can take it again.
+func (l *listener) inherit(p bind.Place) error {
+	ln, err := net.FileListener(p.File)
 	if err != nil {
-		return fmt.Errorf("systemd:%s: %w", name, err)
+		return fmt.Errorf("%s: %w", p.Address, err)
 	}
 	if err := l.take(ln); err != nil {
-		return fmt.Errorf("systemd:%s: %w", name, err)
+		return fmt.Errorf("%s: %w", p.Address, err)
 	}
 	if u, ok := ln.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // the file belongs to systemd
@@ -147,8 +136,8 @@ func (l *listener) inherit(name string) error {
 	return nil
 }
 
-func (l *listener) listenUnix(ctx context.Context, path string, cfg SocketConfig) error {
-	socket, err := ListenUnix(ctx, path, cfg)
+func (l *listener) listenUnix(ctx context.Context, path string, cfg unixsocket.Config) error {
+	socket, err := unixsocket.Listen(ctx, path, cfg)
 	if err != nil {
 		return err
 	}
@@ -161,18 +150,19 @@ func (l *listener) listenUnix(ctx context.Context, path string, cfg SocketConfig
 }
 
 // reguard gives a kept unix socket the mode and owner of cfg. undo reverts that.
-func (l *listener) reguard(cfg ListenerConfig) (undo func(), err error) {
+func (l *listener) reguard(cfg *ListenerConfig) (undo func(), err error) {
 	if l.socket == nil {
 		return func() {}, nil
 	}
-	if undo, err = l.socket.reguard(cfg.Socket); err != nil {
-		return nil, fmt.Errorf("listener %s: %w", cfg.Name, err)
-	}
-	return undo, nil
+	return l.socket.Reguard(cfg.Socket)
 }
 
+// isLost reports whether no client can reach the socket, because its file is gone or is
+// another's.
+func (l *listener) isLost() bool { return l.socket != nil && l.socket.IsLost() }
+
 // checkPlaintext refuses a plaintext socket that other hosts can reach.
-func checkPlaintext(addr net.Addr, cfg ListenerConfig) error {
+func checkPlaintext(addr net.Addr, cfg *ListenerConfig) error {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok || cfg.TLS != nil || cfg.UnsafePlaintextListen || tcp.IP.IsLoopback() {
 		return nil

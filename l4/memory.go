@@ -1,15 +1,14 @@
 package l4
 
 import (
-	"cmp"
 	"io"
-	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/ending"
+	"ambassador/l4/limits"
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/policy"
@@ -40,15 +39,11 @@ type memory struct {
 const (
 	leaveCost   = 16 << 10 // a goroutine
 	suspendCost = 10 << 10 // a suspended coroutine
-	readCost    = 3        // for each byte of a request or a greeting: the byte, and what is parsed from it
-
-	// usualHold is how much an ordinary client may hold.
-	usualHold = 64 << 10
 )
 
 // errMemory ends a session when too much memory is held in total and this session holds
 // most of it, or has held it for the longest time.
-var errMemory = &stopError{outcome.Limit, "too much memory was held for clients that were not connected yet or did not take their bytes, and this one held most of it, or for the longest time"}
+var errMemory = &ending.Stop{Reason: outcome.Limit, Text: "too much memory was held for clients that were not connected yet or did not take their bytes, and this one held most of it, or for the longest time"}
 
 // HeldBytes is how many bytes are held for clients now. Config.MaxMemory bounds them.
 func (s *Server) HeldBytes() int64 { return s.memory.Used() }
@@ -94,13 +89,8 @@ func (s *Server) relieve() {
 	}()
 }
 
-// holder is a session, the bytes that it holds, and for how long it has held them.
-type holder struct {
-	*session
-	from  policy.Source
-	bytes int64
-	age   time.Duration
-}
+// holder is a session that holds something.
+type holder = limits.Holder[*session]
 
 // isOverMemory reports whether the held bytes exceed the bound. It does not count
 // sessions that are being stopped.
@@ -115,8 +105,8 @@ func (s *Server) isOverMemory() bool {
 func (s *Server) waitingHolders() (all []holder, sum, over int64) {
 	all, going := s.memory.holders(time.Now())
 	for i := range all {
-		all[i].from = all[i].sourceByName() // without memory.mu: a session takes that with its own mu held
-		sum += all[i].bytes
+		all[i].From = all[i].Session.sourceByName() // without memory.mu: a session takes that with its own mu held
+		sum += all[i].Bytes
 	}
 	return all, sum, s.memory.Used() - going - s.memory.Limit()
 }
@@ -132,7 +122,7 @@ func (m *memory) holders(now time.Time) (all []holder, going int64) {
 			going += n
 			continue
 		}
-		all = append(all, holder{session: sess, bytes: n, age: now.Sub(sess.rec.Start)})
+		all = append(all, holder{Session: sess, Bytes: n, Age: now.Sub(sess.rec.Start())})
 	}
 	return all, going
 }
@@ -145,7 +135,7 @@ func (s *Server) relayedHolders() (all []holder, sum int64) {
 		if flow := sess.relayed(); flow != nil {
 			if n := flow.Held(); n > 0 {
 				quiet, _ := flow.Quiet()
-				all, sum = append(all, holder{sess, sess.sourceByName(), n, quiet}), sum+n
+				all, sum = append(all, holder{Session: sess, From: sess.sourceByName(), Bytes: n, Age: quiet}), sum+n
 			}
 		}
 	}
@@ -168,52 +158,18 @@ func (s *Server) endLargest() (any bool) {
 	case held > limit/2:
 		victims = append(victims, relayed...)
 	}
-	for _, v := range largest(victims, over+limit/8) {
-		v.giveUpForMemory(&s.memory)
+	for _, v := range limits.Largest(victims, over+limit/8) {
+		v.Session.giveUpForMemory(&s.memory)
 		any = true
 	}
 	return any
-}
-
-// largest returns sessions that together hold the given number of bytes. Each time it
-// takes a session from the source that holds most: the one that holds most, or, if all
-// hold a usual amount, the one that has held it for the longest time. It reorders all.
-func largest(all []holder, bytes int64) (victims []holder) {
-	slices.SortFunc(all, func(a, b holder) int {
-		return cmp.Or(cmp.Compare(max(b.bytes, usualHold), max(a.bytes, usualHold)), cmp.Compare(b.age, a.age))
-	})
-	type share struct {
-		bytes int64
-		all   []holder
-	}
-	shares := map[policy.Source]*share{}
-	for _, h := range all {
-		s := shares[h.from]
-		if s == nil {
-			s = &share{}
-			shares[h.from] = s
-		}
-		s.bytes, s.all = s.bytes+h.bytes, append(s.all, h)
-	}
-	for bytes > 0 && len(victims) < len(all) {
-		var most *share
-		for _, s := range shares {
-			if len(s.all) > 0 && (most == nil || s.bytes > most.bytes) {
-				most = s
-			}
-		}
-		h := most.all[0]
-		most.bytes, most.all = most.bytes-h.bytes, most.all[1:]
-		bytes, victims = bytes-h.bytes, append(victims, h)
-	}
-	return victims
 }
 
 // sourceByName is the source of the client in the record.
 func (s *session) sourceByName() policy.Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, _ := netip.ParseAddrPort(s.rec.Client)
+	at, _ := netip.ParseAddrPort(s.rec.Copy().Client)
 	return policy.SourceOf(at.Addr())
 }
 
@@ -228,24 +184,7 @@ func (s *session) giveUpForMemory(m *memory) {
 	s.stop(errMemory)
 }
 
-// metered counts the bytes read from one side of a dialogue as held by a session.
-type metered struct {
-	io.ReadWriter
-	session *session
+// metered counts what is read from a side of a dialogue as held by the session.
+func (s *session) metered(side io.ReadWriter) io.ReadWriter {
+	return &limits.Metered{ReadWriter: side, Hold: s.hold}
 }
-
-func (c *metered) Read(b []byte) (int, error) {
-	n, err := c.ReadWriter.Read(b)
-	if n > 0 {
-		c.session.hold(int64(n) * readCost)
-	}
-	return n, err
-}
-
-// meteredConn is metered for a net.Conn.
-type meteredConn struct {
-	net.Conn
-	session *session
-}
-
-func (c *meteredConn) Read(b []byte) (int, error) { return (&metered{c.Conn, c.session}).Read(b) }

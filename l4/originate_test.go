@@ -1,47 +1,25 @@
 package l4
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
-// selfSigned returns a self-signed certificate for localhost, and a pool with it.
-func selfSigned(t testing.TB) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, _ := x509.ParseCertificate(der)
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
-}
-
 // tlsBackend starts a TLS echo server with the configuration.
 func tlsBackend(t *testing.T, cfg *tls.Config) string {
-	return backend(t, func(c *net.TCPConn) {
+	return l4test.Backend(t, func(c *net.TCPConn) {
 		s := tls.Server(c, cfg)
 		if s.Handshake() == nil {
 			io.Copy(s, s)
@@ -57,7 +35,7 @@ func tlsUpstream(addr string, client *tls.Config) Config {
 }
 
 func TestOriginationCarriesBytes(t *testing.T) {
-	cert, pool := selfSigned(t)
+	cert, pool := l4test.SelfSigned(t)
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool})
 	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool, Certificates: []tls.Certificate{cert}}))
 	c := f.client(0)
@@ -72,18 +50,19 @@ func TestOriginationCarriesBytes(t *testing.T) {
 // In TLS 1.3 a server refuses our certificate after our handshake. That must not look
 // like a server that closes early, whether or not the client has sent something.
 func TestServerThatWantsACertificateIsNamed(t *testing.T) {
-	cert, pool := selfSigned(t)
+	cert, pool := l4test.SelfSigned(t)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, early := range []string{"", "early bytes"} {
 			addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: version})
-			heard := make(chan outcome.Reason, 9)
-			f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}},
+			reasons := make(chan outcome.Reason, 9)
+			f := serve(t, Options{Observer: Observer{Upstream: upstream.Observer{Attempt: func(_ string, r outcome.Reason) { reasons <- r }}}},
 				tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool}))
 			f.wantRefused(early)
-			if r := f.record(); r.Reason != outcome.UpstreamTLSRejected || r.Stage != outcome.StageTLS || !strings.Contains(r.Cause, "tls: ") {
+			if r := f.record(); r.Reason != outcome.UpstreamTLSRejected || r.Stage != outcome.StageTLS || !strings.Contains(r.Cause, "tls: ") ||
+				!strings.Contains(r.Cause, "no certificate is configured") || !strings.HasPrefix(r.Hint, "set tls.identity") {
 				t.Errorf("TLS %x, %q first: record %+v", version, early, r)
 			}
-			if r := <-heard; r != outcome.UpstreamTLSRejected {
+			if r := <-reasons; r != outcome.UpstreamTLSRejected {
 				t.Errorf("TLS %x: the attempt settled as %s", version, r)
 			}
 		}
@@ -91,13 +70,13 @@ func TestServerThatWantsACertificateIsNamed(t *testing.T) {
 }
 
 func TestTrialSeesTheLateRefusal(t *testing.T) {
-	cert, pool := selfSigned(t)
+	cert, pool := l4test.SelfSigned(t)
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert})
 	cfg := tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: pool})
 	cfg.Upstreams[0].Required = true
-	heard := make(chan outcome.Reason, 9)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { heard <- r }}}, cfg)
-	if r := <-heard; r != outcome.UpstreamTLSRejected {
+	reasons := make(chan outcome.Reason, 9)
+	f := serve(t, Options{Observer: Observer{Upstream: upstream.Observer{Attempt: func(_ string, r outcome.Reason) { reasons <- r }}}}, cfg)
+	if r := <-reasons; r != outcome.UpstreamTLSRejected {
 		t.Errorf("the trial settled as %s", r)
 	}
 	if f.Ready().Ready {
@@ -106,8 +85,8 @@ func TestTrialSeesTheLateRefusal(t *testing.T) {
 }
 
 func TestUntrustedServerIsOurRefusal(t *testing.T) {
-	cert, _ := selfSigned(t)
-	_, otherRoots := selfSigned(t)
+	cert, _ := l4test.SelfSigned(t)
+	_, otherRoots := l4test.SelfSigned(t)
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})
 	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost", RootCAs: otherRoots}))
 	f.wantRefused()
@@ -118,16 +97,16 @@ func TestUntrustedServerIsOurRefusal(t *testing.T) {
 
 func TestServerWithoutTLSIsExplained(t *testing.T) {
 	mysql := []byte{0x4a, 0, 0, 0, 0x0a, '5', '.', '5'}
-	addr := backend(t, func(c *net.TCPConn) { c.Write(mysql); io.Copy(io.Discard, c) })
+	addr := l4test.Backend(t, func(c *net.TCPConn) { c.Write(mysql); io.Copy(io.Discard, c) })
 	f := serve(t, Options{}, tlsUpstream(addr, &tls.Config{ServerName: "localhost"}))
 	f.wantRefused()
-	if r := f.record(); r.Reason != outcome.UpstreamTLS || !strings.Contains(r.Cause, "starttls: mysql") {
+	if r := f.record(); r.Reason != outcome.UpstreamTLS || !strings.Contains(r.Hint, "starttls: mysql") {
 		t.Errorf("record: %+v; want the starttls value that fits", r)
 	}
 }
 
 func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
-	cfg := oneUpstream(backend(t, echo))
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
 	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return nil, errors.New("the certificate expired just now") }
 	f := serve(t, Options{}, cfg)
 	f.wantRefused()
@@ -139,14 +118,14 @@ func TestIdentityThatGoesAwayDuringTheDial(t *testing.T) {
 // After the certificate or the roots are fixed, no session waits for the breaker or a
 // probe. With a new TLS configuration, an address where TLS failed is tried.
 func TestFixedTLSIsTriedAtOnce(t *testing.T) {
-	cert, pool := selfSigned(t)
+	cert, pool := l4test.SelfSigned(t)
 	addr := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}})
 	var current atomic.Pointer[tls.Config]
 	current.Store(&tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()})
 	cfg := oneUpstream(addr)
 	cfg.Upstreams[0].TLS = func(string, string) (*tls.Config, error) { return current.Load(), nil }
 	cfg.Upstreams[0].Breaker = policy.BreakerConfig{Failures: 1, Open: time.Hour, MaxOpen: time.Hour}
-	cfg.Upstreams[0].Health = HealthConfig{Interval: time.Hour, Fall: 1, Rise: 9}
+	cfg.Upstreams[0].Health = upstream.HealthConfig{Interval: time.Hour, Fall: 1, Rise: 9}
 	f := serve(t, Options{}, cfg)
 	for _, want := range []outcome.Reason{outcome.UpstreamTLS, outcome.BreakerOpen, outcome.BreakerOpen} {
 		f.wantRefused()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
@@ -15,7 +16,7 @@ import (
 // If a redirect also catches our own connections, the loop ends with the first one that
 // it catches, or soon afterwards.
 func TestARedirectOfOurOwnIsALoop(t *testing.T) {
-	inNamespace(t)
+	l4test.InNamespace(t)
 	dials := make(chan func()) // run by the test's goroutine, which alone is in the namespace
 	dial := func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		done := make(chan struct{})
@@ -30,7 +31,7 @@ func TestARedirectOfOurOwnIsALoop(t *testing.T) {
 	cfg := egress(policy.Rule{IPs: []netip.Prefix{netip.MustParsePrefix("10.213.7.1/32")}, Upstream: "out"})
 	cfg.Listeners[0].Request = RequestOriginal
 	f := serve(t, Options{Dial: dial}, cfg)
-	nft(t, fmt.Sprintf(`table inet ambassador {
+	l4test.Nft(t, fmt.Sprintf(`table inet ambassador {
 	chain out { type nat hook output priority -100; ip daddr 10.213.7.1 tcp dport 443 redirect to :%d; }
 	}`, netip.MustParseAddrPort(f.Listening()[0].Addr).Port()))
 	c, err := net.Dial("tcp", "10.213.7.1:443")
@@ -40,7 +41,7 @@ func TestARedirectOfOurOwnIsALoop(t *testing.T) {
 	defer c.Close()
 	const most = 200 // without loop detection, the process would use up its descriptors
 	made, loops, client := 0, 0, ""
-	for deadline := time.After(bound); loops == 0 || client == ""; {
+	for deadline := time.After(l4test.Bound); loops == 0 || client == ""; {
 		select {
 		case do := <-dials:
 			do()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"ambassador/l4/limits"
 	"ambassador/l4/outcome"
 	"ambassador/l4/task"
 )
@@ -28,11 +29,11 @@ type parkedSessions struct {
 var errSilent = errors.New("the client sent nothing before timeouts.handshake")
 
 // park lets a session wait without a goroutine for the first byte of a client that has
-// to speak. After true, the caller must not use the session: wake runs it, or stop or
+// to speak. After true, the caller must not use the session: resumeParked runs it, or stop or
 // the handshake deadline ends it. After false, the caller must run it now.
 func (s *session) park() bool {
 	cfg := &s.route.cfg
-	if !cfg.speaksFirst() && !cfg.SNI || cfg.proxied() && !s.fromProxy() { // others are refused at once
+	if !cfg.speaksFirst() && !cfg.SNI && !cfg.proxied() || cfg.proxied() && !s.fromProxy() { // others are refused at once
 		return false
 	}
 	socket, ok := s.downstream.conn.(awaiter)
@@ -64,9 +65,9 @@ func (s *session) unlist() {
 	}
 }
 
-// wake resumes a session whose client has sent something or has closed. The loop calls
+// resumeParked resumes a session whose client has sent something or has closed. The loop calls
 // it.
-func (s *session) wake() {
+func (s *session) resumeParked() {
 	if t, ok := s.unpark(); ok {
 		s.resume(t)
 	}
@@ -99,7 +100,7 @@ func (s *session) await(socket awaiter, t *task.Task) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// After its handshake deadline the session may already be off the list.
-	if s.stopped != nil || s.server.ctx.Err() != nil || !time.Now().Before(s.handshakeDeadline()) || !socket.Await(s.wake) {
+	if s.stopped != nil || s.server.ctx.Err() != nil || !time.Now().Before(s.handshakeDeadline()) || !socket.Await(s.resumeParked) {
 		return false
 	}
 	if s.place == nil {
@@ -151,7 +152,7 @@ func (c *suspendingConn) count(n int) {
 	before := max(c.took, freeRead)
 	c.took += n
 	if c.took > before {
-		c.session.hold(int64(c.took-before) * readCost)
+		c.session.hold(int64(c.took-before) * limits.ReadCost)
 	}
 }
 
@@ -197,7 +198,7 @@ func (p *parkedSessions) expire() {
 			s.resume(t)
 		case s.route.cfg.speaksFirst():
 			s.close(&outcome.Error{Stage: outcome.StageGreet, Reason: outcome.HandshakeTimeout, Err: errSilent})
-		default: // continue without a ClientHello for the rules
+		default: // continue without a PROXY header, or without a ClientHello for the rules
 			s.resume(nil)
 		}
 	}
@@ -216,4 +217,4 @@ func (p *parkedSessions) due(now time.Time) (out []*session) {
 }
 
 // handshakeDeadline is when the client must have finished its part of the handshake.
-func (s *session) handshakeDeadline() time.Time { return s.rec.Start.Add(s.route.handshake()) }
+func (s *session) handshakeDeadline() time.Time { return s.rec.Start().Add(s.route.handshake()) }

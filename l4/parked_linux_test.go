@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
 )
 
@@ -63,7 +64,7 @@ func TestCrowdOfSilentClients(t *testing.T) {
 		}
 	}
 	f.until("the last to be gone", func() bool { return f.active() == 0 })
-	f.recent = recent{} // recent keeps the last 4096 records, of any client
+	f.recent = outcome.Recent{} // it keeps the last 4096 records, of any client
 	after := memoryInUse()
 	t.Logf("%d silent clients: %d KiB, and %d KiB afterwards", many, (during-before)>>10, (after-before)>>10)
 	if after-before > 4<<20 {
@@ -107,8 +108,8 @@ func processorTime() time.Duration {
 
 // The cost of a session on a TLS listener, from connect to close.
 func BenchmarkTerminatedSession(b *testing.B) {
-	cert, _ := selfSigned(b)
-	cfg := oneUpstream(backend(b, echo))
+	cert, _ := l4test.SelfSigned(b)
+	cfg := oneUpstream(l4test.Backend(b, l4test.Echo))
 	server := &tls.Config{Certificates: []tls.Certificate{cert}}
 	server.SetSessionTicketKeys([][32]byte{{1}})
 	cfg.Listeners[0].TLS = &ServerTLS{Terminate: func(*tls.ClientHelloInfo) (Termination, error) { return Termination{Config: server}, nil }}

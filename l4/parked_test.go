@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
 )
 
@@ -45,7 +46,7 @@ func parks(t *testing.T) {
 // like all other clients.
 func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	parks(t)
-	cfg, cert, _ := tlsListener(t, backend(t, echo))
+	cfg, cert, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
 	f := serve(t, Options{}, cfg)
 	client := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}
@@ -76,10 +77,10 @@ func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 	wantEnd("who leaves", outcome.Probe)
 	resets.SetLinger(0)
 	resets.Close()
-	wantEnd("who resets", outcome.DownstreamReset)
+	wantEnd("who resets", outcome.Probe)
 	for _, s := range f.live() {
 		if s.snapshot().Client == killed.LocalAddr().String() {
-			s.stop(errKilled)
+			s.stop(errKilled(""))
 		}
 	}
 	wantEnd("who is killed", outcome.Killed)
@@ -96,7 +97,7 @@ func TestSilentClientsHoldNoGoroutine(t *testing.T) {
 // A session whose client sends nothing ends at its handshake deadline and leaves
 // nothing behind.
 func TestSilentClientsAreDropped(t *testing.T) {
-	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	const patience = 300 * time.Millisecond
 	cfg.Listeners[0].Timeouts.Handshake = patience
 	f := serve(t, Options{}, cfg)
@@ -118,7 +119,7 @@ func TestSilentClientsAreDropped(t *testing.T) {
 
 // A client's first bytes do not extend its handshake deadline.
 func TestPatienceIsForTheWholeGreeting(t *testing.T) {
-	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	const patience = 400 * time.Millisecond
 	cfg.Listeners[0].Timeouts.Handshake = patience
 	f := serve(t, Options{}, cfg)
@@ -133,7 +134,7 @@ func TestPatienceIsForTheWholeGreeting(t *testing.T) {
 
 // Silent clients count for the limits, and release their slot.
 func TestSilentClientsCount(t *testing.T) {
-	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.MaxSessions = 2
 	f := serve(t, Options{}, cfg)
 	first := f.client(0)
@@ -154,7 +155,7 @@ func TestSilentClientsCount(t *testing.T) {
 // A drain does not wait for clients that send nothing.
 func TestDrainEndsSilentClients(t *testing.T) {
 	parks(t)
-	cfg, _, _ := tlsListener(t, backend(t, echo))
+	cfg, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
 	f := serve(t, Options{}, cfg)
 	c := f.client(0)

@@ -12,7 +12,9 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
@@ -38,13 +40,13 @@ func toLocalhost(t *testing.T, at string) string {
 // not count.
 func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 	parks(t)
-	one := backend(t, echo)
-	two := backend(t, func(c *net.TCPConn) { io.WriteString(c, "two\n"); io.Copy(io.Discard, c) })
+	one := l4test.Backend(t, l4test.Echo)
+	two := l4test.Backend(t, func(c *net.TCPConn) { io.WriteString(c, "two\n"); io.Copy(io.Discard, c) })
 	here := policy.Rule{Name: "here", Hosts: []string{"localhost"}, Upstream: "out"}
 	cfg := egress(here)
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
 	cfg.Listeners[0].Greeting = "SOCKS5"
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "fixed", Endpoints: endpointsOf(two)})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "fixed", Endpoints: endpointsAt(two)})
 	for _, tt := range []struct {
 		name   string
 		change func(*ListenerConfig)
@@ -60,14 +62,14 @@ func TestAReloadCountsForClientsThatAreWaitedFor(t *testing.T) {
 		{"another upstream", func(c *ListenerConfig) { c.Rules, c.Upstream = nil, "fixed" }, 0, outcome.Closed, "", ""},
 		{"another greeting", func(c *ListenerConfig) { c.Greeting = "SOCKS5 in TLS" }, 2, outcome.NoRoute, "", "a reload has changed listener in since the client connected"},
 		{"users", func(c *ListenerConfig) { c.Users = userNamed(t, "a") }, 2, outcome.NoRoute, "", "a reload has changed listener in"},
-		{"another address", func(c *ListenerConfig) { c.Address = "127.0.0.2:0" }, 2, outcome.NoRoute, "", "a reload has removed listener in"},
+		{"another address", func(c *ListenerConfig) { c.Addresses = []string{"127.0.0.2:0"} }, 2, outcome.NoRoute, "", "a reload has removed listener in"},
 		{"another name", func(c *ListenerConfig) { c.Name = "renamed" }, 2, outcome.NoRoute, "", "a reload has removed listener in"}, // its port is chosen by the system
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := serve(t, Options{}, cfg)
 			silent, begun := f.client(0), f.client(0)
-			silent.SetDeadline(time.Now().Add(bound))
-			begun.SetDeadline(time.Now().Add(bound))
+			silent.SetDeadline(time.Now().Add(l4test.Bound))
+			begun.SetDeadline(time.Now().Add(l4test.Bound))
 			text := toLocalhost(t, one)
 			begun.Write([]byte(text[:5]))
 			f.until("both to be parked", func() bool { return f.parked() == 2 && f.suspended() == 1 })
@@ -120,7 +122,7 @@ func userNamed(t *testing.T, name string) *htpasswd.Users {
 // invalidates a login before it.
 func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 	parks(t)
-	at := backend(t, echo)
+	at := l4test.Backend(t, l4test.Echo)
 	cfg := egress(policy.Rule{Hosts: []string{"localhost"}, Upstream: "out"})
 	cfg.Listeners[0].Timeouts.Handshake = time.Hour
 	cfg.Listeners[0].Users = userNamed(t, "old")
@@ -137,7 +139,7 @@ func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 	var clients []*net.TCPConn
 	for range 3 {
 		c := f.client(0)
-		c.SetDeadline(time.Now().Add(bound))
+		c.SetDeadline(time.Now().Add(l4test.Bound))
 		c.Write([]byte("\x05\x01\x02"))
 		hear(c, "\x05\x02")
 		clients = append(clients, c)
@@ -172,7 +174,7 @@ func TestAReloadOfUsersCountsForClientsThatAreWaitedFor(t *testing.T) {
 
 // A reload during a lookup for the old rules is not missed.
 func TestAReloadDuringALookup(t *testing.T) {
-	z := &zone{hosts: map[string][]string{"db.test": {"127.0.0.1"}}}
+	z := &l4test.Zone{Hosts: map[string][]string{"db.test": {"127.0.0.1"}}}
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +190,7 @@ func TestAReloadDuringALookup(t *testing.T) {
 			}
 			asked <- true
 			<-answer
-			if reply, err := z.answer(buf[:n]); err == nil {
+			if reply, err := z.Answer(buf[:n]); err == nil {
 				conn.WriteTo(reply, from)
 			}
 		}
@@ -198,11 +200,11 @@ func TestAReloadDuringALookup(t *testing.T) {
 	cfg.Listeners[0].DNSServers = []string{conn.LocalAddr().String()}
 	f := serve(t, Options{}, cfg)
 	c := f.client(0)
-	c.SetDeadline(time.Now().Add(bound))
+	c.SetDeadline(time.Now().Add(l4test.Bound))
 	c.Write([]byte("\x05\x01\x00" + "\x05\x01\x00\x03\x07db.test\x00\x01"))
 	select {
 	case <-asked:
-	case <-time.After(bound):
+	case <-time.After(l4test.Bound):
 		t.Fatal("nobody asks for the name")
 	}
 	f.change(cfg, func(c *ListenerConfig) {

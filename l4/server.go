@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -15,9 +16,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/carry"
+	"ambassador/l4/descriptors"
+	"ambassador/l4/limits"
+	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/l4/task"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
@@ -30,44 +36,55 @@ type Options struct {
 	// Inherited are the sockets passed by systemd, by name. The server does not close
 	// them.
 	Inherited map[string][]*os.File
+	// Carried is the state of the program before this one in the same process: the first
+	// Apply takes its sockets and sessions over. If nil, there is none. Adopting is called
+	// by that Apply once it can no longer fail, and before it changes anything.
+	Carried  *carry.Server
+	Adopting func()
 	// Guarded returns further addresses that no client may be connected to, besides
 	// those of the listeners: the addresses of the admin API. If nil, there are none.
 	Guarded func() []netip.AddrPort
 	// Dial replaces the dialling of real sockets in tests. If nil, real sockets are
 	// dialled.
-	Dial DialFunc
+	Dial netconn.DialFunc
 }
 
 // Server accepts connections, makes a session of each, and keeps track of all sessions.
 type Server struct {
 	// Static after construction.
 	opts    Options
-	deps    upstreamDeps
+	deps    upstream.Deps
 	log     *slog.Logger
 	ctx     context.Context // parent of all work; cancelled when Shutdown ends
 	cancel  context.CancelFunc
 	engine  *relay.Engine
 	prefix  string // of session IDs
 	tasks   task.Pool
-	turns   *turns // see handshakeConn
-	lookups *turns // bounds lookups of names that clients ask for
+	turns   *limits.Turns // of TLS handshakes with clients
+	inbound clientTLS     // has locks of its own
+	lookups *limits.Turns // bounds lookups of names that clients ask for
 	memory  memory
-	recent  recent
-	seq     atomic.Uint64  // of the last session
+	recent  outcome.Recent
+	seq     atomic.Uint64 // of the last session
+	ending  atomic.Int64  // sessions that have left sessions, and whose record is not counted yet
+	tracing atomic.Pointer[Tracing]
 	loops   sync.WaitGroup // accept loops and upstreams
 
-	applying sync.Mutex // held by Apply, and while listeners are being closed
+	applying sync.Mutex // held by Apply, by Freeze until thaw, and while listeners are being closed
+	carried  *carried   // guarded by applying; nil: there is nothing to take over
+
+	takenOver Carriable // static after the first Apply
 
 	mu        sync.Mutex
 	cfg       Config                  // guarded by mu
-	listeners []*listener             // guarded by mu; in the configuration's order
-	upstreams []*Upstream             // guarded by mu; in the configuration's order
+	listeners []*listener             // guarded by mu; all sockets, in the configuration's order
+	upstreams []*upstream.Upstream    // guarded by mu; in the configuration's order
 	sessions  map[uint64]*session     // guarded by mu
 	traffic   map[trafficKey]*traffic // guarded by mu
 	limit     int                     // guarded by mu
 	slots     int                     // guarded by mu; number of sessions that count for limit
 	draining  bool                    // guarded by mu
-	refuseAt  time.Time               // guarded by mu; when a drain stops accepting; zero: no drain has begun
+	stopAt    time.Time               // guarded by mu; when a drain stops accepting; zero: no drain has begun
 	quiet     chan struct{}           // guarded by mu; closed and set to nil when the last session ends
 }
 
@@ -87,18 +104,22 @@ func New(ctx context.Context, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	engine := relay.New()
-	deps := upstreamDeps{log: o.Log, observer: o.Observer, dials: &ownDials{}, rhythm: newRhythm()}
+	deps := upstream.Deps{Log: o.Log, Observer: o.Observer.Upstream, Guard: task.Guard{Log: o.Log, Count: o.Observer.Panicked}, Dials: &netconn.OwnDials{}, Pacing: task.NewPacing()}
 	if given := o.Dial; given == nil {
-		deps.dial = dialer(engine, 0)
-		deps.marked = func(mark int) DialFunc { return dialer(engine, mark) }
+		deps.Dial = netconn.Dialer(engine, 0)
+		deps.Marked = func(mark int) netconn.DialFunc { return netconn.Dialer(engine, mark) }
 	} else {
-		deps.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		deps.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			task.Leave(ctx)
 			return given(ctx, network, address)
 		}
 	}
-	s := &Server{opts: o, deps: deps, log: o.Log, engine: engine, turns: newTurns(runtime.GOMAXPROCS(0)), lookups: newTurns(maxLookups(DescriptorLimit())), prefix: rand.Text()[:4] + "-",
+	s := &Server{opts: o, deps: deps, log: o.Log, engine: engine, turns: limits.NewTurns(runtime.GOMAXPROCS(0)), lookups: limits.NewTurns(descriptors.Lookups(descriptors.Limit())), prefix: rand.Text()[:4] + "-",
 		sessions: map[uint64]*session{}, traffic: map[trafficKey]*traffic{}}
+	if o.Carried != nil {
+		s.carried = &carried{Server: o.Carried, begin: o.Adopting}
+	}
+	s.deps.Kill, s.deps.HasRoom = s.killSessionsOf, s.hasRoom
 	s.memory.waiting, s.memory.Over, engine.Budget = map[*session]bool{}, s.relieve, &s.memory.Budget
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, s.end)
@@ -127,16 +148,16 @@ func (s *Server) Apply(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	listeners, bound, err := s.bind(cfg)
+	sockets, bound, err := s.bind(&cfg)
 	if err != nil {
 		return err
 	}
 	s.warnOfDescriptors(&cfg)
-	old := s.publish(cfg, listeners, upstreams)
+	listeners := slices.Concat(sockets...)
+	old := s.publish(cfg, sockets, upstreams)
+	s.takeOver()
 	for _, u := range fresh {
-		ctx, cancel := context.WithCancel(s.ctx)
-		u.retire, u.kill = cancel, s.killSessionsOf
-		s.loops.Go(func() { u.run(ctx) })
+		s.loops.Go(u.Start(s.ctx))
 	}
 	for _, l := range bound {
 		s.loops.Go(l.acceptLoop)
@@ -149,105 +170,91 @@ func (s *Server) Apply(cfg Config) error {
 	}
 	for _, u := range old.upstreams {
 		if !slices.Contains(upstreams, u) {
-			u.retire()
-			u.forgetSites()
+			u.Retire()
 		}
 	}
 	return nil
 }
 
 // makeUpstreams keeps the unchanged upstreams and makes the others.
-func (s *Server) makeUpstreams(cfg Config) (all, fresh []*Upstream, err error) {
+func (s *Server) makeUpstreams(cfg Config) (all, fresh []*upstream.Upstream, err error) {
 	for _, c := range cfg.Upstreams {
-		i := slices.IndexFunc(s.upstreams, func(u *Upstream) bool { return u.cfg.Name == c.Name && u.cfg.Key == c.Key })
+		i := slices.IndexFunc(s.upstreams, func(u *upstream.Upstream) bool { return u.Config().Name == c.Name && u.Config().Key == c.Key })
 		if i >= 0 {
 			all = append(all, s.upstreams[i])
 			continue
 		}
-		u, err := newUpstream(c, s.deps)
+		u, err := upstream.New(c, s.deps)
 		if err != nil {
 			return nil, nil, err
 		}
-		u.inherit(s.upstreams)
-		if c.Preconnect.Connections > 0 {
-			u.spares = newSpares(u, s.hasRoom)
+		u.Inherit(s.upstreams)
+		if m := s.carried.upstream(c.Name); m != nil {
+			u.Recall(m)
 		}
 		all, fresh = append(all, u), append(fresh, u)
 	}
 	return all, fresh, nil
 }
 
-// bind gives each configured listener its socket: the existing one or a new one.
-func (s *Server) bind(cfg Config) (all, fresh []*listener, err error) {
-	var undo []func()
-	for _, c := range cfg.Listeners {
-		if _, err := askedIn(c); err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, c := range cfg.Listeners {
-		key := listenKey(c)
-		i := slices.IndexFunc(s.listeners, func(l *listener) bool { return l.key == key })
-		if i >= 0 {
-			var back func()
-			if back, err = s.listeners[i].reguard(c); err == nil {
-				undo = append(undo, back)
-				err = checkPlaintext(s.listeners[i].Addr(), c)
-			}
-			all = append(all, s.listeners[i])
-		} else if l, bindErr := s.listen(s.ctx, c); bindErr != nil {
-			err = bindErr
-		} else {
-			all, fresh = append(all, l), append(fresh, l)
-		}
-		if err != nil {
-			for _, l := range fresh {
-				l.close()
-			}
-			for _, f := range undo {
-				f()
-			}
-			return nil, nil, err
-		}
-	}
-	return all, fresh, nil
-}
-
 type generation struct {
 	listeners []*listener
-	upstreams []*Upstream
+	upstreams []*upstream.Upstream
 }
 
 // publish makes cfg the configuration of new sessions.
-func (s *Server) publish(cfg Config, listeners []*listener, upstreams []*Upstream) (old generation) {
+func (s *Server) publish(cfg Config, sockets [][]*listener, upstreams []*upstream.Upstream) (old generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old = generation{s.listeners, s.upstreams}
-	s.cfg, s.listeners, s.upstreams = cfg, listeners, upstreams
-	s.memory.SetLimit(orDefault(cfg.MaxMemory, DefaultMemory))
-	s.limit = cfg.maxSessions(DescriptorLimit())
+	s.cfg, s.listeners, s.upstreams = cfg, slices.Concat(sockets...), upstreams
+	s.memory.SetLimit(cmp.Or(cfg.MaxMemory, DefaultMemory))
+	s.limit = cfg.maxSessions(descriptors.Limit())
+	s.tracing.Store(&cfg.Tracing)
 	redirected := func(c ListenerConfig) bool { return c.Request == RequestOriginal }
-	s.deps.dials.wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
+	s.deps.Dials.Wanted.Store(slices.ContainsFunc(cfg.Listeners, redirected))
+	used := map[*limits.Limiter]bool{}
 	for i, c := range cfg.Listeners {
-		asked, _ := askedIn(c) // bind has checked the error
-		r := &route{cfg: c, listener: listeners[i], choices: map[string]choice{}, limiter: &listeners[i].limiter, asked: asked, resolver: newResolver(c.DNSServers, s.panics())}
-		r.established = &route{limiter: r.limiter}
-		for _, name := range c.upstreams() {
-			u := upstreams[slices.IndexFunc(upstreams, func(u *Upstream) bool { return u.cfg.Name == name })]
-			r.choices[name] = choice{u, s.trafficOf(c.Name, name)}
+		limiter := limiterOf(sockets[i], used)
+		for _, l := range sockets[i] {
+			l.limiter = limiter
+			l.route.Store(s.newRoute(c, l, upstreams))
 		}
-		r.traffic, r.rules = s.trafficOf(c.Name, c.Upstream), c.Rules
-		if u := r.choices[c.Upstream].upstream; u != nil && u.visited != nil {
-			r.rules = policy.NewRules([]policy.Rule{{Upstream: c.Upstream}}) // special addresses stay closed unless a rule opens them
-		}
-		listeners[i].route.Store(r)
 	}
 	return old
 }
 
+// limiterOf returns the limiter of a listener: that of a socket which it keeps, unless
+// another listener uses it, or a new one.
+func limiterOf(sockets []*listener, used map[*limits.Limiter]bool) *limits.Limiter {
+	for _, l := range sockets {
+		if l.limiter != nil && !used[l.limiter] {
+			used[l.limiter] = true
+			return l.limiter
+		}
+	}
+	return &limits.Limiter{}
+}
+
+// newRoute makes the route of a socket of the listener c. mu is held.
+func (s *Server) newRoute(c ListenerConfig, l *listener, upstreams []*upstream.Upstream) *route {
+	asked, _ := askedIn(c) // bind has checked the error
+	r := &route{cfg: c, listener: l, choices: map[string]choice{}, limiter: l.limiter, asked: asked, resolver: upstream.NewResolver(c.DNSServers, s.guard())}
+	r.established = &route{limiter: r.limiter}
+	for _, name := range c.upstreams() {
+		u := upstreams[slices.IndexFunc(upstreams, func(u *upstream.Upstream) bool { return u.Config().Name == name })]
+		r.choices[name] = choice{u, s.trafficOf(c.Name, name)}
+	}
+	r.traffic, r.rules = s.trafficOf(c.Name, c.Upstream), c.Rules
+	if u := r.choices[c.Upstream].upstream; u != nil && u.Config().Dynamic {
+		r.rules = policy.NewRules([]policy.Rule{{Upstream: c.Upstream}}) // special addresses stay closed unless a rule opens them
+	}
+	return r
+}
+
 // trafficOf returns the counters of a listener and an upstream. mu is held.
-func (s *Server) trafficOf(listener, upstream string) *traffic {
-	key := trafficKey{listener, upstream}
+func (s *Server) trafficOf(listener, to string) *traffic {
+	key := trafficKey{listener, to}
 	if s.traffic[key] == nil {
 		s.traffic[key] = &traffic{}
 	}
@@ -267,7 +274,7 @@ func (s *Server) countAt(sess *session, t *traffic) {
 func (s *Server) begin(l *listener, conn net.Conn) {
 	route := l.route.Load()
 	sess := &session{server: s, route: route, seq: s.seq.Add(1), downstream: &downstream{conn: conn}, traffic: route.traffic}
-	sess.rec = outcome.Record{Start: time.Now(), Listener: route.cfg.Name, Client: clientName(conn, l), Stage: outcome.StageAccept}
+	sess.rec = outcome.NewAccount(outcome.Record{Start: time.Now(), Listener: route.cfg.Name, Client: clientName(conn, l), Stage: outcome.StageAccept})
 	s.mu.Lock()
 	s.sessions[sess.seq] = sess
 	route.traffic.active++
@@ -304,6 +311,8 @@ func (s *Server) forget(sess *session, rec *outcome.Record) {
 		s.mu.Unlock()
 		return
 	}
+	s.ending.Add(1)
+	defer s.ending.Add(-1)
 	delete(s.sessions, sess.seq)
 	if sess.slot {
 		s.slots--
@@ -317,7 +326,7 @@ func (s *Server) forget(sess *session, rec *outcome.Record) {
 		s.quiet = nil
 	}
 	s.mu.Unlock()
-	s.recent.add(rec)
+	s.recent.Add(rec)
 	if f := s.opts.Observer.Ended; f != nil {
 		f(rec)
 	}
@@ -335,9 +344,7 @@ func (s *Server) hasRoom() bool {
 	defer s.mu.Unlock()
 	n := s.slots
 	for _, u := range s.upstreams {
-		if u.spares != nil {
-			n += u.spares.count()
-		}
+		n += u.Preconnected()
 	}
 	return n < s.limit
 }

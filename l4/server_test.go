@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,12 +16,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ambassador/l4/l4test"
+	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
+	"ambassador/l4/upstream"
+	"ambassador/l4/watch"
 )
-
-// bound is how long a test waits for an event that should happen at once.
-const bound = 10 * time.Second
 
 // fixture is a server with one listener, "in", and one upstream, "up".
 type fixture struct {
@@ -48,10 +50,18 @@ func serve(t *testing.T, o Options, cfg Config) *fixture {
 	return f
 }
 
+// endpointsAt configures an endpoint for each address.
+func endpointsAt(addresses ...string) (out []upstream.EndpointConfig) {
+	for _, a := range addresses {
+		out = append(out, upstream.EndpointConfig{Address: a})
+	}
+	return out
+}
+
 func oneUpstream(endpoints ...string) Config {
 	return Config{
-		Listeners: []ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Upstream: "up"}},
-		Upstreams: []UpstreamConfig{{Name: "up", Endpoints: endpointsOf(endpoints...)}},
+		Listeners: []ListenerConfig{{Name: "in", Addresses: []string{"127.0.0.1:0"}, Upstream: "up"}},
+		Upstreams: []upstream.Config{{Name: "up", Endpoints: endpointsAt(endpoints...)}},
 	}
 }
 
@@ -61,7 +71,7 @@ func (f *fixture) record() *outcome.Record {
 	select {
 	case r := <-f.records:
 		return r
-	case <-time.After(bound):
+	case <-time.After(l4test.Bound):
 		f.t.Fatal("no record")
 		return nil
 	}
@@ -75,31 +85,9 @@ func (f *fixture) client(i int) *net.TCPConn {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(bound))
+	c.SetDeadline(time.Now().Add(l4test.Bound))
 	return c.(*net.TCPConn)
 }
-
-// backend is a TCP server that handles each connection with serve.
-func backend(t testing.TB, serve func(*net.TCPConn)) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() { // ends with the listener
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); serve(c.(*net.TCPConn)) }() // ends with its client
-		}
-	}()
-	return ln.Addr().String()
-}
-
-func echo(c *net.TCPConn) { io.Copy(c, c) }
 
 // ping sends a line and reads it back.
 func ping(t *testing.T, c net.Conn) {
@@ -110,23 +98,12 @@ func ping(t *testing.T, c net.Conn) {
 	}
 }
 
-// refusedAddress is an address on which no process listens.
-func refusedAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // until polls ok, for a condition that nothing signals.
 func (f *fixture) until(what string, ok func() bool) {
 	f.t.Helper()
-	for end := time.Now().Add(bound); !ok(); runtime.Gosched() {
+	for end := time.Now().Add(l4test.Bound); !ok(); runtime.Gosched() {
 		if time.Now().After(end) {
-			f.t.Fatalf("no %s: %+v", what, f.Sessions())
+			f.t.Fatalf("no %s: %+v", what, f.Sessions(math.MaxInt))
 		}
 	}
 }
@@ -145,7 +122,7 @@ func (f *fixture) wantRefused(text ...string) {
 	c, err := net.Dial("tcp", f.Listening()[0].Addr)
 	if err == nil {
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(bound))
+		c.SetDeadline(time.Now().Add(l4test.Bound))
 		_, wrote := io.WriteString(c, strings.Join(text, "")) // clears the error of a reset that arrived before
 		_, err = io.Copy(io.Discard, c)
 		err = errors.Join(wrote, err)
@@ -156,12 +133,12 @@ func (f *fixture) wantRefused(text ...string) {
 }
 
 func TestSessionRoundTripAndRecord(t *testing.T) {
-	addr := backend(t, echo)
+	addr := l4test.Backend(t, l4test.Echo)
 	f := serve(t, Options{}, oneUpstream(addr))
 	c := f.client(0)
 	ping(t, c)
 	f.until("a live session with its bytes", func() bool {
-		live := f.Sessions() // the relay counts shortly after it has written
+		live := f.Sessions(math.MaxInt) // the relay counts shortly after it has written
 		return len(live) == 1 && live[0].Stage == outcome.StageRelay && live[0].BytesUp == 5 && live[0].BytesDown == 5
 	})
 	c.CloseWrite()
@@ -174,7 +151,7 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 		r.Client != c.LocalAddr().String() || r.Establish <= 0 || r.Duration < r.Establish || r.Cause != "" {
 		t.Errorf("record: %+v", r)
 	}
-	if got := f.Recent(); len(got) != 1 || got[0].ID != r.ID {
+	if got := f.Recent(math.MaxInt); len(got) != 1 || got[0].ID != r.ID {
 		t.Errorf("recent: %+v", got)
 	}
 	if tr := f.Traffic(); len(tr) != 1 || tr[0].Up != 5 || tr[0].Down != 5 || tr[0].Active != 0 {
@@ -185,7 +162,7 @@ func TestSessionRoundTripAndRecord(t *testing.T) {
 // The bytes of a session are counted once while it ends: a counter that counted them
 // twice would have to decrease again.
 func TestTrafficCountsAnEndingSessionOnce(t *testing.T) {
-	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
+	f := serve(t, Options{}, oneUpstream(l4test.Backend(t, l4test.Echo)))
 	ping(t, f.client(0))
 	sess := f.live()[0]
 	sess.account(relay.Result{Up: 5, Down: 5}) // as Done does, before close
@@ -195,7 +172,7 @@ func TestTrafficCountsAnEndingSessionOnce(t *testing.T) {
 }
 
 func TestSessionThatOnlyKnocksIsAProbe(t *testing.T) {
-	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
+	f := serve(t, Options{}, oneUpstream(l4test.Backend(t, l4test.Echo)))
 	f.client(0).Close()
 	if r := f.record(); r.Reason != outcome.Probe || r.FirstClose != "downstream" {
 		t.Errorf("record: %+v", r)
@@ -203,7 +180,7 @@ func TestSessionThatOnlyKnocksIsAProbe(t *testing.T) {
 }
 
 func TestRefusedUpstreamIsAReset(t *testing.T) {
-	cfg := oneUpstream(refusedAddress(t))
+	cfg := oneUpstream(l4test.RefusedAddress(t))
 	cfg.Upstreams[0].Connect.Attempts = 1
 	f := serve(t, Options{}, cfg)
 	f.wantRefused()
@@ -223,7 +200,7 @@ func TestMissingUnixUpstreamIsUnreachable(t *testing.T) {
 }
 
 func TestUpstreamEarlyClose(t *testing.T) {
-	f := serve(t, Options{}, oneUpstream(backend(t, func(*net.TCPConn) {})))
+	f := serve(t, Options{}, oneUpstream(l4test.Backend(t, func(*net.TCPConn) {})))
 	c := f.client(0)
 	io.Copy(io.Discard, c)
 	c.Close()
@@ -233,7 +210,7 @@ func TestUpstreamEarlyClose(t *testing.T) {
 }
 
 func TestProcessLimitRefusesAndRecords(t *testing.T) {
-	cfg := oneUpstream(backend(t, echo))
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
 	cfg.MaxSessions = 1
 	f := serve(t, Options{}, cfg)
 	first := f.client(0)
@@ -284,7 +261,7 @@ func TestProcessLimitRefusesOnlyTheSurplus(t *testing.T) {
 }
 
 // dialsForever signals each dial on began. A dial ends only with its context.
-func dialsForever(began chan<- struct{}) DialFunc {
+func dialsForever(began chan<- struct{}) netconn.DialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		began <- struct{}{}
 		<-ctx.Done()
@@ -295,7 +272,7 @@ func dialsForever(began chan<- struct{}) DialFunc {
 func TestClientResetCancelsADialInFlight(t *testing.T) {
 	began := make(chan struct{}, 9)
 	cfg := oneUpstream("127.0.0.1:1")
-	cfg.Upstreams[0].Connect = ConnectConfig{Timeout: time.Hour, AttemptTimeout: time.Hour}
+	cfg.Upstreams[0].Connect = upstream.ConnectConfig{Timeout: time.Hour, AttemptTimeout: time.Hour}
 	f := serve(t, Options{Dial: dialsForever(began)}, cfg)
 	c := f.client(0)
 	io.WriteString(c, "early bytes stay unread")
@@ -309,17 +286,17 @@ func TestClientResetCancelsADialInFlight(t *testing.T) {
 
 // A client that has sent a FIN and waits for the answer does not count as lost.
 func TestClientFINDuringTheDialCancelsNothing(t *testing.T) {
-	addr := backend(t, echo)
+	addr := l4test.Backend(t, l4test.Echo)
 	release := make(chan struct{})
 	slow := func(ctx context.Context, network, address string) (net.Conn, error) {
 		<-release
-		return dialer(relay.New(), 0)(ctx, network, address)
+		return netconn.Dialer(relay.New(), 0)(ctx, network, address)
 	}
 	f := serve(t, Options{Dial: slow}, oneUpstream(addr))
 	c := f.client(0)
 	io.WriteString(c, "all")
 	c.CloseWrite()
-	time.AfterFunc(3*watchDelay, func() { close(release) }) // past the start of the watch
+	time.AfterFunc(3*watch.Delay, func() { close(release) }) // past the start of the watch
 	if got, err := io.ReadAll(c); string(got) != "all" || err != nil {
 		t.Errorf("answer %q, %v", got, err)
 	}
@@ -330,13 +307,13 @@ func TestClientFINDuringTheDialCancelsNothing(t *testing.T) {
 
 func TestKill(t *testing.T) {
 	began := make(chan struct{}, 9)
-	addr := backend(t, echo)
+	addr := l4test.Backend(t, l4test.Echo)
 	cfg := oneUpstream(addr)
-	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "hung", Address: "127.0.0.1:0", Upstream: "nowhere"})
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "nowhere", Endpoints: endpointsOf("127.0.0.1:1"), Connect: ConnectConfig{AttemptTimeout: time.Hour}})
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "hung", Addresses: []string{"127.0.0.1:0"}, Upstream: "nowhere"})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "nowhere", Endpoints: endpointsAt("127.0.0.1:1"), Connect: upstream.ConnectConfig{AttemptTimeout: time.Hour}})
 	f := serve(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address == addr {
-			return dialer(relay.New(), 0)(ctx, network, address)
+			return netconn.Dialer(relay.New(), 0)(ctx, network, address)
 		}
 		return dialsForever(began)(ctx, network, address)
 	}}, cfg)
@@ -344,27 +321,27 @@ func TestKill(t *testing.T) {
 	ping(t, relayed)
 	dialling := f.client(1)
 	<-began
-	for _, r := range f.Sessions() {
-		if !f.Kill(r.ID) {
+	for _, r := range f.Sessions(math.MaxInt) {
+		if !f.Kill(r.ID, "uid 7") {
 			t.Errorf("no session %s to kill", r.ID)
 		}
 	}
 	wantReset(t, relayed)
 	wantReset(t, dialling)
 	for range 2 {
-		if r := f.record(); r.Reason != outcome.Killed {
+		if r := f.record(); r.Reason != outcome.Killed || r.KilledBy != "uid 7" {
 			t.Errorf("record: %+v", r)
 		}
 	}
 	for _, id := range []string{"", "1", "zzzz-1", f.prefix + "1", f.prefix + "x"} {
-		if f.Kill(id) {
+		if f.Kill(id, "") {
 			t.Errorf("Kill(%q) found something", id)
 		}
 	}
 }
 
 func TestReloadKeepsSocketsAndSessions(t *testing.T) {
-	one, two := backend(t, echo), backend(t, func(c *net.TCPConn) { io.WriteString(c, "two\n"); io.Copy(io.Discard, c) })
+	one, two := l4test.Backend(t, l4test.Echo), l4test.Backend(t, func(c *net.TCPConn) { io.WriteString(c, "two\n"); io.Copy(io.Discard, c) })
 	cfg := oneUpstream(one)
 	cfg.Upstreams[0].Key = "one"
 	f := serve(t, Options{}, cfg)
@@ -387,12 +364,12 @@ func TestReloadKeepsSocketsAndSessions(t *testing.T) {
 }
 
 func TestApplyIsAllOrNothing(t *testing.T) {
-	taken := backend(t, echo)
+	taken := l4test.Backend(t, l4test.Echo)
 	f := serve(t, Options{}, oneUpstream(taken))
 	bad := oneUpstream(taken)
 	bad.Listeners = append(bad.Listeners,
-		ListenerConfig{Name: "fresh", Address: "127.0.0.1:0", Upstream: "up"},
-		ListenerConfig{Name: "second", Address: taken, Upstream: "up"})
+		ListenerConfig{Name: "fresh", Addresses: []string{"127.0.0.1:0"}, Upstream: "up"},
+		ListenerConfig{Name: "second", Addresses: []string{taken}, Upstream: "up"})
 	err := f.Apply(bad)
 	if err == nil || !strings.Contains(err.Error(), "listener second: listen "+taken) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("error %v; want it to name the listener, the address and the cause", err)
@@ -406,7 +383,7 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 func TestPlaintextOnAnOpenAddressIsRefused(t *testing.T) {
 	s := New(t.Context(), Options{})
 	cfg := oneUpstream("127.0.0.1:1")
-	cfg.Listeners[0].Address = "0.0.0.0:0"
+	cfg.Listeners[0].Addresses = []string{"0.0.0.0:0"}
 	if err := s.Apply(cfg); err == nil || !strings.Contains(err.Error(), "unsafe_plaintext_listen") {
 		t.Errorf("Apply = %v; want the key that allows it", err)
 	}
@@ -418,10 +395,10 @@ func TestPlaintextOnAnOpenAddressIsRefused(t *testing.T) {
 
 func TestUnixListener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "in.sock")
-	cfg := oneUpstream(backend(t, echo))
-	cfg.Listeners[0].Address = "unix:" + path
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners[0].Addresses = []string{"unix:" + path}
 	cfg.Listeners[0].Socket.Mode = 0o640
-	leaveStale(t, path)
+	l4test.LeaveStale(t, path)
 	f := serve(t, Options{}, cfg)
 	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("socket %v, %v; want mode 0640", info, err)
@@ -430,7 +407,7 @@ func TestUnixListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(bound))
+	c.SetDeadline(time.Now().Add(l4test.Bound))
 	ping(t, c)
 	c.Close()
 	if r := f.record(); r.Client != "unix:"+path || r.Reason != outcome.Closed {
@@ -446,25 +423,13 @@ func TestUnixListener(t *testing.T) {
 	}
 }
 
-// leaveStale leaves a unix socket on which no process listens, as a killed process
-// does.
-func leaveStale(t *testing.T, path string) {
-	t.Helper()
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.(*net.UnixListener).SetUnlinkOnClose(false)
-	ln.Close()
-}
-
 func TestUnixListenerLeavesOtherFilesAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "precious")
 	if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := oneUpstream("127.0.0.1:1")
-	cfg.Listeners[0].Address = "unix:" + path
+	cfg.Listeners[0].Addresses = []string{"unix:" + path}
 	if err := New(t.Context(), Options{}).Apply(cfg); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("Apply = %v", err)
 	}
@@ -474,11 +439,11 @@ func TestUnixListenerLeavesOtherFilesAlone(t *testing.T) {
 }
 
 func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
-	cfg := oneUpstream(refusedAddress(t))
+	cfg := oneUpstream(l4test.RefusedAddress(t))
 	cfg.Upstreams[0].Required = true
 	cfg.Upstreams[0].Connect.Attempts = 1
 	tried := make(chan outcome.Reason, 100)
-	f := serve(t, Options{Observer: Observer{Attempt: func(_ string, r outcome.Reason) { tried <- r }}}, cfg)
+	f := serve(t, Options{Observer: Observer{Upstream: upstream.Observer{Attempt: func(_ string, r outcome.Reason) { tried <- r }}}}, cfg)
 	if r := <-tried; r != outcome.Refused {
 		t.Fatalf("first trial: %s", r)
 	}
@@ -486,7 +451,7 @@ func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
 	if r.Ready || len(r.Waiting) != 1 || !strings.Contains(r.Waiting[0], "upstream up: not reached yet") {
 		t.Errorf("readiness of a dead upstream: %+v", r)
 	}
-	cfg = oneUpstream(backend(t, echo))
+	cfg = oneUpstream(l4test.Backend(t, l4test.Echo))
 	cfg.Upstreams[0].Required, cfg.Upstreams[0].Key = true, "alive"
 	if err := f.Apply(cfg); err != nil {
 		t.Fatal(err)
@@ -507,13 +472,13 @@ func TestReadyOnceEveryRequiredUpstreamWasReached(t *testing.T) {
 // An upstream that has been reached stays reached when a reload changes it. Otherwise a
 // reload during an outage would make every process that shares it unready.
 func TestReloadInAnOutageStaysReady(t *testing.T) {
-	cfg := oneUpstream(backend(t, echo))
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
 	cfg.Upstreams[0].Required = true
 	f := serve(t, Options{}, cfg)
 	f.until("readiness", func() bool { return f.Ready().Ready })
-	cfg = oneUpstream(refusedAddress(t))
+	cfg = oneUpstream(l4test.RefusedAddress(t))
 	cfg.Upstreams[0].Required, cfg.Upstreams[0].Key = true, "down"
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "new", Key: "new", Required: true, Endpoints: endpointsOf(refusedAddress(t))})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "new", Key: "new", Required: true, Endpoints: endpointsAt(l4test.RefusedAddress(t))})
 	if err := f.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -524,14 +489,14 @@ func TestReloadInAnOutageStaysReady(t *testing.T) {
 
 func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 	answer := make(chan struct{})
-	late := backend(t, func(c *net.TCPConn) {
+	late := l4test.Backend(t, func(c *net.TCPConn) {
 		io.ReadAll(c)
 		<-answer
 		io.WriteString(c, "late answer")
 	})
-	cfg := oneUpstream(backend(t, echo))
-	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "late", Address: "127.0.0.1:0", Upstream: "late"})
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "late", Endpoints: endpointsOf(late)})
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "late", Addresses: []string{"127.0.0.1:0"}, Upstream: "late"})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "late", Endpoints: endpointsAt(late)})
 	f := serve(t, Options{}, cfg)
 	idle, busy := f.client(0), f.client(1)
 	ping(t, idle)
@@ -541,7 +506,7 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 	}
 
 	done := make(chan struct{})
-	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: bound}); close(done) }() // awaited below
+	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: l4test.Bound}); close(done) }() // awaited below
 	if rest, err := io.ReadAll(idle); err != nil || len(rest) > 0 {
 		t.Errorf("the idle client reads %q, %v; want a FIN", rest, err)
 	}
@@ -565,26 +530,26 @@ func TestDrainEndsIdleSessionsAndLetsBusyOnesFinish(t *testing.T) {
 // drain does not end its session, though no byte moves, and ends idle ones.
 func TestDrainWaitsForAnAnswerThatIsDue(t *testing.T) {
 	answer := make(chan struct{})
-	thinks := backend(t, func(c *net.TCPConn) {
+	thinks := l4test.Backend(t, func(c *net.TCPConn) {
 		io.ReadFull(c, make([]byte, len("question")))
 		<-answer
 		io.WriteString(c, "answer")
 	})
-	cfg := oneUpstream(backend(t, echo))
-	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "thinks", Address: "127.0.0.1:0", Upstream: "thinks"})
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "thinks", Endpoints: endpointsOf(thinks)})
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "thinks", Addresses: []string{"127.0.0.1:0"}, Upstream: "thinks"})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "thinks", Endpoints: endpointsAt(thinks)})
 	f := serve(t, Options{}, cfg)
 	asks := f.client(1) // the older session, which is checked first
 	io.WriteString(asks, "question")
 	f.until("the question is on its way", func() bool {
-		live := f.Sessions()
+		live := f.Sessions(math.MaxInt)
 		return len(live) == 1 && live[0].BytesUp == int64(len("question"))
 	})
 	idle := f.client(0)
 	ping(t, idle)
 
 	done := make(chan struct{})
-	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: bound}); close(done) }() // awaited below
+	go func() { f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: l4test.Bound}); close(done) }() // awaited below
 	if r := f.record(); r.Reason != outcome.Drained || r.Listener == "thinks" {
 		t.Errorf("the first to end: %+v", r)
 	}
@@ -620,7 +585,7 @@ func (f *fixture) halfClosed() (n int) {
 }
 
 func TestDrainCutsWhatIsLeftAtItsEnd(t *testing.T) {
-	f := serve(t, Options{}, oneUpstream(backend(t, echo)))
+	f := serve(t, Options{}, oneUpstream(l4test.Backend(t, l4test.Echo)))
 	c := f.client(0)
 	ping(t, c)
 	f.Shutdown(context.WithoutCancel(t.Context()), Drain{Timeout: 100 * time.Millisecond})
@@ -633,7 +598,7 @@ func TestDrainCutsWhatIsLeftAtItsEnd(t *testing.T) {
 func TestCancelEndsEverythingAtOnce(t *testing.T) {
 	began := make(chan struct{}, 9)
 	cfg := oneUpstream("127.0.0.1:1")
-	cfg.Upstreams[0].Connect = ConnectConfig{Timeout: time.Hour, AttemptTimeout: time.Hour}
+	cfg.Upstreams[0].Connect = upstream.ConnectConfig{Timeout: time.Hour, AttemptTimeout: time.Hour}
 	f := serve(t, Options{Dial: dialsForever(began)}, cfg)
 	c := f.client(0)
 	<-began
@@ -645,15 +610,15 @@ func TestCancelEndsEverythingAtOnce(t *testing.T) {
 }
 
 func TestPanicEndsOneSessionOnly(t *testing.T) {
-	addr, first := backend(t, echo), true
+	addr, first := l4test.Backend(t, l4test.Echo), true
 	f := serve(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		return dialer(relay.New(), 0)(ctx, network, address)
-	}, Observer: Observer{Phase: func(string, Phase, time.Duration) {
+		return netconn.Dialer(relay.New(), 0)(ctx, network, address)
+	}, Observer: Observer{Upstream: upstream.Observer{Phase: func(_, _ string, _ upstream.Phase, _ time.Duration) {
 		if first {
 			first = false
 			panic("a bug")
 		}
-	}}}, oneUpstream(addr))
+	}}}}, oneUpstream(addr))
 	f.wantRefused()
 	if r := f.record(); r.Reason != outcome.Internal {
 		t.Errorf("record: %+v", r)

@@ -13,10 +13,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ambassador/l4/ending"
+	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
 	"ambassador/l4/starttls"
 	"ambassador/l4/task"
+	"ambassador/l4/upstream"
+	"ambassador/l4/watch"
 	"ambassador/policy"
 )
 
@@ -27,8 +31,8 @@ type session struct {
 	route  *route // the listener's route at accept, and from routeTo on at routing; see route.established
 	seq    uint64
 
-	downstream *downstream // owned by Run until the relay takes it; nil from then on
-	upstream   *Upstream   // owned by Run; nil before one is chosen
+	downstream *downstream        // owned by Run until the relay takes it; nil from then on
+	upstream   *upstream.Upstream // owned by Run; nil before one is chosen
 
 	traffic *traffic // guarded by Server.mu; the traffic that counts the session
 
@@ -41,14 +45,14 @@ type session struct {
 
 	held atomic.Int64 // bytes that memory counts for the session before the relay
 
-	mu      sync.Mutex
-	rec     outcome.Record     // guarded by mu; what status shows of a live session; ID is not set
-	cancel  context.CancelFunc // guarded by mu; ends establishment
-	stopped error              // guarded by mu; why the session was stopped from outside; the first cause counts
-	flow    relay.Session      // guarded by mu; nil before the relay
-	conn    *upstreamConn      // guarded by mu; the relay's connection to the upstream; nil before the relay
-	entered *policy.Source     // guarded by mu; the source that the listener's limiter counts it for; nil: not counted
-	place   *list.Element      // guarded by mu; its element in the route's parked sessions until greet is over; nil: none
+	mu        sync.Mutex
+	rec       outcome.Account    // guarded by mu, but for Start; what status shows of a live session; ID is not set
+	cancel    context.CancelFunc // guarded by mu; ends establishment
+	stopped   error              // guarded by mu; why the session was stopped from outside; the first cause counts
+	flow      relay.Session      // guarded by mu; nil before the relay
+	conn      *upstream.Conn     // guarded by mu; the relay's connection to the upstream; nil before the relay
+	countedAs *policy.Source     // guarded by mu; the source that the listener's limiter counts it for; nil: not counted
+	place     *list.Element      // guarded by mu; its element in the route's parked sessions until greet is over; nil: none
 
 	suspended *task.Task // guarded by mu; the task of a parked session that has already run; else nil
 }
@@ -58,10 +62,10 @@ type session struct {
 //	admit → greet → route → [permit → dial → proxy → starttls → tls] → answer → dialogue → relay
 //
 // start admits the session. If the client has to speak first, start parks the session
-// until it does. Run does the rest. The stages in brackets are one attempt; connect
-// repeats them while attempts and time are left. Each stage begins only if the one
-// before succeeded. The first error goes to close, which writes the one record.
-// Finally, Run hands both connections to the relay and returns; when the relay ends, it
+// until it does. Run does the rest. The stages in brackets are one attempt;
+// upstream.ConnectFor repeats them while attempts and time are left. Each stage begins only if the one
+// before succeeded. The first error goes to fail and then close, which writes
+// the one record. Finally, Run hands both connections to the relay and returns; when the relay ends, it
 // calls close.
 func (s *session) start() {
 	defer s.recoverPanic()
@@ -103,23 +107,28 @@ func (s *session) Run(ctx context.Context) {
 
 // fail ends a session that the relay does not own.
 func (s *session) fail(err error) {
-	s.server.panics().tellOf(PartSession, err)
+	reportRelayed(s.server.guard(), PartSession, err)
 	s.close(s.ending(err))
 }
 
 // establish is the list of stages that Run executes. If it returns an error, the caller
 // must close the session; if not, the relay owns it.
 func (s *session) establish(ctx context.Context) error {
+	if !s.route.cfg.proxied() { // the PROXY header says where the client is
+		s.identify(ctx)
+	}
 	if err := s.greet(ctx); err != nil {
 		return err
 	}
+	s.joinTrace(s.downstream.asks().Trace)
+	s.identify(ctx)
 	conn, failure := s.reach(ctx)
-	defer conn.closeOnPanic()
+	defer conn.CloseOnPanic()
 	if err := s.answer(ctx, conn, failure); err != nil {
 		return err
 	}
 	if err := s.dialogue(ctx, conn); err != nil {
-		conn.abort(err)
+		conn.Abort(err)
 		return err
 	}
 	return s.relay(conn)
@@ -138,17 +147,17 @@ func (s *session) admit() error {
 
 // reach chooses the upstream and connects to it. Meanwhile it watches the client for a
 // reset.
-func (s *session) reach(ctx context.Context) (*upstreamConn, *outcome.Error) {
-	watch := s.watchDownstream(ctx)
-	defer watch.stop()
+func (s *session) reach(ctx context.Context) (*upstream.Conn, *outcome.Error) {
+	defer watch.Begin(ctx, s.downstream.conn, func() { s.stop(errDownstreamGone) }).Stop()
 	want, err := s.routeTo(ctx)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := s.upstream.connectFor(ctx, want, s.trying)
+	want.Session = s.id()
+	conn, err := s.upstream.ConnectFor(ctx, want, s.trying)
 	if err == nil && s.isOwnDial() {
 		err = s.loops()
-		conn.abort(err)
+		conn.Abort(err)
 		conn = nil
 	}
 	return conn, err
@@ -156,7 +165,7 @@ func (s *session) reach(ctx context.Context) (*upstreamConn, *outcome.Error) {
 
 // answer tells the client how the connection to the upstream went, if the client's
 // protocol can express it. Other clients learn it from what they receive next.
-func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *outcome.Error) error {
+func (s *session) answer(ctx context.Context, conn *upstream.Conn, failure *outcome.Error) error {
 	asked := s.downstream.requested()
 	if failure != nil {
 		s.conclude()
@@ -181,8 +190,8 @@ func (s *session) answer(ctx context.Context, conn *upstreamConn, failure *outco
 
 // protocol is the protocol that the client speaks; nil if it is not known.
 func (s *session) protocol() *starttls.Protocol {
-	if s.upstream != nil && s.upstream.protocol != nil {
-		return s.upstream.protocol
+	if s.upstream != nil && s.upstream.Protocol() != nil {
+		return s.upstream.Protocol()
 	}
 	return s.route.asked
 }
@@ -196,8 +205,8 @@ const answerTimeout = time.Second
 func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol, failure *outcome.Error) {
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	defer boundIO(ctx, s.downstream.conn)()
-	if err := protocol.Refuse(s.downstream.stream(), fmt.Errorf("%w (%s)", s.forClient(failure), failure.Reason)); err == nil {
+	defer netconn.Bound(ctx, s.downstream.conn)()
+	if err := protocol.Refuse(s.downstream.stream(), fmt.Errorf("%w (%s)", ending.ForClient(failure), failure.Reason)); err == nil {
 		closeAfterReading(s.downstream.stream())
 	}
 }
@@ -206,8 +215,8 @@ func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol
 // to wait for the client, dialogue begins it too. Only here does the session wait for
 // its client between greet and the relay. A dialogue that needs no relay (a PostgreSQL
 // CancelRequest) ends the session with outcome.Closed.
-func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
-	d := conn.dialogue
+func (s *session) dialogue(ctx context.Context, conn *upstream.Conn) error {
+	d := conn.Dialogue()
 	if d == nil {
 		return s.passCancel(ctx, conn)
 	}
@@ -216,8 +225,8 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 			return err
 		}
 		s.at(outcome.StageTLS)
-		if err := conn.protect(ctx); err != nil {
-			s.refuse(ctx, d, fmt.Errorf("%w (%s)", err, err.Reason))
+		if err := s.protect(ctx, conn); err != nil {
+			s.sendRefusal(ctx, d, fmt.Errorf("%w (%s)", err, err.Reason))
 			return err
 		}
 	}
@@ -234,35 +243,48 @@ func (s *session) dialogue(ctx context.Context, conn *upstreamConn) error {
 		return s.sendCancel(ctx, conn, out.Cancel)
 	}
 	if out.Answered {
-		conn.succeeded()
+		conn.Succeeded()
 	}
 	return nil
 }
 
+// protect begins TLS with the upstream.
+func (s *session) protect(ctx context.Context, conn *upstream.Conn) *outcome.Error {
+	rec := s.rec.Record()
+	rec.Trace.Begin(string(outcome.StageTLS), rec.Address, rec.Attempts)
+	err := conn.Protect(ctx)
+	if err != nil {
+		rec.Trace.End(err.Reason, err.Err)
+		return err
+	}
+	rec.Trace.End("", nil)
+	return nil
+}
+
 // talk runs one part of the dialogue, in at most timeouts.handshake.
-func (s *session) talk(ctx context.Context, conn *upstreamConn, part starttls.Part) (starttls.Outcome, error) {
+func (s *session) talk(ctx context.Context, conn *upstream.Conn, part starttls.Part) (starttls.Result, error) {
 	s.at(outcome.StageDialogue)
 	within, cancel := task.WithTimeout(ctx, s.route.handshake())
 	defer cancel()
-	unbound := boundIO(within, s.downstream.conn, conn)
-	out, err := part(&metered{s.downstream.stream(), s}, &metered{conn, s})
+	unbound := netconn.Bound(within, s.downstream.conn, conn)
+	out, err := part(s.metered(s.downstream.stream()), s.metered(conn))
 	s.note(func(r *outcome.Record) { r.BytesUp, r.BytesDown = r.BytesUp+out.Up, r.BytesDown+out.Down })
 	unbound()
-	conn.spoken = conn.spoken || out.Up > 0 || conn.needsClient() // TLS depends on the client's first message
+	conn.Sent(out.Up)
 	if err == nil {
 		return out, nil
 	}
-	end := conn.dialogueError(ctx, err)
+	end := conn.DialogueError(ctx, err)
 	var side *starttls.SideError
 	if !errors.As(err, &side) || side.Side == starttls.Upstream { // otherwise the client has closed, or sends nothing
-		s.refuse(ctx, conn.dialogue, err)
+		s.sendRefusal(ctx, conn.Dialogue(), err)
 	}
 	return out, end
 }
 
-// refuse tells a client that waits for an answer why there is none, in its protocol. It
-// is best effort: the record has the reason anyway.
-func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
+// sendRefusal tells a client that waits for an answer why there is none, in its
+// protocol. It is best effort: the record has the reason anyway.
+func (s *session) sendRefusal(ctx context.Context, d *starttls.Dialogue, why error) {
 	if d.Refuse == nil || ctx.Err() != nil {
 		return
 	}
@@ -272,7 +294,7 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 	}
 	ctx, cancel := task.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	defer boundIO(ctx, s.downstream.conn)()
+	defer netconn.Bound(ctx, s.downstream.conn)()
 	if _, err := s.downstream.stream().Write(text); err == nil {
 		closeAfterReading(s.downstream.stream())
 	}
@@ -280,8 +302,8 @@ func (s *session) refuse(ctx context.Context, d *starttls.Dialogue, why error) {
 
 // sendCancel passes a CancelRequest to every address of the upstream, over TLS: a
 // cancel key belongs to one server, and only that server knows it.
-func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []byte) error {
-	n, err := s.upstream.deliver(ctx, conn, packet)
+func (s *session) sendCancel(ctx context.Context, conn *upstream.Conn, packet []byte) error {
+	n, err := s.upstream.Deliver(ctx, conn, packet)
 	if n == 0 {
 		return err
 	}
@@ -292,49 +314,56 @@ func (s *session) sendCancel(ctx context.Context, conn *upstreamConn, packet []b
 
 // relay hands both connections to the relay. From here on the session holds no
 // goroutine: the relay calls Settled and Done.
-func (s *session) relay(conn *upstreamConn) error {
+func (s *session) relay(conn *upstream.Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped != nil || s.server.ctx.Err() != nil {
-		conn.abort(s.stopped)
+		conn.Abort(s.stopped)
 		return errShutdown // ending knows the real cause
 	}
-	s.rec.Stage = outcome.StageRelay
-	s.rec.Establish = outcome.Seconds(time.Since(s.rec.Start))
+	rec := s.rec.Record()
+	rec.Stage, rec.Establish = outcome.StageRelay, outcome.Seconds(time.Since(rec.Start))
 	t := s.route.cfg.Timeouts
 	s.conn = conn
 	s.flow = s.server.engine.Start(relay.Config{
 		Downstream: s.downstream.leg(),
-		Upstream:   conn.leg(),
+		Upstream:   conn.Leg(),
 		Limits:     relay.Limits{Idle: t.Idle, HalfCloseIdle: t.HalfCloseIdle, Lifetime: t.Lifetime},
+		HoldFIN:    conn.HoldFIN(),
 		Owner:      s, // closures would cost memory for each session
 	})
 	// What was needed only to establish the connection is released: a session may live
 	// for days.
 	s.cancel, s.downstream, s.route = nil, nil, s.route.established
+	s.rec.Pack()
 	s.letGo()
-	conn.handedOver()
+	conn.HandedOver()
 	return nil
 }
 
 // Settled is called by the relay at the upstream's first byte, or after a second.
-func (s *session) Settled() { s.conn.succeeded() }
+func (s *session) Settled() { s.conn.Succeeded() }
 
 // Done is called by the relay once it has closed both connections.
 func (s *session) Done(r relay.Result) {
 	defer s.recoverPanic()
 	conn := s.conn
-	reason, err := relayReason(r, conn.told.Load() && !r.Settled)
+	settled := conn.IsSettled() && !r.Settled
+	reason, err := ending.RelayReason(r, settled)
 	if r.End == relay.EndInternal {
-		s.server.panics().tellOf(PartRelay, r.Err, "id", s.id())
+		reportRelayed(s.server.guard(), PartRelay, r.Err, "id", s.id())
 	}
-	end := conn.error(outcome.StageRelay, reason, err)
-	if reason == outcome.UpstreamTLSRejected {
+	reason, err = ending.AfterClient(s.upstream.Protocol(), reason, err, r)
+	if reason == outcome.Closed && err == nil {
+		err = conn.LostAnswer(r)
+	}
+	end := conn.Failure(outcome.StageRelay, reason, err)
+	if reason == outcome.UpstreamTLSRejected && !settled && r.Down == 0 {
 		end.Stage = outcome.StageTLS // in TLS 1.3 the refusal only arrives here
 	}
-	conn.spoken = conn.spoken || r.Up > 0
-	conn.settle(settleReason(reason, r), end)
-	conn.release()
+	conn.Sent(r.Up)
+	conn.Settle(ending.SettleReason(reason, r), end)
+	conn.Release()
 	s.account(r)
 	s.close(end)
 }
@@ -345,26 +374,33 @@ func (s *session) account(r relay.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.accounted = true
-	s.rec.BytesUp += r.Up
-	s.rec.BytesDown += r.Down
-	s.rec.Truncated = r.Truncated
+	rec := s.rec.Record()
+	rec.BytesUp, rec.BytesDown, rec.Truncated = rec.BytesUp+r.Up, rec.BytesDown+r.Down, r.Truncated
 	if r.FirstClose != relay.None {
-		s.rec.FirstClose = r.FirstClose.String()
+		rec.FirstClose = r.FirstClose.String()
 	}
 }
 
 // close ends the session at any stage: it closes or resets both connections, frees the
 // slot, and writes the one record.
 func (s *session) close(end *outcome.Error) {
+	s.joinTraceLate(end.Stage)
 	s.mu.Lock()
-	r := &s.rec
+	r := s.rec.Record()
 	r.Stage, r.Reason = end.Stage, end.Reason
 	if end.Reason == outcome.Probe && r.BytesUp+r.BytesDown > 0 { // for example a greeting in a dialogue
 		r.Reason = outcome.Closed
+		if netconn.IsReset(end.Err) {
+			r.Reason = outcome.DownstreamReset
+		}
 	}
+	r.Trace.End(end.Reason, end.Err) // a phase that the end has cut
 	r.Duration = outcome.Seconds(time.Since(r.Start))
 	if end.Err != nil {
-		r.Cause = end.Err.Error()
+		r.Cause, r.Hint = outcome.CauseAndFix(end.Err)
+	}
+	if stop, ok := errors.AsType[*ending.Stop](end.Err); ok {
+		r.KilledBy = stop.By
 	}
 	if end.Limit != "" {
 		r.Limit = end.Limit
@@ -394,10 +430,10 @@ func (s *session) ending(err error) *outcome.Error {
 	defer s.mu.Unlock()
 	var end *outcome.Error
 	if !errors.As(err, &end) {
-		end = &outcome.Error{Stage: s.rec.Stage, Reason: outcome.Internal, Err: err}
+		end = &outcome.Error{Stage: s.rec.Record().Stage, Reason: outcome.Internal, Err: err}
 	}
 	if cause := s.cause(); cause != nil && !s.concluded {
-		return &outcome.Error{Stage: end.Stage, Reason: stopReason(cause), Err: cause}
+		return &outcome.Error{Stage: end.Stage, Reason: ending.StopReason(cause), Err: cause}
 	}
 	return end
 }
@@ -418,7 +454,7 @@ func (s *session) conclude() {
 	s.concluded = s.cause() == nil
 }
 
-// stop ends the session from outside; stopReason names the cause. It may be called at
+// stop ends the session from outside; ending.StopReason names the cause. It may be called at
 // any time, from any goroutine. The first cause counts.
 func (s *session) stop(cause error) {
 	s.mu.Lock()
@@ -432,7 +468,7 @@ func (s *session) stop(cause error) {
 		flow.Stop(cause)
 	case cancel != nil:
 		cancel()
-		go s.wake() // not on the caller's goroutine, which may be locked to a thread
+		go s.resumeParked() // not on the caller's goroutine, which may be locked to a thread
 	default:
 		if _, ok := s.unpark(); ok {
 			s.close(s.ending(cause))
@@ -443,17 +479,17 @@ func (s *session) stop(cause error) {
 // recoverPanic ends a session that panics, and keeps the other sessions alive.
 func (s *session) recoverPanic() {
 	if v := recover(); v != nil {
-		err := s.server.panics().tell(PartSession, v, debug.Stack(), "id", s.id())
+		err := s.server.guard().Report(PartSession, v, debug.Stack(), "id", s.id())
 		s.close(&outcome.Error{Stage: s.snapshot().Stage, Reason: outcome.Internal, Err: err})
 	}
 }
 
-// trying records the progress of connect.
-func (s *session) trying(stage outcome.Stage, c candidate, attempt int) {
+// trying records the progress of upstream.ConnectFor.
+func (s *session) trying(stage outcome.Stage, endpoint, address string, attempt int) {
 	s.note(func(r *outcome.Record) {
-		r.Stage, r.Attempts, r.Address = stage, attempt, c.String()
-		if c.endpoint != nil {
-			r.Endpoint = c.endpoint.address
+		r.Stage, r.Attempts, r.Address = stage, attempt, address
+		if endpoint != "" {
+			r.Endpoint = endpoint
 		}
 	})
 }
@@ -465,14 +501,14 @@ func (s *session) at(stage outcome.Stage) { s.note(func(r *outcome.Record) { r.S
 func (s *session) note(change func(*outcome.Record)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	change(&s.rec)
+	change(s.rec.Record())
 }
 
 // snapshot returns the current record of a live session.
 func (s *session) snapshot() outcome.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.rec
+	r := s.rec.Copy()
 	r.ID, r.Duration = s.id(), outcome.Seconds(time.Since(r.Start))
 	r.BytesUp, r.BytesDown = s.moved()
 	return r
@@ -487,7 +523,7 @@ func (s *session) bytes() (up, down int64) {
 
 // moved is bytes for a caller that holds mu.
 func (s *session) moved() (up, down int64) {
-	up, down = s.rec.BytesUp, s.rec.BytesDown
+	up, down = s.rec.Bytes()
 	if s.flow != nil && !s.accounted {
 		up += s.flow.Up()
 		down += s.flow.Down()
@@ -496,10 +532,10 @@ func (s *session) moved() (up, down int64) {
 }
 
 // goesTo reports whether the session's relay is connected to the address.
-func (s *session) goesTo(a *address) bool {
+func (s *session) goesTo(a *upstream.Address) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.conn != nil && s.conn.candidate.at == a
+	return s.conn != nil && s.conn.GoesTo(a)
 }
 
 // relayed is the session's relay; nil before the relay stage.

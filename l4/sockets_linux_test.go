@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ambassador/l4/l4test"
 )
 
 // socketTo is this process's socket from local to remote, whichever code owns it.
@@ -45,13 +47,13 @@ func sockopt(t *testing.T, fd, level, option int) int {
 // Both legs are plain TCP, not MPTCP, with keepalive and without Nagle's delay.
 func TestSocketsOfBothLegs(t *testing.T) {
 	served := make(chan *net.TCPConn, 1)
-	f := serve(t, Options{}, oneUpstream(backend(t, func(c *net.TCPConn) { served <- c; echo(c) })))
+	f := serve(t, Options{}, oneUpstream(l4test.Backend(t, func(c *net.TCPConn) { served <- c; l4test.Echo(c) })))
 	client := f.client(0)
 	ping(t, client)
-	upstream := <-served
+	to := <-served
 	for name, fd := range map[string]int{
 		"downstream": socketTo(t, client.RemoteAddr(), client.LocalAddr()),
-		"upstream":   socketTo(t, upstream.RemoteAddr(), upstream.LocalAddr()),
+		"to":         socketTo(t, to.RemoteAddr(), to.LocalAddr()),
 	} {
 		if got := sockopt(t, fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); got != unix.IPPROTO_TCP {
 			t.Errorf("%s: protocol %d, want TCP", name, got)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"ambassador/l4/peer"
 	"ambassador/policy"
 )
 
@@ -23,13 +24,13 @@ func TestSourceOfUnixClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	peer, err := ln.Accept()
+	accepted, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer peer.Close()
-	got, want := sourceOf(peer), policy.SourceOfUser(uint32(os.Getuid()))
-	if _, told := peerUID(peer); !told {
+	defer accepted.Close()
+	got, want := peer.Source(accepted), policy.SourceOfUser(uint32(os.Getuid()))
+	if _, public := peer.UID(accepted); !public {
 		want = policy.Source{}
 	}
 	if got != want {

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ambassador/l4/l4test"
+	"ambassador/l4/upstream"
 )
 
 const (
@@ -73,9 +76,9 @@ func anyOnALoopRuns(stacks string) bool {
 func TestAnIdentityThatDoesNotComeHoldsNobodyUp(t *testing.T) {
 	asked, come := make(chan struct{}, 9), make(chan struct{})
 	defer close(come)
-	cfg := oneUpstream(backend(t, echo))
-	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "silent", Address: "127.0.0.1:0", Upstream: "silent"})
-	cfg.Upstreams = append(cfg.Upstreams, UpstreamConfig{Name: "silent", Endpoints: endpointsOf("127.0.0.1:1"),
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners = append(cfg.Listeners, ListenerConfig{Name: "silent", Addresses: []string{"127.0.0.1:0"}, Upstream: "silent"})
+	cfg.Upstreams = append(cfg.Upstreams, upstream.Config{Name: "silent", Endpoints: endpointsAt("127.0.0.1:1"),
 		IdentityReady: func() error { return errors.New("not enrolled yet") },
 		AwaitIdentity: func(ctx context.Context) error {
 			asked <- struct{}{}

@@ -1,14 +1,14 @@
 package l4
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"ambassador/l4/outcome"
-	"ambassador/policy"
+	"ambassador/l4/upstream"
 )
 
 // Bound is a listener's name and the address that it is bound to: "127.0.0.1:5432",
@@ -19,10 +19,9 @@ type Bound struct {
 }
 
 // Listening returns the bound listeners, in the configuration's order.
-func (s *Server) Listening() []Bound {
+func (s *Server) Listening() (out []Bound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []Bound
 	for _, l := range s.listeners {
 		out = append(out, Bound{l.route.Load().cfg.Name, l.addr})
 	}
@@ -76,20 +75,21 @@ func (t *ServerTLS) status() *ListenerTLSStatus {
 	return st
 }
 
-// Sessions returns the live sessions, the oldest first.
-func (s *Server) Sessions() []outcome.Record {
-	var out []outcome.Record
-	for _, sess := range s.live() {
+// Sessions returns the n newest live sessions, or all, the oldest first.
+func (s *Server) Sessions(n int) (out []outcome.Record) {
+	live := s.live()
+	for _, sess := range live[max(0, len(live)-n):] {
 		out = append(out, sess.snapshot())
 	}
 	return out
 }
 
-// Recent returns the ended sessions that are kept, the newest first.
-func (s *Server) Recent() []outcome.Record { return s.recent.list() }
+// Recent returns the n newest ended sessions, or all that are kept, the newest first.
+func (s *Server) Recent(n int) []outcome.Record { return s.recent.List(n) }
 
-// Kill resets the live session with that ID. It returns false if there is none.
-func (s *Server) Kill(id string) bool {
+// Kill resets the live session with that ID. By is the record's KilledBy. It returns
+// false if there is none.
+func (s *Server) Kill(id, by string) bool {
 	seq, err := strconv.ParseUint(strings.TrimPrefix(id, s.prefix), 10, 64)
 	if err != nil || !strings.HasPrefix(id, s.prefix) {
 		return false
@@ -100,12 +100,12 @@ func (s *Server) Kill(id string) bool {
 	if sess == nil {
 		return false
 	}
-	sess.stop(errKilled)
+	sess.stop(errKilled(by))
 	return true
 }
 
 // killSessionsOf stops the sessions whose relay is connected to the address.
-func (s *Server) killSessionsOf(a *address) {
+func (s *Server) killSessionsOf(a *upstream.Address) {
 	for _, sess := range s.live() {
 		if sess.goesTo(a) {
 			sess.stop(errAddressDown)
@@ -150,43 +150,8 @@ func (s *Server) totals() (out []Traffic, index map[*traffic]int, live []counted
 	return out, index, live
 }
 
-// UpstreamStatus is the status of an upstream.
-type UpstreamStatus struct {
-	Name     string `json:"name"`
-	Required bool   `json:"required"`
-	// Reached reports whether the upstream was ever reached; ReachedAt is the first
-	// time.
-	Reached   bool       `json:"reached"`
-	ReachedAt *time.Time `json:"reached_at,omitempty"`
-	Active    int        `json:"active"`
-	StartTLS  string     `json:"starttls,omitempty"`
-	TLS       bool       `json:"tls"`
-	// IdentityError says why our identity cannot be used; empty if it can.
-	IdentityError string           `json:"identity_error,omitempty"`
-	Endpoints     []EndpointStatus `json:"endpoints"`
-	// Dynamic upstreams dial the destinations that clients ask for. Destinations is the
-	// number of remembered destinations, Breakers the number of them in each breaker
-	// state. Endpoints are those whose breaker is not closed, at most a hundred.
-	Dynamic      bool           `json:"dynamic,omitempty"`
-	Destinations int            `json:"destinations,omitempty"`
-	Breakers     map[string]int `json:"breakers,omitempty"`
-}
-
-// EndpointStatus is the result of the last attempts at an endpoint. LastReason is that
-// of the last attempt: outcome.OK for success, empty before the first.
-type EndpointStatus struct {
-	Endpoint    string         `json:"endpoint"`
-	LastAddress string         `json:"last_address,omitempty"`
-	LastSuccess *time.Time     `json:"last_success,omitempty"`
-	LastFailure *time.Time     `json:"last_failure,omitempty"`
-	LastReason  outcome.Reason `json:"last_reason,omitempty"`
-	LastError   string         `json:"last_error,omitempty"`
-	// Addresses are what the endpoint resolves to.
-	Addresses []AddressStatus `json:"addresses"`
-}
-
 // Upstreams returns the status of the upstreams, in the configuration's order.
-func (s *Server) Upstreams() []UpstreamStatus {
+func (s *Server) Upstreams() []upstream.Status {
 	s.mu.Lock()
 	upstreams := slices.Clone(s.upstreams)
 	active := map[string]int{}
@@ -194,77 +159,13 @@ func (s *Server) Upstreams() []UpstreamStatus {
 		active[key.upstream] += t.active
 	}
 	s.mu.Unlock()
-	var out []UpstreamStatus
+	var out []upstream.Status
 	for _, u := range upstreams {
-		st := u.status()
+		st := u.Status()
 		st.Active = active[st.Name]
 		out = append(out, st)
 	}
 	return out
-}
-
-func (u *Upstream) status() UpstreamStatus {
-	at := u.reached.Load()
-	st := UpstreamStatus{Name: u.cfg.Name, Required: u.cfg.Required, Reached: at != nil, ReachedAt: at,
-		StartTLS: u.cfg.StartTLS, TLS: u.cfg.TLS != nil}
-	if err := u.permit(); err != nil {
-		st.IdentityError = err.Error()
-	}
-	for _, e := range u.endpoints {
-		st.Endpoints = append(st.Endpoints, e.status())
-	}
-	if u.visited != nil {
-		u.visited.tell(&st)
-	}
-	return st
-}
-
-// maxTold is the maximum number of destinations in the status of a dynamic upstream.
-const maxTold = 100
-
-func (v *visited) tell(st *UpstreamStatus) {
-	st.Dynamic, st.Breakers, st.Endpoints = true, map[string]int{}, []EndpointStatus{}
-	for s := policy.Closed; s <= policy.Open; s++ {
-		st.Breakers[s.String()] = 0
-	}
-	for _, site := range v.list() {
-		st.Destinations++
-		state := site.breaker.State()
-		st.Breakers[state.String()]++
-		if state != policy.Closed && len(st.Endpoints) < maxTold {
-			st.Endpoints = append(st.Endpoints, site.endpoint.status())
-		}
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, f := range v.faded {
-		st.Destinations++
-		state := policy.Closed
-		if f.breaker().Open {
-			state = policy.Open
-		}
-		st.Breakers[state.String()]++
-	}
-}
-
-func (e *endpoint) status() EndpointStatus {
-	e.mu.Lock()
-	st, members := e.last, e.members
-	if at := e.succeeded; !at.IsZero() {
-		st.LastSuccess = &at
-	}
-	if at := e.failed; !at.IsZero() {
-		st.LastFailure = &at
-	}
-	if st.LastReason == "" && e.lookup != "" {
-		st.LastReason, st.LastError = outcome.DNS, e.lookup
-	}
-	e.mu.Unlock()
-	st.Addresses = []AddressStatus{}
-	for _, m := range members {
-		st.Addresses = append(st.Addresses, m.status())
-	}
-	return st
 }
 
 // Readiness reports whether traffic should be sent here, and if not, why.
@@ -272,42 +173,63 @@ type Readiness struct {
 	Ready    bool     `json:"ready"`
 	Draining bool     `json:"draining"`
 	Waiting  []string `json:"waiting,omitempty"`
+	// Warnings are what is wrong and keeps no traffic away. The server has none.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Ready is true once every required upstream has been reached, while its identity and
-// that of every TLS listener is valid, until a drain. An outage after that does not
-// change it: an outage belongs to the upstream, and would make all processes that share
-// it unready at once.
+// that of every TLS listener is valid and every unix socket has its file, until a
+// drain. An outage after that does not change it: an outage belongs to the upstream,
+// and would make all processes that share it unready at once.
 func (s *Server) Ready() Readiness {
 	r := Readiness{Draining: s.isDraining()}
 	if r.Draining {
 		r.Waiting = append(r.Waiting, "draining")
 	}
-	for _, u := range s.required() {
-		r.Waiting = append(r.Waiting, u.status().waiting()...)
+	for _, u := range s.those(func(c *upstream.Config) bool { return c.Required }) {
+		r.Waiting = append(r.Waiting, u.Status().Waiting()...)
 	}
 	r.Waiting = append(r.Waiting, s.listenersWaiting()...)
 	r.Ready = len(r.Waiting) == 0
 	return r
 }
 
-// required returns the upstreams that count for readiness.
-func (s *Server) required() (out []*Upstream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, u := range s.upstreams {
-		if u.cfg.Required {
-			out = append(out, u)
-		}
+// TryUpstreams lets every upstream with Health.OnFailure that was not reached yet make a
+// trial, or only the one of that name. Nothing else tries such an upstream before its
+// first session. It does not wait for the results.
+func (s *Server) TryUpstreams(name string) {
+	for _, u := range s.those(func(c *upstream.Config) bool { return name == "" || c.Name == name }) {
+		u.Try()
 	}
-	return out
 }
 
-// listenersWaiting returns a message for each listener whose identity is not usable.
+// Trials returns a trial for each address of the upstream of that name; false: there is none.
+func (s *Server) Trials(ctx context.Context, name string) (trials []upstream.Trial, ok bool) {
+	all := s.those(func(c *upstream.Config) bool { return c.Name == name })
+	if len(all) == 0 {
+		return nil, false
+	}
+	return all[0].Trials(ctx), true
+}
+
+// those returns the upstreams whose configuration chosen accepts.
+func (s *Server) those(chosen func(*upstream.Config) bool) []*upstream.Upstream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.upstreams), func(u *upstream.Upstream) bool { return !chosen(u.Config()) })
+}
+
+// listenersWaiting returns a message for each listener whose identity is not usable, and
+// for each socket that no client can reach.
 func (s *Server) listenersWaiting() (out []string) {
 	s.mu.Lock()
-	listeners := s.cfg.Listeners
+	listeners, sockets := s.cfg.Listeners, s.listeners
 	s.mu.Unlock()
+	for _, l := range sockets {
+		if l.isLost() {
+			out = append(out, fmt.Sprintf("listener %s: the file of %s was removed or replaced, so that no client can connect; reload to make it anew", l.route.Load().cfg.Name, l.addr))
+		}
+	}
 	for _, l := range listeners {
 		if l.TLS == nil || l.TLS.IdentityReady == nil {
 			continue
@@ -317,21 +239,4 @@ func (s *Server) listenersWaiting() (out []string) {
 		}
 	}
 	return out
-}
-
-// waiting returns the reasons why the upstream is not ready.
-func (u UpstreamStatus) waiting() []string {
-	switch {
-	case u.IdentityError != "":
-		return []string{fmt.Sprintf("upstream %s: %s: %s", u.Name, outcome.NoIdentity, u.IdentityError)}
-	case u.Reached:
-		return nil
-	}
-	text := fmt.Sprintf("upstream %s: not reached yet", u.Name)
-	for _, e := range u.Endpoints {
-		if e.LastError != "" {
-			text += fmt.Sprintf("; %s (%s)", e.LastError, e.LastReason)
-		}
-	}
-	return []string{text}
 }

@@ -2,10 +2,12 @@ package l4
 
 import (
 	"io"
+	"math"
 	"net"
 	"testing"
 	"time"
 
+	"ambassador/l4/l4test"
 	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
@@ -30,7 +32,7 @@ func suspendingEgress() Config {
 // many pieces and clients there are.
 func TestSessionsAreSuspendedWithinARequest(t *testing.T) {
 	parks(t)
-	_, port, _ := net.SplitHostPort(backend(t, echo))
+	_, port, _ := net.SplitHostPort(l4test.Backend(t, l4test.Echo))
 	f := serve(t, Options{}, suspendingEgress())
 	n, _ := net.LookupPort("tcp", port)
 	text := append([]byte{5, 1, 0, 5, 1, 0, 3, 9}, "localhost"...)
@@ -70,7 +72,7 @@ func TestEndingsOfSuspendedSessions(t *testing.T) {
 		end  func(*net.TCPConn)
 		want outcome.Reason
 	}{
-		"a kill":  {func(*net.TCPConn) { f.Kill(f.Sessions()[0].ID) }, outcome.Killed},
+		"a kill":  {func(*net.TCPConn) { f.Kill(f.Sessions(math.MaxInt)[0].ID, "") }, outcome.Killed},
 		"a FIN":   {func(c *net.TCPConn) { c.CloseWrite() }, outcome.BadGreeting},
 		"a reset": {func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, outcome.DownstreamReset},
 	} {

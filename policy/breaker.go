@@ -121,10 +121,10 @@ func (b *Breaker) Init(cfg BreakerConfig) {
 
 // BreakerMemory is the state of a breaker, for one that replaces it.
 type BreakerMemory struct {
-	Failures int       // in a row, while closed
-	Opened   int       // open times in a row without a success
-	Open     bool      // nothing passes
-	RetryAt  time.Time // when the next trial is due; zero unless Open
+	Failures int       `json:"failures,omitempty"` // in a row, while closed
+	Opened   int       `json:"opened,omitempty"`   // open times in a row without a success
+	Open     bool      `json:"open,omitempty"`     // nothing passes
+	RetryAt  time.Time `json:"retry_at,omitzero"`  // when the next trial is due; zero unless Open
 }
 
 // Memory returns the breaker's state; ok is false if that is the initial one.

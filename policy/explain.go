@@ -81,7 +81,7 @@ func (r *Rule) differs(q *Query) string {
 		return keyClient
 	case len(r.Users) > 0 && (q.User == "" || !slices.Contains(r.Users, q.User)):
 		return keyUser
-	case len(r.UIDs) > 0 && !(q.HasUID && slices.Contains(r.UIDs, q.UID)):
+	case len(r.UIDs) > 0 && !r.matchesUID(q):
 		return keyUID
 	case len(r.Principals) > 0 && !r.proven(q.Principal):
 		return keyPrincipal
@@ -89,6 +89,13 @@ func (r *Rule) differs(q *Query) string {
 		return keySNI
 	}
 	return ""
+}
+
+func (r *Rule) matchesUID(q *Query) bool {
+	if !q.HasUID {
+		return q.LostUID && r.denies()
+	}
+	return slices.Contains(r.UIDs, q.UID)
 }
 
 // named reports whether a name matches one of the patterns.

@@ -72,3 +72,25 @@ func (h *HealthFold) Fold(cfg HealthConfig, passed bool, cause string, now time.
 func (h *HealthFold) Forget(now time.Time) {
 	h.verdict, h.streak, h.since = "", 0, now
 }
+
+// HealthMemory is the state of a HealthFold, for one that replaces it.
+type HealthMemory struct {
+	Verdict Health    `json:"verdict,omitempty"` // empty: Unknown
+	Streak  int       `json:"streak,omitempty"`  // checks in a row that contradict the verdict
+	Since   time.Time `json:"since,omitzero"`
+	Cause   string    `json:"cause,omitempty"` // of the last failure
+	CauseAt time.Time `json:"cause_at,omitzero"`
+}
+
+// Memory returns the state.
+func (h *HealthFold) Memory() HealthMemory {
+	return HealthMemory{h.verdict, h.streak, h.since, h.cause, h.causeAt}
+}
+
+// Recall restores the state of another fold. An unknown verdict is Unknown.
+func (h *HealthFold) Recall(m HealthMemory) {
+	if m.Verdict != Healthy && m.Verdict != Unhealthy {
+		m.Verdict, m.Streak = "", 0
+	}
+	*h = HealthFold{m.Verdict, m.Streak, m.Since, m.Cause, m.CauseAt}
+}

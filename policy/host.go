@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -122,8 +123,8 @@ func checkLabel(label string) error {
 		return errors.New("it has an empty label; write one dot between labels")
 	case len(label) > maxLabel:
 		return fmt.Errorf("the label %q has %d bytes, and a label has at most %d", label, len(label), maxLabel)
-	case label[0] == '-' || label[len(label)-1] == '-':
-		return fmt.Errorf("the label %q begins or ends with a dash; dashes stand between letters and digits", label)
+	case label[0] == '-':
+		return fmt.Errorf("the label %q begins with a dash; a label begins with a letter, a digit or an underscore", label)
 	}
 	for i := range len(label) {
 		if !isNameByte(label[i]) {
@@ -148,6 +149,16 @@ func endsInNumber(name string) bool {
 	}
 	return strings.Trim(last, "0123456789") == ""
 }
+
+// IsAbsolute reports whether a name that ParseHost accepts ends in the root's dot. A
+// lookup of such a name appends no search domain. The resolver must get
+// the dot, or it may look up another name than the one that was judged.
+func IsAbsolute(s string) bool {
+	return slices.ContainsFunc(rootDots, func(dot string) bool { return strings.HasSuffix(s, dot) })
+}
+
+// rootDots are the dot and what UTS 46 maps to it.
+var rootDots = []string{".", "\u3002", "\uff0e", "\uff61"}
 
 // ParseHostPattern parses one of a rule's Hosts or SNIs: a name, or "*." and a
 // name, which matches every name with one or more labels before it. The result is

@@ -16,6 +16,9 @@ func TestParseHost(t *testing.T) {
 		{"_sip._tcp.example.com", "_sip._tcp.example.com", ""},
 		{"r3---sn-apo3qvuoxuxbt-j5pe.example", "r3---sn-apo3qvuoxuxbt-j5pe.example", ""},
 		{"my_host", "my_host", ""},
+		{"a-.example", "a-.example", ""},
+		{"bücher-.example", "xn--bcher--3ya.example", ""},
+		{"a-", "a-", ""},
 		{"127.0.0.1.example", "127.0.0.1.example", ""},
 		{"1a", "1a", ""},
 		{"0xg", "0xg", ""},
@@ -54,7 +57,6 @@ func TestParseHostRefuses(t *testing.T) {
 		{".a", "empty label"},
 		{"a..", "empty label"},
 		{"-a.example", "dash"},
-		{"a-.example", "dash"},
 		{"a b", `' '`},
 		{" a", `' '`},
 		{"a\r\nb", `'\r'`},
@@ -134,9 +136,17 @@ func TestParseHostPattern(t *testing.T) {
 	}
 }
 
+func TestIsAbsolute(t *testing.T) {
+	for name, want := range map[string]bool{"db.internal": false, "db.internal.": true, "db.": true, "bücher.example": false, "bücher.example。": true, "a．": true, "a｡": true, "": false} {
+		if got := IsAbsolute(name); got != want {
+			t.Errorf("IsAbsolute(%q) = %v", name, got)
+		}
+	}
+}
+
 // FuzzParseHost asserts that every accepted host is canonical.
 func FuzzParseHost(f *testing.F) {
-	for _, s := range []string{"db.internal.", "10.0.0.1", "[::1]", "fe80::1%eth0", "bücher。example", "127.1", "0x7f.1", "xn--bcher-kva", "１２７.1", "a\x00", "ß", "ﷺ.example"} {
+	for _, s := range []string{"db.internal.", "10.0.0.1", "[::1]", "fe80::1%eth0", "bücher。example", "127.1", "0x7f.1", "xn--bcher-kva", "１２７.1", "a\x00", "ß", "ﷺ.example", "Xn--0"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -151,6 +161,15 @@ func FuzzParseHost(f *testing.F) {
 			t.Fatalf("%q: %q, %v", s, host, addr)
 		}
 		checkCanonical(t, host)
+		if host != "" {
+			mapped, err := s, error(nil) // names in ASCII are used as they are, A-labels included
+			if !isASCII(s) {
+				mapped, err = lookup.ToASCII(s)
+			}
+			if err != nil || IsAbsolute(s) != strings.HasSuffix(mapped, ".") {
+				t.Errorf("%q: absolute %v, mapped to %q, %v", s, IsAbsolute(s), mapped, err)
+			}
+		}
 		again := host
 		if addr.IsValid() {
 			again = addr.String()

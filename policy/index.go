@@ -25,6 +25,7 @@ type index struct {
 	ips, clients prefixIndex
 	users        valueIndex[string]
 	uids         valueIndex[uint32]
+	denyUIDs     sparseSet // the denying rules with UIDs
 
 	scratch sync.Pool // of *scratch
 }
@@ -41,6 +42,11 @@ func (x *index) build(rules []Rule) {
 	x.clients = indexPrefixes(n, func(i int) []netip.Prefix { return rules[i].Clients })
 	x.users = indexValues(n, func(i int) []string { return rules[i].Users })
 	x.uids = indexValues(n, func(i int) []uint32 { return rules[i].UIDs })
+	for i := range rules {
+		if len(rules[i].UIDs) > 0 && rules[i].denies() {
+			x.denyUIDs = x.denyUIDs.with(i)
+		}
+	}
 	x.scratch.New = func() any { return &scratch{newDenseSet(n), newDenseSet(n)} }
 }
 
@@ -77,6 +83,8 @@ func (x *index) matching(s *scratch, q *Query, addrs []netip.Addr, known bool) d
 	if s.begin(x.uids.without) {
 		if q.HasUID {
 			s.key.add(x.uids.rules[q.UID])
+		} else if q.LostUID {
+			s.key.add(x.denyUIDs)
 		}
 		s.end()
 	}

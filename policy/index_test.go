@@ -9,8 +9,36 @@ import (
 	"testing"
 )
 
-// firstMatch is the definition of Decide: a loop over the rules as they were
-// written. It shares no code with Decide.
+// together is the definition of what Decide allows: the addresses that the first match
+// keeps, and, while the next match has the same verdict and upstream, those that the
+// next match keeps. It shares no code with Decide.
+func together(rules []Rule, q *Query, addrs []netip.Addr, resolved bool) (index int, kept []netip.Addr, need bool) {
+	index, kept, need = firstMatch(rules, q, addrs, resolved)
+	if index < 0 || rules[index].denies() || len(rules[index].IPs) == 0 {
+		return index, kept, need
+	}
+	more := map[netip.Addr]bool{}
+	for from := index; ; {
+		for _, a := range kept {
+			more[a] = true
+		}
+		at, others, _ := firstMatch(rules[from+1:], q, addrs, resolved)
+		if at < 0 {
+			break
+		}
+		from, kept = from+1+at, others
+		if next := rules[from]; next.denies() || next.Upstream != rules[index].Upstream || (next.Report == "") != (rules[index].Report == "") {
+			break
+		}
+	}
+	if q.Addr.IsValid() {
+		return index, []netip.Addr{q.Addr.Unmap()}, need
+	}
+	return index, slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !more[a] }), need
+}
+
+// firstMatch is the definition of the first match: a loop over the rules as they were
+// written.
 func firstMatch(rules []Rule, q *Query, addrs []netip.Addr, resolved bool) (index int, kept []netip.Addr, need bool) {
 	named := q.Host != "" && !q.Addr.IsValid()
 	switch {
@@ -24,7 +52,7 @@ func firstMatch(rules []Rule, q *Query, addrs []netip.Addr, resolved bool) (inde
 			!matches(r.Ports, named || q.Addr.IsValid(), func(p PortRange) bool { return q.Port >= p.First && q.Port <= p.Last }) ||
 			!matches(r.Clients, true, func(p netip.Prefix) bool { return lies(q.Client, p) }) ||
 			!matches(r.Users, q.User != "", func(u string) bool { return u == q.User }) ||
-			!matches(r.UIDs, q.HasUID, func(u uint32) bool { return u == q.UID }) ||
+			!matches(r.UIDs, q.HasUID || q.LostUID, func(u uint32) bool { return q.HasUID && u == q.UID || !q.HasUID && r.denies() }) ||
 			!matches(r.Principals, q.Principal != "", func(m func(string) bool) bool { return m(q.Principal) }) ||
 			!matches(r.SNIs, q.SNI != "", func(p string) bool { return fits(p, q.SNI) }) {
 			continue
@@ -150,7 +178,7 @@ func (w world) rule() Rule {
 }
 
 func (w world) query() (q Query, addrs []netip.Addr, resolved bool) {
-	q = Query{Port: w.port(), User: w.one("", "u", "v"), Principal: w.one("", "p", "q"), SNI: w.one("", w.name()), UID: w.Uint32N(4), HasUID: w.IntN(2) == 0}
+	q = Query{Port: w.port(), User: w.one("", "u", "v"), Principal: w.one("", "p", "q"), SNI: w.one("", w.name()), UID: w.Uint32N(4), HasUID: w.IntN(2) == 0, LostUID: w.IntN(2) == 0}
 	switch w.IntN(5) {
 	case 0:
 	case 1:
@@ -189,7 +217,7 @@ func FuzzDecide(f *testing.F) {
 
 func checkDecision(t *testing.T, list []Rule, rules *Rules, q Query, addrs []netip.Addr, resolved bool) {
 	t.Helper()
-	index, kept, need := firstMatch(list, &q, addrs, resolved)
+	index, kept, need := together(list, &q, addrs, resolved)
 	d, gotNeed := rules.Decide(&q, addrs, resolved)
 	if d.Index != index || gotNeed != need {
 		t.Fatalf("%+v at %v (%v): rule %d, need %v; want %d, %v", q, addrs, resolved, d.Index, gotNeed, index, need)
@@ -197,11 +225,29 @@ func checkDecision(t *testing.T, list []Rule, rules *Rules, q Query, addrs []net
 	if d.Verdict != Deny && !slices.Equal(d.Addrs, kept) {
 		t.Fatalf("%+v at %v: keeps %v, want %v", q, addrs, d.Addrs, kept)
 	}
+	checkAlone(t, rules, q, addrs, d)
 	var last Step
 	for _, last = range rules.Explain(&q, addrs, resolved) {
 	}
 	if last.Undecided != need || last.Matched != (index >= 0) || last.Matched && last.Index != index {
 		t.Fatalf("%+v at %v: explained as %+v; want rule %d, need %v", q, addrs, last, index, need)
+	}
+}
+
+// checkAlone asserts that rules which are judged together allow no address that the
+// rules would not allow alone, and open no special range that they would not open.
+func checkAlone(t *testing.T, rules *Rules, q Query, addrs []netip.Addr, d Decision) {
+	t.Helper()
+	if d.Verdict != Allow && d.Verdict != WouldDeny || d.also == nil {
+		return
+	}
+	for _, a := range d.Addrs {
+		alone, _ := rules.Decide(&q, []netip.Addr{a}, true)
+		_, may := d.May(a)
+		_, mayAlone := alone.May(a)
+		if alone.Verdict != d.Verdict || alone.Upstream != d.Upstream || may != mayAlone {
+			t.Fatalf("%+v at %v: %s is %s by %s, may %v; alone %s by %s, may %v", q, addrs, a, d.Verdict, d.Rules(), may, alone.Verdict, alone.Rule, mayAlone)
+		}
 	}
 }
 

@@ -30,7 +30,8 @@ type Rule struct {
 	Clients []netip.Prefix
 	// Users are names that clients authenticated with.
 	Users []string
-	// UIDs are user IDs of clients on a unix socket.
+	// UIDs are user IDs of clients on this host. A denying rule also matches a client
+	// on this host whose user ID was not found.
 	UIDs []uint32
 	// Principals match the proven principal of a client. They are called in order,
 	// rule after rule, and concurrently.
@@ -121,9 +122,10 @@ type Query struct {
 	// Client is the client's address; invalid on a unix socket.
 	Client netip.Addr
 	User   string
-	// UID is the client's, if HasUID.
-	UID    uint32
-	HasUID bool
+	// UID is the client's, if HasUID. LostUID says that the client is on this host, and
+	// that its user ID was not found.
+	UID             uint32
+	HasUID, LostUID bool
 	// Principal is the client's, proven by its certificate.
 	Principal string
 	// SNI is canonical like Host.
@@ -175,13 +177,35 @@ type Decision struct {
 	Upstream string
 	// Why is the rule's reason for Deny and WouldDeny.
 	Why string
-	// Addrs are the addresses that the rule allows; May restricts them further. They
-	// are the destination's own address or the given ones of its name, without those
-	// outside the rule's IPs. Nil if not known yet.
+	// Addrs are the addresses that the rule, and those judged together with it, allow;
+	// May restricts them further. They are the destination's own address or the given
+	// ones of its name, in the given order, without those outside the rules' IPs. Nil
+	// if not known yet.
 	Addrs []netip.Addr
 
+	allows
+	also []allows // the rules that are judged together with the first
+}
+
+// allows is what one rule allows for a query.
+type allows struct {
+	name             string         // of the rule
 	exact, localhost bool           // a host key matched by the whole name; that was localhost
 	ips              []netip.Prefix // of the rule
+}
+
+// keeps reports whether the rule allows an address at all.
+func (a *allows) keeps(addr netip.Addr) bool {
+	return len(a.ips) == 0 || slices.ContainsFunc(a.ips, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Rules returns the names of the rules that allow Addrs together: "#1", "#1+#2".
+func (d *Decision) Rules() string {
+	names := d.Rule
+	for i := range d.also {
+		names += "+" + d.also[i].name
+	}
+	return names
 }
 
 // May reports whether a dynamic upstream may dial an address under the rule that
@@ -190,22 +214,37 @@ type Decision struct {
 // private, unique_local and cgnat; host: localhost opens loopback; a prefix among
 // the rule's IPs that lies inside one special range opens its part of that range,
 // but not the narrower special ranges in it. Otherwise special is the range that
-// forbids the address.
+// forbids the address. Of rules that are judged together, the first that allows the
+// address counts, as if the name had this address alone.
 func (d *Decision) May(addr netip.Addr) (special string, ok bool) {
 	b := narrowest(addr)
-	switch b.is {
-	case "":
+	if b.is == "" {
 		return "", true
-	case RangePrivate, RangeUniqueLocal, RangeCGNAT:
-		ok = d.exact
-	case RangeLoopback:
-		ok = d.localhost
 	}
 	addr = plain(addr)
-	if ok || slices.ContainsFunc(d.ips, func(p netip.Prefix) bool { return p.Contains(addr) && b.holds(p) }) {
+	rule := &d.allows
+	for i := 0; i < len(d.also) && !rule.keeps(addr); i++ {
+		rule = &d.also[i]
+	}
+	if rule.opens(b, addr) {
 		return "", true
 	}
 	return string(b.is), false
+}
+
+// opens reports whether the rule opens an address in the special range b.
+func (a *allows) opens(b block, addr netip.Addr) bool {
+	switch b.is {
+	case RangePrivate, RangeUniqueLocal, RangeCGNAT:
+		if a.exact {
+			return true
+		}
+	case RangeLoopback:
+		if a.localhost {
+			return true
+		}
+	}
+	return slices.ContainsFunc(a.ips, func(p netip.Prefix) bool { return p.Contains(addr) && b.holds(p) })
 }
 
 // Rules are a listener's rules, in order. It is immutable and safe for concurrent
@@ -254,6 +293,9 @@ func plainPrefixes(prefixes []netip.Prefix) []netip.Prefix {
 	return plain
 }
 
+// WantUID reports whether a rule has UIDs. If none has, they need not be found out.
+func (r *Rules) WantUID() bool { return r != nil && r.index.uids.without != nil }
+
 // Names lists the names of the rules, by index.
 func (r *Rules) Names() []string {
 	names := make([]string, len(r.rules))
@@ -269,6 +311,11 @@ func (r *Rules) Names() []string {
 // the name and call Decide again, with resolved true even if the name has no
 // addresses.
 //
+// If the rule keeps only some of the addresses, the next matching rules with the same
+// verdict and upstream are judged together with it: each address that one of them
+// keeps is allowed. The first matching rule with another verdict or upstream ends
+// that. An address alone would be decided in the same way.
+//
 // Rules with Principals are tested one by one after their other keys have
 // matched.
 func (r *Rules) Decide(q *Query, addrs []netip.Addr, resolved bool) (d Decision, needAddrs bool) {
@@ -276,17 +323,49 @@ func (r *Rules) Decide(q *Query, addrs []netip.Addr, resolved bool) (d Decision,
 	s := r.index.scratch.Get().(*scratch)
 	defer r.index.scratch.Put(s)
 	left := r.index.matching(s, q, addrs, known)
-	for i := left.next(0, len(r.rules)); i >= 0; i = left.next(i+1, len(r.rules)) {
-		rule := &r.rules[i]
-		switch {
-		case len(rule.Principals) > 0 && !rule.proven(q.Principal):
-		case len(rule.IPs) > 0 && !known:
-			return Decision{Index: -1}, true
-		default:
-			return r.decision(i, q, addrs), false
+	i := r.next(left, 0, q)
+	switch {
+	case i < 0:
+		return Decision{Verdict: NoRule, Index: -1}, false
+	case len(r.rules[i].IPs) > 0 && !known:
+		return Decision{Index: -1}, true
+	}
+	d = r.decision(i, q, addrs)
+	if d.Verdict != Deny && len(d.Addrs) < len(addrs) {
+		r.join(&d, left, q, addrs)
+	}
+	return d, false
+}
+
+// next returns the first rule from i on that matches; -1 if none does.
+func (r *Rules) next(left denseSet, i int, q *Query) int {
+	i = left.next(i, len(r.rules))
+	for i >= 0 && len(r.rules[i].Principals) > 0 && !r.rules[i].proven(q.Principal) {
+		i = left.next(i+1, len(r.rules))
+	}
+	return i
+}
+
+// join adds the rules that are judged together with the first, and the addresses that
+// they keep.
+func (r *Rules) join(d *Decision, left denseSet, q *Query, addrs []netip.Addr) {
+	for i := r.next(left, d.Index+1, q); i >= 0; i = r.next(left, i+1, q) {
+		next := r.decision(i, q, addrs)
+		if next.Verdict != d.Verdict || next.Upstream != d.Upstream {
+			break
+		}
+		d.also = append(d.also, next.allows)
+		if len(next.Addrs) == len(addrs) {
+			d.Addrs = addrs
+			return
+		}
+		d.Addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
+			return !slices.Contains(d.Addrs, a) && !slices.Contains(next.Addrs, a)
+		})
+		if len(d.Addrs) == len(addrs) {
+			return
 		}
 	}
-	return Decision{Verdict: NoRule, Index: -1}, false
 }
 
 // decision is the result of a rule that matches.
@@ -295,9 +374,12 @@ func (r *Rules) decision(i int, q *Query, addrs []netip.Addr) Decision {
 	d := Decision{Index: i, Rule: rule.Name}
 	if rule.denies() {
 		d.Verdict, d.Why = Deny, rule.Deny
+		if len(rule.UIDs) > 0 && !q.HasUID {
+			d.Why += " (the uid of the client was not found)"
+		}
 		return d
 	}
-	d.Verdict, d.Upstream, d.Addrs, d.ips = Allow, rule.Upstream, addrs, rule.IPs
+	d.Verdict, d.Upstream, d.Addrs, d.name, d.ips = Allow, rule.Upstream, addrs, rule.Name, rule.IPs
 	if rule.Report != "" {
 		d.Verdict, d.Why = WouldDeny, rule.Report
 	}

@@ -93,6 +93,7 @@ func TestDecide(t *testing.T) {
 		{"a uid", with(to("x.example:1"), func(q *Query) { q.UID, q.HasUID = 33, true }), "", "#6 allow root"},
 		{"the uid of root", with(to("x.example:1"), func(q *Query) { q.HasUID = true }), "", "#6 allow root"},
 		{"no uid", to("x.example:1"), "", " none "},
+		{"a uid that was not found", with(to("x.example:1"), func(q *Query) { q.LostUID = true }), "", " none "},
 		{"a principal", Query{Principal: "spiffe://corp/batch/1"}, "-", "#7 allow mesh"},
 		{"another principal", Query{Principal: "spiffe://corp/web"}, "-", " none "},
 		{"a server name", Query{SNI: "tls.example"}, "-", "#8 allow web"},
@@ -156,6 +157,48 @@ func TestDecisionAddrs(t *testing.T) {
 	q := to("all.example:1")
 	if d, need := rules.Decide(&q, nil, false); need || d.Addrs != nil {
 		t.Errorf("a rule without ip needs addresses: %v, %v", need, d.Addrs)
+	}
+}
+
+// Neighbouring rules with one verdict and upstream are judged together, so that a name
+// with addresses of both families keeps both.
+func TestDecideTogether(t *testing.T) {
+	v4, v6 := prefixes("0.0.0.0/0"), prefixes("::/0")
+	const both = "192.0.2.1 2001:db8::1"
+	for _, tt := range []struct {
+		name     string
+		rules    []Rule
+		want, by string
+	}{
+		{"two families", []Rule{{IPs: v4, Upstream: "u"}, {IPs: v6, Upstream: "u"}}, both, "#1+#2"},
+		{"the other order", []Rule{{IPs: v6, Upstream: "u"}, {IPs: v4, Upstream: "u"}}, both, "#1+#2"},
+		{"rules between that do not match", []Rule{{IPs: v4, Upstream: "u"}, {Hosts: []string{"b.test"}, Deny: "no"}, {IPs: prefixes("10.0.0.0/8"), Deny: "no"}, {IPs: v6, Upstream: "u"}}, both, "#1+#4"},
+		{"a rule without ip", []Rule{{IPs: v4, Upstream: "u"}, {Upstream: "u"}, {IPs: v6, Deny: "no"}}, both, "#1+#2"},
+		{"a name opens what its own rule keeps", []Rule{{IPs: v4, Upstream: "u"}, {Hosts: []string{"a.test"}, Upstream: "u"}}, both, "#1+#2"},
+		{"a prefix opens its own", []Rule{{IPs: v6, Upstream: "u"}, {IPs: prefixes("10.0.0.0/8"), Upstream: "u"}, {IPs: v4, Upstream: "u"}}, both, "#1+#3"},
+		{"another upstream", []Rule{{IPs: v4, Upstream: "u"}, {IPs: v6, Upstream: "w"}}, "192.0.2.1", "#1"},
+		{"another verdict", []Rule{{IPs: v4, Upstream: "u"}, {IPs: v6, Upstream: "u", Report: "not yet"}}, "192.0.2.1", "#1"},
+		{"both reported", []Rule{{IPs: v4, Upstream: "u", Report: "a"}, {IPs: v6, Upstream: "u", Report: "b"}}, both, "#1+#2"},
+		{"a denial between", []Rule{{IPs: v4, Upstream: "u"}, {IPs: prefixes("2001:db8::/32"), Deny: "no"}, {IPs: v6, Upstream: "u"}}, "192.0.2.1", "#1"},
+		{"another client's rule", []Rule{{IPs: v4, Upstream: "u"}, {IPs: v6, Users: []string{"x"}, Upstream: "u"}}, "192.0.2.1", "#1"},
+	} {
+		q := to("a.test:443")
+		given := addrs(both)
+		d, _ := NewRules(tt.rules).Decide(&q, given, true)
+		if !slices.Equal(d.Addrs, addrs(tt.want)) || d.Rules() != tt.by || d.Rule != "#1" {
+			t.Errorf("%s: %v by %s, want %s by %s", tt.name, d.Addrs, d.Rules(), tt.want, tt.by)
+		}
+		if _, ok := d.May(netip.MustParseAddr("10.0.0.1")); ok {
+			t.Errorf("%s: may dial 10.0.0.1: %v", tt.name, ok)
+		}
+		if !slices.Equal(given, addrs(both)) {
+			t.Errorf("%s: the given addresses became %v", tt.name, given)
+		}
+	}
+	q := to("a.test:443")
+	d, _ := NewRules([]Rule{{IPs: v6, Upstream: "u"}, {IPs: prefixes("10.0.0.0/8"), Upstream: "u"}}).Decide(&q, addrs("2001:db8::1 10.0.0.1"), true)
+	if in, ok := d.May(netip.MustParseAddr("10.0.0.1")); !ok {
+		t.Errorf("the second rule does not open its own prefix: %s", in)
 	}
 }
 

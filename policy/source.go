@@ -1,6 +1,11 @@
 package policy
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
 
 // Source is what counts as one client, for limits and for failed logins: an IPv4
 // address; an IPv6 /64, since a host can use every address of its own; the user of the
@@ -28,3 +33,36 @@ func SourceOf(a netip.Addr) Source {
 
 // SourceOfUser is the source of a local process: the user it runs as.
 func SourceOfUser(uid uint32) Source { return Source{uid: uid, local: true} }
+
+// MarshalText writes the source: "10.0.0.1/32", "uid 1000"; empty for the zero value.
+func (s Source) MarshalText() ([]byte, error) {
+	switch {
+	case s.local:
+		return fmt.Appendf(nil, "uid %d", s.uid), nil
+	case !s.network.IsValid():
+		return nil, nil
+	}
+	return s.network.MarshalText()
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (s *Source) UnmarshalText(b []byte) error {
+	*s = Source{}
+	if id, ok := strings.CutPrefix(string(b), "uid "); ok {
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return fmt.Errorf("the source of a client: %w", err)
+		}
+		*s = SourceOfUser(uint32(n))
+		return nil
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	p, err := netip.ParsePrefix(string(b))
+	if err != nil {
+		return fmt.Errorf("the source of a client: %w", err)
+	}
+	*s = SourceOf(p.Addr())
+	return nil
+}

@@ -62,6 +62,8 @@ func TestPKCS12(t *testing.T) {
 		{"pair.p12", right, true, ""},
 		{"legacy.p12", right, true, ""},
 		{"open.p12", "", false, ""},
+		{"nomac.p12", right, true, ""},
+		{"nomac.p12", wrong, false, "without one a wrong password looks like this, too"},
 		{"pair.p12", wrong, false, "the password does not open it"},
 		{"pair.p12", "", false, "the password does not open it"},
 		{"nokey.p12", right, false, "with one key"},

@@ -15,19 +15,21 @@ import (
 )
 
 // Files are the paths of an identity. Required are Cert and Key, or PKCS12; with
-// only CA it is an identity that has only roots.
+// CA and neither of them, it is an identity that has only roots.
 type Files struct {
-	// Cert has the chain in PEM, leaf first, Key its private key. They may be the
-	// same file.
+	// Cert has the chain in PEM or DER, leaf first, Key its private key. They may be
+	// the same file in PEM.
 	Cert, Key string
 	// PKCS12 has chain and key instead. If CA is empty, its self-signed certificates
 	// are the roots.
 	PKCS12 string
-	// CA has the identity's roots, in PEM.
+	// CA has the identity's roots: in PEM, in DER, or as PKCS #12. A certificate that
+	// cannot be a root is left out: see certs.Roots.Unused.
 	CA string
 	// CRL has lists of revoked certificates, in PEM or DER: see certs.Revocations.
 	CRL string
-	// PasswordFile has the password of an encrypted Key or PKCS12.
+	// PasswordFile has the password of an encrypted Key, of PKCS12, and of a CA that
+	// is PKCS #12.
 	PasswordFile string
 }
 
@@ -37,6 +39,14 @@ func (f Files) Certificate() string {
 		return f.PKCS12
 	}
 	return f.Cert
+}
+
+// Roots returns the path of the file with the roots; empty if there is none.
+func (f Files) Roots() string {
+	if f.CA != "" {
+		return f.CA
+	}
+	return f.PKCS12
 }
 
 // Paths lists the files that are set.
@@ -51,7 +61,8 @@ func (f Files) Secrets() []string {
 	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
 }
 
-func (f Files) onlyRoots() bool { return f.Certificate() == "" && f.Key == "" && f.CA != "" }
+// OnlyRoots reports whether the identity has roots and no certificate.
+func (f Files) OnlyRoots() bool { return f.Certificate() == "" && f.Key == "" && f.CA != "" }
 
 // FileError is a file that cannot be used.
 type FileError struct {
@@ -68,45 +79,43 @@ func (e *FileError) Unwrap() error { return e.Err }
 // checked: see certs.Validity. The roots are nil if no file has any, and the
 // certificate is nil if only roots are given. The error names every file that
 // cannot be used: it is a *FileError, or several behind Unwrap() []error.
-func Load(f Files) (*tls.Certificate, *certs.Roots, error) {
+func Load(f Files) (*tls.Certificate, *certs.Roots, error) { return loadFrom(f, readFile) }
+
+// reader reads the file of a path.
+type reader func(path string) ([]byte, error)
+
+// loadFrom is Load with another reader of certificates, keys, roots and lists.
+func loadFrom(f Files, read reader) (*tls.Certificate, *certs.Roots, error) {
 	password, passwordErr := loadPassword(f.PasswordFile)
 	var cert *tls.Certificate
-	var roots []*x509.Certificate
+	var roots *rootList
 	var certErr error
 	switch {
 	case passwordErr != nil: // without it the key cannot be read
-	case f.onlyRoots():
+	case f.OnlyRoots():
 	case f.PKCS12 != "":
 		cert, roots, certErr = loadPKCS12(f, password)
 	default:
-		cert, certErr = loadPair(f, password)
+		cert, certErr = loadPair(f, read, password)
 	}
-	given, caErr := loadOptional(f.CA, parseCertificates)
-	lists, crlErr := loadOptional(f.CRL, parseLists)
+	var caErr, crlErr error
+	var lists []*x509.RevocationList
+	if f.CA != "" {
+		roots, caErr = load(f.CA, read, func(b []byte) (*rootList, error) { return parseRoots(b, password) })
+	}
+	if f.CRL != "" {
+		lists, crlErr = load(f.CRL, read, parseLists)
+	}
 	if err := joined(passwordErr, certErr, caErr, crlErr); err != nil {
 		return nil, nil, err
 	}
-	if given != nil {
-		roots = given
-	}
-	if roots == nil && lists == nil {
-		return cert, nil, nil
-	}
-	return cert, &certs.Roots{Pool: pooled(roots), Revoked: certs.NewRevocations(lists, roots...)}, nil
+	return cert, roots.roots(lists), nil
 }
 
-// pooled returns nil for no roots.
-func pooled(roots []*x509.Certificate) *x509.CertPool {
-	if roots == nil {
-		return nil
-	}
-	return certs.NewPool(roots)
-}
-
-// loadPair reads certificate and key from PEM.
-func loadPair(f Files, password []byte) (*tls.Certificate, error) {
-	chain, certErr := load(f.Cert, parseCertificates)
-	key, keyErr := load(f.Key, func(b []byte) (crypto.Signer, error) { return parseKey(b, password) })
+// loadPair reads certificate and key.
+func loadPair(f Files, read reader, password []byte) (*tls.Certificate, error) {
+	chain, certErr := load(f.Cert, read, parseCertificates)
+	key, keyErr := load(f.Key, read, func(b []byte) (crypto.Signer, error) { return parseKey(b, password) })
 	if err := joined(certErr, keyErr); err != nil {
 		return nil, err
 	}
@@ -123,23 +132,15 @@ func loadPassword(path string) ([]byte, error) {
 	}
 	password, err := certs.ReadSecret(path)
 	if err != nil {
-		return nil, &FileError{path, pathless(err)}
+		return nil, Unreadable(path, err)
 	}
 	return password, nil
 }
 
-// loadOptional is load for an optional file; it returns nil if the path is empty.
-func loadOptional[T any](path string, parse func([]byte) ([]T, error)) ([]T, error) {
-	if path == "" {
-		return nil, nil
-	}
-	return load(path, parse)
-}
-
 // load reads and parses one file.
-func load[T any](path string, parse func([]byte) (T, error)) (T, error) {
+func load[T any](path string, read reader, parse func([]byte) (T, error)) (T, error) {
 	var parsed T
-	b, err := readFile(path)
+	b, err := read(path)
 	if err == nil {
 		parsed, err = parse(b)
 	}
@@ -211,6 +212,10 @@ func readFile(path string) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// Unreadable returns the *FileError of a file that could not be read. Its text has the fix,
+// if it is known.
+func Unreadable(path string, err error) error { return &FileError{path, pathless(err)} }
 
 // pathless removes the path from an error, because FileError has it, and adds the
 // fix.

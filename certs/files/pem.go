@@ -1,84 +1,105 @@
 package files
 
 import (
-	"bytes"
-	"crypto"
 	"crypto/x509"
-	"encoding/pem"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// parseCertificates reads every CERTIFICATE block, at least one. It ignores other
-// blocks: certificate and key may be in one file.
-func parseCertificates(b []byte) ([]*x509.Certificate, error) {
-	blocks, err := parsePEM(b, "x509")
+// isDER reports whether a file looks like DER: it begins with a SEQUENCE of more
+// than 127 bytes, which is no text, or is a shorter one, as some keys are.
+func isDER(b []byte) bool {
+	return len(b) > 1 && b[0] == 0x30 && (b[1]&0x80 != 0 || int(b[1]) == len(b)-2)
+}
+
+// isCertificate reports whether blocks of this type have a certificate: the types
+// that OpenSSL knows.
+func isCertificate(kind string) bool {
+	return kind == "CERTIFICATE" || kind == "X509 CERTIFICATE" || kind == trustedType
+}
+
+// readCertificates returns the DER of each certificate of a file, at least one; in
+// trusted with the trust settings behind it. It ignores other blocks: certificate
+// and key may be in one file.
+func readCertificates(b []byte) (out []rawCertificate, err error) {
+	if isDER(b) {
+		return readCertificatesDER(b)
+	}
+	blocks, err := parsePEM(b)
 	if err != nil {
 		return nil, err
 	}
-	var out []*x509.Certificate
 	for _, block := range blocks {
-		if block.Type != "CERTIFICATE" {
-			continue
+		if isCertificate(block.Type) {
+			out = append(out, rawCertificate{block.Bytes, block.Type == trustedType})
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d of the file: %w", len(out)+1, err)
-		}
-		out = append(out, c)
 	}
 	switch {
 	case len(out) > 0:
 		return out, nil
 	case len(blocks) == 0:
-		return nil, errors.New("there is no certificate in it; it must be in PEM (-----BEGIN CERTIFICATE-----)")
+		return nil, notRead(b, certificateFile)
 	case strings.Contains(blocks[0].Type, "PRIVATE KEY"):
 		return nil, errors.New("there is a private key in it, but no certificate; are certificate and key interchanged?")
 	}
-	return nil, fmt.Errorf("there is a %s in it, but no CERTIFICATE", blocks[0].Type)
+	return nil, otherBlock(blocks[0].Type, certificateFile)
 }
 
-// parseKey reads the first private key: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
-// Password decrypts an encrypted key; nil: there is no password.
-func parseKey(b, password []byte) (crypto.Signer, error) {
-	blocks, err := parsePEM(b, "pkey")
+// readCertificatesDER is readCertificates for certificates in DER, one behind the
+// other, each with its trust settings if it has any.
+func readCertificatesDER(b []byte) (out []rawCertificate, err error) {
+	if _, err := x509.ParseCertificates(b); err != nil {
+		if name, _ := formatOf(b, certificateFile); name != "" {
+			return nil, notRead(b, certificateFile)
+		}
+	}
+	for len(b) > 0 {
+		var one asn1.RawValue
+		if b, err = asn1.Unmarshal(b, &one); err != nil {
+			return nil, fmt.Errorf("certificate %d of the file, in DER: %w", len(out)+1, err)
+		}
+		raw := rawCertificate{der: one.FullBytes}
+		if rest, err := asn1.Unmarshal(b, &trustSettings{}); err == nil {
+			raw = rawCertificate{slices.Concat(raw.der, b[:len(b)-len(rest)]), true}
+			b = rest
+		}
+		out = append(out, raw)
+	}
+	return out, nil
+}
+
+// parseCertificates reads a chain. Every certificate of it is needed, so that one
+// that cannot be read is an error.
+func parseCertificates(b []byte) ([]*x509.Certificate, error) {
+	all, err := readCertificates(b)
 	if err != nil {
 		return nil, err
 	}
-	for _, block := range blocks {
-		if block.Headers["DEK-Info"] != "" {
-			return nil, errors.New("the key has the old PEM encryption, which is weak; convert it: openssl pkcs8 -topk8 -in FILE -out NEWFILE")
+	var out []*x509.Certificate
+	for i, raw := range all {
+		c, _, err := raw.parse()
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d of the file%s: %w", i+1, nameOf(raw.der), explainCertificate(raw.der, err))
 		}
-		switch block.Type {
-		case "ENCRYPTED PRIVATE KEY":
-			if password == nil {
-				return nil, errors.New("the key is encrypted; give its password in password_file, or decrypt it: openssl pkey -in FILE -out NEWFILE")
-			}
-			return parseEncryptedKey(block.Bytes, password)
-		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
-			return parseKeyDER(block.Bytes)
-		case "OPENSSH PRIVATE KEY":
-			return nil, errors.New("it is a key for ssh; give the key that the certificate was made for")
-		}
+		out = append(out, c)
 	}
-	switch {
-	case len(blocks) == 0:
-		return nil, errors.New("there is no private key in it; it must be in PEM (-----BEGIN PRIVATE KEY-----)")
-	case blocks[0].Type == "CERTIFICATE":
-		return nil, errors.New("there is a certificate in it, but no private key; are certificate and key interchanged?")
-	}
-	return nil, fmt.Errorf("there is a %s in it, but no PRIVATE KEY", blocks[0].Type)
+	return out, nil
 }
 
 // parseLists reads revocation lists: several in PEM, or one in DER, as CAs
 // publish them.
 func parseLists(b []byte) ([]*x509.RevocationList, error) {
-	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 {
+	if isDER(b) {
 		list, err := x509.ParseRevocationList(b)
+		if name, _ := formatOf(b, listFile); err != nil && name != "" {
+			return nil, notRead(b, listFile)
+		}
 		return []*x509.RevocationList{list}, err
 	}
-	blocks, err := parsePEM(b, "crl")
+	blocks, err := parsePEM(b)
 	if err != nil {
 		return nil, err
 	}
@@ -93,52 +114,11 @@ func parseLists(b []byte) ([]*x509.RevocationList, error) {
 		}
 		out = append(out, list)
 	}
-	if len(out) == 0 {
+	switch {
+	case len(out) > 0:
+		return out, nil
+	case len(blocks) > 0:
 		return nil, errors.New("there is no revocation list in it; it must be in DER or in PEM (-----BEGIN X509 CRL-----)")
 	}
-	return out, nil
-}
-
-// parseKeyDER ignores the block's type, as OpenSSL does.
-func parseKeyDER(der []byte) (crypto.Signer, error) {
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	if err == nil {
-		if signer, ok := key.(crypto.Signer); ok {
-			return signer, nil
-		}
-		return nil, fmt.Errorf("a key of type %T cannot sign; use ECDSA, RSA or Ed25519", key)
-	}
-	if k, err := x509.ParsePKCS1PrivateKey(der); err == nil {
-		return k, nil
-	}
-	if k, err := x509.ParseECPrivateKey(der); err == nil {
-		return k, nil
-	}
-	return nil, fmt.Errorf("the private key: %w", err)
-}
-
-var errCut = errors.New("a block (-----BEGIN …) has no end or is damaged: the file is cut short, or still being written")
-
-// parsePEM reads all blocks. It returns an error for a BEGIN line that starts no
-// valid block, which pem.Decode skips: a truncated file must not pass for a
-// shorter one. Command is the openssl command that converts from DER.
-func parsePEM(b []byte, command string) ([]*pem.Block, error) {
-	begin := []byte("-----BEGIN ")
-	if len(b) > 1 && b[0] == 0x30 && b[1]&0x80 != 0 { // an ASN.1 SEQUENCE of more than 127 bytes
-		return nil, fmt.Errorf("it is in DER (or PKCS #12: then use pkcs12 instead of cert and key); convert it to PEM: openssl %s -inform der -in FILE -out NEWFILE", command)
-	}
-	var out []*pem.Block
-	for {
-		block, rest := pem.Decode(b)
-		if block == nil && bytes.Contains(b, begin) {
-			return nil, errCut
-		}
-		if block == nil {
-			return out, nil
-		}
-		if bytes.Count(b[:len(b)-len(rest)], begin) != 1 {
-			return nil, errCut
-		}
-		out, b = append(out, block), rest
-	}
+	return nil, notRead(b, listFile)
 }

@@ -191,8 +191,11 @@ func hashOf(id string) (func() hash.Hash, error) {
 	return nil, unsupported("the pseudo-random function " + id)
 }
 
-// parseEncryptedKey decrypts and parses a key.
+// parseEncryptedKey decrypts and parses a key. Nil password: there is none.
 func parseEncryptedKey(der, password []byte) (crypto.Signer, error) {
+	if password == nil {
+		return nil, errors.New("the key is encrypted; give its password in password_file, or decrypt it: openssl pkey -in FILE -out NEWFILE")
+	}
 	plain, err := decryptPKCS8(der, password)
 	if err != nil {
 		return nil, err

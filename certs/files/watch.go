@@ -27,6 +27,7 @@ const (
 type Watcher struct {
 	// Static after construction.
 	files  Files
+	read   reader // of the files
 	source *certs.Source
 	log    *slog.Logger
 	name   string // of the identity
@@ -39,7 +40,7 @@ type Watcher struct {
 // the files once they are fixed. A pair that is not valid now is not an error: it
 // is published, and the source refuses it.
 func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
-	w := &Watcher{files: f, source: s, log: log, name: s.Status().Name}
+	w := &Watcher{files: f, read: readFile, source: s, log: log, name: s.Status().Name}
 	var cert *tls.Certificate
 	var roots *certs.Roots
 	err := s.Guard(certs.PartFiles, func() (err error) {
@@ -52,7 +53,7 @@ func Open(f Files, s *certs.Source, log *slog.Logger) (*Watcher, error) {
 		return w, err
 	}
 	s.Publish(cert, roots)
-	w.logLists(roots)
+	w.logUnused(roots)
 	if err := validity(cert, time.Now()); err != nil {
 		log.Warn("identity not usable", "identity", w.name, "cause", f.Certificate()+": "+err.Error())
 	}
@@ -196,22 +197,28 @@ func (w *Watcher) update(now time.Time) time.Duration {
 		again, err = w.publish(now)
 		return err
 	})
-	switch {
-	case err == nil:
+	if err == nil {
 		w.reported = ""
-	case err.Error() != w.reported:
-		w.reported = err.Error()
+	} else {
+		w.failed(err)
+	}
+	return again
+}
+
+// failed logs an error and reports it to the source, once.
+func (w *Watcher) failed(err error) {
+	if text := err.Error(); text != w.reported {
+		w.reported = text
 		w.source.Fail(err)
 		w.logFailure(err)
 	}
-	return again
 }
 
 // publish does not replace a valid pair by one that is not valid. It returns when
 // to read again: a pair that is not valid yet is read again when it becomes
 // valid.
 func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
-	cert, roots, err := Load(w.files)
+	cert, roots, err := loadFrom(w.files, w.read)
 	if err != nil {
 		return PollInterval, err
 	}
@@ -225,24 +232,27 @@ func (w *Watcher) publish(now time.Time) (again time.Duration, err error) {
 	old := w.source.Status()
 	if w.source.Publish(cert, roots) {
 		w.logRenewed(old)
-		w.logLists(roots)
+		w.logUnused(roots)
 	}
 	return PollInterval, nil
 }
 
 func (w *Watcher) logRenewed(old certs.Status) {
-	if w.files.onlyRoots() {
+	if w.files.OnlyRoots() {
 		w.log.Info("roots renewed", "file", w.files.CA, "generation", w.source.Status().Generation)
 		return
 	}
 	w.source.LogRenewal(w.log, old)
 }
 
-// logLists logs the revocation lists that make us refuse certificates that are on
-// none.
-func (w *Watcher) logLists(roots *certs.Roots) {
+// logUnused logs the certificates that are not used as roots, and the revocation
+// lists that make us refuse certificates that are on none.
+func (w *Watcher) logUnused(roots *certs.Roots) {
 	if roots == nil {
 		return
+	}
+	for _, text := range roots.Unused {
+		w.log.Warn("root not used", "identity", w.name, "file", w.files.Roots(), "cause", text)
 	}
 	unusable, partial := roots.Revoked.Faults(time.Now())
 	for _, text := range unusable {
@@ -254,7 +264,7 @@ func (w *Watcher) logLists(roots *certs.Roots) {
 }
 
 func (w *Watcher) logFailure(err error) {
-	if w.files.onlyRoots() {
+	if w.files.OnlyRoots() {
 		w.log.Warn("roots not renewed", certs.Cause(err)...) // the cause names the file
 		return
 	}

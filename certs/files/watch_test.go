@@ -517,6 +517,30 @@ func TestUnusableListsAreLogged(t *testing.T) {
 	}
 }
 
+// A root that is not used is logged at the start, and again when the file changes.
+func TestUnusedRootsAreLogged(t *testing.T) {
+	w := &watched{t: t, dir: t.TempDir(), source: certs.NewSource("me")}
+	w.put("ca.crt", concat(sampleFile(t, "ca.crt"), sampleFile(t, "negative.crt")))
+	path := filepath.Join(w.dir, "ca.crt")
+	watcher, err := Open(Files{CA: path}, w.source, slog.New(slog.NewTextHandler(&w.log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `level=WARN msg="root not used" identity=me file=` + path + ` cause="certificate `
+	if w.log.count(want+"2 of the file") != 1 {
+		t.Errorf("no %q in:\n%s", want, w.log.b.String())
+	}
+	watcher.update(time.Now())
+	if w.log.count(want) != 1 {
+		t.Errorf("logged again without a change:\n%s", w.log.b.String())
+	}
+	w.put("ca.crt", concat(sampleFile(t, "pss.crt"), sampleFile(t, "ca.crt"), sampleFile(t, "negative.crt")))
+	watcher.update(time.Now())
+	if w.log.count(want+"1 of the file") != 1 || w.log.count(want+"3 of the file") != 1 {
+		t.Errorf("not logged after a change:\n%s", w.log.b.String())
+	}
+}
+
 // A panic while the files are read is reported as their error, and the next change is
 // used.
 func TestPanicInTheWatcher(t *testing.T) {

@@ -1,16 +1,3 @@
-// Package spiffe is an issuer: it receives an identity from a SPIFFE Workload API
-// agent, such as SPIRE's, through go-spiffe's client.
-//
-// # Promised
-//
-// The agent may start later, and may stop: an identity that it sent is used as long
-// as it is valid. The roots of each trust domain, our own and the federated ones,
-// vouch only for the SPIFFE IDs of that domain. Every wait is bounded, except the
-// one for the next update.
-//
-// # Not promised
-//
-// If the agent has several identities for us, the first is used.
 package spiffe
 
 import (
@@ -152,6 +139,9 @@ func (w *Workload) take(c *workloadapi.X509Context) error {
 	roots := &certs.Roots{Domains: map[string]*x509.CertPool{}}
 	for _, bundle := range c.Bundles.Bundles() {
 		roots.Domains[bundle.TrustDomain().Name()] = certs.NewPool(bundle.X509Authorities())
+		if bundle.TrustDomain() == svid.ID.TrustDomain() {
+			roots.Known = bundle.X509Authorities()
+		}
 	}
 	if roots.Pool = roots.Domains[svid.ID.TrustDomain().Name()]; roots.Pool == nil {
 		return fmt.Errorf("it gives no roots of our own trust domain, %s", svid.ID.TrustDomain())

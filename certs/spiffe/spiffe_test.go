@@ -278,7 +278,7 @@ func TestPanicInTheListener(t *testing.T) {
 	s := certs.NewSource("me")
 	panics := make(chan string, 9)
 	s.OnPanic = func(part string) { panics <- part }
-	w := New("unix://"+agent.path, s, slog.New(&panicking{Handler: slog.DiscardHandler, at: "identity renewed"}))
+	w := New("unix://"+agent.path, s, slog.New(&panicking{Handler: slog.DiscardHandler, at: "identity obtained"}))
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { w.Run(ctx) })

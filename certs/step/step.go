@@ -215,7 +215,7 @@ func namesOf(leaf *x509.Certificate) []string {
 }
 
 func pooled(roots []*x509.Certificate) *certs.Roots {
-	return certs.NewRoots(certs.NewPool(roots))
+	return certs.RootsOf(roots)
 }
 
 func (i *Issuer) known() []*x509.Certificate {

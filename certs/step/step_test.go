@@ -173,7 +173,7 @@ func TestEnrolsAndRenewsWithANewKey(t *testing.T) {
 	if _, err := snap.Certificate.Leaf.Verify(x509.VerifyOptions{Roots: snap.Roots.Pool, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Error(err)
 	}
-	if got := log.String(); !strings.Contains(got, `msg="identity renewed"`) || strings.Contains(got, "BEGIN") {
+	if got := log.String(); !strings.Contains(got, `msg="identity obtained"`) || strings.Contains(got, "BEGIN") {
 		t.Errorf("log: %s", got)
 	}
 }

@@ -24,7 +24,8 @@ import (
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
-	"ambassador/l4"
+	"ambassador/l4/bind"
+	"ambassador/l4/descriptors"
 )
 
 // caFlags are the flags of `ca`.
@@ -73,9 +74,9 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 		return &program.ExitError{Code: 2, Err: err}
 	}
 	defer files.close()
-	names, log := caNames(flags), logs.New(a.Stderr)
+	names, log := caNames(flags), logs.New(a.Stderr, a.Env)
 	defer log.Close()
-	gate := &admin.Gate{What: "ca", Max: caConnections(l4.DescriptorLimit()), Log: log.Logger}
+	gate := &admin.Gate{What: "ca", Max: caConnections(descriptors.Limit()), Log: log.Logger}
 	server, err := embedded.NewServer(embedded.ServerOptions{Names: names, Storage: flags.storage, Password: files.password,
 		PlainKeys: flags.passwordFile == "", ConnState: gate.State})
 	if err != nil {
@@ -87,9 +88,7 @@ func (a *app) runCA(ctx context.Context, flags caFlags) error {
 			return err
 		}
 	}
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(ctx, "tcp", flags.listen)
+	ln, err := bind.ListenTCP(ctx, flags.listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}

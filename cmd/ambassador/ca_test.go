@@ -81,7 +81,7 @@ upstreams: {u: {endpoints: ["127.0.0.1:1"], required: false, tls: {identity: me}
 listeners: {front: {listen: "127.0.0.1:0", upstream: u}}
 `)
 	_, log := runFile(t, path)
-	log.Await(t, `"msg":"identity renewed","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
+	log.Await(t, `"msg":"identity obtained","identity":"me","generation":1,"names":\["dns:me.internal"\]`)
 	if _, err := os.Stat(filepath.Join(filepath.Dir(path), "me-identity", "identity.pem")); err != nil {
 		t.Error(err)
 	}

@@ -32,7 +32,7 @@ func TestMistakesInUsersFiles(t *testing.T) {
 	if err := os.Remove(filepath.Join(folder, "users")); err != nil {
 		t.Fatal(err)
 	}
-	if _, errs, code := explained(t, "-c", path); code != 2 || !strings.Contains(errs, "listeners.l.socks5.users_file: open ") {
+	if _, errs, code := explained(t, "-c", path); code != 2 || !strings.Contains(errs, "listeners.l.socks5.users_file: "+filepath.Join(folder, "users")+": no such file") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
 }

@@ -22,9 +22,11 @@ import (
 	"ambassador/certs/embedded"
 	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/l4"
+	"ambassador/l4/descriptors"
 )
 
 const (
@@ -58,7 +60,7 @@ would. Prints the nc line to try. Nothing of it is left when it ends.`,
 				return fmt.Errorf("demo: %w", err)
 			}
 			defer d.close()
-			f, err := d.configuration(listen)
+			f, err := d.configuration(listen, a.Stderr)
 			if err != nil {
 				return &program.ExitError{Code: 2, Err: err}
 			}
@@ -124,7 +126,7 @@ func (d *demo) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	gate := &admin.Gate{What: "demo service", Max: demoConnections(l4.DescriptorLimit()), Log: slog.New(slog.DiscardHandler)}
+	gate := &admin.Gate{What: "demo service", Max: demoConnections(descriptors.Limit()), Log: slog.New(slog.DiscardHandler)}
 	d.service = gate.Listen(ln)
 	return nil
 }
@@ -185,15 +187,18 @@ func (d *demo) echo(conn *tls.Conn) {
 	}
 }
 
-// configuration is the configuration that `forward` makes of the same flags.
-func (d *demo) configuration(listen string) (*config.File, error) {
+// configuration is the configuration that `forward` makes of the same flags, for a log on
+// stderr.
+func (d *demo) configuration(listen string, stderr io.Writer) (*config.File, error) {
 	in := func(name string) string { return filepath.Join(d.folder, name) }
-	f, err := forwardFile(&forwardFlags{listenFlags: listenFlags{listen: listen}, to: []string{d.service.Addr().String()},
+	f, err := forwardFile(&forwardFlags{listenFlags: listenFlags{listen: []string{listen}}, to: []string{d.service.Addr().String()},
 		cert: in("client.crt"), key: in("client.key"), ca: in("ca.crt")})
 	if err != nil {
 		return nil, err
 	}
-	f.Log.Format = "text"
+	if !logs.IsTerminal(stderr) {
+		f.Log.Format = "text" // a person reads it through a pipe, too
+	}
 	return f, nil
 }
 
@@ -201,7 +206,7 @@ func (d *demo) configuration(listen string) (*config.File, error) {
 func (d *demo) run(ctx context.Context, a *app, f *config.File) error {
 	signals, stop := process.EndSignals()
 	defer stop()
-	p, err := process.Start(ctx, a.World, f, process.Options{Signals: signals, Descriptors: demoConnections(l4.DescriptorLimit())})
+	p, err := process.Start(ctx, a.World, f, process.Options{Signals: signals, Descriptors: demoConnections(descriptors.Limit())})
 	if err != nil {
 		return err
 	}
@@ -219,10 +224,10 @@ Before it, at %s, an ambassador takes plain TCP. Try it in another terminal:
 
     echo hi | %s
 
-Every connection is one line here when it ends. More of its story, by the value
-of client= in that line, and of all of them:
+Every connection is one line here when it ends. More of its story, by the port of
+the client in that line, and of all of them:
 
-    ambassador why ADDR:PORT
+    ambassador why PORT
     ambassador status
 
 Ctrl-C ends it, and nothing is left.

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -66,11 +67,11 @@ func TestDemoOnceFails(t *testing.T) {
 			}
 			defer d.close()
 			c.spoil(d)
-			f, err := d.configuration("127.0.0.1:0")
+			f, err := d.configuration("127.0.0.1:0", io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := &app{program.World{Stdout: cmdtest.NewOutput(), Stderr: cmdtest.NewOutput(), Env: cmdtest.EnvOf()}}
+			a := &app{World: program.World{Stdout: cmdtest.NewOutput(), Stderr: cmdtest.NewOutput(), Env: cmdtest.EnvOf()}}
 			if err := d.runOnce(t.Context(), a, f); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want an error with %q", err, c.want)
 			}
@@ -94,7 +95,7 @@ func TestDemo(t *testing.T) {
 		t.Errorf("the folder with the key: %v, %v; want mode 0700", info.Mode(), err)
 	}
 	socket := filepath.Join(cmdtest.ShortDir(t), "s")
-	f, err := d.configuration("unix:" + socket)
+	f, err := d.configuration("unix:"+socket, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +105,7 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.explain(out, p.Listening()[0].Addr)
-	for _, want := range []string{"echo hi \\| nc -N -U " + socket + "\n", "ambassador why ADDR:PORT", "A service at 127.0.0.1:", "Ctrl-C"} {
+	for _, want := range []string{"echo hi \\| nc -N -U " + socket + "\n", "ambassador why PORT", "A service at 127.0.0.1:", "Ctrl-C"} {
 		out.Await(t, want)
 	}
 	c := cmdtest.DialPrinted(t, out.Await(t, `(?m)^listening forward (\S+)$`)[1])

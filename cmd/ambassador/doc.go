@@ -3,12 +3,13 @@
 // after STARTTLS if the protocol requires that.
 //
 // This package is the binary: its flags, its table of commands, its exit codes, and the
-// commands that need no configuration file (forward, socks5, demo, ca). It is the only
-// package that knows all the others. Only main exits.
+// commands that make their configuration (forward, socks5, demo, ca), read a file (run,
+// check), or print (schema, help). It is the only package that knows all the others. Only main exits.
 //
 // The packages below internal/, in the order of their imports, lowest first:
 //
 //   - output: writes text and JSON for people and programs, without control characters
+//   - report: what rules with report would deny, and the rules that allow it
 //   - program: streams, environment and exit codes, which main passes down
 //   - api: the paths and JSON types of the admin API
 //   - adminsocket: finds and binds the socket of the admin API
@@ -28,7 +29,7 @@
 //   - SIGTERM and SIGINT let sessions finish within drain.timeout, and the process ends
 //     with exit code 0. A second signal ends it at once.
 //   - COMMAND starts after every required upstream was reached, and its exit code
-//     is ours.
+//     is ours. A signal that comes earlier is 128+N.
 //   - Standard output has only the addresses, or COMMAND's output. With
 //     `socks5 --report`, the report follows at the very end.
 //

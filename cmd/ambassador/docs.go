@@ -19,12 +19,15 @@ type topic struct{ name, about string }
 // that each has its file.
 func topics() []topic {
 	return []topic{
+		{"install", "packages, systemd, upgrade, uninstall, platforms, changes"},
 		{"configuration", "the file: how it is read, and every key with its default"},
-		{"starttls", "PostgreSQL, MySQL, LDAP, SMTP, IMAP, POP3 and XMPP"},
+		{"starttls", "PostgreSQL, MySQL, LDAP, mail, NNTP, NATS and XMPP"},
 		{"egress", "SOCKS5, HTTP CONNECT and redirected programs; rules"},
 		{"identities", "certificates: files, step-ca, SPIFFE; whom to trust; TLS from clients"},
 		{"resilience", "addresses, balancing, health checks, circuit breakers, preconnected connections"},
-		{"operations", "commands, admin API, metrics, logs, reload, drain, systemd, containers, sandbox"},
+		{"operations", "commands, admin API, metrics, logs, reload, drain, systemd, sandbox"},
+		{"containers", "the image: build, read-only root, health check, signals"},
+		{"kubernetes", "sidecar, probes, Jobs, kube inject, and the manifests that print has"},
 		{"troubleshooting", "every reason, and common error messages, with cause and fix"},
 		{"sizing", "limits, descriptors, memory, performance"},
 		{"security", "what is protected against whom, and what is not"},

@@ -21,12 +21,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
 
+	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4/outcome"
 	"ambassador/l4/starttls"
 )
@@ -235,13 +237,38 @@ func TestAdminPathsAreDocumented(t *testing.T) {
 	}
 }
 
+// The table of the fields has each field, in the order of the record, with its type.
 func TestFieldsOfRecordsAreDocumented(t *testing.T) {
-	var all []string
-	for f := range reflect.TypeFor[outcome.Record]().Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		all = append(all, name)
+	_, table, _ := strings.Cut(chapter(t, "operations"), "\n| key | type | meaning |\n|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\w+) \\| \\S.* \\|$").FindAllStringSubmatch(table, -1)
+	var got, want []string
+	for _, row := range rows {
+		got = append(got, row[1]+" "+row[2])
 	}
-	mustHave(t, "operations", "field of a record", "`%s`", all)
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[outcome.Record]()) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			want = append(want, name+" "+typeInJSON(f.Type))
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the table of fields in docs/operations.md: %s", diff)
+	}
+}
+
+// typeInJSON is what a field of a record is in JSON.
+func typeInJSON(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[outcome.Seconds]():
+		return "seconds"
+	case t == reflect.TypeFor[time.Time]():
+		return "time"
+	case t.Kind() == reflect.String, t.Kind() == reflect.Array: // an array is an id, in hexadecimal
+		return "text"
+	case t.Kind() == reflect.Bool:
+		return "true" // false is left out
+	}
+	return "number"
 }
 
 // The configuration reference.
@@ -259,7 +286,7 @@ type keyDoc struct {
 // required are the keys that their section must have.
 var required = []string{
 	"identities.NAME.step.url", "identities.NAME.step.fingerprint", "identities.NAME.step.names",
-	"identities.NAME.spiffe.socket", "listeners", "listeners.NAME.listen", "listeners.NAME.proxy_protocol.from", "upstreams", "upstreams.NAME.endpoints[].address",
+	"identities.NAME.spiffe.socket", "listeners", "listeners.NAME.listen", "listeners.NAME.proxy_protocol.from", "upstreams",
 	"upstreams.NAME.health.http.port",
 }
 
@@ -428,7 +455,8 @@ func sectionsOf(p map[string]any) (out []map[string]any) {
 		return []map[string]any{items}
 	}
 	choices, _ := items["anyOf"].([]any)
-	for _, c := range choices {
+	own, _ := p["anyOf"].([]any)
+	for _, c := range append(choices, own...) {
 		if c := c.(map[string]any); c["properties"] != nil {
 			out = append(out, c)
 		}
@@ -446,6 +474,8 @@ func kindOf(p map[string]any) string {
 			all = append(all, "`"+fmt.Sprint(v)+"`")
 		}
 		return "one of " + strings.Join(all, ", ")
+	case p["anyOf"] != nil && len(sectionsOf(p)) > 0:
+		return kindOf(p["anyOf"].([]any)[0].(map[string]any)) + " or section"
 	case p["anyOf"] != nil:
 		return "one or a list"
 	case p["type"] == "array":
@@ -793,8 +823,9 @@ func TestHelpTopics(t *testing.T) {
 func TestManPage(t *testing.T) {
 	root := (&app{}).rootCommand()
 	page := manPage(root)
-	for _, c := range root.Commands() {
-		if !strings.Contains(page, "\n.SS "+escapeRoff(c.Name())) {
+	kube, _, _ := root.Find([]string{"kube", "inject"})
+	for _, c := range append(root.Commands(), kube) {
+		if !strings.Contains(page, "\n.SS "+escapeRoff(strings.TrimPrefix(c.CommandPath(), "ambassador "))) {
 			t.Errorf("the man page has no %s", c.Name())
 		}
 		c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
@@ -815,20 +846,25 @@ func TestManPage(t *testing.T) {
 }
 
 func TestCompletionOfValues(t *testing.T) {
+	two := cmdtest.WriteConfig(t, "listeners: {front: {listen: 1, upstream: one}}\nupstreams: {one: {endpoints: [a:1]}, two: {endpoints: [b:1]}}\n")
 	for line, want := range map[string]string{ // the lines of the answer, and its directive; the shell filters them
-		"forward --starttls ": strings.Join(starttls.Names(), "\n") + "\n:4\n",
-		"run --log-level ":    "debug\ninfo\nwarn\nerror\n:4\n",
-		"run --log-format ":   "text\njson\n:4\n",
-		"run --config ":       "yaml\nyml\n:8\n",
-		"run ":                ":0\n",
-		"forward --listen ":   ":4\n",
-		"forward --cert ":     ":0\n",
-		"ca --storage ":       ":16\n",
-		"status ":             ":4\n",
-		"help ":               "egress\tSOCKS5, HTTP CONNECT and redirected programs; rules\n:4\n",
-		"help f":              "forward\tPut one plaintext listener before one TLS service, without a file\n:4\n",
-		"help completion f":   "fish\tPrint the completion script for fish\n:4\n",
-		"help forward ":       ":4\n",
+		"test -c " + two + " ":     "one\ntwo\n:4\n",
+		"test -c " + two + " one ": "two\n:4\n",
+		"test -c " + two + "x ":    ":4\n",
+		"sessions --reason ":       "internal\n:4\n",
+		"forward --starttls ":      strings.Join(starttls.Names(), "\n") + "\n:4\n",
+		"run --log-level ":         "debug\ninfo\nwarn\nerror\n:4\n",
+		"run --log-format ":        "auto\ntext\njson\n:4\n",
+		"run --config ":            "yaml\nyml\n:8\n",
+		"run ":                     ":0\n",
+		"forward --listen ":        ":4\n",
+		"forward --cert ":          ":0\n",
+		"ca --storage ":            ":16\n",
+		"status ":                  ":4\n",
+		"help ":                    "egress\tSOCKS5, HTTP CONNECT and redirected programs; rules\n:4\n",
+		"help f":                   "forward\tPut one plaintext listener before one TLS service, without a file\n:4\n",
+		"help completion f":        "fish\tPrint the completion script for fish\n:4\n",
+		"help forward ":            ":4\n",
 	} {
 		out := &strings.Builder{}
 		args := append([]string{cobra.ShellCompRequestCmd}, strings.Split(line, " ")...)

@@ -61,12 +61,12 @@ func TestCheckOfFileModes(t *testing.T) {
 	}{
 		{"a.key", 0o600, "", 0},
 		{"a.key", 0o640, "", 0},
-		{"a.key", 0o644, "warning: identities.a.files.key: " + at("a.key") + ": every user of this host may read this secret (mode 0644); chmod o-r it", 0},
-		{"pw", 0o644, "warning: identities.a.files.password_file: ", 0},
-		{"token", 0o604, "warning: identities.s.step.token_file: ", 0},
-		{"probe", 0o644, "warning: upstreams.u.health.password_file: ", 0},
-		{"admin", 0o644, "warning: admin.token_file: ", 0},
-		{"users", 0o644, "warning: listeners.front.http_connect.users_file: ", 0},
+		{"a.key", 0o644, ": identities.a.files.key: " + at("a.key") + ": every user of this host may read this secret (mode 0644); chmod o-r it", 0},
+		{"pw", 0o644, ": identities.a.files.password_file: ", 0},
+		{"token", 0o604, ": identities.s.step.token_file: ", 0},
+		{"probe", 0o644, ": upstreams.u.health.password_file: ", 0},
+		{"admin", 0o644, ": admin.token_file: ", 0},
+		{"users", 0o644, ": listeners.front.http_connect.users_file: ", 0},
 		{"a.crt", 0o644, "", 0},
 		{"ca.crt", 0o644, "", 0},
 		{"a.key", 0o602, "identities.a.files.key: " + at("a.key") + ": every user of this host may write it (mode 0602); chmod o-w it", 2},
@@ -74,7 +74,7 @@ func TestCheckOfFileModes(t *testing.T) {
 		{"token", 0o666, "identities.s.step.token_file: ", 2},
 		{"probe", 0o666, "upstreams.u.health.password_file: ", 2},
 		{"admin", 0o666, "admin.token_file: read " + at("admin") + ": every user of this host may write it", 2},
-		{"users", 0o666, "listeners.front.http_connect.users_file: read " + at("users") + ": every user of this host may write it", 2},
+		{"users", 0o666, "listeners.front.http_connect.users_file: " + at("users") + ": every user of this host may write it", 2},
 		{"ca.crt", 0o666, "identities.a.files.ca: ", 2},
 		{"a.crt", 0o666, "identities.a.files.cert: ", 2},
 	} {
@@ -112,7 +112,7 @@ func TestKubernetesSecret(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, code := checked(t, text); code != 0 || !strings.Contains(out, "warning: identities.a.files.key: ") || !strings.Contains(out, "defaultMode: 0440") {
+	if out, code := checked(t, text); code != 0 || !strings.Contains(out, ": identities.a.files.key: ") || !strings.Contains(out, "defaultMode: 0440") {
 		t.Errorf("code %d\n%s", code, out)
 	}
 	text, _, _ = strings.Cut(text, "  s: {step") // its CA does not exist here
@@ -140,7 +140,7 @@ func TestCheckOfRevocationLists(t *testing.T) {
 		{-time.Hour, time.Hour, nil, "ok (", 0},
 		{-2 * time.Hour, -time.Hour, nil, `identities.a.files.crl: ` + filepath.Join(folder, "ca.crl") + `: the revocation list of "CN=some CA" cannot be used: it expired at`, 2},
 		{time.Hour, 2 * time.Hour, nil, "is the clock right?", 2},
-		{-time.Hour, time.Hour, forCAs, "warning: identities.a.files.crl: ", 0},
+		{-time.Hour, time.Hour, forCAs, ": identities.a.files.crl: ", 0},
 	} {
 		template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(tt.from), NextUpdate: time.Now().Add(tt.to), ExtraExtensions: tt.more}
 		list, err := x509.CreateRevocationList(rand.Reader, template, ca, key)
@@ -150,6 +150,29 @@ func TestCheckOfRevocationLists(t *testing.T) {
 		cmdtest.WriteFile(t, filepath.Join(folder, "ca.crl"), string(list))
 		if out, code := checked(t, text); code != tt.code || !strings.Contains(out, tt.want) {
 			t.Errorf("code %d\n%s\nwant code %d with %q", code, out, tt.code, tt.want)
+		}
+	}
+}
+
+// A certificate that cannot be a root is a warning of `check` at the key of its file.
+func TestCheckOfUnusedRoots(t *testing.T) {
+	negative, err := os.ReadFile("../../certs/files/testdata/negative.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := cmdtest.NewPairs(t)
+	p.Issue("a")
+	bundle := filepath.Join(p.Folder, "bundle.crt")
+	cmdtest.WriteFile(t, bundle, string(negative)+string(p.CA.RootPEM()))
+	for key, text := range map[string]string{
+		"identities.a.files.ca": "identities: {a: {files: {ca: DIR/bundle.crt}}}\nupstreams: {u: {endpoints: [\"h:1\"]}}\nlisteners: {l: {listen: \"127.0.0.1:0\", upstream: u}}",
+		"upstreams.u.tls.ca":    "upstreams: {u: {endpoints: [\"h:1\"], tls: {ca: DIR/bundle.crt}}}\nlisteners: {l: {listen: \"127.0.0.1:0\", upstream: u}}",
+		"listeners.l.tls.ca": "identities: {a: {files: {cert: DIR/a.crt, key: DIR/a.key}}}\nupstreams: {u: {endpoints: [\"h:1\"]}}\n" +
+			"listeners: {l: {listen: \"127.0.0.1:0\", upstream: u, tls: {identity: a, ca: DIR/bundle.crt, principals: [any]}}}",
+	} {
+		want := ": " + key + ": " + bundle + `: certificate 1 of the file ("CN=files test negative") is not used as a root: `
+		if out, code := checked(t, strings.ReplaceAll(text, "DIR", p.Folder)); code != 0 || strings.Count(out, want) != 1 {
+			t.Errorf("code %d\n%s\nwant once %q", code, out, want)
 		}
 	}
 }

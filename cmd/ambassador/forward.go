@@ -17,7 +17,8 @@ func (a *app) forwardCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "forward --listen ADDR --to ADDR", Short: "Put one plaintext listener before one TLS service, without a file",
 		Long: `Puts one plaintext listener before one service, until SIGTERM or SIGINT. The
-connection to the service is TLS unless --plain; --cert and --key are our identity.
+connection to the service is TLS unless --plain; --cert and --key, or --pkcs12, are
+our identity.
 SIGHUP loads the certificates again; they are also taken up when they change.`,
 		Example: `  # PostgreSQL: afterwards, psql 'host=127.0.0.1 port=5433 sslmode=disable'
   ambassador forward --listen 127.0.0.1:5433 --to db.internal:5432 --starttls postgres \

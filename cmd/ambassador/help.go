@@ -2,12 +2,16 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/keyhelp"
+	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4/starttls"
 )
 
@@ -50,11 +54,28 @@ func printHelp(help *cobra.Command, args []string) error {
 	}
 	about, rest, err := root.Find(args)
 	if err != nil || len(rest) > 0 {
+		if near := helpNear(args[0]); near != "" {
+			return usageError(root, fmt.Errorf("unknown command or topic %q; did you mean `ambassador %s`?", args[0], near))
+		}
 		return unknownCommand(root, args)
 	}
 	about.InitDefaultHelpFlag()
 	about.InitDefaultVersionFlag()
 	return about.Help()
+}
+
+// helpNear is what was probably meant by a name that is neither a command nor a topic: a topic,
+// or a key of the configuration; empty if neither is near.
+func helpNear(name string) string {
+	for _, t := range topics() {
+		if d := output.Distance(name, t.name); d < 3 && 2*d <= len(name) {
+			return "help " + t.name
+		}
+	}
+	if _, err := keyhelp.Find(config.Schema, name); err == nil && name != "" {
+		return "explain " + name
+	}
+	return ""
 }
 
 // listTopics adds the topics to the help of the root command only. Other commands
@@ -91,9 +112,9 @@ func completeValues(root *cobra.Command) {
 	values := map[string][]cobra.Completion{
 		"starttls":   starttls.Names(),
 		"log-level":  {"debug", "info", "warn", "error"},
-		"log-format": {"text", "json"},
+		"log-format": {"auto", "text", "json"},
 	}
-	files := []string{"config", "cert", "key", "ca", "users", "token-file", "password-file", "storage"}
+	files := []string{"config", "cert", "key", "ca", "users", "token-file", "password-file", "storage", "tests", "pkcs12", "file"}
 	for _, c := range everyCommand(root) {
 		if c.ValidArgsFunction == nil && c.Name() != "run" { // the arguments of run are COMMAND
 			c.ValidArgsFunction = cobra.NoFileCompletions
@@ -102,15 +123,22 @@ func completeValues(root *cobra.Command) {
 			switch {
 			case f.Name == "config":
 				must(c.MarkFlagFilename(f.Name, "yaml", "yml"))
-			case f.Name == "storage":
+			case f.Name == "storage", f.Name == "output-dir":
 				must(c.MarkFlagDirname(f.Name))
 			case values[f.Name] != nil:
 				must(c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(values[f.Name], cobra.ShellCompDirectiveNoFileComp)))
+			case hasCompletion(c, f.Name):
 			case f.Value.Type() != "bool" && !slices.Contains(files, f.Name):
 				must(c.RegisterFlagCompletionFunc(f.Name, cobra.NoFileCompletions))
 			}
 		})
 	}
+}
+
+// hasCompletion reports whether the command itself completes the flag's value.
+func hasCompletion(c *cobra.Command, flag string) bool {
+	_, has := c.GetFlagCompletionFunc(flag)
+	return has
 }
 
 // must panics if a flag's completion cannot be registered: the flag is missing, or it

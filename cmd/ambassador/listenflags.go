@@ -14,14 +14,14 @@ import (
 // listenFlags configure the one listener of a command that needs no file: `forward` and
 // `socks5`.
 type listenFlags struct {
-	listen                string
+	listen                []string
 	idle                  time.Duration
 	socketMode            string
 	unsafePlaintextListen bool
 }
 
 func (lf *listenFlags) bind(flags *pflag.FlagSet) {
-	flags.StringVar(&lf.listen, "listen", "", "where the application connects: HOST:PORT or unix:/path (required)")
+	flags.StringArrayVar(&lf.listen, "listen", nil, "where the application connects: HOST:PORT, PORT, %INTERFACE:PORT or unix:/path (required; may be repeated)")
 	flags.DurationVar(&lf.idle, "idle", 0, "end sessions that move no byte for so long (default: never)")
 	flags.StringVar(&lf.socketMode, "socket-mode", "", "permissions of the socket of --listen unix:/path (default 0600)")
 	flags.BoolVar(&lf.unsafePlaintextListen, "unsafe-plaintext-listen", false, "allow --listen on an address that others can reach")
@@ -29,8 +29,12 @@ func (lf *listenFlags) bind(flags *pflag.FlagSet) {
 
 // lines returns the listener's keys as YAML.
 func (lf *listenFlags) lines() (out []string) {
-	if lf.listen != "" {
-		out = append(out, "listen: "+quoteAll(absoluteSockets([]string{lf.listen})))
+	switch addresses := quoteAll(absoluteSockets(lf.listen)); len(lf.listen) {
+	case 0:
+	case 1:
+		out = append(out, "listen: "+addresses)
+	default:
+		out = append(out, "listen: ["+addresses+"]")
 	}
 	if lf.socketMode != "" {
 		out = append(out, "socket: {mode: "+config.Quote(lf.socketMode)+"}")
@@ -51,7 +55,7 @@ func (lf *listenFlags) flagOf(path string) string {
 	_, key, hasKey := strings.Cut(rest, ".")
 	switch {
 	case !ok: // not a key of the listener
-	case !hasKey || key == "listen":
+	case !hasKey || strings.HasPrefix(key, "listen"):
 		return "--listen"
 	case strings.HasPrefix(key, "socket"):
 		return "--socket-mode"
@@ -77,7 +81,7 @@ func absolute(path string) string {
 // absoluteSockets makes the paths of unix sockets absolute.
 func absoluteSockets(addresses []string) (out []string) {
 	for _, a := range addresses {
-		if path, ok := strings.CutPrefix(a, "unix:"); ok {
+		if path, ok := strings.CutPrefix(a, "unix:"); ok && !strings.HasPrefix(path, "@") {
 			a = "unix:" + absolute(path)
 		}
 		out = append(out, a)

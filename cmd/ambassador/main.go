@@ -7,10 +7,13 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ambassador/cmd/ambassador/internal/cli"
+	"ambassador/cmd/ambassador/internal/handover"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/cmd/ambassador/internal/program"
 )
@@ -21,17 +24,28 @@ func main() {
 
 // runAlone is run as the only work of the process.
 func runAlone() int {
-	a := &app{program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Version: buildVersion(), Alone: true}}
-	return a.execute(context.Background(), os.Args[1:])
+	a := &app{World: program.World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Version: buildVersion(), Alone: true}}
+	var err error
+	if a.handover, err = handover.Receive(a.World); err != nil {
+		fmt.Fprintf(a.Stderr, "ambassador: %s\n", output.VisibleLines(err.Error()))
+		return 1
+	}
+	defer a.handover.Recover()
+	code := a.execute(context.Background(), os.Args[1:])
+	a.handover.GoBack(fmt.Errorf("it ended with exit code %d before it took over", code))
+	return code
 }
 
 // app holds what the commands share.
-type app struct{ program.World }
+type app struct {
+	program.World
+	handover *handover.Received // nil: no program was before this one in the process
+}
 
 // run is the whole program. It may share the process with other code, and returns the
 // exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{program.World{Stdin: stdin, Stdout: stdout, Stderr: stderr, Env: os.LookupEnv, Version: buildVersion()}}
+	a := &app{World: program.World{Stdin: stdin, Stdout: stdout, Stderr: stderr, Env: os.LookupEnv, Version: buildVersion()}}
 	return a.execute(ctx, args)
 }
 
@@ -58,7 +72,7 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	switch {
 	case errors.As(err, &exit):
 	case !running: // an error before a command begins is an error in the command line
-		exit = usageError(cmd, err)
+		errors.As(mistake(cmd, args, err), &exit)
 	default:
 		exit = &program.ExitError{Code: 1, Err: err}
 	}
@@ -71,6 +85,35 @@ func (a *app) execute(ctx context.Context, args []string) int {
 // usageError is an error in the command line.
 func usageError(cmd *cobra.Command, err error) *program.ExitError {
 	return &program.ExitError{Code: 2, Err: fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+}
+
+// mistake explains why the command line args was refused. Cobra parses the flags before it
+// looks at the name of an unknown command.
+func mistake(cmd *cobra.Command, args []string, err error) error {
+	if !cmd.HasParent() && len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return unknownCommand(cmd, args)
+	}
+	var flag *pflag.NotExistError
+	if errors.As(err, &flag) && len(flag.GetSpecifiedName()) > 2*cmd.Root().SuggestionsMinimumDistance { // anything is similar to a shorter name
+		if near := similarFlag(cmd, flag.GetSpecifiedName()); near != "" {
+			err = fmt.Errorf("%w; did you mean --%s?", err, near)
+		}
+	}
+	return usageError(cmd, err)
+}
+
+// similarFlag returns the command's flag whose name is the most similar; empty if none is.
+func similarFlag(cmd *cobra.Command, name string) string {
+	names := &cobra.Command{SuggestionsMinimumDistance: cmd.Root().SuggestionsMinimumDistance}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+		}
+	})
+	if near := names.SuggestionsFor(name); len(near) > 0 {
+		return near[0]
+	}
+	return ""
 }
 
 // everyCommand returns c and all commands below it.
@@ -123,7 +166,7 @@ them, and it says of every connection how it ended and why.`,
 		&cobra.Group{ID: groupWrite, Title: "Write its configuration:"},
 		&cobra.Group{ID: groupAsk, Title: "Speak to a running one:"})
 	addGroup(root, groupRun, a.forwardCommand(), a.socks5Command(), a.runCommand(), a.demoCommand(), a.caCommand())
-	addGroup(root, groupWrite, a.checkCommand(), a.schemaCommand())
+	addGroup(root, groupWrite, a.checkCommand(), a.testCommand(), a.explainCommand(), a.schemaCommand(), a.printCommand(), a.kubeCommand())
 	addGroup(root, groupAsk, cli.Commands(a.World)...)
 	root.AddCommand(a.versionCommand())
 	root.SetHelpCommand(helpCommand())

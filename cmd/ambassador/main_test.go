@@ -60,7 +60,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"--help", 0, "ambassador forward", ""},
 		{"run --help", 0, "-- ./legacy-app", ""},
 		{"version", 0, `^ambassador \S+ \(go1\.\S+, \w+/\w+\)\n$`, ""},
-		{"version --json", 0, `^{"version":".+","go":"go1.+","os":"\w+","arch":"\w+"}\n$`, ""},
+		{"version --json", 0, `^{\n  "version": ".+",\n  "go": "go1.+",\n  "os": "\w+",\n  "arch": "\w+",\n  "handover": \d+\n}\n$`, ""},
 		{"--version", 0, `^ambassador \S+\n$`, ""},
 		{"completion bash", 0, "__ambassador", ""},
 		{"completion zsh", 0, "#compdef ambassador", ""},
@@ -77,7 +77,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"run -c", 2, "", "flag needs an argument"},
 		{"run extra", 2, "", `unexpected "extra": COMMAND comes after --`},
 		{"run -c " + good + " --log-level loud", 2, "", `--log-level: "loud" is no level; use debug, info, warn or error`},
-		{"run -c " + good + " --log-format xml", 2, "", `--log-format: "xml" is no format; use text or json`},
+		{"run -c " + good + " --log-format xml", 2, "", `--log-format: "xml" is no format; use auto, text or json`},
 		{"run -c /absent.yaml", 2, "", "/absent.yaml"},
 		{"run -c " + good + " --print-config", 0, "listeners:", ""},
 		{"run -c " + good + " -- no-such-program-anywhere", 127, "", "COMMAND no-such-program-anywhere: executable file not found"},
@@ -122,7 +122,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 }
 
 func TestEveryCommandIsExplained(t *testing.T) {
-	for _, c := range everyCommand((&app{program.World{Env: cmdtest.EnvOf()}}).rootCommand()) {
+	for _, c := range everyCommand((&app{World: program.World{Env: cmdtest.EnvOf()}}).rootCommand()) {
 		switch {
 		case c.Short == "" || c.Example == "":
 			t.Errorf("%s: has no description, or no example", c.CommandPath())
@@ -152,6 +152,22 @@ func TestVersionOf(t *testing.T) {
 	} {
 		if got := versionOf(&c.info); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.info, got, c.want)
+		}
+	}
+}
+
+func TestVersionLine(t *testing.T) {
+	for _, c := range []struct {
+		reply versionReply
+		want  string
+	}{
+		{versionReply{Version: "v1.2.3", Commit: "0123456789abcdef", Date: "2026-11-29T06:31:02Z", Go: "go1.26.8", OS: "linux", Arch: "amd64"},
+			"ambassador v1.2.3 (commit 0123456789ab 2026-11-29T06:31:02Z, go1.26.8, linux/amd64)"},
+		{versionReply{Version: "v1.2.3", Commit: "0123", Go: "go1.26.8", OS: "linux", Arch: "amd64"}, "ambassador v1.2.3 (commit 0123, go1.26.8, linux/amd64)"},
+		{versionReply{Version: "devel", Go: "go1.26.8", OS: "darwin", Arch: "arm64"}, "ambassador devel (go1.26.8, darwin/arm64)"},
+	} {
+		if got := c.reply.String(); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }

@@ -47,12 +47,15 @@ func manPage(root *cobra.Command) string {
 	return p.String()
 }
 
-// pageCommands returns the commands on the page. cobra does not count help as an
-// available command.
+// pageCommands returns the commands on the page, those below print and kube included.
+// cobra does not count help as an available command.
 func pageCommands(root *cobra.Command) (out []*cobra.Command) {
 	for _, c := range root.Commands() {
 		if c.IsAvailableCommand() || c.Name() == "help" {
 			out = append(out, c)
+		}
+		if c.IsAvailableCommand() && c.Name() != "completion" {
+			out = append(out, pageCommands(c)...)
 		}
 	}
 	return out
@@ -110,7 +113,7 @@ func (p *roff) command(c *cobra.Command) {
 	c.NonInheritedFlags().VisitAll(p.flag)
 	p.example(c.Example)
 	for _, sub := range c.Commands() {
-		if sub.IsAvailableCommand() {
+		if sub.IsAvailableCommand() && c.Name() == "completion" {
 			p.item(sub.CommandPath(), sub.Short+".")
 		}
 	}

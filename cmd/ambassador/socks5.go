@@ -1,10 +1,13 @@
 package main
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"ambassador/cmd/ambassador/internal/process"
 	"ambassador/cmd/ambassador/internal/program"
+	"ambassador/cmd/ambassador/internal/report"
 )
 
 // socks5Command returns the command `socks5`. It makes a configuration with one SOCKS5
@@ -29,7 +32,7 @@ what it has.`,
   htpasswd -nbB batch secret > users
   ambassador socks5 --listen 127.0.0.1:1080 --users users --allow db.internal:5432 --allow 'localhost:8000-8999'
 
-  # Find out what a program needs: everything passes, and the end prints it
+  # Find out what a program needs: all but special addresses pass, and the end prints it
   ambassador socks5 --listen 127.0.0.1:1080 --report`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,11 +46,11 @@ what it has.`,
 			if !what.report || flags.printConfig {
 				return a.serveMade(cmd, &flags, f, process.Options{})
 			}
-			seen := newSeen()
-			if err := a.serveMade(cmd, &flags, f, process.Options{Seen: seen.ended}); err != nil {
+			tally := report.New(time.Now())
+			if err := a.serveMade(cmd, &flags, f, process.Options{Report: tally}); err != nil {
 				return err
 			}
-			return seen.write(a.Stdout)
+			return writeReport(a.Stdout, tally.Report(nil))
 		},
 	}
 	what.bind(cmd.Flags())

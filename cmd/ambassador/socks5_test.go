@@ -2,15 +2,11 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"ambassador/cmd/ambassador/internal/cmdtest"
-	"ambassador/l4/outcome"
 )
 
 func TestAllow(t *testing.T) {
@@ -30,7 +26,9 @@ func TestAllow(t *testing.T) {
 		{":443", "no host"},
 		{"*:443", "write 0.0.0.0/0:443 and [::]/0:443"},
 		{"a.*.b:443", "* stands for one or more whole labels"},
-		{"db:http", `"db:http": port "http": not a port`},
+		{"db:http", `"db:http": the port must be a number; http is 80: write db:80`},
+		{"db:nonesuch", `"db:nonesuch": port "nonesuch": not a port`},
+		{"a:443,b:443", `"a:443,b:443": more than one destination; repeat the flag: --allow a:443 --allow b:443`},
 		{"db:0", "from 1 to 65535"},
 		{"db:9-8", "write 8-9"},
 		{"10.0.0.1/8:443", "did you mean 10.0.0.0/8, or the address 10.0.0.1?"},
@@ -55,22 +53,22 @@ func TestAllow(t *testing.T) {
 }
 
 func TestSOCKS5Flags(t *testing.T) {
-	at := listenFlags{listen: "127.0.0.1:0"}
+	at := listenFlags{listen: []string{"127.0.0.1:0"}}
 	for _, tt := range []struct {
 		name string
 		sf   socks5Flags
 		want string // empty: no error
 	}{
 		{"one", socks5Flags{listenFlags: at, allow: []string{"h.x:1"}}, ""},
-		{"everything", socks5Flags{listenFlags: listenFlags{listen: "unix:/s", idle: time.Minute, socketMode: "0660"}, allow: []string{"h.x:1", "[::]/0:*"}, report: true}, ""},
+		{"everything", socks5Flags{listenFlags: listenFlags{listen: []string{"unix:/s"}, idle: time.Minute, socketMode: "0660"}, allow: []string{"h.x:1", "[::]/0:*"}, report: true}, ""},
 		{"only report", socks5Flags{listenFlags: at, report: true}, ""},
 		{"nothing", socks5Flags{}, "--listen: required"},
 		{"nothing, in one pass", socks5Flags{}, "--allow: required: what clients may connect to"},
 		{"a bad one among good ones", socks5Flags{listenFlags: at, allow: []string{"h.x:1", "h.x"}}, `--allow: "h.x": no port`},
 		{"every bad one", socks5Flags{listenFlags: at, allow: []string{"a.x", "b.x"}}, `--allow: "b.x": no port`},
-		{"open", socks5Flags{listenFlags: listenFlags{listen: "0.0.0.0:0"}, allow: []string{"h.x:1"}}, "--listen: plaintext on 0.0.0.0:0, which others can reach; listen on 127.0.0.1 or a unix socket, or set --unsafe-plaintext-listen"},
-		{"mode", socks5Flags{listenFlags: listenFlags{listen: "unix:/s", socketMode: "rw"}, allow: []string{"h.x:1"}}, "--socket-mode: "},
-		{"users", socks5Flags{listenFlags: at, allow: []string{"h.x"}, users: "/absent/users"}, "--users: open /absent/users: no such file"},
+		{"open", socks5Flags{listenFlags: listenFlags{listen: []string{"0.0.0.0:0"}}, allow: []string{"h.x:1"}}, "--listen: plaintext on 0.0.0.0:0, which others can reach; listen on 127.0.0.1 or a unix socket, or set --unsafe-plaintext-listen"},
+		{"mode", socks5Flags{listenFlags: listenFlags{listen: []string{"unix:/s"}, socketMode: "rw"}, allow: []string{"h.x:1"}}, "--socket-mode: "},
+		{"users", socks5Flags{listenFlags: at, allow: []string{"h.x"}, users: "/absent/users"}, "--users: /absent/users: no such file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := socks5File(&tt.sf)
@@ -97,92 +95,8 @@ func TestSOCKS5Flags(t *testing.T) {
 func TestSOCKS5WithoutItsUsers(t *testing.T) {
 	out, errs := cmdtest.NewOutput(), cmdtest.NewOutput()
 	code := run(t.Context(), []string{"socks5", "--listen", "127.0.0.1:0", "--admin", "", "--allow", "h.x:1", "--users", "/absent/users"}, strings.NewReader(""), out, errs)
-	if want := "ambassador: --users: open /absent/users: no such file or directory\n"; code != 2 || errs.String() != want {
+	if want := "ambassador: --users: /absent/users: no such file or directory; relative paths start at the folder where the command is run\n"; code != 2 || errs.String() != want {
 		t.Errorf("exit code %d, %q, want 2 and %q", code, errs, want)
-	}
-}
-
-func record(destination, rule string, reason outcome.Reason) *outcome.Record {
-	r := &outcome.Record{Rule: rule, Destination: destination, Reason: reason}
-	if reason == outcome.Closed {
-		r.Establish = 1
-	}
-	return r
-}
-
-func TestReport(t *testing.T) {
-	s := newSeen()
-	for _, r := range []*outcome.Record{
-		record("db.internal:5433", unlisted, outcome.Closed), record("db.internal:5432", unlisted, outcome.Closed), record("db.internal:5432", unlisted, outcome.SpecialAddress),
-		record("db.internal:8080", unlisted, outcome.Refused), record("[2001:db8::1]:443", unlisted, outcome.Closed), record("192.0.2.7:443", unlisted, outcome.Probe),
-		record("allowed.internal:443", "#1", outcome.Closed), record("", "", outcome.BadGreeting),
-	} {
-		s.ended(r)
-	}
-	var out strings.Builder
-	if err := s.write(&out); err != nil {
-		t.Fatal(err)
-	}
-	want := `# not in --allow, and allowed by --report:
---allow '192.0.2.7:443'  # 1 session
---allow '[2001:db8::1]:443'  # 1 session
---allow 'db.internal:5432-5433'  # 3 sessions, 1 special_address
---allow 'db.internal:8080'  # 1 session, 1 refused
-# the same as rules of a configuration file:
-- {ip: "192.0.2.7", port: 443, upstream: direct}
-- {ip: "2001:db8::1", port: 443, upstream: direct}
-- {host: "db.internal", port: 5432-5433, upstream: direct}
-- {host: "db.internal", port: 8080, upstream: direct}
-`
-	if diff := cmp.Diff(want, out.String()); diff != "" {
-		t.Error(diff)
-	}
-	// The printed flags are valid.
-	var again socks5Flags
-	again.listen = "127.0.0.1:0"
-	for _, n := range s.needs() {
-		again.allow = append(again.allow, n.allow())
-	}
-	if _, err := socks5File(&again); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestReportOfNothing(t *testing.T) {
-	s := newSeen()
-	s.ended(record("allowed.internal:443", "#1", outcome.Closed))
-	var out strings.Builder
-	if err := s.write(&out); err != nil || out.String() != "# nothing was asked for that --allow does not have (1 session)\n" {
-		t.Errorf("%v, %q", err, out.String())
-	}
-}
-
-func TestReportIsBounded(t *testing.T) {
-	s := newSeen()
-	for i := range maxSeen + 5 {
-		s.ended(record(fmt.Sprintf("host-%d.internal:1", i), unlisted, outcome.Closed))
-	}
-	s.ended(record("host-7.internal:1", unlisted, outcome.Closed))
-	var out strings.Builder
-	if err := s.write(&out); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(s.needs()); n != maxSeen {
-		t.Errorf("%d destinations are kept, want %d", n, maxSeen)
-	}
-	if !strings.Contains(out.String(), "--allow 'host-7.internal:1'  # 2 sessions\n") || !strings.HasSuffix(out.String(), "# and 5 sessions to more than 10000 destinations, which were not kept\n") {
-		t.Errorf("%s", out.String()[max(0, out.Len()-300):])
-	}
-}
-
-// The printed flags and rules are sorted, whatever the order of sessions.
-func TestReportIsSorted(t *testing.T) {
-	s := newSeen()
-	for _, host := range []string{"c", "a", "b"} {
-		s.ended(record(host+".x:1", unlisted, outcome.Closed))
-	}
-	if got := allowsOf(s.needs()); !slices.IsSorted(got) || len(got) != 3 {
-		t.Errorf("%v", got)
 	}
 }
 
@@ -195,7 +109,7 @@ func FuzzAllow(f *testing.F) {
 		if err != nil {
 			return
 		}
-		sf := socks5Flags{listenFlags: listenFlags{listen: "127.0.0.1:0"}, allow: []string{s}}
+		sf := socks5Flags{listenFlags: listenFlags{listen: []string{"127.0.0.1:0"}}, allow: []string{s}}
 		file, err := socks5File(&sf)
 		if err != nil {
 			t.Fatalf("%q is taken alone as %+v, and not as a flag: %v", s, rule, err)
@@ -207,9 +121,3 @@ func FuzzAllow(f *testing.F) {
 }
 
 // allowsOf returns the needs as values of --allow.
-func allowsOf(needs []need) (out []string) {
-	for _, n := range needs {
-		out = append(out, n.allow())
-	}
-	return out
-}

@@ -29,13 +29,13 @@ func (sf *socks5Flags) bind(flags *pflag.FlagSet) {
 	sf.listenFlags.bind(flags)
 	flags.StringArrayVar(&sf.allow, "allow", nil, "what clients may connect to: HOST:PORT, *.SUFFIX:PORT, CIDR:PORT or [IPv6]/LENGTH:PORT; PORT is N, N-M or * (may be repeated)")
 	flags.StringVar(&sf.users, "users", "", "file of the users who may ask, a line of htpasswd -nbB each (default: nobody is asked who he is)")
-	flags.BoolVar(&sf.report, "report", false, "allow everything else, too, and print at the end which --allow it would need")
+	flags.BoolVar(&sf.report, "report", false, "allow everything else but special addresses, too, and print at the end which --allow it would need")
 }
 
 // socks5File makes the configuration that the flags describe, as forwardFile does.
 func socks5File(sf *socks5Flags) (*config.File, error) {
 	text, problems := sf.yaml()
-	if sf.listen == "" {
+	if len(sf.listen) == 0 {
 		problems = append(problems, config.Problem{File: "--listen", Text: "required: where clients connect, like --listen 127.0.0.1:1080"})
 	}
 	if len(sf.allow) == 0 && !sf.report {
@@ -109,7 +109,7 @@ func parseAllow(s string) (allowRule, error) {
 	target, ports, err := splitAllow(s)
 	r := allowRule{key: "host", value: target, ports: ports}
 	if err == nil && ports != "*" {
-		_, err = policy.ParsePortRange(ports)
+		err = checkPorts(target, ports)
 	}
 	if err != nil {
 		return r, fmt.Errorf("%q: %w", s, err)
@@ -133,10 +133,22 @@ func parseAllow(s string) (allowRule, error) {
 	return r, nil
 }
 
+// checkPorts checks the ports of a value of --allow.
+func checkPorts(target, ports string) error {
+	if n, ok := config.NamedPort(ports); ok {
+		return fmt.Errorf("the port must be a number; %s is %d: write %s:%d", ports, n, target, n)
+	}
+	_, err := policy.ParsePortRange(ports)
+	return err
+}
+
 // splitAllow separates the destination from the ports.
 func splitAllow(s string) (target, ports string, err error) {
 	if strings.Contains(s, "://") {
 		return "", "", errors.New("a URL; write HOST:PORT, like example.com:443")
+	}
+	if all := strings.Split(s, ","); len(all) > 1 {
+		return "", "", fmt.Errorf("more than one destination; repeat the flag: --allow %s", strings.Join(all, " --allow "))
 	}
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || strings.HasSuffix(s, "]") {

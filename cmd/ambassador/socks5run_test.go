@@ -63,7 +63,7 @@ func TestWhatReportDoes(t *testing.T) {
 	}
 	log.Await(t, `(?s)("reason":"special_address".*){2}`)
 	out := stop()
-	for _, want := range []string{"# not in --allow, and allowed by --report:\n--allow '10.0.0.7:80'  # 1 session, 1 special_address\n--allow 'localhost:", "- {ip: \"10.0.0.7\", port: 80, upstream: direct}\n"} {
+	for _, want := range []string{"# not in --allow, and allowed by --report:\n# --allow '10.0.0.7:80'  # private address; 1 session, 1 special_address\n# --allow 'localhost:", "# - {ip: \"10.0.0.7\", port: 80, upstream: direct}  # private address; 1 session, 1 special_address\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it printed\n%s\nwithout\n%s", out, want)
 		}

@@ -60,7 +60,9 @@ func Parse(text []byte) (*List, error) {
 	list := &List{users: map[string]*bcryptLine{}, unknown: &bcryptLine{}}
 	var bad []error
 	n := 0
-	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) {
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
+	for line := range bytes.Lines(text) {
 		n++
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 || line[0] == '#' {

@@ -47,6 +47,8 @@ func TestParseUsers(t *testing.T) {
 		{"comments and empty lines", "# who\n\n  \n#x:y\n", ""},
 		{"all three kinds, and a last line without an end", "a:$2a$" + body + "\nb:$2b$" + body + "\r\nc:$2y$" + body, ""},
 		{"a byte order mark", "\xef\xbb\xbfa:" + goodHash, ""},
+		{"line ends of old Macs", "# who\ra:" + goodHash + "\rb:" + goodHash + "\r", ""},
+		{"a mistake behind line ends of Windows", "# who\r\n\r\nbatch\r\n", "line 3: there is no colon"},
 		{"a name of other letters", "jürgen:" + goodHash, ""},
 		{"no colon", "\nbatch\n", "line 2: there is no colon; a line is NAME:HASH, as `htpasswd -nbB user` prints it"},
 		{"no name", ":" + goodHash, "line 1: there is no name"},

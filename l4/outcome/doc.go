@@ -1,6 +1,7 @@
 // Package outcome has the closed words for how sessions and attempts end: the stages, the
-// reasons, the advice for each reason, the errors that carry them, and the record of a
-// session. It decides nothing: l4 says which reason an error has.
+// reasons, the advice for each reason, the errors that carry them, the record of a
+// session, and the last records. It decides only what a failed connect is (OfDial): l4/ending says
+// which reason an error has.
 //
 // # Promised
 //

@@ -1,6 +1,11 @@
 package outcome
 
-import "time"
+import (
+	"errors"
+	"strings"
+	"syscall"
+	"time"
+)
 
 // Stage is where in its life a session is, or ended.
 type Stage string
@@ -65,6 +70,31 @@ const (
 	Internal            Reason = "internal"
 )
 
+// CountsAgainstAddress reports whether an attempt that ended for the reason may say
+// something about the address. Other reasons are ours or the client's.
+func (r Reason) CountsAgainstAddress() bool {
+	switch r {
+	case Refused, Timeout, Unreachable, StartTLSRefused, UpstreamTLS, UpstreamTLSRejected, UpstreamEarlyClose:
+		return true
+	}
+	return false
+}
+
+// OfDial returns the reason of a failed connect, by its error number.
+func OfDial(err error) Reason {
+	var n syscall.Errno
+	if !errors.As(err, &n) {
+		return Unreachable
+	}
+	switch n {
+	case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EAGAIN: // EAGAIN: a unix listener's backlog is full
+		return Refused
+	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE:
+		return LocalExhausted
+	}
+	return Unreachable
+}
+
 // Error is a failure on the path of a connection.
 type Error struct {
 	Stage  Stage
@@ -111,6 +141,36 @@ type Refusal struct {
 // Error returns Text.
 func (r *Refusal) Error() string { return r.Text }
 
+// DiscoveryError means that the source which pushes an endpoint's addresses cannot be
+// asked. Its text is not for clients: it has addresses and names of our own.
+type DiscoveryError struct {
+	Endpoint string
+	Err      error
+}
+
+// Error returns the endpoint and the cause.
+func (e *DiscoveryError) Error() string { return "discovery of " + e.Endpoint + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *DiscoveryError) Unwrap() error { return e.Err }
+
+// CauseAndFix splits the text of err into what happened and how to fix it. Fix is empty
+// if the error does not know it: then Advice is all that there is. An error that knows
+// it has a method Fix() string, and "; FIX" is the end of its text.
+func CauseAndFix(err error) (cause, fix string) {
+	cause = err.Error()
+	var knows interface {
+		error
+		Fix() string
+	}
+	for e := err; errors.As(e, &knows); e = errors.Unwrap(knows) {
+		if fix := knows.Fix(); fix != "" {
+			return strings.TrimSuffix(cause, "; "+fix), fix
+		}
+	}
+	return cause, ""
+}
+
 // Ours says whether the failure is on our side, so that another address would
 // not help.
 func (e *Error) Ours() bool {
@@ -125,3 +185,9 @@ func (e *Error) Lasting() bool {
 	}
 	return e.Ours()
 }
+
+// NotReadyError means that our identity cannot be used now, for the reason Err.
+type NotReadyError struct{ Err error }
+
+func (e *NotReadyError) Error() string { return e.Err.Error() }
+func (e *NotReadyError) Unwrap() error { return e.Err }

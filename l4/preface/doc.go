@@ -11,7 +11,7 @@
 //   - Not a byte is lost: what was read and is not part of the message is in
 //     Request.Early or in what ReadClientHello returns.
 //   - A PROXY header is read to its last byte and no further.
-//   - What is held for a client is bounded: 16 KiB of an HTTP request, about 4 KiB of a
+//   - What is held for a client is bounded: 16 KiB of an HTTP request, 64 KiB of a
 //     PROXY header, 40 KiB of a ClientHello, 512 bytes of SOCKS5.
 //   - An *Error says that the client is wrong, a *LoginError that it offers no
 //     password. Other errors are those of the connection, where an end inside a message

@@ -15,12 +15,17 @@ type Hints struct {
 	Timeout      time.Duration // in place of connect.timeout
 	NoPreconnect bool          // a new connection, not a preconnected one
 	Tag          string        // for the record
+	Trace        Traceparent   // the trace that the session belongs to
 }
 
 const (
 	maxHints = 1024 // bytes of the whole
 	maxTag   = 64
 )
+
+// traceparent is the key of Hints.Trace. By the standard (W3C Trace Context, section 4.3)
+// a bad value, or a second one, is as none, and no reason to refuse the client.
+const traceparent = "traceparent"
 
 // hintKeys are the keys of hints. Each reads its own value and says what a good one is.
 var hintKeys = []struct {
@@ -31,6 +36,7 @@ var hintKeys = []struct {
 	{"attempts", (*Hints).readAttempts, "a number of 1 or more"},
 	{"timeout", (*Hints).readTimeout, "a duration like 2s or 500ms"},
 	{"no_preconnect", (*Hints).readNoPreconnect, "true or false"},
+	{traceparent, (*Hints).readTraceparent, "a traceparent of W3C Trace Context"},
 	{"tag", (*Hints).readTag, fmt.Sprintf("1 to %d visible ASCII characters without quotes, comma and plus", maxTag)},
 }
 
@@ -64,6 +70,9 @@ func (h *Hints) read(part string, seen []bool) error {
 		switch {
 		case name != key.name:
 			continue
+		case name == traceparent && seen[i]:
+			h.Trace = Traceparent{}
+			return nil
 		case !ok:
 			return badHints("%s has no value; write %s=VALUE, %s", name, name, key.want)
 		case seen[i]:
@@ -108,6 +117,11 @@ func (h *Hints) readTag(value string) bool {
 		!strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune("\"'`,+", c) })
 }
 
+func (h *Hints) readTraceparent(value string) bool {
+	h.Trace = ParseTraceparent(value)
+	return true
+}
+
 // Within is nil if the hints ask for no more than so many attempts and that time. The
 // error is an *Error.
 func (h Hints) Within(attempts int, timeout time.Duration) error {
@@ -124,6 +138,6 @@ func (h Hints) Within(attempts int, timeout time.Duration) error {
 func (h Hints) Over(other Hints) Hints {
 	h.Attempts, h.Timeout = cmp.Or(h.Attempts, other.Attempts), cmp.Or(h.Timeout, other.Timeout)
 	h.NoPreconnect = h.NoPreconnect || other.NoPreconnect
-	h.Tag = cmp.Or(h.Tag, other.Tag)
+	h.Tag, h.Trace = cmp.Or(h.Tag, other.Tag), cmp.Or(h.Trace, other.Trace)
 	return h
 }

@@ -16,7 +16,7 @@ func TestParseHints(t *testing.T) {
 	}{
 		{"", Hints{}, ""},
 		{"attempts=1", Hints{Attempts: 1}, ""},
-		{"attempts=1,timeout=2s,no_preconnect=true,tag=job-7", Hints{1, 2 * time.Second, true, "job-7"}, ""},
+		{"attempts=1,timeout=2s,no_preconnect=true,tag=job-7", Hints{Attempts: 1, Timeout: 2 * time.Second, NoPreconnect: true, Tag: "job-7"}, ""},
 		{"tag=a=b,timeout=1m30s", Hints{Timeout: 90 * time.Second, Tag: "a=b"}, ""},
 		{" attempts=2 ,\ttag=x ", Hints{Attempts: 2, Tag: "x"}, ""},
 		{"no_preconnect=false", Hints{}, ""},
@@ -42,7 +42,7 @@ func TestParseHints(t *testing.T) {
 		{"no_preconnect", Hints{}, "no_preconnect has no value"},
 		{"no_preconnect=yes", Hints{}, "true or false"},
 		{"attempts=1,attempts=1", Hints{}, "attempts is there twice"},
-		{"Attempts=1", Hints{}, `"Attempts" is no key (the keys are attempts, timeout, no_preconnect, tag)`},
+		{"Attempts=1", Hints{}, `"Attempts" is no key (the keys are attempts, timeout, no_preconnect, traceparent, tag)`},
 		{"attempts=1,", Hints{}, `"" is no key`},
 		{",", Hints{}, `"" is no key`},
 		{"=", Hints{}, `"" is no key`},

@@ -116,10 +116,23 @@ func parseConnect(head *httpHead, hints bool) (Request, error) {
 		return Request{}, malformed("CONNECT request: it has " + authHeader + " more than once")
 	}
 	r := Request{hints: strings.Join(said, ","), separator: ','}
+	if parent := head.traceparent(); hints && parent != "" && !strings.Contains(r.hints, traceparent) {
+		r.hints = strings.TrimPrefix(r.hints+","+traceparent+"="+parent, ",")
+	}
 	if err := cmp.Or(head.checkHost(), head.checkNoBody(), r.setTarget(head.target)); err != nil {
 		return Request{}, malformed("CONNECT request: %w", err)
 	}
 	return r, nil
+}
+
+// traceparent is the part that all versions share of the header of W3C Trace Context;
+// empty if there is no valid one.
+func (h *httpHead) traceparent() string {
+	said := h.values("Traceparent")
+	if len(said) != 1 || !ParseTraceparent(said[0]).IsValid() {
+		return ""
+	}
+	return said[0][:traceparentSize]
 }
 
 // setTarget sets the destination from the target of a request.
@@ -131,6 +144,9 @@ func (r *Request) setTarget(target string) error {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return fmt.Errorf("%.100q has no number of 1 to 65535 for a port", target)
+	}
+	if strings.HasPrefix(target, "[") { // RFC 3986, 3.2.2: brackets are for IPv6
+		host = "[" + host + "]"
 	}
 	return r.setName(host, uint16(n))
 }

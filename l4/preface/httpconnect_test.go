@@ -27,7 +27,7 @@ func TestConnectRequests(t *testing.T) {
 		{name: "curl", says: connectCurl, to: "example.com:443"},
 		{name: "nc", says: connectNC, to: "10.0.0.7:22"},
 		{name: "lines that end in LF", says: "CONNECT example.com:443 HTTP/1.1\nHost: a\n\n", to: "example.com:443"},
-		{name: "another spelling", says: "CONNECT Example.COM.:443 HTTP/1.1\r\nHost: a\r\n\r\n", to: "example.com:443"},
+		{name: "another spelling", says: "CONNECT Example.COM.:443 HTTP/1.1\r\nHost: a\r\n\r\n", to: "example.com.:443"},
 		{name: "IPv6", says: "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: a\r\n\r\n", to: "[2001:db8::1]:443"},
 		{name: "IPv4 in IPv6", says: "CONNECT [::ffff:127.0.0.1]:443 HTTP/1.1\r\nHost: a\r\n\r\n", to: "127.0.0.1:443"},
 		{name: "an empty line before", says: "\r\n" + connectCurl, to: "example.com:443"},
@@ -210,8 +210,9 @@ func response(t *testing.T, hears string) {
 }
 
 // strictHead is the grammar of RFC 9112 for a CONNECT request without a body. It has no
-// field that continues on another line, since its fields begin with a token.
-var strictHead = regexp.MustCompile("^(\r?\n)?CONNECT [!-~]+ HTTP/1\\.[0-9]\r?\n" +
+// field that continues on another line, since its fields begin with a token. The target
+// may be a name in Unicode besides, which ParseHost maps to A-labels as it does for SOCKS.
+var strictHead = regexp.MustCompile("^(\r?\n)?CONNECT [!-~\\x80-\\xff]+ HTTP/1\\.[0-9]\r?\n" +
 	"(?:[!#$%&'*+\\-.^_`|~0-9A-Za-z]+:[\t -~\\x80-\\xff]*\r?\n)*\r?\n$")
 
 // latin1 is bytes as runes, for an expression that is about bytes.
@@ -227,7 +228,7 @@ func latin1(s string) string {
 // reads in the same way, and every refusal is a response.
 func FuzzReadConnect(f *testing.F) {
 	for _, s := range []string{connectCurl + "rest", connectNC, connectWith(connectUser), connectWith("Ambassador-Context: tag=x\r\n"), connectWith("Content-Length: 3\r\n") + "abc",
-		"GET / HTTP/1.1\r\n\r\n", "CONNECT \"\\\xff:1 HTTP/1.1\r\n\r\n", "CONNECT [::1]:443 HTTP/1.0\n\n", socksHello, "CONNECT a:1 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"GET / HTTP/1.1\r\n\r\n", "CONNECT \"\\\xff:1 HTTP/1.1\r\n\r\n", "CONNECT [::1]:443 HTTP/1.0\n\n", "CONNECT [A0]:1 HTTP/1.0\n\n", "CONNECT Ŝ:1 HTTP/1.0\n\n", socksHello, "CONNECT a:1 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
 		"CONNECT a:1 HTTP/1.0\r\nX : y\r\n\r\n", "CONNECT a:1 HTTP/1.0\r\nX: y\r\n z\r\n\r\n", "CONNECT a:1 HTTP/1.0\r\nX: y\rz\r\n\r\n", "\r\nCONNECT a:1 HTTP/1.0\r\n\r\n",
 		connectWith("Host: b\r\n"), connectWith("Content-Length: 0\r\nContent-Length: 0\r\n"), connectWith("X: \x00\r\n"), connectWith("\xfc: \xfc\r\n")} {
 		f.Add(s, false)

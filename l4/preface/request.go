@@ -12,11 +12,12 @@ import (
 
 // Request is what a client asks for in SOCKS5 or HTTP CONNECT. Owned by one session.
 type Request struct {
-	Host  string     // a name as policy.ParseHost returns it; empty for an address
-	Addr  netip.Addr // an address, never an IPv4-mapped one; not valid for a name
-	Port  uint16     // never 0
-	User  string     // whose password was right; empty where none is demanded
-	Early []byte     // the client's own bytes that were read together with the request
+	Host     string     // a name as policy.ParseHost returns it; empty for an address
+	Absolute bool       // the name ended in the root's dot: no search domain may be appended
+	Addr     netip.Addr // an address, never an IPv4-mapped one; not valid for a name
+	Port     uint16     // never 0
+	User     string     // whose password was right; empty where none is demanded
+	Early    []byte     // the client's own bytes that were read together with the request
 
 	hints     string
 	separator byte // of hints
@@ -30,6 +31,7 @@ func (r *Request) setName(name string, port uint16) (err error) {
 	if r.Host, r.Addr, err = policy.ParseHost(name); err != nil {
 		return err
 	}
+	r.Absolute = policy.IsAbsolute(name)
 	return r.setPort(port)
 }
 
@@ -95,10 +97,22 @@ func (c *client) ended(protocol string) error {
 	return fmt.Errorf("%s request: %w", protocol, inside(c.err, c.spoke))
 }
 
-// inside turns an end inside a message into io.ErrUnexpectedEOF.
+// inside turns an end inside a message into io.ErrUnexpectedEOF, and another error there
+// into an *InsideError.
 func inside(err error, begun bool) error {
-	if begun && err == io.EOF {
+	switch {
+	case !begun || err == nil:
+		return err
+	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		return io.ErrUnexpectedEOF
 	}
-	return err
+	return &InsideError{err}
 }
+
+// InsideError is an error of the connection after the first byte of a message.
+type InsideError struct{ Err error }
+
+func (e *InsideError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error of the connection.
+func (e *InsideError) Unwrap() error { return e.Err }

@@ -161,6 +161,9 @@ func destinationOf(r Request) string {
 	if r.Addr.IsValid() {
 		return r.Host + netip.AddrPortFrom(r.Addr, r.Port).String()
 	}
+	if r.Absolute {
+		r.Host += "."
+	}
 	return r.Host + netip.AddrPortFrom(netip.IPv4Unspecified(), r.Port).String()[len("0.0.0.0"):]
 }
 

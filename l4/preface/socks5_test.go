@@ -34,7 +34,7 @@ func TestSOCKS5Requests(t *testing.T) {
 		{name: "curl with a user", says: "\x05\x03\x00\x01\x02" + socksUser + socksToName, auth: batch, hears: "\x05\x02\x01\x00", to: "example.com:80", user: "batch"},
 		{name: "a user for nobody", says: "\x05\x03\x02\x01\x00" + socksToName, hears: "\x05\x00", to: "example.com:80"},
 		{name: "all methods", says: "\x05\xff" + strings.Repeat("\x09", 254) + "\x00" + socksToName, hears: "\x05\x00", to: "example.com:80"},
-		{name: "another spelling", says: socksHello + toName("Example.COM."), hears: "\x05\x00", to: "example.com:80"},
+		{name: "another spelling", says: socksHello + toName("Example.COM."), hears: "\x05\x00", to: "example.com.:80"},
 		{name: "IPv4", says: socksHello + socksToFour, hears: "\x05\x00", to: "10.0.0.7:5432"},
 		{name: "IPv6", says: socksHello + socksToSix, hears: "\x05\x00", to: "[2001:db8::1]:443"},
 		{name: "IPv4 in IPv6", says: socksHello + socksToMapped, hears: "\x05\x00", to: "127.0.0.1:80"},

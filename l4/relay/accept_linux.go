@@ -24,11 +24,13 @@ type acceptor struct {
 	watched  watched // the acceptor's entry in the table
 	failed   chan error
 	accepted atomic.Int64
+	begun    sync.WaitGroup // connections for which f has not returned; Pause waits for it
 
-	mu    sync.Mutex
-	fd    int32          // guarded by mu; -1 once closed
-	f     func(net.Conn) // guarded by mu
-	loops []*loop        // guarded by mu; those that wait for connections: the first of the engine's
+	mu     sync.Mutex
+	fd     int32          // guarded by mu; -1 once closed
+	f      func(net.Conn) // guarded by mu; nil: Serve does not run
+	loops  []*loop        // guarded by mu; those that wait for connections: the first of the engine's
+	paused bool           // guarded by mu; no loop accepts, until Resume
 }
 
 // acceptBatch is how many connections are accepted per event, before the loop's
@@ -41,7 +43,7 @@ const acceptBatch = 4
 func (e *Engine) Listen(ln net.Listener, keepAlive *net.KeepAliveConfig) (Listener, error) {
 	t, ok := ln.(*net.TCPListener)
 	if !ok || e.portableOnly {
-		return &plainListener{ln}, nil
+		return &plainListener{Listener: ln}, nil
 	}
 	a := &acceptor{engine: e, addr: ln.Addr(), keepAlive: keepAlive, failed: make(chan error, 1), fd: -1}
 	a.watched.other = a
@@ -94,19 +96,59 @@ func (a *acceptor) watch(f func(net.Conn)) error {
 	case <-a.failed: // left from an earlier Serve
 	default:
 	}
-	at := a.engine.table.at(a.fd)
 	loops := e.loops.Load()
-	if !made || loops == nil || at == nil {
+	if !made || loops == nil || a.engine.table.at(a.fd) == nil {
 		return ioError("epoll_create1", syscall.EMFILE)
 	}
 	a.f = f
-	at.Store(&a.watched)
-	e.acceptors = append(e.acceptors, a)
-	if errno := a.spread((*loops)[:e.active.Load()]); errno != 0 {
+	return a.start((*loops)[:e.active.Load()])
+}
+
+// start makes the loops accept, unless Serve does not run or is paused. Both mu are held.
+func (a *acceptor) start(loops []*loop) error {
+	if a.f == nil || a.paused {
+		return nil
+	}
+	a.engine.table.at(a.fd).Store(&a.watched)
+	a.engine.acceptors = append(a.engine.acceptors, a)
+	if errno := a.spread(loops); errno != 0 {
 		a.forget()
 		return ioError("epoll_ctl", errno)
 	}
 	return nil
+}
+
+// Pause makes the loops accept nothing. Serve does not return.
+func (a *acceptor) Pause() {
+	a.stop()
+	a.begun.Wait()
+}
+
+func (a *acceptor) stop() {
+	a.engine.mu.Lock()
+	defer a.engine.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.paused = true
+	a.forget()
+}
+
+// Resume makes the loops accept again. An error makes Serve return.
+func (a *acceptor) Resume() {
+	a.engine.mu.Lock()
+	defer a.engine.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	loops := a.engine.loops.Load()
+	if a.paused = false; a.fd < 0 || loops == nil {
+		return
+	}
+	if err := a.start((*loops)[:a.engine.active.Load()]); err != nil {
+		select {
+		case a.failed <- err:
+		default:
+		}
+	}
 }
 
 // acceptWith makes exactly those loops wait for connections, as far as
@@ -140,6 +182,7 @@ func (a *acceptor) unwatch() {
 	defer a.engine.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.f = nil
 	a.forget()
 }
 
@@ -162,6 +205,7 @@ func (a *acceptor) ready(l *loop) {
 			a.accepted.Add(1)
 			conn.home = l
 			f(conn)
+			a.begun.Done()
 		case syscall.EINTR, syscall.ECONNABORTED:
 		case syscall.EAGAIN:
 			return
@@ -178,13 +222,14 @@ func (a *acceptor) ready(l *loop) {
 func (a *acceptor) accept() (*Socket, func(net.Conn), syscall.Errno) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.fd < 0 {
+	if a.fd < 0 || a.paused || a.f == nil {
 		return nil, nil, syscall.EAGAIN
 	}
 	fd, from, errno := accept(a.fd)
 	if errno != 0 {
 		return nil, nil, errno
 	}
+	a.begun.Add(1)
 	return newSocket(a.engine, fd, from, a.keepAlive), a.f, 0
 }
 
@@ -208,6 +253,17 @@ func (a *acceptor) Close() error {
 	case a.failed <- net.ErrClosed:
 	default: // Serve is about to end with another error, and then finds us closed
 	}
+	return nil
+}
+
+// Control calls f with the descriptor of the socket.
+func (a *acceptor) Control(f func(fd uintptr)) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fd < 0 {
+		return net.ErrClosed
+	}
+	f(uintptr(a.fd))
 	return nil
 }
 

@@ -12,9 +12,12 @@ import (
 // benchmarks runs one on both engines, with and without TLS upstream.
 func benchmarks(b *testing.B, f func(b *testing.B, e *Engine, up kind)) {
 	for _, name := range []string{"epoll", "portable"} {
-		for _, k := range []kind{{}, {tls: tls.VersionTLS13}} {
+		for _, k := range []kind{{}, {tls: tls.VersionTLS13}, {tls: tls.VersionTLS13, followed: true}} {
 			legs := "plain"
-			if k.tls != 0 {
+			switch {
+			case k.followed:
+				legs = "followed"
+			case k.tls != 0:
 				legs = "tls"
 			}
 			b.Run(name+"/"+legs, func(b *testing.B) {
@@ -52,6 +55,22 @@ func BenchmarkBulk(b *testing.B) {
 		b.SetBytes(int64(len(buf)))
 		for b.Loop() {
 			if _, err := down.Write(buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// The same from upstream, where the relay decrypts.
+func BenchmarkBulkDown(b *testing.B) {
+	benchmarks(b, func(b *testing.B, e *Engine, k kind) {
+		down, up, close := benchSession(b, e, k)
+		defer close()
+		go io.Copy(io.Discard, down) // close ends it
+		buf := make([]byte, 256<<10)
+		b.SetBytes(int64(len(buf)))
+		for b.Loop() {
+			if _, err := up.Write(buf); err != nil {
 				b.Fatal(err)
 			}
 		}

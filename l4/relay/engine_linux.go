@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Engine runs sessions: with epoll if both ends are sockets, else with the
-// portable implementation. It holds nothing before the first session.
+// Engine runs sessions: with epoll if both ends are sockets, and no peer may
+// renegotiate TLS, else with the portable implementation. It holds nothing before the first session.
 type Engine struct {
 	// Budget counts the bytes that sessions hold; it may be nil. Static before the
 	// first session.
@@ -48,7 +48,7 @@ func (e *Engine) now() int64 { return int64(time.Since(e.epoch)) }
 
 // Start takes both connections over and begins to move bytes.
 func (e *Engine) Start(c Config) Session {
-	if !e.portableOnly {
+	if !e.portableOnly && !c.Downstream.waits && !c.Upstream.waits {
 		if f := e.startFlow(&c); f != nil {
 			return f
 		}
@@ -217,6 +217,7 @@ type loop struct {
 	work     workspace
 	lastTurn int32 // the descriptor of the heavy flow that had the last turn
 	last     int64 // when the last event ended, on the engine's clock
+	inARow   int   // waits in a row that took less than directWait
 	quick    int   // events since the last wait that took at most StallBounds[0]
 }
 
@@ -254,17 +255,17 @@ func (l *loop) run() {
 	l.work.init()
 	var events [128]unix.EpollEvent
 	for {
-		n, err := unix.EpollWait(int(l.epfd), events[:], -1)
-		if err != nil && err != syscall.EINTR {
-			panic("relay: internal error: epoll_wait: " + err.Error())
-		}
+		n := l.wait(events[:])
 		l.work.now = l.engine.now()
+		if l.inARow++; time.Duration(l.work.now-l.last) >= directWait {
+			l.inARow = 0
+		}
 		if l.work.now >= l.engine.load.next.Load() {
 			l.engine.rebalance(l.work.now)
 		}
 		l.last = l.work.now
 		heavy := events[:0]
-		for _, ev := range events[:max(n, 0)] {
+		for _, ev := range events[:n] {
 			if ev.Fd == l.wakeFD {
 				return
 			}
@@ -282,6 +283,33 @@ func (l *loop) run() {
 		l.quick = 0
 		l.activity.busy.Add(l.last - l.work.now)
 	}
+}
+
+// directWait is how long a loop waits directly: in the kernel, and unknown to Go's
+// scheduler, which lets it keep its processor. Otherwise the monitor thread takes the
+// processor away and checks every 20 µs whether it has to, which costs up to a tenth
+// of all CPU and wakes other threads. The garbage collector interrupts a direct wait
+// with a signal, or has to wait until its end if signals are off (asyncpreemptoff).
+const directWait = 10 * time.Millisecond
+
+// isBusy is how many waits in a row are shorter than directWait in a loop that is busy. A
+// probe or a handshake alone has fewer: after each, a direct wait would only keep the
+// monitor awake.
+const isBusy = 32
+
+// wait waits for events: directly if the loop is busy, else, or without an event for
+// directWait, as the scheduler knows it.
+func (l *loop) wait(events []unix.EpollEvent) int {
+	if l.inARow >= isBusy {
+		if n := epollWait(l.epfd, events, directWait); n > 0 {
+			return n
+		}
+	}
+	n, err := unix.EpollWait(int(l.epfd), events, -1)
+	if err != nil && err != syscall.EINTR {
+		panic("relay: internal error: epoll_wait: " + err.Error())
+	}
+	return max(n, 0)
 }
 
 // turnTime is how long heavy flows may delay the others, plus the turn that is

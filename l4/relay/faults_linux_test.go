@@ -200,7 +200,7 @@ func writeFails(t *testing.T, up kind, f fault, n int) {
 			f := p.session.(*flow)
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			return f.ledger.sides[1].broken != nil
+			return f.ledger.Sides[1].Broken != nil
 		})
 		p.up.closeWrite()
 	}

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"crypto/tls"
 	"io"
 	"net"
 	"runtime/debug"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ambassador/l4/relay/ledger"
 )
 
 // flow is a Session of the epoll engine: two sockets, without a goroutine and a
@@ -28,19 +29,23 @@ type flow struct {
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
 	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
-	heavy atomic.Uint32   // bits of the directions whose last event moved much
 	held  atomic.Int64    // bytes held for the sides, as counted in the budget
+	heavy atomic.Uint32   // bits of the directions whose last event moved much
 
 	heapIndex int32 // guarded by clock.mu; 0: not in the clock's heap
-	epfd      int32 // guarded by mu; the epoll descriptor that has its sockets
 	due       int64 // guarded by clock.mu
 
 	mu       sync.Mutex
-	sides    [2]side // guarded by mu, like all below
-	ledger   ledger  // over: the sockets are closed, too
-	noSplice bool    // the kernel cannot splice these sockets, or has no memory for it
-	settling bool    // Settled was called, or is due
-	aged     bool    // it has lived for SettleAfter
+	sides    [2]side              // guarded by mu, like all below
+	ledger   ledger.Ledger        // over: the sockets are closed, too
+	late     *net.KeepAliveConfig // options still to be set for the upstream; nil: none
+	holdFIN  time.Duration        // see Config; 0 once the downstream's FIN is passed on
+	epfd     int32                // the epoll descriptor that has the sockets
+	bulk     [2]bool              // the direction is spliced
+	noSplice bool                 // the kernel cannot splice these sockets, or has no memory for it
+	settling bool                 // Settled was called, or is due
+	aged     bool                 // it has lived for SettleAfter
+	heldFIN  bool                 // the downstream's FIN is not passed on yet, because of holdFIN
 
 	dueSettled, dueDone bool // the calls that release still has to make
 	inSettled           bool // Settled is running: Done waits for its return
@@ -49,30 +54,18 @@ type flow struct {
 // side is one socket of a flow.
 type side struct {
 	fd    int32  // -1 once closed
-	mask  uint32 // the events that epoll watches
+	mask  uint16 // the events that epoll watches
 	known bool   // epoll has the descriptor
 	hung  bool   // epoll has reported a hang-up or an error, and will report it again
-	bulk  bool   // its bytes are spliced
 	held  []byte // bytes for it that it has not accepted yet
 	pipe  *pipe  // the same, spliced
 	tls   *tlsSide
-	late  *net.KeepAliveConfig // keepalive options still to be set; nil: none
-}
-
-// tlsSide is the TLS of a side.
-type tlsSide struct {
-	conn      *tls.Conn
-	transport *Transport
-	feed      feed
-	owed      int  // the application's bytes in held that are not counted yet
-	notified  bool // we have written close_notify
-	unread    bool // conn may hold bytes that it read before Start
 }
 
 // finKind is how the side's FIN has come.
-func (s *side) finKind() finKind {
+func (s *side) finKind() ledger.FINKind {
 	if s.tls == nil {
-		return finPlain
+		return ledger.FINPlain
 	}
 	return s.tls.transport.finKind()
 }
@@ -113,7 +106,7 @@ func (f *flow) Quiet() (time.Duration, Side) {
 func (f *flow) HalfClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.ledger.halfClosed()
+	return f.ledger.HalfClosed()
 }
 
 // startFlow makes a flow of two sockets. It returns nil, and changes nothing, if
@@ -123,7 +116,7 @@ func (e *Engine) startFlow(c *Config) *flow {
 	if loop == nil {
 		return nil
 	}
-	f := &flow{loop: loop, limits: c.Limits, owner: c.Owner, start: e.now(), epfd: loop.epfd}
+	f := &flow{loop: loop, limits: c.Limits, holdFIN: c.HoldFIN, owner: c.Owner, start: e.now(), epfd: loop.epfd}
 	f.watched.flow = f
 	f.mu.Lock()
 	if !f.take(c) {
@@ -131,10 +124,10 @@ func (e *Engine) startFlow(c *Config) *flow {
 		return nil
 	}
 	f.begin(c)
-	if !f.ledger.over {
+	if !f.ledger.Over {
 		loop.clock.set(f, f.start+int64(f.next()))
 	}
-	f.releaseWith(func() { go f.owner.Done(*f.ledger.result) }) // never from within Start
+	f.releaseWith(func() { go f.owner.Done(*f.ledger.Result) }) // never from within Start
 	return f
 }
 
@@ -152,15 +145,21 @@ func (f *flow) take(c *Config) bool {
 	}
 	for i, l := range legs {
 		if s, ok := l.raw.(*Socket); ok && s.taken() {
-			if s.late {
-				f.sides[i].late = s.keepAlive
+			switch {
+			case s.late && direction(i) == down:
+				f.late = s.keepAlive
+			case s.late:
+				setKeepAlive(f.sides[i].fd, s.keepAlive)
 			}
 		} else {
 			l.raw.Close()
 		}
 		if l.tls != nil {
-			t := &tlsSide{conn: l.tls, transport: l.transport, unread: true}
+			t := &tlsSide{conn: l.tls, transport: l.transport, shadow: l.shadow, unread: true}
 			t.transport.handOver()
+			if t.shadow != nil {
+				t.shadow.Detach()
+			}
 			t.transport.fed = &t.feed
 			f.sides[i].tls = t
 		}
@@ -192,12 +191,12 @@ func (f *flow) watch(d direction, l *Leg) bool {
 	}
 	at.Store(&f.watched)
 	s.mask, s.known = unix.EPOLLIN|unix.EPOLLRDHUP, true
-	return epollCtl(f.loop.epfd, op, s.fd, s.mask) == 0
+	return epollCtl(f.loop.epfd, op, s.fd, uint32(s.mask)) == 0
 }
 
 // untake undoes take. Events that wait for f.mu find an ended flow.
 func (f *flow) untake(legs [2]*Leg) {
-	f.ledger.over = true
+	f.ledger.Over = true
 	for i := range f.sides {
 		fd := f.sides[i].fd
 		if fd <= 0 {
@@ -226,7 +225,7 @@ func (f *flow) begin(c *Config) {
 		}
 		if l.tls != nil && f.flowing(d) {
 			w.large()
-			f.decrypted(w, d, nil)
+			f.decrypted(w, d, w.in[:f.sides[d].tls.tail(w.in)])
 		}
 		f.loop.engine.workspaces.Put(w)
 	}
@@ -239,7 +238,7 @@ func (f *flow) ready(w *workspace, fd int32, events uint32) {
 	defer f.release()
 	defer f.contain()
 	for i := range f.sides {
-		if f.sides[i].fd == fd && !f.ledger.over {
+		if f.sides[i].fd == fd && !f.ledger.Over {
 			f.event(w, direction(i), events)
 			f.rearm()
 		}
@@ -255,8 +254,8 @@ func (f *flow) event(w *workspace, d direction, events uint32) {
 	if events&(unix.EPOLLOUT|gone) != 0 && s.holding() {
 		f.flush(w, 1-d)
 	}
-	if own := &f.ledger.sides[d]; own.eof && events&unix.EPOLLERR != 0 && !f.ledger.over {
-		if errno := pendingError(s.fd); errno != 0 && !own.clean {
+	if own := &f.ledger.Sides[d]; own.EOF && events&unix.EPOLLERR != 0 && !f.ledger.Over {
+		if errno := pendingError(s.fd); errno != 0 && !own.Clean {
 			f.failed(d.from(), ioError("read", errno))
 		}
 		return
@@ -287,7 +286,7 @@ const heldMax = 2 * tlsRead
 // flowing reports whether direction d can be read now.
 func (f *flow) flowing(d direction) bool {
 	src, dst := &f.sides[d], &f.sides[1-d]
-	return !f.ledger.over && !f.ledger.sides[d].eof && len(src.held) < heldMax && !dst.holding() && f.ledger.sides[1-d].broken == nil
+	return !f.ledger.Over && !f.ledger.Sides[d].EOF && len(src.held) < heldMax && !dst.holding() && f.ledger.Sides[1-d].Broken == nil
 }
 
 // pump moves bytes in direction d while there are some, at most pumpBudget.
@@ -300,7 +299,7 @@ func (f *flow) pump(w *workspace, d direction, ending bool) {
 		switch {
 		case f.sides[d].tls != nil:
 			n, more = f.pumpTLS(w, d)
-		case f.sides[d].bulk:
+		case f.bulk[d]:
 			n, more = f.splice(w, d)
 		default:
 			n, more = f.copy(w, d)
@@ -340,7 +339,7 @@ func (f *flow) copy(w *workspace, d direction) (n int, more bool) {
 	}
 	f.deliver(w, d, in[:n])
 	full := n == len(in)
-	f.sides[d].bulk = full && f.canSplice()
+	f.bulk[d] = full && f.canSplice()
 	return n, full
 }
 
@@ -372,7 +371,7 @@ func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 	src, dst := &f.sides[d], &f.sides[1-d]
 	p := w.pipe()
 	if p == nil {
-		f.sides[d].bulk = false
+		f.bulk[d] = false
 		return 1, true // by copying
 	}
 	most := pipeSize
@@ -381,16 +380,16 @@ func (f *flow) splice(w *workspace, d direction) (n int, more bool) {
 	}
 	n, errno := spliceFD(src.fd, p.w, most)
 	if errno == syscall.EINVAL || errno == syscall.ENOMEM {
-		f.noSplice, f.sides[d].bulk = true, false
+		f.noSplice, f.bulk[d] = true, false
 		w.put(p)
 		return 1, true
 	}
 	if !f.received(w, d, n, errno) {
-		f.sides[d].bulk = false
+		f.bulk[d] = false
 		w.put(p)
 		return 0, false
 	}
-	f.sides[d].bulk = n >= plainRead
+	f.bulk[d] = n >= plainRead
 	p.n, dst.pipe = n, p
 	f.settleAtFirstByte(d)
 	f.drainPipe(w, d)
@@ -421,10 +420,11 @@ func (f *flow) drainPipe(w *workspace, d direction) {
 func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	w.large()
 	t, in := f.sides[d].tls, w.in
+	tail := t.tail(in)
 	if f.loop.engine.Budget.tight() {
-		in = in[:tightRead]
+		in = in[:tail+tightRead]
 	}
-	n, errno := recv(f.sides[d].fd, in)
+	n, errno := recv(f.sides[d].fd, in[tail:])
 	switch {
 	case errno == syscall.EAGAIN && !t.unread:
 		return 0, false
@@ -435,14 +435,15 @@ func (f *flow) pumpTLS(w *workspace, d direction) (n int, more bool) {
 	case n == 0:
 		t.feed.end = io.EOF
 	}
-	f.decrypted(w, d, in[:n])
-	return n, n == len(in)
+	f.decrypted(w, d, in[:tail+n])
+	return n, tail+n == len(in)
 }
 
 // decrypted feeds received bytes to a side's tls.Conn, and delivers the
 // plaintext.
 func (f *flow) decrypted(w *workspace, d direction, in []byte) {
 	t := f.sides[d].tls
+	in, unread := t.whole(in), t.unread
 	t.feed.in, t.unread = in, false
 	n, err := 0, error(nil)
 	f.lend(w, d.from(), func() {
@@ -451,17 +452,18 @@ func (f *flow) decrypted(w *workspace, d direction, in []byte) {
 			k, err = t.conn.Read(w.plain[n:])
 			n += k
 		}
+		t.follow(in, n, unread)
 	})
 	t.feed.in = nil
 	if n > 0 {
 		f.deliver(w, d, w.plain[:n])
 	}
 	switch {
-	case f.ledger.over || err == errWouldBlock:
+	case f.ledger.Over || err == errWouldBlock:
 	case err == io.EOF:
 		f.fin(w, d)
 	default:
-		f.failed(d.from(), err)
+		f.failed(d.from(), ledger.TLSFailure(err))
 	}
 }
 
@@ -475,7 +477,10 @@ func (f *flow) lend(w *workspace, side Side, work func()) {
 	t.feed.out = &w.out
 	work()
 	t.feed.out = nil
-	if len(w.out) > 0 && f.ledger.sides[i].broken == nil {
+	if t.shadow != nil {
+		t.shadow.Sent(w.out)
+	}
+	if len(w.out) > 0 && f.ledger.Sides[i].Broken == nil {
 		f.put(w, 1-direction(i), w.out)
 	}
 }
@@ -493,9 +498,9 @@ func (f *flow) deliver(w *workspace, d direction, b []byte) {
 	w.large()
 	f.lend(w, d.to(), func() { _, err = dst.tls.conn.Write(b) })
 	switch {
-	case err != nil && !f.ledger.over:
-		f.writeFailed(w, d, err)
-	case f.ledger.sides[1-d].broken == nil:
+	case err != nil && !f.ledger.Over:
+		f.writeFailed(w, d, ledger.TLSFailure(err))
+	case f.ledger.Sides[1-d].Broken == nil:
 		dst.tls.owed = min(len(b), len(dst.held))
 		f.count(w, d, len(b)-dst.tls.owed)
 	}
@@ -555,11 +560,11 @@ func (f *flow) flush(w *workspace, d direction) {
 		}
 		f.count(w, d, n)
 	}
-	if dst.holding() || f.ledger.sides[1-d].refusing() || f.ledger.over {
+	if dst.holding() || f.ledger.Sides[1-d].Refusing() || f.ledger.Over {
 		return
 	}
-	if f.ledger.sides[d].eof {
-		f.passFIN(w, d)
+	if f.ledger.Sides[d].EOF {
+		f.passOrHoldFIN(w, d)
 	} else {
 		f.pump(w, d, f.sides[d].hung)
 	}
@@ -574,19 +579,41 @@ func (f *flow) count(w *workspace, d direction, n int) {
 
 // fin handles the FIN of a side, TLS or not: the other direction may continue.
 func (f *flow) fin(w *workspace, d direction) {
-	if f.end(f.ledger.fin(d.from(), f.sides[d].finKind())) {
+	if f.end(f.ledger.FIN(d.from(), f.sides[d].finKind())) {
 		return
 	}
-	if dst := &f.sides[1-d]; !dst.holding() && f.ledger.sides[1-d].broken == nil {
-		f.passFIN(w, d)
+	if f.accepts(d) {
+		f.passOrHoldFIN(w, d)
 	}
+	if d == down && f.heldFIN && !f.ledger.Over && f.accepts(up) {
+		f.passFIN(w, up)
+	}
+}
+
+// accepts reports whether the destination of direction d can be sent something now.
+func (f *flow) accepts(d direction) bool {
+	return !f.sides[1-d].holding() && f.ledger.Sides[1-d].Broken == nil
+}
+
+// passOrHoldFIN passes a FIN on, or holds that of the downstream back as holdFIN says.
+func (f *flow) passOrHoldFIN(w *workspace, d direction) {
+	if d == down || f.holdFIN == 0 || f.ledger.Sides[down].EOF {
+		f.passFIN(w, d)
+		return
+	}
+	f.heldFIN = true
+	f.last[d].Store(max(w.now-f.start, 1))
+	f.loop.clock.set(f, f.start+int64(f.next()))
 }
 
 // passFIN passes a FIN on after all bytes before it were sent: close_notify first
 // if there is TLS. The second FIN ends the session.
 func (f *flow) passFIN(w *workspace, d direction) {
 	src, dst := &f.sides[d], &f.sides[1-d]
-	if src.hung && !f.ledger.sides[1-d].passed && !f.ledger.sides[d].clean {
+	if d == up {
+		f.holdFIN, f.heldFIN = 0, false
+	}
+	if src.hung && !f.ledger.Sides[1-d].Passed && !f.ledger.Sides[d].Clean {
 		if errno := pendingError(src.fd); errno != 0 { // a RST followed the FIN, and epoll may not report it again
 			f.failed(d.from(), ioError("read", errno))
 			return
@@ -597,11 +624,11 @@ func (f *flow) passFIN(w *workspace, d direction) {
 		w.large()
 		f.lend(w, d.to(), func() { t.conn.CloseWrite() })
 		t.transport.shut.Store(true)
-		if dst.holding() || f.ledger.over {
+		if dst.holding() || f.ledger.Over {
 			return // flush calls again, or the session ends
 		}
 	}
-	if f.end(f.ledger.passed(d.from())) {
+	if f.end(f.ledger.Passed(d.from())) {
 		return
 	}
 	shutdownWrite(dst.fd)
@@ -621,23 +648,23 @@ func (f *flow) writeFailed(w *workspace, d direction, err error) {
 		dst.pipe = nil
 	}
 	if dst.tls != nil && dst.tls.notified {
-		f.end(f.ledger.notifyFailed(d.to(), err))
+		f.end(f.ledger.NotifyFailed(d.to(), err))
 	} else {
-		f.end(f.ledger.writeFailed(d.to(), err))
+		f.end(f.ledger.WriteFailed(d.to(), err))
 	}
 }
 
 // failed ends the session because of an error of side.
-func (f *flow) failed(side Side, err error) { f.end(f.ledger.failed(side, err)) }
+func (f *flow) failed(side Side, err error) { f.end(f.ledger.Failed(side, err)) }
 
 // conclude ends the session. Only the first call has an effect.
-func (f *flow) conclude(r Result) { f.end(f.ledger.conclude(r)) }
+func (f *flow) conclude(r Result) { f.end(f.ledger.Conclude(r)) }
 
 // end closes both sockets if the session is over: with RST, unless both sides have
 // ended. It returns over.
 func (f *flow) end(over bool) bool {
 	if over {
-		f.close(f.ledger.result.End != EndClosed)
+		f.close(f.ledger.Result.End != EndClosed)
 	}
 	return over
 }
@@ -660,7 +687,7 @@ func (f *flow) close(reset bool) {
 		*s = side{fd: -1}
 	}
 	f.account()
-	r := f.ledger.result
+	r := f.ledger.Result
 	r.Settled = f.settling
 	r.Up, r.Down, r.Duration = f.Up(), f.Down(), time.Duration(f.loop.engine.now()-f.start)
 	f.dueDone = true
@@ -668,7 +695,7 @@ func (f *flow) close(reset bool) {
 
 // release unlocks the flow and makes the calls that are due.
 func (f *flow) release() {
-	f.releaseWith(func() { f.owner.Done(*f.ledger.result) })
+	f.releaseWith(func() { f.owner.Done(*f.ledger.Result) })
 }
 
 func (f *flow) releaseWith(done func()) {
@@ -700,7 +727,7 @@ func (f *flow) contain() {
 func (f *flow) Stop(cause error) {
 	f.mu.Lock()
 	f.conclude(Result{End: EndStopped, Cause: cause})
-	f.releaseWith(func() { go f.owner.Done(*f.ledger.result) }) // never from within Stop
+	f.releaseWith(func() { go f.owner.Done(*f.ledger.Result) }) // never from within Stop
 }
 
 // FinishIfIdle ends an idle session with a FIN on both sides.
@@ -708,13 +735,13 @@ func (f *flow) FinishIfIdle(atLeast time.Duration, cause error) bool {
 	f.mu.Lock()
 	silent, _ := f.Quiet()
 	a, b := &f.sides[0], &f.sides[1]
-	idle := !f.ledger.over && silent >= atLeast && !f.ledger.sides[0].eof && !f.ledger.sides[1].eof && !a.holding() && !b.holding()
+	idle := !f.ledger.Over && silent >= atLeast && !f.ledger.Sides[0].EOF && !f.ledger.Sides[1].EOF && !a.holding() && !b.holding()
 	if idle {
-		f.ledger.conclude(Result{End: EndStopped, Cause: cause})
+		f.ledger.Conclude(Result{End: EndStopped, Cause: cause})
 		f.sendCloseNotify()
 		f.close(false)
 	}
-	f.releaseWith(func() { go f.owner.Done(*f.ledger.result) }) // never from within FinishIfIdle
+	f.releaseWith(func() { go f.owner.Done(*f.ledger.Result) }) // never from within FinishIfIdle
 	return idle
 }
 
@@ -737,16 +764,25 @@ func (f *flow) sendCloseNotify() {
 func (f *flow) tick() {
 	f.mu.Lock()
 	defer f.release()
-	if f.ledger.over {
+	if f.ledger.Over {
 		return
 	}
 	now := time.Duration(f.loop.engine.now() - f.start)
 	if now >= SettleAfter && !f.aged {
 		f.age()
 	}
-	if end, reached := f.limits.reached(now, f.lastMoved(), f.ledger.halfClosed()); reached {
+	if end, reached := f.limits.reached(now, f.lastMoved(), f.ledger.HalfClosed()); reached {
 		f.conclude(Result{End: end})
 		return
+	}
+	if f.heldFIN && now-f.lastMoved() >= f.holdFIN {
+		w := f.loop.engine.workspace()
+		f.passFIN(w, up)
+		f.loop.engine.workspaces.Put(w)
+		f.rearm()
+		if f.ledger.Over {
+			return
+		}
 	}
 	if next := f.next(); next < forever {
 		f.loop.clock.set(f, f.start+int64(next))
@@ -760,19 +796,20 @@ func (f *flow) age() {
 	if !f.settling {
 		f.settling, f.dueSettled = true, true
 	}
-	for i := range f.sides {
-		if s := &f.sides[i]; s.late != nil {
-			setKeepAlive(s.fd, s.late)
-			s.late = nil
-		}
+	if f.late != nil {
+		setKeepAlive(f.sides[1].fd, f.late)
+		f.late = nil
 	}
 }
 
 // next is when, after the start, a limit could next be reached.
 func (f *flow) next() time.Duration {
-	next := f.limits.next(f.lastMoved(), f.ledger.halfClosed())
+	next := f.limits.next(f.lastMoved(), f.ledger.HalfClosed())
 	if !f.aged {
 		next = min(next, SettleAfter)
+	}
+	if f.heldFIN {
+		next = min(next, f.lastMoved()+f.holdFIN)
 	}
 	return next
 }
@@ -783,13 +820,13 @@ func (f *flow) lastMoved() time.Duration {
 
 // rearm changes the events that epoll watches, as needed.
 func (f *flow) rearm() {
-	if f.ledger.over {
+	if f.ledger.Over {
 		return
 	}
 	f.account()
 	for i := range f.sides {
 		d, s := direction(i), &f.sides[i]
-		var mask uint32
+		var mask uint16
 		if f.flowing(d) {
 			mask = unix.EPOLLIN | unix.EPOLLRDHUP
 		}
@@ -809,7 +846,7 @@ func (f *flow) rearm() {
 			op = unix.EPOLL_CTL_ADD
 		}
 		s.mask, s.known = mask, known
-		if errno := epollCtl(f.epfd, op, s.fd, mask); errno != 0 {
+		if errno := epollCtl(f.epfd, op, s.fd, uint32(mask)); errno != 0 {
 			f.conclude(Result{End: EndInternal, Err: ioError("epoll_ctl", errno)})
 			return
 		}
@@ -822,11 +859,11 @@ func (f *flow) rearm() {
 func (f *flow) move(from, to *loop) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ledger.over || f.epfd != from.epfd || from == to {
+	if f.ledger.Over || f.epfd != from.epfd || from == to {
 		return false
 	}
 	for i := range f.sides {
-		if s := &f.sides[i]; s.known && epollCtl(to.epfd, unix.EPOLL_CTL_ADD, s.fd, s.mask) != 0 {
+		if s := &f.sides[i]; s.known && epollCtl(to.epfd, unix.EPOLL_CTL_ADD, s.fd, uint32(s.mask)) != 0 {
 			if i > 0 && f.sides[0].known {
 				epollCtl(to.epfd, unix.EPOLL_CTL_DEL, f.sides[0].fd, 0)
 			}

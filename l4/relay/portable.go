@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ambassador/l4/relay/ledger"
 )
 
 // direction is also the index of the leg that it reads.
@@ -48,6 +50,9 @@ func (e *portable) start(c Config, budget *Budget) Session {
 		if l.transport != nil {
 			l.transport.handOver()
 		}
+		if l.shadow != nil {
+			l.shadow.Abandon()
+		}
 	}
 	s.mu.Lock()
 	s.timer = time.AfterFunc(s.untilNext(), s.tick)
@@ -72,8 +77,9 @@ type pumped struct {
 
 	mu       sync.Mutex
 	timer    *time.Timer // guarded by mu, like all below
-	ledger   ledger
+	ledger   ledger.Ledger
 	settling bool // Settled was called
+	heldFIN  bool // the downstream's FIN is not passed on yet, because of Config.HoldFIN
 	pumps    int  // running pumps, and a running call of Settled
 }
 
@@ -87,18 +93,23 @@ func (s *pumped) Down() int64 { return s.moved[down].Load() }
 func (s *pumped) HalfClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ledger.halfClosed()
+	return s.ledger.HalfClosed()
 }
 
-// hold records that bytes of a direction are read but not written yet.
+// hold records that bytes of a direction are read but not written yet. They have moved
+// now: a session whose bytes are on their way is not one that has been quiet since the
+// bytes before them.
 func (s *pumped) hold(d direction) {
+	s.last[d].Store(int64(time.Since(s.start)))
 	s.held[d].Store(true)
 	s.budget.Add(bufferSize)
 }
 
+// release gives back what hold counted, if that is not done yet.
 func (s *pumped) release(d direction) {
-	s.held[d].Store(false)
-	s.budget.Add(-bufferSize)
+	if s.held[d].Swap(false) {
+		s.budget.Add(-bufferSize)
+	}
 }
 
 // Held is about how many bytes the session holds.
@@ -118,7 +129,7 @@ func (s *pumped) Quiet() (time.Duration, Side) {
 
 // Stop ends the session with a RST on both sides.
 func (s *pumped) Stop(cause error) {
-	s.end(func(l *ledger) bool { return l.conclude(Result{End: EndStopped, Cause: cause}) })
+	s.end(func(l *ledger.Ledger) bool { return l.Conclude(Result{End: EndStopped, Cause: cause}) })
 }
 
 // FinishIfIdle ends an idle session with a FIN on both sides.
@@ -126,8 +137,8 @@ func (s *pumped) FinishIfIdle(atLeast time.Duration, cause error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	silent, _ := s.Quiet()
-	if silent < atLeast || s.ledger.sides[0].eof || s.ledger.sides[1].eof || s.held[up].Load() || s.held[down].Load() ||
-		!s.ledger.conclude(Result{End: EndStopped, Cause: cause}) {
+	if silent < atLeast || s.ledger.Sides[0].EOF || s.ledger.Sides[1].EOF || s.held[up].Load() || s.held[down].Load() ||
+		!s.ledger.Conclude(Result{End: EndStopped, Cause: cause}) {
 		return false
 	}
 	s.timer.Stop()
@@ -149,17 +160,21 @@ func (s *pumped) closeWithFIN() {
 
 // end changes the ledger. If that ends the session, it closes both sides: with RST,
 // unless both have ended. It reports whether the session is over, now or before.
-func (s *pumped) end(change func(*ledger) (over bool)) bool {
+func (s *pumped) end(change func(*ledger.Ledger) (over bool)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if change(&s.ledger) {
 		s.timer.Stop()
-		if s.ledger.result.End != EndClosed {
+		if s.ledger.Result.End != EndClosed {
 			s.legs[0].reset()
 			s.legs[1].reset()
+			// The pumps return soon. Until then, who looks for sessions to end must not end
+			// more of them for what these hold.
+			s.release(up)
+			s.release(down)
 		}
 	}
-	return s.ledger.over
+	return s.ledger.Over
 }
 
 // pump moves one direction until it ends. The last pump to end calls Done.
@@ -168,7 +183,7 @@ func (s *pumped) pump(d direction) {
 	defer func() {
 		if v := recover(); v != nil {
 			err := &PanicError{v, debug.Stack()}
-			s.end(func(l *ledger) bool { return l.conclude(Result{End: EndInternal, Err: err}) })
+			s.end(func(l *ledger.Ledger) bool { return l.Conclude(Result{End: EndInternal, Err: err}) })
 		}
 	}()
 	src, dst := &s.legs[d], &s.legs[1-d]
@@ -188,11 +203,12 @@ func (s *pumped) deliver(d direction, b []byte) bool {
 		s.settle()
 	}
 	s.hold(d)
-	n, err := s.legs[1-d].stream().Write(b)
+	dst := &s.legs[1-d]
+	n, err := dst.write(b)
 	s.release(d)
 	s.count(d, int64(n))
 	if err != nil {
-		s.writeFailed(d, err)
+		s.writeFailed(d, dst.failure(err))
 	}
 	return err == nil
 }
@@ -207,34 +223,75 @@ func (s *pumped) count(d direction, n int64) {
 // readFailed ends direction d: after a FIN the other direction may continue, any
 // other error ends the session.
 func (s *pumped) readFailed(d direction, err error) {
-	src, dst := &s.legs[d], &s.legs[1-d]
+	src := &s.legs[d]
 	if err != io.EOF {
-		s.end(func(l *ledger) bool { return l.failed(d.from(), err) })
+		s.end(func(l *ledger.Ledger) bool { return l.Failed(d.from(), src.failure(err)) })
 		return
 	}
-	kind := src.transport.finKind()
-	if s.end(func(l *ledger) bool {
-		if l.mayHideReset(d.from(), kind) && wasReset(src.raw) {
-			return l.failed(d.from(), errResetUnseen)
+	kind, held := src.transport.finKind(), false
+	if s.end(func(l *ledger.Ledger) bool {
+		if l.MayHideReset(d.from(), kind) && wasReset(src.raw) {
+			return l.Failed(d.from(), errResetUnseen)
 		}
-		return l.fin(d.from(), kind)
+		if d == up {
+			held = s.cfg.HoldFIN > 0 && !l.Sides[down].EOF
+			s.heldFIN = held
+		}
+		return l.FIN(d.from(), kind)
 	}) {
 		return
 	}
-	if err := dst.closeWrite(); err != nil {
-		s.end(func(l *ledger) bool { return l.notifyFailed(d.to(), err) })
+	if held {
+		s.restartIdle(d)
+		return
 	}
-	if !s.end(func(l *ledger) bool { return l.passed(d.from()) }) && s.cfg.HalfCloseIdle > 0 {
-		s.restartHalfCloseIdle(d)
+	s.passFIN(d)
+	if d == down && s.takeHeldFIN() {
+		s.passFIN(up)
 	}
 }
 
-// restartHalfCloseIdle counts a FIN that was passed on as activity.
-func (s *pumped) restartHalfCloseIdle(d direction) {
+// takeHeldFIN reports whether the caller has to pass on the FIN that was held back.
+func (s *pumped) takeHeldFIN() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.heldFIN && !s.ledger.Over
+	s.heldFIN = false
+	return held
+}
+
+// passFIN passes the FIN of direction d on.
+func (s *pumped) passFIN(d direction) {
+	if err := s.legs[1-d].closeWrite(); err != nil {
+		s.end(func(l *ledger.Ledger) bool { return l.NotifyFailed(d.to(), err) })
+	}
+	if !s.end(func(l *ledger.Ledger) bool { return l.Passed(d.from()) }) && s.cfg.HalfCloseIdle > 0 {
+		s.restartIdle(d)
+	}
+}
+
+// passHeldFIN passes the downstream's FIN on where it was held back for long enough.
+// Done waits for it like for a pump.
+func (s *pumped) passHeldFIN() {
+	s.mu.Lock()
+	due := s.heldFIN && !s.ledger.Over && time.Since(s.start)-s.lastMoved() >= s.cfg.HoldFIN
+	if due {
+		s.heldFIN = false
+		s.pumps++
+	}
+	s.mu.Unlock()
+	if due {
+		defer s.finish()
+		s.passFIN(up)
+	}
+}
+
+// restartIdle counts a FIN that has arrived or was passed on as activity.
+func (s *pumped) restartIdle(d direction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last[d].Store(int64(time.Since(s.start)))
-	if !s.ledger.over {
+	if !s.ledger.Over {
 		s.timer.Reset(s.untilNext())
 	}
 }
@@ -242,13 +299,13 @@ func (s *pumped) restartHalfCloseIdle(d direction) {
 // writeFailed ends direction d, whose destination does not accept bytes any more.
 // Its own reader goes on.
 func (s *pumped) writeFailed(d direction, err error) {
-	s.end(func(l *ledger) bool { return l.writeFailed(d.to(), err) })
+	s.end(func(l *ledger.Ledger) bool { return l.WriteFailed(d.to(), err) })
 }
 
 // settle calls Settled the first time. Done waits for it like for a pump.
 func (s *pumped) settle() {
 	s.mu.Lock()
-	first := !s.settling && !s.ledger.over
+	first := !s.settling && !s.ledger.Over
 	if first {
 		s.settling = true
 		s.pumps++
@@ -276,10 +333,10 @@ func (s *pumped) finish() {
 		s.legs[i].raw.Close()
 	}
 	s.mu.Lock()
-	if s.ledger.conclude(Result{End: EndInternal, Err: errors.New("relay: internal error: no ending was decided")}) {
+	if s.ledger.Conclude(Result{End: EndInternal, Err: errors.New("relay: internal error: no ending was decided")}) {
 		s.timer.Stop()
 	}
-	r := *s.ledger.result
+	r := *s.ledger.Result
 	r.Settled = s.settling
 	s.mu.Unlock()
 	r.Up, r.Down, r.Duration = s.Up(), s.Down(), time.Since(s.start)
@@ -294,12 +351,13 @@ func (s *pumped) tick() {
 		s.settle()
 	}
 	if e, reached := s.limitReached(); reached {
-		s.end(func(l *ledger) bool { return l.conclude(Result{End: e}) })
+		s.end(func(l *ledger.Ledger) bool { return l.Conclude(Result{End: e}) })
 		return
 	}
+	s.passHeldFIN()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.ledger.over {
+	if !s.ledger.Over {
 		s.timer.Reset(s.untilNext())
 	}
 }
@@ -307,7 +365,7 @@ func (s *pumped) tick() {
 // limitReached reports which of the session's limits has been reached.
 func (s *pumped) limitReached() (End, bool) {
 	s.mu.Lock()
-	half := s.ledger.halfClosed()
+	half := s.ledger.HalfClosed()
 	s.mu.Unlock()
 	return s.cfg.reached(time.Since(s.start), s.lastMoved(), half)
 }
@@ -320,11 +378,32 @@ func (s *pumped) lastMoved() time.Duration {
 // the session is not started yet.
 func (s *pumped) untilNext() time.Duration {
 	now := time.Since(s.start)
-	next := s.cfg.next(s.lastMoved(), s.ledger.halfClosed())
+	next := s.cfg.next(s.lastMoved(), s.ledger.HalfClosed())
 	if !s.settling {
 		next = min(next, SettleAfter)
 	}
+	if s.heldFIN {
+		next = min(next, s.lastMoved()+s.cfg.HoldFIN)
+	}
 	return max(next-now, time.Millisecond)
+}
+
+// write writes to the leg. A renegotiation that begins at the same moment makes
+// crypto/tls refuse the bytes before it sends one of them; after it they are accepted.
+func (l *Leg) write(b []byte) (int, error) {
+	n, err := l.stream().Write(b)
+	if err != nil && n == 0 && l.waits && l.tls.Handshake() == nil {
+		n, err = l.tls.Write(b)
+	}
+	return n, err
+}
+
+// failure is an error of the leg, as it counts for the ending.
+func (l *Leg) failure(err error) error {
+	if l.tls == nil {
+		return err
+	}
+	return ledger.TLSFailure(err)
 }
 
 // closeWrite passes a FIN on: close_notify first if there is TLS, whose error it

@@ -315,15 +315,15 @@ func TestLateTickets(t *testing.T) {
 	}, func(c *tls.Config) { c.ClientSessionCache, c.ServerName = cache, "tickets.test" })
 }
 
-// A fatal alert of the peer counts as its reset, and is passed on as one after the
-// bytes that it sent before.
+// A fatal alert of the peer is a failure of TLS, and is passed on as a reset after the
+// bytes that the peer sent before.
 func TestAlertOfThePeer(t *testing.T) {
 	withRecords(t, func(t *testing.T, p *pair, peer *recordEnd) {
 		peer.send(peer.data("a"))
 		wantRead(t, p.down, "a")
 		peer.send(peer.record(typeAlert, alertFatal, alertInternal))
 		wantReset(t, p.down)
-		if r := p.result(); r.End != EndUpstreamReset || r.ErrSide != Upstream || !isAlert(r.Err) {
+		if r := p.result(); r.End != EndUpstreamTLS || r.FirstClose != None || r.ErrSide != Upstream || !isAlert(r.Err) {
 			t.Errorf("result %+v", r)
 		}
 	})
@@ -339,7 +339,7 @@ func TestAlertToThePeer(t *testing.T) {
 			t.Errorf("the peer reads %v; want an alert", err)
 		}
 		wantReset(t, p.down)
-		if r := p.result(); r.End != EndUpstreamReset || r.Err == nil {
+		if r := p.result(); r.End != EndUpstreamTLS || r.FirstClose != None || r.Err == nil {
 			t.Errorf("result %+v", r)
 		}
 	})

@@ -2,10 +2,12 @@ package relay
 
 import (
 	"crypto/tls"
-	"errors"
 	"net"
 	"syscall"
 	"time"
+
+	"ambassador/l4/relay/ledger"
+	"ambassador/l4/tlsrecord"
 )
 
 // SettleAfter is how long a session must have lived to count as established
@@ -17,7 +19,9 @@ type Leg struct {
 	raw       net.Conn
 	tls       *tls.Conn // nil: plain
 	transport *Transport
+	shadow    *tlsrecord.Shadow // below transport; nil: none
 	early     []byte
+	waits     bool // see Renegotiating
 }
 
 // Plain is a side without TLS: a *net.TCPConn, a *net.UnixConn or a *Socket; others
@@ -25,9 +29,21 @@ type Leg struct {
 // and goes to the other side first.
 func Plain(conn net.Conn, early []byte) Leg { return Leg{raw: conn, early: early} }
 
-// TLS is a side with a completed handshake; t is the Transport below conn.
+// TLS is a side with a completed handshake; t is the Transport below conn. If t is on a
+// Shadow, the relay follows the records.
 func TLS(conn *tls.Conn, t *Transport, early []byte) Leg {
-	return Leg{raw: t.Conn, tls: conn, transport: t, early: early}
+	l := Leg{raw: t.Conn, tls: conn, transport: t, early: early}
+	if s, ok := t.Conn.(*tlsrecord.Shadow); ok {
+		l.raw, l.shadow = s.NetConn(), s
+	}
+	return l
+}
+
+// Renegotiating returns the TLS side for a peer that may renegotiate (TLS 1.2 and
+// older): a handshake within the relay waits for the peer, which a loop cannot do.
+func (l Leg) Renegotiating() Leg {
+	l.waits = true
+	return l
 }
 
 // stream returns the connection with the application's bytes.
@@ -42,6 +58,9 @@ func (l *Leg) stream() net.Conn {
 type Config struct {
 	Downstream, Upstream Leg
 	Limits
+	// HoldFIN, if not zero, holds the downstream's FIN back until the upstream has
+	// ended, too, or no byte has moved for that long.
+	HoldFIN time.Duration
 	// Owner receives the session's events. It may be nil.
 	Owner Owner
 }
@@ -66,88 +85,36 @@ type Limits struct {
 	Lifetime time.Duration
 }
 
-// Side is one of the two sides.
-type Side int8
+// How a session ends is decided, and described, in package ledger.
+type (
+	Side     = ledger.Side
+	End      = ledger.End
+	Result   = ledger.Result
+	TLSError = ledger.TLSError
+)
 
 // The sides. None is neither.
 const (
-	None Side = iota
-	Downstream
-	Upstream
+	None       = ledger.None
+	Downstream = ledger.Downstream
+	Upstream   = ledger.Upstream
 )
 
-// String is the side's name, empty for None.
-func (s Side) String() string {
-	switch s {
-	case Downstream:
-		return "downstream"
-	case Upstream:
-		return "upstream"
-	}
-	return ""
-}
-
-// End is how a session ended: a closed list.
-type End int
-
-// The endings. EndStopped is Stop and FinishIfIdle; EndInternal is a bug.
+// The endings: see ledger.End.
 const (
-	EndInternal End = iota
-	EndClosed
-	EndDownstreamReset
-	EndUpstreamReset
-	EndDownstreamLost
-	EndUpstreamLost
-	EndIdle
-	EndHalfCloseIdle
-	EndLifetime
-	EndStopped
+	EndInternal        = ledger.EndInternal
+	EndClosed          = ledger.EndClosed
+	EndDownstreamReset = ledger.EndDownstreamReset
+	EndUpstreamReset   = ledger.EndUpstreamReset
+	EndDownstreamLost  = ledger.EndDownstreamLost
+	EndUpstreamLost    = ledger.EndUpstreamLost
+	EndDownstreamTLS   = ledger.EndDownstreamTLS
+	EndUpstreamTLS     = ledger.EndUpstreamTLS
+	EndIdle            = ledger.EndIdle
+	EndHalfCloseIdle   = ledger.EndHalfCloseIdle
+	EndLifetime        = ledger.EndLifetime
+	EndStopped         = ledger.EndStopped
 )
-
-// String is the ending in words.
-func (e End) String() string {
-	switch e {
-	case EndClosed:
-		return "closed"
-	case EndDownstreamReset:
-		return "downstream reset"
-	case EndUpstreamReset:
-		return "upstream reset"
-	case EndDownstreamLost:
-		return "downstream lost"
-	case EndUpstreamLost:
-		return "upstream lost"
-	case EndIdle:
-		return "idle"
-	case EndHalfCloseIdle:
-		return "half-close idle"
-	case EndLifetime:
-		return "lifetime"
-	case EndStopped:
-		return "stopped"
-	}
-	return "internal error"
-}
-
-// Result says how a session ended.
-type Result struct {
-	End End
-	// FirstClose is the side that ended first, by FIN or RST; None if we ended it.
-	FirstClose Side
-	// Truncated: a TLS side's FIN came without close_notify.
-	Truncated bool
-	// Err is the error of ErrSide if End is a reset or a loss, or a *PanicError.
-	Err     error
-	ErrSide Side
-	// Cause is the argument of Stop or FinishIfIdle.
-	Cause error
-	// Up counts the bytes delivered to the upstream, Down those to the downstream,
-	// early bytes included.
-	Up, Down int64
-	// Settled says whether Owner.Settled was called.
-	Settled  bool
-	Duration time.Duration
-}
 
 // Session is a pair of connections that is being relayed.
 type Session interface {
@@ -217,33 +184,4 @@ func quiet(now time.Duration, up, down int64) (time.Duration, Side) {
 		return now - time.Duration(up), Downstream
 	}
 	return now - time.Duration(down), Upstream
-}
-
-// ending classifies the ending of a session whose side failed with err.
-func ending(side Side, err error) End {
-	lost := isLost(err)
-	switch {
-	case side == Downstream && lost:
-		return EndDownstreamLost
-	case side == Downstream:
-		return EndDownstreamReset
-	case lost:
-		return EndUpstreamLost
-	}
-	return EndUpstreamReset
-}
-
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-// isLost reports whether the network gave up on the peer: keepalive or
-// retransmission went unanswered.
-func isLost(err error) bool {
-	for _, n := range []syscall.Errno{syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
-		if errors.Is(err, n) {
-			return true
-		}
-	}
-	return false
 }

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ambassador/l4/tlsrecord"
 )
 
 // bound is how long a test waits for what should happen at once.
@@ -49,12 +51,15 @@ var kinds = []struct {
 	{"tcp-tls13", kind{}, kind{tls: tls.VersionTLS13}},
 	{"tcp-tls12", kind{}, kind{tls: tls.VersionTLS12}},
 	{"tls13-tcp", kind{tls: tls.VersionTLS13, terminates: true}, kind{}},
+	{"tcp-followed", kind{}, kind{tls: tls.VersionTLS13, followed: true}},
+	{"followed-tcp", kind{tls: tls.VersionTLS13, followed: true, terminates: true}, kind{}},
 }
 
 type kind struct {
 	unix       bool
 	tls        uint16
 	terminates bool // we are the server
+	followed   bool // a Shadow follows the records
 }
 
 // end is the application at the far end of a leg.
@@ -190,14 +195,28 @@ func newLeg(t testing.TB, k kind) (*end, Leg) {
 	if k.tls == 0 {
 		return &end{far, far}, Plain(near, nil)
 	}
+	var log tlsrecord.KeyLog
 	transport := NewTransport(near)
+	var shadow *tlsrecord.Shadow
 	asServer := &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MaxVersion: k.tls}
 	asClient := &tls.Config{InsecureSkipVerify: true, MaxVersion: k.tls}
+	switch {
+	case k.followed && k.terminates:
+		shadow, asServer.KeyLogWriter = log.Server(near), &log
+	case k.followed:
+		shadow, asClient.KeyLogWriter = log.Client(near), &log
+	}
+	if shadow != nil {
+		transport.Conn = shadow
+	}
 	theirs, ours := tls.Server(far, asServer), tls.Client(transport, asClient)
 	if k.terminates {
 		theirs, ours = tls.Client(far, asClient), tls.Server(transport, asServer)
 	}
 	handshake(t, theirs, ours)
+	if shadow != nil && !shadow.Established(ours.ConnectionState()) {
+		t.Fatal("the connection cannot be followed")
+	}
 	return &end{theirs, far}, TLS(ours, transport, nil)
 }
 
@@ -683,14 +702,101 @@ func TestCutInsideARecordIsAReset(t *testing.T) {
 	}
 }
 
-func TestAlertIsAResetWithItsError(t *testing.T) {
+func TestNoRecordIsAFailureOfTLS(t *testing.T) {
 	p := newPair(t, New(), kind{}, kind{tls: tls.VersionTLS12})
 	p.down.Write([]byte("x"))
 	p.up.raw.Write([]byte{99, 3, 3, 0, 1, 0}) // no record type: we answer with an alert
 	wantReset(t, p.down)
-	if r := p.result(); r.End != EndUpstreamReset || r.Err == nil {
+	var failure *TLSError
+	if r := p.result(); r.End != EndUpstreamTLS || !errors.As(r.Err, &failure) {
 		t.Errorf("result %+v", r)
 	}
+}
+
+// reading returns what an end reads until its end, once there is nothing more.
+func reading(e *end) <-chan string {
+	all := make(chan string, 1)
+	go func() {
+		b, err := io.ReadAll(e)
+		all <- fmt.Sprint(string(b), " ", err)
+	}()
+	return all
+}
+
+func TestFINIsHeldBackUntilTheUpstreamEnds(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		io.WriteString(p.down, "question")
+		wantRead(t, p.up, "question")
+		p.down.closeWrite()
+		for !p.session.HalfClosed() {
+			runtime.Gosched()
+		}
+		rest := reading(p.up)
+		for range 3 { // enough time to pass the FIN on
+			io.WriteString(p.up, "answer")
+			wantRead(t, p.down, "answer")
+		}
+		select {
+		case got := <-rest:
+			t.Fatalf("the upstream hears the end, and reads %q, before its own", got)
+		default:
+		}
+		p.up.closeWrite()
+		if got := <-rest; got != " <nil>" {
+			t.Errorf("the upstream reads %q", got)
+		}
+		if b, err := io.ReadAll(p.down); len(b) > 0 || err != nil {
+			t.Errorf("the downstream reads %q, %v", b, err)
+		}
+		if r := p.result(); r.End != EndClosed || r.FirstClose != Downstream || r.Truncated {
+			t.Errorf("result %+v", r)
+		}
+	}, func(c *Config) { c.HoldFIN = bound })
+}
+
+func TestFINIsNotHeldBackForEver(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		io.WriteString(p.down, "question")
+		p.down.closeWrite()
+		if got := <-reading(p.up); got != "question <nil>" {
+			t.Errorf("the upstream reads %q", got)
+		}
+		io.WriteString(p.up, "answer")
+		p.up.closeWrite()
+		if b, err := io.ReadAll(p.down); string(b) != "answer" || err != nil {
+			t.Errorf("the downstream reads %q, %v", b, err)
+		}
+		if r := p.result(); r.End != EndClosed || r.FirstClose != Downstream {
+			t.Errorf("result %+v", r)
+		}
+	}, func(c *Config) { c.HoldFIN = 20 * time.Millisecond })
+}
+
+func TestUpstreamsFINIsNotHeldBack(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		io.WriteString(p.up, "bye")
+		p.up.closeWrite()
+		if b, err := io.ReadAll(p.down); string(b) != "bye" || err != nil {
+			t.Errorf("the downstream reads %q, %v", b, err)
+		}
+		io.WriteString(p.down, "bye")
+		p.down.closeWrite()
+		if got := <-reading(p.up); got != "bye <nil>" {
+			t.Errorf("the upstream reads %q", got)
+		}
+		if r := p.result(); r.End != EndClosed || r.FirstClose != Upstream {
+			t.Errorf("result %+v", r)
+		}
+	}, func(c *Config) { c.HoldFIN = bound })
+}
+
+func TestHeldFINAndHalfCloseIdle(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *pair) {
+		p.down.closeWrite()
+		if r := p.result(); r.End != EndHalfCloseIdle {
+			t.Errorf("result %+v", r)
+		}
+	}, func(c *Config) { c.HoldFIN, c.HalfCloseIdle = bound, 20*time.Millisecond })
 }
 
 func TestSettled(t *testing.T) {

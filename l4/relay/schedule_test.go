@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ambassador/l4/relay/ledger"
 )
 
 // FuzzSchedule runs a schedule of actions of two applications and on their session,
@@ -215,7 +217,7 @@ func (s *schedule) send(e, other *modelEnd, v byte) {
 	}
 	s.synced = false
 	if other.closed || other.reset {
-		s.may[ending(other.side, nil)] = true // it refuses the bytes
+		s.may[ledger.Ending(other.side, nil)] = true // it refuses the bytes
 	}
 }
 
@@ -238,7 +240,7 @@ func (s *schedule) fin(e, other *modelEnd) {
 func (s *schedule) reset(e, other *modelEnd) {
 	certain := !e.unix && !e.ended && !s.must
 	e.reset = true
-	s.may[ending(e.side, nil)] = true
+	s.may[ledger.Ending(e.side, nil)] = true
 	clean := e.ended && e.Conn != e.raw // after close_notify a reset does not count
 	if certain || !s.portable && !e.unix && !clean {
 		s.must = true // the portable engine does not watch a side that has ended

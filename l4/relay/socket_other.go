@@ -16,7 +16,7 @@ func TCP(c net.Conn) (*net.TCPConn, bool) {
 
 // Listen makes a Listener of ln, whose own configuration sets keepalive.
 func (e *Engine) Listen(ln net.Listener, _ *net.KeepAliveConfig) (Listener, error) {
-	return &plainListener{ln}, nil
+	return &plainListener{Listener: ln}, nil
 }
 
 // DialMarked connects to an address. A mark other than 0 is an error: only Linux has

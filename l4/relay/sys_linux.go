@@ -4,13 +4,14 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// The calls in this file do not block, so they bypass Go's scheduler, whose part costs
-// more than some of the calls. Pointers are converted to uintptr in the call itself,
+// The calls in this file do not block, or not for long, so they bypass Go's scheduler,
+// whose part costs more than some of the calls. Pointers are converted to uintptr in the call itself,
 // as package unsafe requires.
 
 // recv reads from a non-blocking socket; b is not empty.
@@ -49,6 +50,16 @@ func epollCtl(epfd int32, op int, fd int32, mask uint32) syscall.Errno {
 	return errno
 }
 
+// epollWait waits for events for at most that long, in milliseconds. It returns 0 if
+// there are none, and after a signal.
+func epollWait(epfd int32, events []unix.EpollEvent, most time.Duration) int {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(most.Milliseconds()), 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
 func shutdownWrite(fd int32) { syscall.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0) }
 
 func closeFD(fd int32) { syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) } // not after EINTR: it is closed
@@ -65,8 +76,9 @@ func closeWithReset(fd int32) {
 	closeFD(fd)
 }
 
-func setLingerZero(fd int32) {
-	l := unix.Linger{Onoff: 1}
+func setLingerZero(fd int32) { setLinger(fd, unix.Linger{Onoff: 1}) }
+
+func setLinger(fd int32, l unix.Linger) {
 	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
 }
 

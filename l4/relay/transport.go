@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"ambassador/l4/relay/ledger"
 )
 
 // Transport is the connection below a tls.Conn whose session is to be relayed. It
@@ -93,12 +95,12 @@ func (t *Transport) handOver() { t.taken.Store(true) }
 func (t *Transport) cut() bool { return t.ended.Load() }
 
 // finKind is how the stream's end has come; t may be nil, for no TLS.
-func (t *Transport) finKind() finKind {
+func (t *Transport) finKind() ledger.FINKind {
 	switch {
 	case t == nil:
-		return finPlain
+		return ledger.FINPlain
 	case t.cut():
-		return finCut
+		return ledger.FINCut
 	}
-	return finClean
+	return ledger.FINClean
 }

@@ -7,14 +7,15 @@
 // # Messages that are read, sent, edited and refused
 //
 // postgres: PostgreSQL documentation, chapter "Frontend/Backend Protocol",
-// protocol 3.0 and 3.2. Lengths include themselves, not the type byte.
+// protocol 3.0 and 3.2. Lengths include themselves, not the type byte. With
+// Options.Direct Upgrade sends and reads nothing, and TLS begins at once.
 //
 //	part      from      message                       what happens
 //	Upgrade   us        SSLRequest                    sent: 00 00 00 08 04 d2 16 2f
 //	          upstream  S                             read; TLS begins, nothing more is read
 //	          upstream  N, E, any other byte          read; *RefusedError with the fix
 //	Finish    client    SSLRequest, GSSENCRequest     read, answered N; the fourth: *GreetingError
-//	          client    CancelRequest (16–268 bytes)  read, returned in Outcome.Cancel; ends the dialogue
+//	          client    CancelRequest (16–268 bytes)  read, returned in Result.Cancel; ends the dialogue
 //	          client    startup 3.x (8–10004 bytes)   forwarded as it is
 //	          client    anything else                 *GreetingError that names it
 //	          upstream  v NegotiateProtocolVersion    forwarded as it is
@@ -38,12 +39,14 @@
 //
 //	Upgrade   upstream  220 greeting, all lines       read, kept
 //	          upstream  421 greeting                  *RefusedError; passed on by Refuse
-//	          us        EHLO [127.0.0.1]              sent
+//	          us        EHLO [127.0.0.1]              sent, with Options.EHLOName if it is set
 //	          upstream  250 with STARTTLS in its list read, dropped
 //	          us        STARTTLS                      sent
 //	          upstream  220                           read to its last byte; TLS begins
 //	          upstream  anything else                 *RefusedError
 //	Finish    upstream  the kept greeting             passed on as it is; the client's EHLO follows
+//
+// lmtp: RFC 2033; as smtp, with LHLO instead of EHLO.
 //
 // imap: RFC 9051 (and RFC 3501) §6.2.1; lines of at most 4 KiB.
 //
@@ -67,6 +70,40 @@
 //	          upstream  anything else                 *RefusedError
 //	Finish    upstream  the kept greeting             passed on as it is; APOP's timestamp is in it
 //
+// sieve: RFC 5804, ManageSieve; an answer has at most 32 KiB, in lines of at most 4,
+// and literals.
+//
+//	Upgrade   upstream  capabilities, OK              read, dropped: the server sends them again
+//	                                                  under TLS
+//	          upstream  no STARTTLS among them, NO,   *RefusedError
+//	                    BYE
+//	          us        STARTTLS                      sent
+//	          upstream  OK                            read to its last byte; TLS begins
+//	          upstream  anything else                 *RefusedError
+//
+// nntp: RFC 3977 and RFC 4642; lines of at most 4 KiB.
+//
+//	Upgrade   upstream  200 or 201 greeting           read, kept
+//	          upstream  400 greeting                  *RefusedError; passed on by Refuse
+//	          us        STARTTLS                      sent
+//	          upstream  500                           MODE READER is sent; its 200 or 201 replaces
+//	                                                  the kept greeting; STARTTLS is sent again
+//	          upstream  382                           read to its last byte; TLS begins
+//	          upstream  anything else                 *RefusedError
+//	Finish    upstream  the kept greeting             passed on as it is
+//
+// nats: NATS's "Client Protocol"; an INFO of at most 32 KiB. With Options.Direct, as
+// handshake_first of the server wants it, TLS begins at once, and Finish reads the INFO.
+//
+//	Upgrade   upstream  INFO with tls_required or     read, kept; TLS begins
+//	                    tls_available
+//	          upstream  -ERR                          *RefusedError; passed on by Refuse
+//	          upstream  INFO without either,          *RefusedError
+//	                    anything else
+//	Finish    upstream  the kept INFO                 passed on; true of tls_required, tls_available
+//	                                                  and tls_verify becomes false
+//	NotTLS    upstream  -ERR in place of TLS          *RefusedError: the server is full
+//
 // mysql: MySQL's "Client/Server Protocol", "Connection Phase", and MariaDB's
 // "Connecting"; TLS needs the client's first message. Packets of at most 96 KiB,
 // 64 of the server's. Sequence numbers count both sides' packets.
@@ -83,7 +120,8 @@
 //	                                                  CLIENT_SSL; TLS begins
 //	LogIn     us        handshake response            sent by a probe, number 2: native or
 //	                                                  caching_sha2 password; then COM_QUIT
-//	          upstream  AuthMoreData 4                answered with the password itself
+//	          upstream  AuthMoreData 4, auth switch   answered with the password itself
+//	                    to sha256_password
 //	          upstream  auth switch to another        *RefusedError, and so is ERR
 //	                    plugin, anything else
 //	Finish    client    the kept response             passed on with CLIENT_SSL, number 2
@@ -92,6 +130,10 @@
 //	          upstream  AuthMoreData 4: the password  to a client on a unix socket: passed on, number
 //	                                                  less 1. To others, or if it then asks for the
 //	                                                  server's RSA key: *GreetingError with the fix
+//	          client    answer to sha256_password     *GreetingError with the fix, unless it ends in
+//	                                                  a NUL, as the password itself does
+//	          upstream  ERR after such an answer in   *GreetingError with the fix and the error
+//	                    the kept response
 //	          upstream  auth switch, plugin data      passed on, number less 1; the client's turn
 //	          client    its answer                    passed on, number plus 1
 //	          either    a number out of order, or     *RefusedError, *GreetingError

@@ -22,6 +22,9 @@ func (e *RefusedError) Error() string {
 	return withAdvice(e.Protocol+": "+what, e.Advice)
 }
 
+// Fix returns Advice.
+func (e *RefusedError) Fix() string { return e.Advice }
+
 // gotMax bounds RefusedError.Got: enough to recognize a protocol, too little to
 // put a secret into a log.
 const gotMax = 16
@@ -79,6 +82,9 @@ func (e *SideError) Error() string {
 
 // Unwrap returns Err.
 func (e *SideError) Unwrap() error { return e.Err }
+
+// Fix returns Hint.
+func (e *SideError) Fix() string { return e.Hint }
 
 func withAdvice(s, advice string) string {
 	if advice == "" {

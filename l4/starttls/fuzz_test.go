@@ -3,6 +3,7 @@ package starttls
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -70,7 +71,7 @@ func FuzzPostgresDialogue(f *testing.F) {
 			checkServer(t, received, toClient, err)
 		}
 		if out.Up != int64(up.out.Len()) || out.Down != int64(len(toClient)) {
-			t.Fatalf("Outcome %+v; sent %d and %d", out, up.out.Len(), len(toClient))
+			t.Fatalf("Result %+v; sent %d and %d", out, up.out.Len(), len(toClient))
 		}
 	})
 }
@@ -81,6 +82,7 @@ func FuzzPostgresDialogue(f *testing.F) {
 func FuzzUpgrade(f *testing.F) {
 	for _, server := range []string{"", "S", smtpGreets + smtpLists + smtpGoes, "220-a\r\n220 b\r\n250 STARTTLS\r\n", "421 x\r\n",
 		imapGreets + imapGoes, "* PREAUTH\r\n", "* BYE\r\n", "* OK [CAPABILITY\r\nA1 OK\r\n", pop3Greets + pop3Goes, "-ERR\r\n",
+		smtpGreets + lmtpLists + smtpGoes, sieveBanner + sieveGoes, "\"X\" {2}\r\nab\r\nOK\r\n", nntpBanner + nntpGoes, "200 a\r\n500 b\r\n201 c\r\n382 d\r\n", natsBanner, "-ERR 'x'\r\n",
 		ldapGoes, ldapGoesAD, "\x30\x84\xff\xff\xff\xff", "\x15\x03\x01\x00\x02", "\x4a\x00\x00\x00\x0a"} {
 		for i := range protocols() {
 			f.Add(byte(i), server)
@@ -242,6 +244,39 @@ func FuzzIdentify(f *testing.F) {
 		}
 		if (what == "") != (len(first) == 0) || len(what)+len(advice) > 500 {
 			t.Fatalf("Identify(%q, %d) = %q, %q", first, port, what, advice)
+		}
+	})
+}
+
+// FuzzNATSInfo: the INFO for the client is the server's but for what it says of TLS, of
+// which a client sees nothing, however it reads the keys.
+func FuzzNATSInfo(f *testing.F) {
+	for _, text := range []string{natsBanner[5:], `{"tls_required": true, "TLS_AVAILABLE":true}`, `{"tls\u005frequired":true}`, `{"tls_required":false,"tls_required":true}`, `{"tls_required":"true"}`, `{}`, `[true]`, `{"a":{"tls_required":true}}x`} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		info, offered, err := natsStripTLS([]byte("INFO " + text))
+		if err != nil {
+			checkDialogueError(t, err)
+			return
+		}
+		var seen struct {
+			Required  any `json:"tls_required"`
+			Available any `json:"tls_available"`
+			Verify    any `json:"tls_verify"`
+		}
+		var before, after map[string]json.RawMessage
+		read := func(text string, into any) error { return json.NewDecoder(strings.NewReader(text)).Decode(into) }
+		if err := read(string(info[5:]), &seen); err != nil || seen.Required == true || seen.Available == true || seen.Verify == true {
+			t.Fatalf("%q of %q: %+v, %v", info, text, seen, err)
+		}
+		if read(text, &before) != nil || read(string(info[5:]), &after) != nil || len(before) != len(after) || !offered && string(info[5:]) != text && !strings.Contains(strings.ToLower(text), "verify") {
+			t.Fatalf("%q of %q, offered %v", info, text, offered)
+		}
+		for key, value := range before {
+			if !natsIsTLS(key) && string(after[key]) != string(value) {
+				t.Fatalf("%s is %s, and was %s", key, after[key], value)
+			}
 		}
 	})
 }

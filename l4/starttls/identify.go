@@ -9,7 +9,18 @@ import (
 const (
 	hintNoTLS  = "the server speaks no TLS on this port: use its TLS port, or remove tls (forward: --plain)"
 	hintDirect = "the server speaks TLS at once: remove starttls"
+	hintFTP    = "FTP over TLS (AUTH TLS) is not supported, because each transfer has a connection of its own, to a port that the server names in the dialogue; " +
+		"let the client do its TLS itself, or use SFTP"
 )
+
+// Unsupported says why a protocol that has a request for TLS is none of Names; empty if
+// there is nothing to say about the name.
+func Unsupported(name string) string {
+	if name == "ftp" {
+		return hintFTP
+	}
+	return ""
+}
 
 // identifyBytes is how many bytes suffice for Identify.
 const identifyBytes = 5
@@ -117,7 +128,9 @@ func identifyText(b []byte, port uint16) (what, advice string) {
 		{"<?xml", "an XMPP stream", fits("xmpp")},
 		{"<stre", "an XMPP stream", fits("xmpp")},
 		{"AMQP", "an AMQP header", hintNoTLS},
-		{"INFO ", "a NATS greeting", hintNoTLS},
+		{"INFO ", "a NATS greeting", fits("nats")},
+		{"BYE \"", "a ManageSieve greeting", fits("sieve")}, // in place of a greeting: RFC 5804, 1.2
+		{"\"IMPL", "a ManageSieve greeting", fits("sieve")},
 		{"ERROR", "a memcached error", hintNoTLS},
 	} {
 		if bytes.HasPrefix(b, []byte(known.prefix)) {
@@ -130,9 +143,13 @@ func identifyText(b []byte, port uint16) (what, advice string) {
 	case isErrorLine(b):
 		return "a Redis error", hintNoTLS
 	case isReplyCode(b) && port == 21:
-		return "an FTP greeting", "FTP over TLS is not supported"
+		return "an FTP greeting", hintFTP
+	case isReplyCode(b) && port == 24:
+		return "an LMTP greeting", fits("lmtp")
 	case isReplyCode(b):
-		return "an SMTP (or FTP) greeting", fits("smtp")
+		return "an SMTP (or FTP) greeting", fits("smtp") + "; LMTP has starttls: lmtp"
+	case isNNTP(b):
+		return "an NNTP greeting", fits("nntp")
 	}
 	return "", ""
 }
@@ -152,6 +169,11 @@ func isReplyCode(b []byte) bool {
 	return digits == "220" || digits == "421" || b[0] == '5' && isDigit(b[1]) && isDigit(b[2])
 }
 
+// isNNTP recognizes the greetings of an NNTP server, and its refusal (RFC 3977 §5.1.1).
+func isNNTP(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("200 ")) || bytes.HasPrefix(b, []byte("201 ")) || bytes.HasPrefix(b, []byte("400 "))
+}
+
 func isDigit(b byte) bool { return b >= '0' && b <= '9' }
 
 func adviceForPort(port uint16) string {
@@ -168,6 +190,14 @@ func adviceForPort(port uint16) string {
 		return ifPort(port, "IMAP", fits("imap"))
 	case 110:
 		return ifPort(port, "POP3", fits("pop3"))
+	case 24:
+		return ifPort(port, "LMTP", fits("lmtp"))
+	case 119:
+		return ifPort(port, "NNTP", fits("nntp"))
+	case 4190:
+		return ifPort(port, "ManageSieve", fits("sieve"))
+	case 4222:
+		return ifPort(port, "NATS", fits("nats"))
 	case 5222, 5269:
 		return ifPort(port, "XMPP", fits("xmpp"))
 	case 6379:
@@ -187,7 +217,7 @@ func adviceForPort(port uint16) string {
 // adviceForClose is the advice for a server that closed after our ClientHello.
 func adviceForClose(port uint16) string {
 	switch port {
-	case 0, 443, 465, 636, 853, 989, 990, 993, 995, 5223, 5671, 6380, 8443, 8883:
+	case 0, 443, 465, 563, 636, 853, 989, 990, 993, 995, 5223, 5671, 6380, 8443, 8883:
 		return "" // a unix socket, or a port on which TLS is usual
 	}
 	if advice := adviceForPort(port); advice != "" {

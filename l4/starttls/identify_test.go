@@ -6,6 +6,17 @@ import (
 	"testing"
 )
 
+func TestUnsupported(t *testing.T) {
+	if why := Unsupported("ftp"); !strings.Contains(why, "AUTH TLS") || !strings.Contains(why, "SFTP") {
+		t.Errorf("ftp: %q", why)
+	}
+	for _, name := range append(Names(), "gopher", "none", "") {
+		if why := Unsupported(name); why != "" {
+			t.Errorf("%s: %q", name, why)
+		}
+	}
+}
+
 func TestIdentify(t *testing.T) {
 	for _, tt := range []struct {
 		first  string
@@ -26,7 +37,13 @@ func TestIdentify(t *testing.T) {
 		{"220-m", 2525, "SMTP", "starttls: smtp"},
 		{"421 t", 25, "SMTP", "starttls: smtp"},
 		{"554 n", 25, "SMTP", "starttls: smtp"},
+		{"BYE \"", 4190, "ManageSieve", "starttls: sieve"},
 		{"220 v", 21, "FTP", "not supported"},
+		{"220 m", 24, "LMTP", "starttls: lmtp"},
+		{"200 n", 119, "NNTP", "starttls: nntp"},
+		{"201 n", 1, "NNTP", "starttls: nntp"},
+		{"\"IMPL", 4190, "ManageSieve", "starttls: sieve"},
+		{"INFO ", 4222, "NATS", "starttls: nats"},
 		{"2200x", 1, "no protocol", ""},
 		{"5xx x", 1, "no protocol", ""},
 		{"* OK ", 143, "IMAP", "starttls: imap"},
@@ -57,6 +74,11 @@ func TestIdentify(t *testing.T) {
 		{"", 110, "", "starttls: pop3"},
 		{"", 5222, "", "starttls: xmpp"},
 		{"", 5269, "", "starttls: xmpp"},
+		{"", 24, "", "starttls: lmtp"},
+		{"", 119, "", "starttls: nntp"},
+		{"", 4190, "", "starttls: sieve"},
+		{"", 4222, "", "starttls: nats"},
+		{"", 563, "", ""},
 		{"", 6379, "", "--plain"},
 		{"", 80, "", "--plain"},
 		{"", 1883, "", "MQTT"},
@@ -75,5 +97,19 @@ func TestIdentify(t *testing.T) {
 				t.Errorf("advice = %q, want %q", advice, tt.advice)
 			}
 		})
+	}
+}
+
+// Each protocol is advised for the port where its servers usually are.
+func TestIdentifyKnowsEveryProtocol(t *testing.T) {
+	var advised strings.Builder
+	for port := range 1 << 16 {
+		_, advice := Identify([]byte("hello"), uint16(port))
+		advised.WriteString(advice)
+	}
+	for _, name := range Names() {
+		if !strings.Contains(advised.String(), fits(name)) {
+			t.Errorf("%s: no port leads to it; add it to adviceForPort", name)
+		}
 	}
 }

@@ -20,8 +20,13 @@ const (
 // or LF could end the line for one side and not for the other. Do is the verb of
 // the message, as of unexpected.
 func (l *leg) line(protocol, do string) ([]byte, error) {
+	return l.lineOf(lineMax, protocol, do)
+}
+
+// lineOf is line with another bound than lineMax.
+func (l *leg) lineOf(limit int, protocol, do string) ([]byte, error) {
 	line := make([]byte, 0, 128)
-	for read := l.read; len(line) < lineMax; read = l.readRest {
+	for read := l.read; len(line) < limit; read = l.readRest {
 		line = append(line, 0)
 		n := len(line)
 		if err := read(line[n-1:]); err != nil {
@@ -39,7 +44,7 @@ func (l *leg) line(protocol, do string) ([]byte, error) {
 				What: fmt.Sprintf("the server sent the byte %#02x in a line", last)}
 		}
 	}
-	return nil, tooLong(protocol, line, lineMax)
+	return nil, tooLong(protocol, line, limit)
 }
 
 func tooLong(protocol string, text []byte, limit int) *RefusedError {
@@ -54,10 +59,10 @@ func hasPrefixFold(line []byte, prefix string) bool {
 
 // replay passes the server's greeting on to the client after TLS has begun.
 func replay(greeting []byte) Part {
-	return func(downstream, _ io.ReadWriter) (Outcome, error) {
+	return func(downstream, _ io.ReadWriter) (Result, error) {
 		down := leg{side: Downstream, rw: downstream}
 		err := down.forward(greeting)
-		return Outcome{Down: down.forwarded}, err
+		return Result{Down: down.forwarded}, err
 	}
 }
 

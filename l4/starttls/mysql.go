@@ -47,7 +47,7 @@ const (
 )
 
 func mysql() Protocol {
-	return Protocol{Name: mysqlName, NeedsClient: true, CountsProbes: true, LogsIn: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
+	return Protocol{Name: mysqlName, NeedsClient: true, CountsProbes: true, ResetsAtEnd: true, LogsIn: true, Upgrade: mysqlUpgrade, Refuse: mysqlRefuse}
 }
 
 // mysqlDialogue is the state of one connection. All packets of both sides share
@@ -139,7 +139,7 @@ func mysqlStripTLS(greeting []byte) error {
 
 // begin sends the greeting to the client, reads its response, and sends the
 // SSLRequest.
-func (d *mysqlDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, error) {
+func (d *mysqlDialogue) begin(downstream, upstream io.ReadWriter) (Result, error) {
 	d.down = leg{side: Downstream, rw: downstream, ifClosed: mysqlHintTLS}
 	d.up = leg{side: Upstream, rw: upstream}
 	err := d.down.forward(d.greeting)
@@ -152,7 +152,7 @@ func (d *mysqlDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, erro
 		request[5] |= mysqlSSL >> 8
 		err = d.up.send(request)
 	}
-	return Outcome{Down: d.down.forwarded}, err
+	return Result{Down: d.down.forwarded}, err
 }
 
 // clientResponse reads the client's first packet.
@@ -179,11 +179,11 @@ func mysqlUnexpected(first []byte) *GreetingError {
 
 // finish relays the authentication up to the server's verdict: packets of both
 // sides in turn, renumbered. Every later command begins at 0 again.
-func (d *mysqlDialogue) finish(downstream, upstream io.ReadWriter) (Outcome, error) {
+func (d *mysqlDialogue) finish(downstream, upstream io.ReadWriter) (Result, error) {
 	d.down = leg{side: Downstream, rw: downstream, answered: true}
 	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}
 	err := d.authenticate()
-	return Outcome{Answered: d.up.answered, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Result{Answered: d.up.answered, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
 func (d *mysqlDialogue) authenticate() error {
@@ -191,6 +191,7 @@ func (d *mysqlDialogue) authenticate() error {
 	response[5] |= mysqlSSL >> 8
 	response[3]++
 	d.response = nil
+	tried := d.triedSHA256(response)
 	if err := d.up.forward(response); err != nil {
 		return err
 	}
@@ -202,6 +203,11 @@ func (d *mysqlDialogue) authenticate() error {
 		if err != nil {
 			return err
 		}
+		if tried && len(answer) > 4 && answer[4] == mysqlERR {
+			d.next--
+			return explainSHA256(answer)
+		}
+		tried = false // the server has asked for something else
 		if err := d.down.forward(answer); err != nil {
 			return err
 		}
@@ -241,8 +247,11 @@ func (d *mysqlDialogue) full(question []byte) error {
 func (d *mysqlDialogue) reply(question []byte) error {
 	full := string(question) == mysqlFull
 	d.down.ifClosed = ""
-	if full {
+	switch {
+	case full:
 		d.down.ifClosed = mysqlHintFull
+	case mysqlAsksSHA256(question):
+		d.down.ifClosed = mysqlHintSHA256
 	}
 	packet, err := d.clientPacket()
 	if err != nil {
@@ -250,6 +259,9 @@ func (d *mysqlDialogue) reply(question []byte) error {
 	}
 	if full && bytes.Equal(packet[4:], []byte{2}) {
 		return &GreetingError{Protocol: mysqlName, Detail: "a request for the server's RSA key: " + mysqlHintFull}
+	}
+	if mysqlAsksSHA256(question) && !mysqlIsPassword(packet[4:]) {
+		return &GreetingError{Protocol: mysqlName, Detail: "a login through plain TCP: " + mysqlHintSHA256}
 	}
 	packet[3]++
 	return d.up.forward(packet)

@@ -36,12 +36,13 @@ var (
 const (
 	mysqlFine = "\x00\x00\x00\x02\x00\x00\x00"
 	mysqlBad  = "\xff\x15\x04#28000Access denied"
+	toSHA256  = "\xfesha256_password\x00cccccccccccccccccccc\x00"
 	switchTo  = "\xfeclient_ed25519\x00cccccccccccccccccccccccccccccccc\x00"
 )
 
 // mysqlRun runs the whole dialogue on wires; before TLS the server sends only its
 // greeting.
-func mysqlRun(t testing.TB, greeting string, down, up *wire) (*Dialogue, Outcome, error) {
+func mysqlRun(t testing.TB, greeting string, down, up *wire) (*Dialogue, Result, error) {
 	t.Helper()
 	d, err := mysqlUpgrade(newWire(greeting))
 	if err != nil {
@@ -73,6 +74,10 @@ func TestMySQL(t *testing.T) {
 			[]string{mysqlPacket(3, "\x01\x03"), mysqlPacket(4, mysqlFine)}, []string{mysqlPacket(2, "\x01\x03"), mysqlPacket(3, mysqlFine)}},
 		{"caching_sha2_password in full, client on a unix socket", []string{mysqlPacket(3, "secret\x00")}, []string{mysqlPacket(4, "secret\x00")},
 			[]string{mysqlPacket(3, "\x01\x04"), mysqlPacket(5, mysqlFine)}, []string{mysqlPacket(2, "\x01\x04"), mysqlPacket(4, mysqlFine)}},
+		{"sha256_password, client that sends the password", []string{mysqlPacket(3, "secret\x00")}, []string{mysqlPacket(4, "secret\x00")},
+			[]string{mysqlPacket(3, toSHA256), mysqlPacket(5, mysqlFine)}, []string{mysqlPacket(2, toSHA256), mysqlPacket(4, mysqlFine)}},
+		{"sha256_password, no password", []string{mysqlPacket(3, "\x00")}, []string{mysqlPacket(4, "\x00")},
+			[]string{mysqlPacket(3, toSHA256), mysqlPacket(5, mysqlFine)}, []string{mysqlPacket(2, toSHA256), mysqlPacket(4, mysqlFine)}},
 		{"two questions, one empty answer", []string{mysqlPacket(3, "one"), mysqlPacket(5, "")}, []string{mysqlPacket(4, "one"), mysqlPacket(6, "")},
 			[]string{mysqlPacket(3, "\x02Password: "), mysqlPacket(5, "\x02Code: "), mysqlPacket(7, mysqlFine)},
 			[]string{mysqlPacket(2, "\x02Password: "), mysqlPacket(4, "\x02Code: "), mysqlPacket(6, mysqlFine)}},
@@ -92,7 +97,7 @@ func TestMySQL(t *testing.T) {
 				t.Errorf("left unread %q of the client, %q of the server", down.unread(), up.unread())
 			}
 			if !out.Answered || out.Up != int64(len(wantServer)-len(mysqlAsks)) || out.Down != int64(len(wantClient)) {
-				t.Errorf("Outcome %+v; sent %d and %d", out, len(wantServer), len(wantClient))
+				t.Errorf("Result %+v; sent %d and %d", out, len(wantServer), len(wantClient))
 			}
 		})
 	}
@@ -217,6 +222,48 @@ func TestMySQLFullAuthenticationByTCP(t *testing.T) {
 	}
 }
 
+// TestMySQLSHA256: a client that cannot send the password is told what to do, instead of
+// that its password is wrong.
+func TestMySQLSHA256(t *testing.T) {
+	first := func(flags, data, rest string) string {
+		return mysqlPacket(1, flags+"\x00\x00\x00\x01\x2d"+strings.Repeat("\x00", 23)+"app\x00"+data+rest)
+	}
+	const plain, withDB, lenenc = "\x05\xa2\x08\x00", "\x0d\xa2\x08\x00", "\x05\xa2\x28\x00"
+	encrypted := strings.Repeat("e", 256)
+	for _, tt := range []struct {
+		name, client, server string
+		told                 string // empty: the client gets the server's packets
+		number               byte
+	}{
+		{"asks for the key", mysqlLogin + mysqlPacket(3, "\x01"), mysqlPacket(3, toSHA256), "sha256_password wants", 4},
+		{"has the key", mysqlLogin + mysqlPacket(3, encrypted), mysqlPacket(3, toSHA256), "sha256_password wants", 4},
+		{"asks at once", first(plain, "\x01\x01", "sha256_password\x00"), mysqlPacket(3, mysqlBad), "the server said 1045", 2},
+		{"asks at once, with a database", first(withDB, "\x01\x01", "orders\x00sha256_password\x00"), mysqlPacket(3, mysqlBad), "the server said 1045", 2},
+		{"has the key, at once", first(lenenc, "\xfc\x00\x01"+encrypted, "sha256_password\x00"), mysqlPacket(3, mysqlBad), "the server said 1045", 2},
+		{"no password, at once", first(plain, "\x01\x00", "sha256_password\x00"), mysqlPacket(3, mysqlBad), "", 0},
+		{"asks at once, and the user has another plugin", first(plain, "\x01\x01", "sha256_password\x00") + mysqlPacket(3, "proof"),
+			mysqlPacket(3, "\xfemysql_native_password\x00cccccccccccccccccccc\x00") + mysqlPacket(5, mysqlBad), "", 0},
+		{"data that is cut short", first(plain, "\x09\x01", ""), mysqlPacket(3, mysqlBad), "", 0},
+	} {
+		down, up := newWire(tt.client), newWire(tt.server)
+		d, _, err := mysqlRun(t, mariaGreets, down, up)
+		if tt.told == "" {
+			if err != nil || !strings.HasSuffix(down.out.String(), mysqlBad) {
+				t.Errorf("%s: %v, the client got %q", tt.name, err, down.out.String())
+			}
+			continue
+		}
+		var greeting *GreetingError
+		if !errors.As(err, &greeting) {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		if text := string(d.Refuse(err)); text[3] != tt.number || !strings.Contains(text, tt.told) || strings.Contains(down.out.String(), mysqlBad) {
+			t.Errorf("%s: the client is told %q, after %q", tt.name, text, down.out.String())
+		}
+	}
+}
+
 func TestMySQLServerRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name, client, server string
@@ -287,7 +334,7 @@ func TestMySQLBeginProbe(t *testing.T) {
 // renumbered; nothing behind the verdict is read.
 func FuzzMySQL(f *testing.F) {
 	for _, client := range []string{"", mysqlLogin, mysqlLogin + mysqlPacket(3, "sig") + "\x01\x00\x00\x00\x0e", mysqlLogin + mysqlPacket(3, "\x02"), mysqlAsks, "GET / HTTP"} {
-		for _, server := range []string{"", mysqlPacket(3, mysqlFine) + "x", mysqlPacket(3, switchTo) + mysqlPacket(5, mysqlBad), mysqlPacket(3, "\x01\x03") + mysqlPacket(4, mysqlFine), mysqlPacket(3, "\x01\x04"), mysqlPacket(3, "")} {
+		for _, server := range []string{"", mysqlPacket(3, mysqlFine) + "x", mysqlPacket(3, switchTo) + mysqlPacket(5, mysqlBad), mysqlPacket(3, "\x01\x03") + mysqlPacket(4, mysqlFine), mysqlPacket(3, "\x01\x04"), mysqlPacket(3, toSHA256), mysqlPacket(3, "")} {
 			f.Add(mariaGreets, client, server)
 		}
 	}

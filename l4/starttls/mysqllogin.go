@@ -23,7 +23,8 @@ const (
 )
 
 // logIn logs in under TLS, after the SSLRequest, and quits. It sends the password
-// itself only to a server that asks for it under caching_sha2_password.
+// itself only to a server that asks for it under caching_sha2_password or
+// sha256_password.
 func (d *mysqlDialogue) logIn(upstream io.ReadWriter, user, password string) error {
 	d.up = leg{side: Upstream, rw: upstream, ifClosed: "the server closed instead of answering the login: its log has the cause"}
 	d.next = 2 // after the SSLRequest, as serverPacket counts: ours are one ahead
@@ -76,6 +77,9 @@ func mysqlAnswer(packet []byte, password string) (reply []byte, done bool, err e
 		return append([]byte(password), 0), false, nil
 	case len(body) > 0 && body[0] == mysqlSwitch:
 		plugin, salt, _ := strings.Cut(string(body[1:]), "\x00")
+		if plugin == mysqlSHA256 {
+			return append([]byte(password), 0), false, nil
+		}
 		proof, known := mysqlProof(plugin, password, []byte(salt))
 		if !known {
 			return nil, false, &RefusedError{Protocol: mysqlName, What: fmt.Sprintf("the server wants health.user to log in by %.64q", plugin),

@@ -46,7 +46,21 @@ const (
 )
 
 func postgres() Protocol {
-	return Protocol{Name: pgName, Upgrade: pgUpgrade, Accept: pgAccept, Refuse: pgRefuse}
+	return Protocol{Name: pgName, Upgrade: pgUpgrade, Accept: pgAccept, Refuse: pgRefuse, with: pgWith}
+}
+
+// PostgresALPN is the protocol name in the TLS handshake that Options.Direct needs: a
+// server ends a direct connection without it.
+const PostgresALPN = "postgresql"
+
+func pgWith(o Options) (Protocol, error) {
+	if o.EHLOName != "" {
+		return Protocol{}, errNoEHLOName
+	}
+	p := postgres()
+	p.Upgrade = func(io.ReadWriter) (*Dialogue, error) { return pgUnderTLS(), nil }
+	p.IfNoTLS = "PostgreSQL before 17, and poolers, end a TLS connection without SSLRequest so: remove starttls_options.direct"
+	return p, nil
 }
 
 func pgUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
@@ -60,13 +74,18 @@ func pgUpgrade(upstream io.ReadWriter) (*Dialogue, error) {
 		return nil, err
 	}
 	if answer[0] == 'S' {
-		d := &Dialogue{Refuse: pgError}
-		d.Finish = func(downstream, upstream io.ReadWriter) (Outcome, error) {
-			return pgFinish(downstream, upstream, d.Encrypted)
-		}
-		return d, nil
+		return pgUnderTLS(), nil
 	}
 	return nil, pgDeclined(answer[0])
+}
+
+// pgUnderTLS is the part of the dialogue under TLS.
+func pgUnderTLS() *Dialogue {
+	d := &Dialogue{Refuse: pgError}
+	d.Finish = func(downstream, upstream io.ReadWriter) (Result, error) {
+		return pgFinish(downstream, upstream, d.Encrypted)
+	}
+	return d
 }
 
 // pgAccept answers S. A client may also begin with TLS at once (libpq's
@@ -145,14 +164,14 @@ type pgDialogue struct {
 	encrypted bool // the client's own connection has TLS
 }
 
-func pgFinish(downstream, upstream io.ReadWriter, encrypted bool) (Outcome, error) {
+func pgFinish(downstream, upstream io.ReadWriter, encrypted bool) (Result, error) {
 	d := pgDialogue{
 		encrypted: encrypted,
 		down:      leg{side: Downstream, rw: downstream},
 		up:        leg{side: Upstream, rw: upstream, ifClosed: pgHintStartup},
 	}
 	cancel, err := d.run()
-	return Outcome{Cancel: cancel, Answered: d.up.answered, Up: d.up.forwarded, Down: d.down.forwarded}, err
+	return Result{Cancel: cancel, Answered: d.up.answered, Up: d.up.forwarded, Down: d.down.forwarded}, err
 }
 
 // run handles the client's requests, its startup message, and the server's

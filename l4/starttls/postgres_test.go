@@ -58,7 +58,7 @@ func mustLookup(t testing.TB, name string) *Protocol {
 }
 
 func TestLookup(t *testing.T) {
-	if got, want := Names(), []string{"postgres", "mysql", "ldap", "smtp", "imap", "pop3", "xmpp"}; !reflect.DeepEqual(got, want) {
+	if got, want := Names(), []string{"postgres", "mysql", "ldap", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "nats", "xmpp"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("Names() = %q, want %q", got, want)
 	}
 	for _, name := range Names() {
@@ -301,8 +301,8 @@ func TestPostgresGreetingErrors(t *testing.T) {
 			if got := len(tt.client) - len(down.unread()); got != tt.read {
 				t.Errorf("read %d bytes of the client, want %d", got, tt.read)
 			}
-			if up.out.Len() != 0 || !reflect.DeepEqual(out, Outcome{}) {
-				t.Errorf("sent %q upstream, Outcome %+v, want nothing", up.out.String(), out)
+			if up.out.Len() != 0 || !reflect.DeepEqual(out, Result{}) {
+				t.Errorf("sent %q upstream, Result %+v, want nothing", up.out.String(), out)
 			}
 			if n := strings.Count(down.out.String(), "N"); n != down.out.Len() || n > 3 {
 				t.Errorf("sent %q to the client", down.out.String())
@@ -352,7 +352,7 @@ func TestPostgresServerRefused(t *testing.T) {
 				t.Errorf("read %d bytes of the server, want %d", got, tt.read)
 			}
 			if out.Up != int64(len(startup)) || out.Down != int64(len(tt.toClient)) || out.Cancel != nil {
-				t.Errorf("Outcome %+v", out)
+				t.Errorf("Result %+v", out)
 			}
 		})
 	}
@@ -394,7 +394,7 @@ func TestPostgresDialogueSideErrors(t *testing.T) {
 			out, err := pgFinish(tt.down, tt.up, false)
 			wantSide(t, err, tt.want)
 			if out.Cancel != nil || out.Up != int64(tt.up.out.Len()) || out.Down != 0 {
-				t.Errorf("Outcome %+v", out)
+				t.Errorf("Result %+v", out)
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package starttls
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 )
@@ -23,6 +24,11 @@ type Protocol struct {
 	// greeting and a login as a failed client, and locks a host out after too many of
 	// them in a row.
 	CountsProbes bool
+
+	// ResetsAtEnd says that servers answer a client's close with a reset: they have
+	// closed by then, at the client's message that ends the session. Nothing is lost,
+	// because a client of the protocol that has closed waits for nothing.
+	ResetsAtEnd bool
 
 	// LogsIn says that a probe can log in: see Dialogue.LogIn.
 	LogsIn bool
@@ -51,6 +57,24 @@ type Protocol struct {
 	// server logs no error; empty if a close suffices. The server's answer need
 	// not be read.
 	Quit string
+
+	// IfNoTLS is the hint for a server that does not answer a TLS handshake that begins
+	// without a word of the protocol (Options.Direct); empty if there is no such handshake.
+	IfNoTLS string
+
+	// with returns the protocol with the options that it has. Nil: it has none.
+	with func(Options) (Protocol, error)
+}
+
+// Options change how a protocol speaks to its server. The zero value is the default.
+type Options struct {
+	// EHLOName is the name of this host in the EHLO or LHLO before TLS: a domain, or an
+	// address literal in brackets. If empty, [127.0.0.1].
+	EHLOName string
+
+	// Direct begins TLS at once, as the protocol allows it with some servers; the rest of
+	// the dialogue remains.
+	Direct bool
 }
 
 // ErrNoAnswer is returned for a client whose message has no answer in its
@@ -85,8 +109,13 @@ type Dialogue struct {
 	Confidential bool
 
 	// Finish is the part after upstream's TLS has begun; nil if there is none. After
-	// nil without Outcome.Cancel both sides are ready for the relay.
+	// nil without Result.Cancel both sides are ready for the relay.
 	Finish Part
+
+	// NotTLS explains plaintext that the server sends instead of its TLS handshake; first
+	// is the beginning of it, at least 5 bytes. It returns a *RefusedError, or nil if it
+	// does not know it. Nil: the protocol has nothing to say there.
+	NotTLS func(first []byte) error
 
 	// Refuse returns the bytes that tell the client, at its current point of the
 	// protocol, why it gets no session; nil if nothing can be sent there. Send them
@@ -105,13 +134,13 @@ type Accepted struct {
 	Cancel []byte
 }
 
-// Part is one part of a dialogue between a client and its server. The Outcome's
+// Part is one part of a dialogue between a client and its server. The Result's
 // counts are valid even with an error. Errors: *RefusedError, *GreetingError,
 // *SideError.
-type Part func(downstream, upstream io.ReadWriter) (Outcome, error)
+type Part func(downstream, upstream io.ReadWriter) (Result, error)
 
-// Outcome is the result of a part of a dialogue.
-type Outcome struct {
+// Result is the result of a part of a dialogue.
+type Result struct {
 	// Cancel is the complete CancelRequest that the client sent instead of a startup
 	// message; the upstream received nothing of it. Nil otherwise.
 	Cancel []byte
@@ -127,7 +156,7 @@ type Outcome struct {
 
 // protocols returns the implemented protocols, in the order of Names.
 func protocols() []Protocol {
-	return []Protocol{postgres(), mysql(), ldap(), smtp(), imap(), pop3(), xmpp()}
+	return []Protocol{postgres(), mysql(), ldap(), smtp(), lmtp(), imap(), pop3(), sieve(), nntp(), nats(), xmpp()}
 }
 
 // Lookup finds an implemented protocol by its name.
@@ -139,6 +168,31 @@ func Lookup(name string) (*Protocol, bool) {
 	}
 	return nil, false
 }
+
+// New returns an implemented protocol with options. Errors: the name is not known, or the
+// protocol has no such option.
+func New(name string, o Options) (*Protocol, error) {
+	p, ok := Lookup(name)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("starttls %s: unknown; this version has %v", name, Names())
+	case o == Options{}:
+		return p, nil
+	case p.with == nil:
+		return nil, fmt.Errorf("starttls %s has no options", name)
+	}
+	changed, err := p.with(o)
+	if err != nil {
+		return nil, fmt.Errorf("starttls %s: %w", name, err)
+	}
+	return &changed, nil
+}
+
+// The errors of New about one option.
+var (
+	errNotDirect  = errors.New("TLS cannot begin at once with this protocol; remove direct, or remove starttls if the server speaks TLS at once")
+	errNoEHLOName = errors.New("it sends no EHLO; remove ehlo_name")
+)
 
 // AcceptNames lists the protocols that have Accept.
 func AcceptNames() []string {

@@ -8,17 +8,27 @@ import (
 	"testing"
 )
 
-// Answers of real servers: Postfix 3.7, Dovecot 2.3, OpenLDAP 2.5.
+// Answers of real servers: Postfix 3.7, Dovecot 2.3 with Pigeonhole 0.5, OpenLDAP 2.5,
+// INN 2.7, nats-server 2.9.
 const (
-	smtpGreets = "220 mail.test ESMTP Postfix\r\n"
-	smtpLists  = "250-mail.test\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 CHUNKING\r\n"
-	smtpGoes   = "220 2.0.0 Ready to start TLS\r\n"
-	imapGreets = "* OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] Dovecot ready.\r\n"
-	imapGoes   = "A1 OK Begin TLS negotiation now.\r\n"
-	pop3Greets = "+OK Dovecot ready. <1.2.3@mail>\r\n"
-	pop3Goes   = "+OK Begin TLS negotiation now.\r\n"
-	ldapGoes   = "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"
-	ldapGoesAD = "\x30\x84\x00\x00\x00\x28\x02\x01\x01\x78\x84\x00\x00\x00\x1f\x0a\x01\x00\x04\x00\x04\x00\x8a\x161.3.6.1.4.1.1466.20037"
+	smtpGreets  = "220 mail.test ESMTP Postfix\r\n"
+	smtpLists   = "250-mail.test\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 CHUNKING\r\n"
+	smtpGoes    = "220 2.0.0 Ready to start TLS\r\n"
+	smtpEHLO    = "EHLO [127.0.0.1]\r\n"
+	imapGreets  = "* OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] Dovecot ready.\r\n"
+	imapGoes    = "A1 OK Begin TLS negotiation now.\r\n"
+	pop3Greets  = "+OK Dovecot ready. <1.2.3@mail>\r\n"
+	lmtpLHLO    = "LHLO [127.0.0.1]\r\n"
+	lmtpLists   = "250-mail.test\r\n250-STARTTLS\r\n250-8BITMIME\r\n250 PIPELINING\r\n"
+	sieveBanner = "\"IMPLEMENTATION\" \"Dovecot (Debian) Pigeonhole\"\r\n\"SIEVE\" \"fileinto reject\"\r\n\"SASL\" \"\"\r\n\"STARTTLS\"\r\n\"VERSION\" \"1.0\"\r\nOK \"Dovecot (Debian) ready.\"\r\n"
+	sieveGoes   = "OK \"Begin TLS negotiation now.\"\r\n"
+	nntpBanner  = "200 news.test InterNetNews NNRP server INN 2.7.1 ready (posting ok)\r\n"
+	nntpGoes    = "382 Begin TLS negotiation now\r\n"
+	natsBanner  = `INFO {"server_id":"N","version":"2.9.10","proto":1,"auth_required":true,"tls_required":true,"tls_verify":true,"nonce":"tls_required","x":{"tls_required":true},"client_id":4} ` + "\r\n"
+	natsPlain   = `INFO {"server_id":"N","version":"2.9.10","proto":1,"auth_required":true,"tls_required":false,"tls_verify":false,"nonce":"tls_required","x":{"tls_required":true},"client_id":4} ` + "\r\n"
+	pop3Goes    = "+OK Begin TLS negotiation now.\r\n"
+	ldapGoes    = "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"
+	ldapGoesAD  = "\x30\x84\x00\x00\x00\x28\x02\x01\x01\x78\x84\x00\x00\x00\x1f\x0a\x01\x00\x04\x00\x04\x00\x8a\x161.3.6.1.4.1.1466.20037"
 )
 
 // TestUpgrade: what the server sends, what we send, and what the client receives
@@ -36,6 +46,16 @@ func TestUpgrade(t *testing.T) {
 		{"imap", "an alert", "* ok [ALERT] [ALERT] hello\r\n" + imapGoes, imapStartTLS, "* OK ALERT] hello\r\n"},
 		{"imap", "a referral", "* OK [REFERRAL imap://x/] hello\r\n" + imapGoes, imapStartTLS, "* OK hello\r\n"},
 		{"imap", "no text", "* OK\r\n" + imapGoes, imapStartTLS, "* OK\r\n"},
+		{"lmtp", "dovecot", smtpGreets + lmtpLists + smtpGoes, lmtpLHLO + "STARTTLS\r\n", smtpGreets},
+		{"sieve", "dovecot", sieveBanner + sieveGoes, sieveStartTLS, ""},
+		{"sieve", "literals", "\"IMPLEMENTATION\" {3}\r\na\r\n\r\n\"starttls\"\r\nok (X) {2+}\r\nOK\r\nOK\r\n", sieveStartTLS, ""},
+		{"sieve", "no text", "\"STARTTLS\"\r\nOK\r\nOK\r\n", sieveStartTLS, ""},
+		{"nntp", "nnrpd", nntpBanner + nntpGoes, nntpStartTLS, nntpBanner},
+		{"nntp", "no posting", "201 no posting\r\n" + nntpGoes, nntpStartTLS, "201 no posting\r\n"},
+		{"nntp", "innd, for peers and readers", "200 innd\r\n500 What?\r\n" + nntpBanner + nntpGoes, nntpStartTLS + nntpReader + nntpStartTLS, nntpBanner},
+		{"nats", "TLS is required", natsBanner, "", natsPlain},
+		{"nats", "TLS is available", "INFO {\"tls_available\": true}\r\n", "", "INFO {\"tls_available\": false}\r\n"},
+		{"nats", "keys in capitals, twice", "info {\"TLS_Required\":true,\"tls_required\" : true }\r\n", "", "info {\"TLS_Required\":false,\"tls_required\" : false }\r\n"},
 		{"pop3", "dovecot", pop3Greets + pop3Goes, "STLS\r\n", pop3Greets},
 		{"ldap", "slapd", ldapGoes, ldapStartTLS, ""},
 		{"ldap", "lengths in long form", ldapGoesAD, ldapStartTLS, ""},
@@ -54,7 +74,7 @@ func TestUpgrade(t *testing.T) {
 			}
 			if d.Finish != nil {
 				out, err := d.Finish(down, newWire(""))
-				if want := (Outcome{Down: int64(len(tt.replayed))}); err != nil || out.Down != want.Down || out.Answered || out.Up != 0 {
+				if want := (Result{Down: int64(len(tt.replayed))}); err != nil || out.Down != want.Down || out.Answered || out.Up != 0 {
 					t.Errorf("Finish: %+v, %v, want %+v", out, err, want)
 				}
 			}
@@ -88,6 +108,32 @@ func TestUpgradeRefused(t *testing.T) {
 		{"smtp", "a NUL in a line", "220 smtp\x00\r\n", []string{"0x00"}, ""},
 		{"smtp", "a long line", "220 " + line, []string{"more than 4096"}, ""},
 		{"smtp", "a MiB of extensions", smtpGreets + strings.Repeat("250-"+line[:1000]+"\r\n", 1000), []string{"more than 32768"}, ""},
+		{"smtp", "an FTP server", "220 (vsFTPd 3.0.3)\r\n530 Please login with USER and PASS.\r\n", []string{"refused EHLO", "AUTH TLS", "not supported"}, ""},
+		{"smtp", "another FTP server", "220 ProFTPD Server\r\n500 EHLO not understood\r\n", []string{"AUTH TLS", "SFTP"}, ""},
+		{"lmtp", "an SMTP server", smtpGreets + "502 5.5.2 Error: command not recognized\r\n", []string{"refused LHLO", "--starttls smtp"}, ""},
+		{"lmtp", "no STARTTLS", smtpGreets + "250 mail.test\r\n", []string{"does not offer STARTTLS", "Dovecot"}, ""},
+		{"lmtp", "busy", "421 4.3.2 too busy\r\n", []string{"too busy"}, "421 4.3.2 too busy\r\n"},
+		{"sieve", "bye", "BYE (TRYLATER) \"too many\"\r\n", []string{"refused the connection", "too many"}, ""},
+		{"sieve", "no TLS", "\"STARTTLSX\"\r\nOK\r\n", []string{"does not offer STARTTLS", "ssl = required"}, ""},
+		{"sieve", "not now", sieveBanner + "NO \"later\"\r\n", []string{"refused STARTTLS", "later"}, ""},
+		{"sieve", "okay is another word", "OKAY\r\n", []string{"greeted"}, ""},
+		{"sieve", "a MiB in a literal", "\"X\" {1048576}\r\n", []string{"more than 32768"}, ""},
+		{"sieve", "literals without end", strings.Repeat("\"X\" {4000}\r\n"+line[:4000]+"\r\n", 20), []string{"more than 32768"}, ""},
+		{"sieve", "IMAP", imapGreets, []string{"IMAP", "--starttls imap"}, ""},
+		{"nntp", "busy", "400 too many\r\n", []string{"refused the connection", "too many"}, "400 too many\r\n"},
+		{"nntp", "for good", "502 go away\r\n", []string{"go away"}, ""},
+		{"nntp", "no TLS", nntpBanner + "580 no certificate\r\n", []string{"refused STARTTLS", "tlscertfile", "563"}, ""},
+		{"nntp", "no TLS, nor readers", "200 innd\r\n500 What?\r\n502 no readers\r\n", []string{"refused STARTTLS, and MODE READER", "no readers"}, ""},
+		{"nntp", "no TLS, but readers", "200 innd\r\n500 What?\r\n" + nntpBanner + "500 What?\r\n", []string{"refused STARTTLS: \"500"}, ""},
+		{"nntp", "SMTP", smtpGreets, []string{"SMTP", "--starttls smtp"}, ""},
+		{"nats", "no TLS", "INFO {\"tls_verify\":true,\"tls_required\":false}\r\n", []string{"offers no TLS", "--plain"}, ""},
+		{"nats", "full", "-ERR 'maximum connections exceeded'\r\n", []string{"maximum connections"}, natsOwnInfo + "-ERR 'maximum connections exceeded'\r\n"},
+		{"nats", "no object", "INFO [true]\r\n", []string{"not well formed"}, ""},
+		{"nats", "an object without end", "INFO {\"tls_required\":true\r\n", []string{"not well formed"}, ""},
+		{"nats", "a key without value", "INFO {\"tls_required\"}\r\n", []string{"not well formed"}, ""},
+		{"nats", "too long", "INFO {\"x\":\"" + strings.Repeat(line, 9), []string{"more than 32768"}, ""},
+		{"nats", "Redis", "-ERR unknown\r\n", []string{"refused the connection"}, natsOwnInfo + "-ERR unknown\r\n"},
+		{"nats", "SMTP", smtpGreets, []string{"SMTP", "--starttls smtp"}, ""},
 		{"imap", "bye", "* BYE too many\r\n", []string{"too many"}, ""},
 		{"imap", "preauth", "* PREAUTH as you are\r\n" + imapGoes, []string{"PREAUTH", "993"}, ""},
 		{"imap", "endless capabilities", "* OK [CAPABILITY IMAP4rev1\r\n" + imapGoes, []string{"no end"}, ""},
@@ -124,7 +170,8 @@ func TestUpgradeRefused(t *testing.T) {
 // TestUpgradeCutShort: a server that closes or stops sending at any byte is an
 // upstream error, with a hint if it had not sent anything yet.
 func TestUpgradeCutShort(t *testing.T) {
-	whole := map[string]string{"smtp": smtpGreets + smtpLists + smtpGoes, "imap": imapGreets + imapGoes, "pop3": pop3Greets + pop3Goes, "ldap": ldapGoes}
+	whole := map[string]string{"smtp": smtpGreets + smtpLists + smtpGoes, "imap": imapGreets + imapGoes, "pop3": pop3Greets + pop3Goes, "ldap": ldapGoes,
+		"lmtp": smtpGreets + lmtpLists + smtpGoes, "sieve": sieveBanner + sieveGoes, "nntp": nntpBanner + nntpGoes, "nats": natsBanner}
 	for protocol, server := range whole {
 		p := mustLookup(t, protocol)
 		for n := range server {
@@ -155,6 +202,10 @@ func TestRefuse(t *testing.T) {
 		{"smtp", "", "421 4.3.2 ambassador: dial db: refused  A1 OK\r\n"},
 		{"imap", "", "* BYE ambassador: dial db: refused  A1 OK\r\n"},
 		{"pop3", "", "-ERR [SYS/TEMP] ambassador: dial db: refused  A1 OK\r\n"},
+		{"lmtp", "", "421 4.3.2 ambassador: dial db: refused  A1 OK\r\n"},
+		{"sieve", "", "BYE (TRYLATER) \"ambassador: dial db: refused  A1 OK\"\r\n"},
+		{"nntp", "", "400 ambassador: dial db: refused  A1 OK\r\n"},
+		{"nats", "", natsOwnInfo + "-ERR 'ambassador: dial db: refused  A1 OK'\r\n"},
 		{"ldap", bind, "\x30\x2f\x02\x01\x07\x61\x2a\x0a\x01\x34\x04\x00\x04\x23ambassador: dial db: refused  A1 OK"},
 	} {
 		down := newWire(tt.client)
@@ -196,7 +247,8 @@ func TestParts(t *testing.T) {
 			t.Errorf("%s has no %+v", p.Name, p)
 		}
 		greeting := map[string]string{"postgres": "S", "ldap": ldapGoes, "smtp": smtpGreets + smtpLists + smtpGoes, "imap": imapGreets + imapGoes,
-			"pop3": pop3Greets + pop3Goes, "mysql": mariaGreets}
+			"pop3": pop3Greets + pop3Goes, "mysql": mariaGreets, "lmtp": smtpGreets + lmtpLists + smtpGoes, "sieve": sieveBanner + sieveGoes,
+			"nntp": nntpBanner + nntpGoes, "nats": natsBanner}
 		d, err := p.Upgrade(newWire(greeting[p.Name]))
 		if err != nil {
 			t.Fatal(p.Name, err)
@@ -219,6 +271,13 @@ func TestBusy(t *testing.T) {
 		{"imap", "* BYE [UNAVAILABLE] too many\r\n", true},
 		{"imap", "* BYE [LIMIT] too many\r\n", true},
 		{"imap", "* BYE no\r\n", false},
+		{"lmtp", "421 4.7.0 too many connections\r\n", true},
+		{"sieve", "BYE (TRYLATER) \"too many\"\r\n", true},
+		{"sieve", "BYE \"no\"\r\n", false},
+		{"nntp", "400 too many\r\n", true},
+		{"nntp", "502 no\r\n", false},
+		{"nats", "-ERR 'maximum connections exceeded'\r\n", true},
+		{"nats", "-ERR 'no'\r\n", false},
 		{"pop3", "-ERR [SYS/TEMP] busy\r\n", true},
 		{"pop3", "-ERR [SYS/PERM] no\r\n", false},
 		{"ldap", "\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x33\x04\x00\x04\x00", true},

@@ -52,20 +52,20 @@ type xmppHeader struct {
 
 // begin asks for TLS on behalf of the client, and keeps the client's header:
 // finish sends it to the server under TLS.
-func (d *xmppDialogue) begin(downstream, upstream io.ReadWriter) (Outcome, error) {
+func (d *xmppDialogue) begin(downstream, upstream io.ReadWriter) (Result, error) {
 	var err error
 	if d.header, err = xmppReadHeader(downstream); err != nil {
-		return Outcome{}, err
+		return Result{}, err
 	}
-	return Outcome{}, xmppAsk(upstream, d.header)
+	return Result{}, xmppAsk(upstream, d.header)
 }
 
 // finish opens the stream with the client's header; the relay handles the
 // server's answer.
-func (d *xmppDialogue) finish(_, upstream io.ReadWriter) (Outcome, error) {
+func (d *xmppDialogue) finish(_, upstream io.ReadWriter) (Result, error) {
 	up := leg{side: Upstream, rw: upstream}
 	err := up.forward([]byte(d.header.text))
-	return Outcome{Up: up.forwarded}, err
+	return Result{Up: up.forwarded}, err
 }
 
 func (d *xmppDialogue) refuse(why error) []byte { return xmppError(d.header, why) }

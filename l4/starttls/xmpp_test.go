@@ -22,7 +22,7 @@ const (
 )
 
 // xmppRun runs both parts; up2 is the server under TLS.
-func xmppRun(t testing.TB, down, up, up2 *wire) (*Dialogue, Outcome, error) {
+func xmppRun(t testing.TB, down, up, up2 *wire) (*Dialogue, Result, error) {
 	t.Helper()
 	d, err := xmppUpgrade(up)
 	if err != nil || up.out.Len() > 0 {
@@ -62,7 +62,7 @@ func TestXMPP(t *testing.T) {
 				t.Errorf("left unread %q, %q, %q", down.unread(), up.unread(), up2.unread())
 			}
 			if out.Up != int64(len(tt.client)) || out.Down != 0 || out.Answered {
-				t.Errorf("Outcome %+v", out)
+				t.Errorf("Result %+v", out)
 			}
 		})
 	}

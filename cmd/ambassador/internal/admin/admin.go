@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -21,30 +22,42 @@ import (
 	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/page"
+	"ambassador/cmd/ambassador/internal/report"
 	"ambassador/l4"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
 // Deps is what the admin API shows and what it sets going. Functions are
 // called from many goroutines.
 type Deps struct {
-	Ready     func() l4.Readiness
+	Ready func() l4.Readiness
+	// Try makes trials of upstreams that nothing else tries before their first session:
+	// all of them, or that of one name. It does not wait. It may be nil: there are none.
+	Try func(upstream string)
+	// Trials are those of the addresses of the upstream of that name; false: there is none.
+	Trials    func(ctx context.Context, upstream string) ([]upstream.Trial, bool)
 	Listeners func() []l4.ListenerStatus
-	Upstreams func() []l4.UpstreamStatus
+	Upstreams func() []upstream.Status
 	Traffic   func() []l4.Traffic
-	Sessions  func() []outcome.Record
-	Recent    func() []outcome.Record
-	Kill      func(id string) bool
+	Sessions  func(n int) []outcome.Record // the n newest, or all
+	Recent    func(n int) []outcome.Record // the n newest, or all
+	Kill      func(id, by string) bool
 
 	// Identities may be nil: there are none.
 	Identities func() []certs.Status
 	// Users may be nil: there are no users files.
 	Users func() []api.UsersFile
-	// Rules is how many a listener has. It may be nil: none.
-	Rules func(listener string) int
+	// Rules is the upstream of a listener, or how many rules it has. It may be nil.
+	Rules func(listener string) (upstream string, rules int)
+	// Loaded is when the configuration in use was loaded. It may be nil.
+	Loaded func() time.Time
 	// Sandbox is what the kernel keeps the process to. It may be nil, and its answer.
 	Sandbox func() *api.Sandbox
+	// LastReload is the result of the last reload. It may be nil, and its answer.
+	LastReload func() *api.Reload
 	// Config is the configuration in use as YAML, without secrets.
 	Config func() ([]byte, error)
 	// Reload validates and applies the configuration's file. An error means that
@@ -52,14 +65,23 @@ type Deps struct {
 	Reload func(context.Context) error
 	// Drain and quit set it going and return at once.
 	Drain, Quit func()
-	Metrics     http.Handler
-	Version     string
-	Started     time.Time
+	// Upgrade checks that another program can take the place of this one, and begins that
+	// unless DryRun; it is set going once Go is called. Nil: that is not possible here.
+	Upgrade func(context.Context, UpgradeRequest) (plan api.UpgradePlan, begin func(), err error)
+	// LastUpgrade is the result of the last upgrade. It may be nil, and its answer.
+	LastUpgrade func() *api.Upgrade
+	// Report is what rules with `report` would deny. It may be nil: nothing.
+	Report  func() report.Report
+	Metrics http.Handler
+	// Page is the live page. It may be nil: there is none.
+	Page    *page.Page
+	Version string
+	Started time.Time
 }
 
 // DepsFor fills in what a server provides. The rest is the caller's.
 func DepsFor(s *l4.Server) Deps {
-	return Deps{Ready: s.Ready, Listeners: s.Listeners, Upstreams: s.Upstreams, Traffic: s.Traffic,
+	return Deps{Ready: s.Ready, Try: s.TryUpstreams, Trials: s.Trials, Listeners: s.Listeners, Upstreams: s.Upstreams, Traffic: s.Traffic,
 		Sessions: s.Sessions, Recent: s.Recent, Kill: s.Kill}
 }
 
@@ -82,7 +104,7 @@ type Guard struct {
 
 // NewHandler serves the whole admin API.
 func NewHandler(d Deps, o Guard) http.Handler {
-	a := &admin{Deps: d, guard: o, turns: newTurns(0)}
+	a := &admin{Deps: d, guard: o, turns: newTurns(0), trying: make(chan struct{}, 1)}
 	return a.handler(append(a.probes(), a.api()...))
 }
 
@@ -112,6 +134,7 @@ func newHTTPServer(h http.Handler, gate *Gate, timeout time.Duration, log *slog.
 	return &http.Server{
 		Handler:           http.MaxBytesHandler(h, maxWebBody),
 		ConnState:         gate.State,
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       timeout,
 		WriteTimeout:      timeout,
@@ -125,6 +148,8 @@ type admin struct {
 	Deps
 	guard Guard
 	turns *turns
+	// trying has room for one trial: a server hears from no more at a time.
+	trying chan struct{}
 }
 
 // route is one path of the API, with the only method it has.
@@ -143,10 +168,11 @@ func (a *admin) probes() []route {
 }
 
 func (a *admin) api() []route {
-	return []route{
+	return append(a.pages(), []route{
 		{"GET", api.PathStatus, nil, a.status},
 		{"GET", api.PathSessions, []string{"client"}, a.listSessions},
 		{"GET", api.PathRecent, []string{"client"}, a.listRecent},
+		{"GET", api.PathReport, nil, a.showReport},
 		{"GET", api.PathUpstreams, nil, a.listUpstreams},
 		{"GET", api.PathIdentities, nil, a.listIdentities},
 		{"GET", api.PathConfig, nil, a.showConfig},
@@ -154,7 +180,9 @@ func (a *admin) api() []route {
 		{"POST", api.PathDrain, nil, a.doDrain},
 		{"POST", api.PathQuit, nil, a.doQuit},
 		{"POST", api.PathKill, nil, a.doKill},
-	}
+		{"POST", api.PathTry, []string{"address"}, a.doTry},
+		{"POST", api.PathUpgrade, []string{api.UpgradeBinary, api.UpgradeDryRun, api.UpgradeWait}, a.doUpgrade},
+	}...)
 }
 
 // handler makes one handler of the routes. Every request passes the guard first.
@@ -162,7 +190,7 @@ func (a *admin) handler(routes []route) http.Handler {
 	mux := http.NewServeMux()
 	var paths []string
 	for _, r := range routes {
-		paths = append(paths, r.method+" "+r.path)
+		paths = append(paths, r.method+" "+strings.TrimSuffix(r.path, exactly))
 		mux.Handle(r.path, a.guarded(func(w http.ResponseWriter, req *http.Request) error {
 			if err := r.check(req); err != nil {
 				w.Header().Set("Allow", r.method)
@@ -229,7 +257,7 @@ func (r *route) check(req *http.Request) *api.Error {
 // costs says whether the answer takes long enough to wait for a turn. What probes
 // ask does not: nothing may hold those up.
 func (r *route) costs(req *http.Request) bool {
-	return r.method == http.MethodGet && !isProbe(req)
+	return r.method == http.MethodGet && !isProbe(req) && r.path != api.PathPageEvents
 }
 
 // isProbe says whether the request is that of a supervisor or a balancer, which asks
@@ -324,10 +352,13 @@ func (a *admin) scrape(w http.ResponseWriter, r *http.Request) error {
 }
 
 // readyz says whether traffic should come here: "ready", or a reason a line.
-// With upstream=NAME it speaks of that upstream as it is now; verbose adds a
-// line on each upstream as it is now, and changes nothing else.
+// With upstream=NAME it speaks of that upstream as it is now; verbose adds the
+// warnings and a line on each upstream as it is now, and changes nothing else.
 func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
+	if a.Try != nil {
+		a.Try(query.Get("upstream"))
+	}
 	if query.Has("upstream") {
 		return a.upstreamReady(w, query.Get("upstream"))
 	}
@@ -340,6 +371,7 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if query.Has("verbose") {
+		lines = append(lines, ready.Warnings...)
 		for _, u := range a.Upstreams() {
 			_, line := liveState(u)
 			lines = append(lines, line)
@@ -351,7 +383,7 @@ func (a *admin) readyz(w http.ResponseWriter, r *http.Request) error {
 
 func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 	upstreams := a.Upstreams()
-	i := slices.IndexFunc(upstreams, func(u l4.UpstreamStatus) bool { return u.Name == name })
+	i := slices.IndexFunc(upstreams, func(u upstream.Status) bool { return u.Name == name })
 	if i < 0 {
 		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Hint: "see GET /v1/upstreams for their names"}
 	}
@@ -366,7 +398,7 @@ func (a *admin) upstreamReady(w http.ResponseWriter, name string) error {
 
 // liveState says whether an upstream works now: our identity is valid, and one of
 // its endpoints at least works. line says it in words.
-func liveState(u l4.UpstreamStatus) (ok bool, line string) {
+func liveState(u upstream.Status) (ok bool, line string) {
 	if u.Dynamic && u.IdentityError == "" {
 		return true, "upstream " + u.Name + ": ok; it goes where clients ask"
 	}
@@ -391,7 +423,7 @@ func liveState(u l4.UpstreamStatus) (ok bool, line string) {
 // liveEndpoint says whether an endpoint has an address that takes sessions and is
 // known to be well: by its health, or where that is not known by the last attempt.
 // Why are its failures, in words.
-func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
+func liveEndpoint(e upstream.EndpointStatus) (ok bool, why []string) {
 	for _, a := range e.Addresses {
 		switch {
 		case a.Health == policy.Unhealthy || a.Breaker == policy.Open.String():
@@ -401,6 +433,8 @@ func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
 		}
 	}
 	switch {
+	case e.GoneSince != nil && len(e.Addresses) == 0:
+		return false, append(why, fmt.Sprintf("; %s: %s (%s)", e.Endpoint, e.LookupError, outcome.DNS))
 	case e.LastReason == outcome.OK:
 		ok = ok || len(e.Addresses) == 0
 	case e.LastReason != "" && !ok && why == nil:
@@ -410,21 +444,36 @@ func liveEndpoint(e l4.EndpointStatus) (ok bool, why []string) {
 }
 
 func (a *admin) status(w http.ResponseWriter, _ *http.Request) error {
+	replyJSON(w, http.StatusOK, a.Status())
+	return nil
+}
+
+// Status is the answer of /v1/status.
+func (a *Deps) Status() api.Status {
+	traffic := a.Traffic()
 	s := api.Status{Version: a.Version, PID: os.Getpid(), Started: a.Started, Readiness: a.Ready(),
-		Listeners: a.listenerReplies(), Upstreams: orEmpty(a.Upstreams()), Identities: a.identityReplies()}
+		Listeners: a.listenerReplies(traffic), Upstreams: orEmpty(a.Upstreams()), Identities: a.identityReplies()}
 	if a.Users != nil {
 		s.UsersFiles = a.Users()
 	}
 	if a.Sandbox != nil {
 		s.Sandbox = a.Sandbox()
 	}
-	for _, t := range a.Traffic() {
+	if a.LastReload != nil {
+		s.LastReload = a.LastReload()
+	}
+	if a.LastUpgrade != nil {
+		s.LastUpgrade = a.LastUpgrade()
+	}
+	if a.Loaded != nil {
+		s.Loaded = unlessZero(a.Loaded())
+	}
+	for _, t := range traffic {
 		s.Sessions += t.Active
 		s.BytesUp += t.Up
 		s.BytesDown += t.Down
 	}
-	replyJSON(w, http.StatusOK, s)
-	return nil
+	return s
 }
 
 // orEmpty is s, and an empty list in JSON where s is nil.
@@ -436,12 +485,12 @@ func orEmpty[T any](s []T) []T {
 }
 
 func (a *admin) listSessions(w http.ResponseWriter, r *http.Request) error {
-	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.Sessions(), r)})
+	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.Sessions(math.MaxInt), r)})
 	return nil
 }
 
 func (a *admin) listRecent(w http.ResponseWriter, r *http.Request) error {
-	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.Recent(), r)})
+	replyJSON(w, http.StatusOK, api.Sessions{Sessions: matching(a.Recent(math.MaxInt), r)})
 	return nil
 }
 
@@ -452,17 +501,24 @@ func matching(all []outcome.Record, r *http.Request) []outcome.Record {
 
 // sessionMatcher understands what people say of a session: its id, its client's
 // address with or without port, the port alone ("40000", ":40000"),
-// "localhost:40000" for any loopback address, or a unix listener's address.
-// Empty is every session.
+// "localhost:40000" for any loopback address, a unix listener's address, or its tag, user,
+// destination, upstream, endpoint or address. Empty is every session.
 func sessionMatcher(want string) func(*outcome.Record) bool {
 	matches := addressMatcher(want)
 	return func(r *outcome.Record) bool {
-		if want == "" || r.ID == want || r.Client == want {
+		if want == "" || r.ID == want || r.Client == want || isNamed(r, want) {
 			return true
 		}
 		client, err := netip.ParseAddrPort(r.Client)
 		return err == nil && matches(client)
 	}
+}
+
+// isNamed reports whether the session has that tag, user, destination (with or without
+// its port), upstream, endpoint or address.
+func isNamed(r *outcome.Record, want string) bool {
+	host, _, err := net.SplitHostPort(r.Destination)
+	return err == nil && host == want || slices.Contains([]string{r.Tag, r.User, r.Destination, r.Upstream, r.Endpoint, r.Address}, want)
 }
 
 func addressMatcher(want string) func(client netip.AddrPort) bool {
@@ -492,6 +548,15 @@ func (a *admin) listUpstreams(w http.ResponseWriter, _ *http.Request) error {
 
 func (a *admin) listIdentities(w http.ResponseWriter, _ *http.Request) error {
 	replyJSON(w, http.StatusOK, api.Identities{Identities: a.identityReplies()})
+	return nil
+}
+
+func (a *admin) showReport(w http.ResponseWriter, _ *http.Request) error {
+	r := report.Report{Since: a.Started, Entries: []report.Entry{}}
+	if a.Report != nil {
+		r = a.Report()
+	}
+	replyJSON(w, http.StatusOK, r)
 	return nil
 }
 
@@ -539,13 +604,4 @@ func (a *admin) active() int {
 		n += t.Active
 	}
 	return n
-}
-
-func (a *admin) doKill(w http.ResponseWriter, r *http.Request) error {
-	id := r.PathValue("id")
-	if !a.Kill(id) {
-		return &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("session %q: there is no live one of that id", id), Hint: "see GET /v1/sessions for their ids"}
-	}
-	replyJSON(w, http.StatusOK, api.Killed{Killed: id})
-	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"ambassador/cmd/ambassador/internal/metrics"
 	"ambassador/l4"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 )
 
 // depsOf is what the admin API of a test shows and does.
@@ -35,13 +36,17 @@ func depsOf(f *cmdtest.FakeServer) Deps {
 					TLS: &l4.ListenerTLSStatus{Identities: []string{"orders"}, Client: "required", Principals: []string{"spiffe://corp/batch/*", "dns:*.svc"}}},
 			}
 		},
-		Upstreams: func() []l4.UpstreamStatus { return f.Upstreams },
+		Upstreams: func() []upstream.Status { return f.Upstreams },
 		Traffic: func() []l4.Traffic {
 			return []l4.Traffic{{Listener: "postgres", Upstream: "orders_db", Active: 1, Up: 1512, Down: 3<<20 + 1023}}
 		},
-		Sessions:   func() []outcome.Record { return slices.Clone(f.Live) },
-		Recent:     func() []outcome.Record { return slices.Clone(f.Over) },
-		Kill:       func(id string) bool { f.Killed.Store(id); return id == "K7QX-41" },
+		Sessions: func(int) []outcome.Record { return slices.Clone(f.Live) },
+		Recent:   func(n int) []outcome.Record { return slices.Clone(f.Over[:min(n, len(f.Over))]) },
+		Trials: func(_ context.Context, name string) ([]upstream.Trial, bool) {
+			failed := upstream.Trial{Endpoint: "mail.internal:25", Err: &outcome.Error{Stage: outcome.StageDial, Upstream: "mail", Reason: outcome.DNS, Err: errors.New("no such host")}}
+			return map[string][]upstream.Trial{"mail": {failed}, "net": nil}[name], name == "mail" || name == "net"
+		},
+		Kill:       func(id, by string) bool { f.Killed.Store(id + " " + by); return id == "K7QX-41" },
 		Identities: func() []certs.Status { return f.Identities },
 		Config:     func() ([]byte, error) { return []byte("listeners: {}\n"), nil },
 		Reload:     func(context.Context) error { f.Reloads.Add(1); return f.ReloadErr },
@@ -87,6 +92,10 @@ func TestAdminPaths(t *testing.T) {
 		{"POST", "/v1/quit", 202, `"quitting": true`},
 		{"POST", "/v1/sessions/K7QX-41/kill", 200, `"killed": "K7QX-41"`},
 		{"POST", "/v1/sessions/K7QX-9/kill", 404, "there is no live one of that id"},
+		{"POST", "/v1/upstreams/mail/try", 200, `"error": "dial mail: no such host"`},
+		{"POST", "/v1/upstreams/mail/try?address=10.0.0.7:25", 404, `has no address`},
+		{"POST", "/v1/upstreams/none/try", 404, "there is none of that name"},
+		{"POST", "/v1/upstreams/net/try", 409, "it is dynamic"},
 		{"GET", "/", 404, `"GET /v1/sessions/recent"`},
 		{"GET", "/v2/status", 404, `"error": "/v2/status: no such path"`},
 		{"GET", "/debug/pprof/", 404, "no such path"},
@@ -125,24 +134,25 @@ func TestNotReadyHasAReasonALine(t *testing.T) {
 }
 
 func TestUpstreamIsReadyByItsLastOutcome(t *testing.T) {
-	ok, bad := l4.EndpointStatus{Endpoint: "a:1", LastReason: outcome.OK}, l4.EndpointStatus{Endpoint: "b:1", LastReason: outcome.Timeout, LastError: "dial"}
+	ok, bad := upstream.EndpointStatus{Endpoint: "a:1", LastReason: outcome.OK}, upstream.EndpointStatus{Endpoint: "b:1", LastReason: outcome.Timeout, LastError: "dial"}
 	for _, tt := range []struct {
 		what string
-		u    l4.UpstreamStatus
+		u    upstream.Status
 		ok   bool
 		line string
 	}{
-		{"one works", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{bad, ok}}, true, "upstream : ok; b:1: dial (timeout)"},
-		{"none works any more", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : the last attempts failed; b:1: dial (timeout)"},
-		{"never reached", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{bad}}, false, "upstream : not reached yet; b:1: dial (timeout)"},
-		{"not reached, whatever an endpoint says", l4.UpstreamStatus{Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : not reached yet"},
-		{"one address of two", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.Refused, LastError: "dial", Addresses: []l4.AddressStatus{
+		{"one works", upstream.Status{Reached: true, Endpoints: []upstream.EndpointStatus{bad, ok}}, true, "upstream : ok; b:1: dial (timeout)"},
+		{"none works any more", upstream.Status{Reached: true, Endpoints: []upstream.EndpointStatus{bad}}, false, "upstream : the last attempts failed; b:1: dial (timeout)"},
+		{"never reached", upstream.Status{Endpoints: []upstream.EndpointStatus{bad}}, false, "upstream : not reached yet; b:1: dial (timeout)"},
+		{"not reached, whatever an endpoint says", upstream.Status{Endpoints: []upstream.EndpointStatus{ok}}, false, "upstream : not reached yet"},
+		{"one address of two", upstream.Status{Reached: true, Endpoints: []upstream.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.Refused, LastError: "dial", Addresses: []upstream.AddressStatus{
 			{Address: "[::1]:1", Health: "unhealthy", Breaker: "closed", LastError: "refused"}, {Address: "127.0.0.1:1", Health: "healthy", Breaker: "closed"}}}}}, true, "upstream : ok; [::1]:1: unhealthy, breaker closed: refused"},
-		{"health off, last attempt well", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "unknown", Breaker: "closed"}}}}}, true, "upstream : ok"},
-		{"breaker open", l4.UpstreamStatus{Reached: true, Endpoints: []l4.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, Addresses: []l4.AddressStatus{{Address: "127.0.0.1:1", Health: "healthy", Breaker: "open", LastError: "reset"}}}}}, false, "upstream : the last attempts failed; 127.0.0.1:1: healthy, breaker open: reset"},
-		{"dynamic", l4.UpstreamStatus{Dynamic: true, Endpoints: []l4.EndpointStatus{bad}}, true, "upstream : ok; it goes where clients ask"},
-		{"dynamic without our identity", l4.UpstreamStatus{Dynamic: true, IdentityError: "expired"}, false, "upstream : no_identity: expired"},
-		{"identity lost", l4.UpstreamStatus{Reached: true, IdentityError: "expired", Endpoints: []l4.EndpointStatus{ok}}, false, "upstream : no_identity: expired"},
+		{"health off, last attempt well", upstream.Status{Reached: true, Endpoints: []upstream.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, Addresses: []upstream.AddressStatus{{Address: "127.0.0.1:1", Health: "unknown", Breaker: "closed"}}}}}, true, "upstream : ok"},
+		{"breaker open", upstream.Status{Reached: true, Endpoints: []upstream.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, Addresses: []upstream.AddressStatus{{Address: "127.0.0.1:1", Health: "healthy", Breaker: "open", LastError: "reset"}}}}}, false, "upstream : the last attempts failed; 127.0.0.1:1: healthy, breaker open: reset"},
+		{"its name is gone", upstream.Status{Reached: true, Endpoints: []upstream.EndpointStatus{{Endpoint: "c:1", LastReason: outcome.OK, LookupError: "no such host", GoneSince: &time.Time{}}}}, false, "upstream : the last attempts failed; c:1: no such host (dns)"},
+		{"dynamic", upstream.Status{Dynamic: true, Endpoints: []upstream.EndpointStatus{bad}}, true, "upstream : ok; it goes where clients ask"},
+		{"dynamic without our identity", upstream.Status{Dynamic: true, IdentityError: "expired"}, false, "upstream : no_identity: expired"},
+		{"identity lost", upstream.Status{Reached: true, IdentityError: "expired", Endpoints: []upstream.EndpointStatus{ok}}, false, "upstream : no_identity: expired"},
 	} {
 		if ok, line := liveState(tt.u); ok != tt.ok || line != tt.line {
 			t.Errorf("%s: %v %q, want %v %q", tt.what, ok, line, tt.ok, tt.line)
@@ -375,8 +385,8 @@ func TestAdminOfARealServer(t *testing.T) {
 	server := l4.New(ctx, l4.Options{Observer: o})
 	defer server.Shutdown(ctx, l4.Drain{})
 	cfg := l4.Config{
-		Listeners: []l4.ListenerConfig{{Name: "in", Address: "127.0.0.1:0", Upstream: "up"}},
-		Upstreams: []l4.UpstreamConfig{{Name: "up", Endpoints: []l4.EndpointConfig{{Address: nobody.Addr().String()}}, Connect: l4.ConnectConfig{Attempts: 1}}},
+		Listeners: []l4.ListenerConfig{{Name: "in", Addresses: []string{"127.0.0.1:0"}, Upstream: "up"}},
+		Upstreams: []upstream.Config{{Name: "up", Endpoints: []upstream.EndpointConfig{{Address: nobody.Addr().String()}}, Connect: upstream.ConnectConfig{Attempts: 1}}},
 	}
 	if err := server.Apply(cfg); err != nil {
 		t.Fatal(err)

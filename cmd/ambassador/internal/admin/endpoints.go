@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,6 +18,9 @@ import (
 
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/l4"
+	"ambassador/l4/bind"
+	"ambassador/l4/netconn"
+	"ambassador/l4/unixsocket"
 )
 
 // Part is this package among the parts of the process that survive a panic.
@@ -33,8 +37,13 @@ type Endpoints struct {
 	// Panics is told of each panic of a request.
 	Panics func(part string, value any, stack []byte)
 
+	// Carried are the sockets that the program before this one has left. Prepare takes
+	// those over that are wanted; their descriptors stay open until Commit.
+	Carried []CarriedSocket
+
 	running []*endpoint
-	serving sync.WaitGroup // the servers, and those on their way out
+	served  atomic.Pointer[[]*endpoint] // running, for other goroutines
+	serving sync.WaitGroup              // the servers, and those on their way out
 }
 
 // endpoint is one socket. A reload that keeps the address keeps the socket and
@@ -76,14 +85,18 @@ type EndpointSet struct {
 	all      []*endpoint
 	fresh    []*endpoint
 	handlers []http.Handler // of all
+	undo     []func()       // what Discard reverts
 }
 
 func (s *EndpointSet) add(e *endpoint, h http.Handler) {
 	s.all, s.handlers = append(s.all, e), append(s.handlers, h)
 }
 
-// Discard gives up what was bound.
+// Discard closes what was bound, and reverts what was changed.
 func (s *EndpointSet) Discard() {
+	for _, undo := range s.undo {
+		undo()
+	}
 	for _, e := range s.fresh {
 		e.listener.Close()
 	}
@@ -126,7 +139,10 @@ func (m *Endpoints) prepareAdmin(ctx context.Context, set *EndpointSet, want *So
 	at := want.At
 	e := m.find("admin", at.At)
 	if e == nil {
-		ln, addr, err := adminsocket.Listen(ctx, m.Env, at)
+		ln, addr, err := m.carried("admin", at.At, at.Socket)
+		if ln == nil {
+			ln, addr, err = adminsocket.Listen(ctx, m.Env, at, m.given("admin")...)
+		}
 		if err != nil && at.At == "" {
 			m.Log.Warn("no admin socket: status, why and the other commands cannot ask this process", "cause", err.Error(), "hint", `set admin.listen, or --admin ADDR; --admin "" for none`)
 			return nil
@@ -135,6 +151,8 @@ func (m *Endpoints) prepareAdmin(ctx context.Context, set *EndpointSet, want *So
 			return err
 		}
 		e = m.bind(set, "admin", at.At, addr, ln, requestTimeout)
+	} else if err := set.reguard(e, at.Socket); err != nil {
+		return fmt.Errorf("admin: %w", err)
 	} else if tcp, ok := e.listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !at.Unsafe {
 		return fmt.Errorf("admin: listen %s: others can reach the admin API there; listen on 127.0.0.1 or a unix socket, or set admin.unsafe_admin_listen: true", e.addr)
 	}
@@ -150,9 +168,10 @@ func (m *Endpoints) prepareMetrics(ctx context.Context, set *EndpointSet, at str
 	}
 	e := m.find("metrics", at)
 	if e == nil {
-		var lc net.ListenConfig
-		lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
-		ln, err := lc.Listen(ctx, "tcp", at)
+		ln, _, err := m.carried("metrics", at, unixsocket.Config{})
+		if ln == nil {
+			ln, err = bind.ListenTCP(ctx, at, m.given("metrics")...)
+		}
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("metrics: listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port in metrics.listen", at)
 		}
@@ -165,13 +184,102 @@ func (m *Endpoints) prepareMetrics(ctx context.Context, set *EndpointSet, at str
 	return nil
 }
 
-// find is the running endpoint of that name and address; nil if there is none.
+// find returns the running endpoint of that name and address; nil if there is none, or
+// if no client can reach its socket any more.
 func (m *Endpoints) find(name, at string) *endpoint {
-	i := slices.IndexFunc(m.running, func(e *endpoint) bool { return e.name == name && e.at == at })
+	i := slices.IndexFunc(m.running, func(e *endpoint) bool { return e.name == name && e.at == at && !e.isLost() })
 	if i < 0 {
 		return nil
 	}
 	return m.running[i]
+}
+
+// carried returns the socket that the program before this one has left for an address;
+// nil if there is none that can be used. The error is always nil.
+func (m *Endpoints) carried(name, at string, cfg unixsocket.Config) (net.Listener, string, error) {
+	i := slices.IndexFunc(m.Carried, func(c CarriedSocket) bool { return c.Name == name && c.At == at })
+	if i < 0 {
+		return nil, "", nil
+	}
+	c := m.Carried[i]
+	ln, err := netconn.ListenerOf(c.FD)
+	if u, ok := ln.(*net.UnixListener); ok && err == nil {
+		var socket *unixsocket.Socket
+		if socket, err = unixsocket.Adopt(u, strings.TrimPrefix(c.Addr, "unix:"), c.File, cfg); err == nil {
+			ln = socket
+		}
+	}
+	if err != nil {
+		m.Log.Warn("a socket cannot be carried over; it is bound anew", "address", c.Addr, "cause", err.Error())
+		return nil, "", nil
+	}
+	return ln, c.Addr, nil
+}
+
+// Carry describes the sockets that are served for the program that takes the place of
+// this one.
+func (m *Endpoints) Carry() (out []CarriedSocket, err error) {
+	for _, e := range m.running {
+		c := CarriedSocket{Name: e.name, At: e.at, Addr: e.addr}
+		if socket, ok := e.listener.(*unixsocket.Socket); ok {
+			c.File = socket.File()
+		}
+		raw, err := e.listener.(syscall.Conn).SyscallConn()
+		if err != nil {
+			return nil, err
+		}
+		if err := raw.Control(func(fd uintptr) { c.FD = int(fd) }); err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// given returns the TCP socket of that name, which is closed if find has not found it.
+func (m *Endpoints) given(name string) (out []bind.Socket) {
+	for _, e := range m.running {
+		if tcp, ok := e.listener.(*net.TCPListener); ok && e.name == name {
+			if raw, err := tcp.SyscallConn(); err == nil {
+				out = append(out, raw)
+			}
+		}
+	}
+	return out
+}
+
+// isLost reports whether the file of the endpoint's unix socket is gone.
+func (e *endpoint) isLost() bool {
+	socket, ok := e.listener.(*unixsocket.Socket)
+	return ok && socket.IsLost()
+}
+
+// reguard gives the unix socket of e another mode and owner, until Discard.
+func (s *EndpointSet) reguard(e *endpoint, cfg unixsocket.Config) error {
+	socket, ok := e.listener.(*unixsocket.Socket)
+	if !ok {
+		return nil
+	}
+	undo, err := socket.Reguard(cfg)
+	if err == nil {
+		s.undo = append(s.undo, undo)
+	}
+	return err
+}
+
+// Lost describes the sockets that no client can reach any more. It may be called at any
+// time.
+func (m *Endpoints) Lost() (out []string) {
+	all := m.served.Load()
+	if all == nil {
+		return nil
+	}
+	for _, e := range *all {
+		if e.isLost() {
+			out = append(out, fmt.Sprintf("%s: the file of %s was removed or replaced, so that no client can connect; reload to make it anew", e.name, e.addr))
+		}
+	}
+	return out
 }
 
 func (m *Endpoints) bind(set *EndpointSet, name, at, addr string, ln net.Listener, timeout time.Duration) *endpoint {
@@ -196,7 +304,12 @@ func (m *Endpoints) Commit(set *EndpointSet) {
 			m.serving.Go(e.retire)
 		}
 	}
+	for _, c := range m.Carried {
+		syscall.Close(c.FD) // those in use were duplicated
+	}
+	m.Carried = nil
 	m.running = set.all
+	m.served.Store(&set.all)
 }
 
 func (m *Endpoints) serve(e *endpoint) {

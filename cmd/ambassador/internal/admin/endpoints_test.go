@@ -3,10 +3,15 @@ package admin
 import (
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A request that panics is closed and counted, and the next one is answered.
@@ -43,3 +48,32 @@ func TestPanicOfARequest(t *testing.T) {
 }
 
 func panicsInARequest() { panic("a bug") }
+
+// The record of a killed session names the user of the unix socket, or the address.
+func TestPeerOf(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		address := map[string]string{"unix": filepath.Join(t.TempDir(), "s"), "tcp": "127.0.0.1:0"}[network]
+		ln, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer := make(chan string, 1)
+		gate := &Gate{Max: 4, Log: slog.New(slog.DiscardHandler)}
+		server := newHTTPServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { peer <- peerOf(r) }), gate, time.Minute, gate.Log)
+		go server.Serve(gate.Listen(ln)) // ends with Close
+		defer server.Close()
+		conn, err := net.Dial(network, ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		want := conn.LocalAddr().String()
+		if network == "unix" {
+			want = fmt.Sprintf("uid %d", os.Getuid())
+		}
+		if got := <-peer; got != want {
+			t.Errorf("%s: %q, want %q", network, got, want)
+		}
+	}
+}

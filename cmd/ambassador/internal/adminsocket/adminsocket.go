@@ -14,7 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"ambassador/l4"
+	"ambassador/l4/bind"
+	"ambassador/l4/unixsocket"
 )
 
 // Address is where the admin API listens.
@@ -24,19 +25,22 @@ type Address struct {
 	At string
 	// Unsafe is admin.unsafe_admin_listen: TCP beyond loopback is allowed.
 	Unsafe bool
+	// Socket is the mode and owner of the file of a unix socket.
+	Socket unixsocket.Config
 }
 
-// Listen binds the admin API's socket and gives its address as printed. To
-// close the listener also removes the socket's file, if it is still ours.
-func Listen(ctx context.Context, env func(string) (string, bool), at Address) (ln net.Listener, addr string, err error) {
+// Listen binds the admin API's socket and returns its address as printed. Closing
+// the listener also removes the socket's file, if it is still ours. The sockets in
+// instead are closed soon: see bind.ListenTCP.
+func Listen(ctx context.Context, env func(string) (string, bool), at Address, instead ...bind.Socket) (ln net.Listener, addr string, err error) {
 	path, unix := strings.CutPrefix(at.At, "unix:")
 	switch {
 	case at.At == "":
-		ln, err = bindDefault(ctx, DefaultFolder(env))
+		ln, err = bindDefault(ctx, DefaultFolder(env), at.Socket)
 	case unix:
-		ln, err = l4.ListenUnix(ctx, path, l4.SocketConfig{})
+		ln, err = unixsocket.Listen(ctx, path, at.Socket)
 	default:
-		ln, err = listenTCP(ctx, at)
+		ln, err = listenTCP(ctx, at, instead)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("admin: %w", err)
@@ -48,10 +52,8 @@ func Listen(ctx context.Context, env func(string) (string, bool), at Address) (l
 	return ln, addr, nil
 }
 
-func listenTCP(ctx context.Context, at Address) (net.Listener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // Go's default makes an MPTCP socket of every listener
-	ln, err := lc.Listen(ctx, "tcp", at.At)
+func listenTCP(ctx context.Context, at Address, instead []bind.Socket) (net.Listener, error) {
+	ln, err := bind.ListenTCP(ctx, at.At, instead...)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("listen %s: the address is in use; stop what holds it (ss -ltnp tells) or choose another port in admin.listen", at.At)
 	}
@@ -75,18 +77,46 @@ type Folder struct {
 
 // DefaultFolder is the folder of a default socket: the first of
 // $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/ambassador, else ambassador-UID in
-// the temporary folder.
+// the temporary folder. If that is on a file system that is mounted read-only, as
+// the root of a container may be, it is ambassador-UID in the shared memory.
 func DefaultFolder(env func(string) (string, bool)) Folder {
-	return Folders(env)[0]
+	f := Folders(env)[0]
+	if isReadOnly(f.Path) || !f.given && isReadOnly(filepath.Dir(f.Path)) {
+		return memoryFolder()
+	}
+	return f
+}
+
+// isReadOnly reports whether a folder is on a file system that is mounted read-only.
+func isReadOnly(folder string) bool {
+	const mayWrite = 2 // W_OK of access(2)
+	return errors.Is(syscall.Access(folder, mayWrite), syscall.EROFS)
+}
+
+// memoryFolder is the folder of a default socket in the shared memory, which container
+// engines mount writable even where the root is read-only.
+func memoryFolder() Folder {
+	return Folder{Path: "/dev/shm/ambassador-" + strconv.Itoa(os.Geteuid())}
 }
 
 // systemFolder is where a service with RuntimeDirectory=ambassador, and the
 // container image, have their socket.
 const systemFolder = "/run/ambassador"
 
+// systemFolders returns systemFolder and those of the instances of ambassador@.service.
+// Only root can make them.
+func systemFolders() []Folder {
+	out := []Folder{{systemFolder, true}}
+	instances, _ := filepath.Glob(systemFolder + "@*")
+	for _, path := range instances {
+		out = append(out, Folder{path, true})
+	}
+	return out
+}
+
 // Folders are the folders in which clients look for a socket: those that a
 // default socket would be in, in their order, and, where the environment is not
-// a service's own, the system's.
+// a service's own, those of the system's services. The last one is that of a read-only root.
 func Folders(env func(string) (string, bool)) []Folder {
 	var out []Folder
 	get := func(key string) string { v, _ := env(key); return v }
@@ -103,9 +133,9 @@ func Folders(env func(string) (string, bool)) []Folder {
 	}
 	out = append(out, Folder{Path: filepath.Join(tmp, "ambassador-"+strconv.Itoa(os.Geteuid()))})
 	if given == "" {
-		out = append(out, Folder{systemFolder, true})
+		out = append(out, systemFolders()...)
 	}
-	return out
+	return append(out, memoryFolder())
 }
 
 // prepare makes the folder if it is to be ours, and checks it.
@@ -147,7 +177,7 @@ func (f Folder) check() error {
 
 // bindDefault binds admin.sock, or admin-PID.sock where another process
 // answers on that, and clears away what dead processes have left.
-func bindDefault(ctx context.Context, f Folder) (net.Listener, error) {
+func bindDefault(ctx context.Context, f Folder, cfg unixsocket.Config) (net.Listener, error) {
 	if err := f.prepare(); err != nil {
 		return nil, err
 	}
@@ -158,14 +188,14 @@ func bindDefault(ctx context.Context, f Folder) (net.Listener, error) {
 	defer unlock()
 	path := filepath.Join(f.Path, "admin.sock")
 	for _, other := range socketsIn(f.Path) {
-		switch err := l4.KnockUnix(ctx, other); {
+		switch err := unixsocket.Knock(ctx, other); {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			os.Remove(other)
 		case other == path:
 			path = filepath.Join(f.Path, fmt.Sprintf("admin-%d.sock", os.Getpid()))
 		}
 	}
-	return l4.ListenUnix(ctx, path, l4.SocketConfig{})
+	return unixsocket.Listen(ctx, path, cfg)
 }
 
 // socketsIn lists the default admin sockets of a folder, dead ones included.
@@ -226,7 +256,7 @@ func Live(ctx context.Context, folders []Folder) (live []string, failed []error)
 			continue
 		}
 		for _, path := range socketsIn(f.Path) {
-			switch err := l4.KnockUnix(ctx, path); {
+			switch err := unixsocket.Knock(ctx, path); {
 			case err == nil && !slices.Contains(live, path):
 				live = append(live, path)
 			case err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist):

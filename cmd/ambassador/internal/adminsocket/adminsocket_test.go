@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
-	"ambassador/l4"
+	"ambassador/l4/unixsocket"
 )
 
 // listenDefault binds a default admin socket; it is closed when the test ends.
@@ -65,7 +65,7 @@ func TestAdminFoldersOfTheEnvironment(t *testing.T) {
 	for _, f := range Folders(os.LookupEnv) {
 		got = append(got, f.Path)
 	}
-	want := []string{"/run/user/1/ambassador", fmt.Sprintf("/t/ambassador-%d", os.Geteuid()), "/run/ambassador"}
+	want := []string{"/run/user/1/ambassador", fmt.Sprintf("/t/ambassador-%d", os.Geteuid()), "/run/ambassador", fmt.Sprintf("/dev/shm/ambassador-%d", os.Geteuid())}
 	if !slices.Equal(got, want) {
 		t.Errorf("clients look in %q, want %q", got, want)
 	}
@@ -139,7 +139,7 @@ func TestCloseKeepsASuccessorsSocket(t *testing.T) {
 	}
 	defer next.Close()
 	old.Close()
-	if err := l4.KnockUnix(t.Context(), path); err != nil {
+	if err := unixsocket.Knock(t.Context(), path); err != nil {
 		t.Errorf("the successor's socket is gone: %v", err)
 	}
 }
@@ -232,7 +232,7 @@ func TestConfiguredAdminListen(t *testing.T) {
 		{Address{At: "unix:" + file}, "no socket"},
 		{Address{At: taken}, "in use by a running process"},
 		{Address{At: "unix:" + long}, "too long"},
-		{Address{At: "unix:" + filepath.Join(dir, "none", "a.sock")}, "no such file"},
+		{Address{At: "unix:" + filepath.Join(dir, "none", "a.sock")}, "does not exist; create it"},
 		{Address{At: "127.0.0.1:0"}, ""},
 		{Address{At: "localhost:0"}, ""},
 		{Address{At: "0.0.0.0:0"}, "unsafe_admin_listen: true"},

@@ -30,8 +30,8 @@ type commands struct{ program.World }
 // Commands are the commands that speak to a running ambassador.
 func Commands(w program.World) []*cobra.Command {
 	a := &commands{w}
-	return []*cobra.Command{a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.waitCommand(),
-		a.reloadCommand(), a.drainCommand(), a.quitCommand()}
+	return []*cobra.Command{a.psCommand(), a.statusCommand(), a.sessionsCommand(), a.whyCommand(), a.reportCommand(), a.waitCommand(),
+		a.killCommand(), a.reloadCommand(), a.upgradeCommand(), a.drainCommand(), a.quitCommand(), a.pageCommand()}
 }
 
 // adminFlags are the flags of the commands that speak to a running ambassador.
@@ -41,7 +41,7 @@ type adminFlags struct {
 }
 
 func (f *adminFlags) bind(flags *pflag.FlagSet) {
-	flags.StringVar(&f.admin, "admin", "", "the admin API: unix:/path, /path, HOST:PORT or http://HOST:PORT (default: the only live default socket)")
+	flags.StringVar(&f.admin, "admin", "", "the admin API: unix:/path, /path, HOST:PORT or http://HOST:PORT (default: the sockets of all running ambassadors; a change needs one)")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of admin.token_file, for changes over TCP, and for everything with token_for: all")
 	flags.BoolVar(&f.json, "json", false, "print JSON")
 }
@@ -66,16 +66,31 @@ type adminClient struct {
 	token string
 }
 
-// client finds the admin API that the flags mean.
+// client finds the admin API for a change: that of --admin, or of the only running
+// ambassador.
 func (f *adminFlags) client(ctx context.Context, a *commands) (*adminClient, error) {
-	c := &adminClient{where: f.admin}
-	if c.where == "" {
-		path, err := a.onlyAdminSocket(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c.where = "unix:" + path
+	found, err := f.addresses(ctx, a)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) > 1:
+		return nil, &program.ExitError{Code: 2, Err: &severalError{found}}
 	}
+	return f.clientOf(found[0])
+}
+
+// addresses returns where --admin says, or the addresses of all running ambassadors, at
+// least one.
+func (f *adminFlags) addresses(ctx context.Context, a *commands) ([]string, error) {
+	if f.admin != "" {
+		return []string{f.admin}, nil
+	}
+	return a.adminSockets(ctx)
+}
+
+// clientOf returns a client of the admin API at an address.
+func (f *adminFlags) clientOf(where string) (*adminClient, error) {
+	c := &adminClient{where: where}
 	network, address, err := parseAdmin(c.where)
 	if err != nil {
 		return nil, &program.ExitError{Code: 2, Err: err}
@@ -122,29 +137,31 @@ func parseAdmin(s string) (network, address string, err error) {
 }
 
 // severalError is that --admin is needed to choose.
-type severalError struct{ sockets []string }
+type severalError struct{ addresses []string }
 
 func (e *severalError) Error() string {
-	return fmt.Sprintf("%d ambassadors are running; choose one with\n  --admin unix:%s", len(e.sockets), strings.Join(e.sockets, "\n  --admin unix:"))
+	return fmt.Sprintf("%d ambassadors are running (`ambassador ps` lists them); choose one with\n  --admin %s", len(e.addresses), strings.Join(e.addresses, "\n  --admin "))
 }
 
-// onlyAdminSocket is the one default socket on which a process answers.
-func (a *commands) onlyAdminSocket(ctx context.Context) (string, error) {
+// adminSockets returns the addresses of the default sockets on which a process answers,
+// at least one.
+func (a *commands) adminSockets(ctx context.Context) (addresses []string, err error) {
 	folders := adminsocket.Folders(a.Env)
 	live, failed := adminsocket.Live(ctx, folders)
 	switch {
-	case len(live) == 1:
-		return live[0], nil
-	case len(live) > 1:
-		return "", &program.ExitError{Code: 2, Err: &severalError{live}}
+	case len(live) > 0:
+		for _, path := range live {
+			addresses = append(addresses, "unix:"+path)
+		}
+		return addresses, nil
 	case len(failed) > 0:
-		return "", fmt.Errorf("no admin socket answers: %w; run this as the user of the ambassador, or give --admin ADDR", errors.Join(failed...))
+		return nil, fmt.Errorf("no admin socket answers: %w; run this as the user of the ambassador, or give --admin ADDR", errors.Join(failed...))
 	}
 	var paths []string
 	for _, f := range folders {
 		paths = append(paths, f.Path)
 	}
-	return "", fmt.Errorf("no ambassador is running here: no admin socket in %s; start one (`ambassador run`, `ambassador forward`), or give --admin ADDR (it prints `listening admin ADDR` at its start)", strings.Join(paths, ", "))
+	return nil, fmt.Errorf("no ambassador is running here: no admin socket in %s; start one (`ambassador run`, `ambassador forward`), or give --admin ADDR (it prints `listening admin ADDR` at its start)", strings.Join(paths, ", "))
 }
 
 // adminAnswer is what the API said.
@@ -209,7 +226,12 @@ func (c *adminClient) get(ctx context.Context, path string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(a.body, v); err != nil {
+	return decode(path, a.body, v)
+}
+
+// decode reads the JSON that the API answered at path.
+func decode(path string, body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
 		return fmt.Errorf("GET %s: %w; check --admin", path, err)
 	}
 	return nil
@@ -224,106 +246,26 @@ func (a *commands) clientCommand(use, short, example string, args cobra.Position
 	return cmd
 }
 
-func (a *commands) statusCommand() *cobra.Command {
-	return a.clientCommand("status", "Show readiness, listeners, upstreams and identities of a running ambassador",
-		"  ambassador status\n  ambassador status --admin unix:/run/ambassador/admin.sock --json", cobra.NoArgs, a.status)
-}
-
-func (a *commands) status(ctx context.Context, f *adminFlags, _ []string) error {
-	c, err := f.client(ctx, a)
-	if err != nil {
-		return err
-	}
-	if f.json {
-		return a.copyAnswer(ctx, c, api.PathStatus)
-	}
-	var s api.Status
-	if err := c.get(ctx, api.PathStatus, &s); err != nil {
-		return err
-	}
-	return writeStatus(a.Stdout, s, time.Now())
-}
-
-// copyAnswer prints the API's JSON.
-func (a *commands) copyAnswer(ctx context.Context, c *adminClient, path string) error {
-	got, err := c.ask(ctx, http.MethodGet, path, clientTimeout)
-	if err != nil {
-		return err
-	}
-	return output.WriteAnswer(a.Stdout, got.body)
-}
-
-func (a *commands) sessionsCommand() *cobra.Command {
-	path, recent := api.PathSessions, false
-	cmd := a.clientCommand("sessions", "List open sessions, or those that have ended",
-		"  ambassador sessions\n  ambassador sessions --recent --json", cobra.NoArgs,
-		func(ctx context.Context, f *adminFlags, _ []string) error {
-			if recent {
-				path = api.PathRecent
-			}
-			c, err := f.client(ctx, a)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return a.copyAnswer(ctx, c, path)
-			}
-			var s api.Sessions
-			if err := c.get(ctx, path, &s); err != nil {
-				return err
-			}
-			return writeSessions(a.Stdout, s.Sessions, recent, time.Now())
-		})
-	cmd.Flags().BoolVar(&recent, "recent", false, "the last 4096 that have ended, the newest first")
-	return cmd
-}
-
-func (a *commands) whyCommand() *cobra.Command {
-	cmd := a.clientCommand("why ADDR|ID", "Tell how a connection ended, by its client's own address",
-		"  ambassador why 127.0.0.1:40000\n  ambassador why 40000\n  ambassador why K7QX-42 --json", oneClient, a.why)
-	cmd.Long = `Tell how a connection ended, what was seen, and what can be done.
-
-ADDR is the client's own address: ADDR:PORT, ADDR, or PORT alone, as the
-application, ss or netstat show it. ID is a session's id from the log.
-If several match, the newest are told first.`
-	return cmd
-}
-
-// oneClient wants the argument of `why`.
-func oneClient(_ *cobra.Command, args []string) error {
-	switch len(args) {
-	case 0:
-		return errors.New("which connection? give the client's own address or port, or a session's id, like `ambassador why 127.0.0.1:40000`; `ambassador sessions --recent` lists them")
-	case 1:
-		return nil
-	}
-	return fmt.Errorf("unexpected %q: one connection at a time", args[1])
-}
-
-func (a *commands) why(ctx context.Context, f *adminFlags, args []string) error {
-	c, err := f.client(ctx, a)
-	if err != nil {
-		return err
+// stories asks for the sessions that client names, an address, an id or another name; if
+// empty, for the last that failed. Total is how many there are; the newest are returned.
+func (c *adminClient) stories(ctx context.Context, client string) (told []story, total int, err error) {
+	if client == "" {
+		var ended api.Sessions
+		err := c.get(ctx, api.PathRecent, &ended)
+		return stories(nil, lastFailed(ended.Sessions)), 1, err
 	}
 	// Live ones are asked for first: a session that ends meanwhile is then told of
 	// twice rather than not at all.
-	query := "?client=" + url.QueryEscape(args[0])
+	query := "?client=" + url.QueryEscape(client)
 	var live, ended api.Sessions
 	if err := c.get(ctx, api.PathSessions+query, &live); err != nil {
-		return err
+		return nil, 0, err
 	}
 	if err := c.get(ctx, api.PathRecent+query, &ended); err != nil {
-		return err
+		return nil, 0, err
 	}
 	live.Sessions = withoutEnded(live.Sessions, ended.Sessions)
-	found := stories(live.Sessions, ended.Sessions)
-	if len(found) == 0 {
-		return fmt.Errorf("why %s: no such session: none is open, and it is not among the last 4096 that have ended; give the client's own address (ADDR:PORT or PORT) or the id in the log", args[0])
-	}
-	if f.json {
-		return writeStoriesJSON(a.Stdout, found)
-	}
-	return writeStories(a.Stdout, found, len(live.Sessions)+len(ended.Sessions), time.Now())
+	return stories(live.Sessions, ended.Sessions), len(live.Sessions) + len(ended.Sessions), nil
 }
 
 // withoutEnded leaves out those that ended between the two questions.
@@ -395,6 +337,7 @@ func (a *commands) waitCommand() *cobra.Command {
 		})
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 30*time.Second, "how long to wait")
 	cmd.Flags().StringVar(&w.upstream, "upstream", "", "wait for this upstream alone")
+	a.completes(cmd, "upstream", upstreamNames)
 	return cmd
 }
 
@@ -461,17 +404,39 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// askReady asks once. No reasons and no error: it is ready.
+// askReady asks once. No reasons and no error: every process that was asked is ready.
 func (a *commands) askReady(ctx context.Context, f *adminFlags, w *waitFlags) (reasons []string, err error) {
-	c, err := f.client(ctx, a)
+	clients, err := f.clients(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	got, err := c.ask(ctx, http.MethodGet, w.path(), clientTimeout, http.StatusServiceUnavailable)
-	if err != nil || got.status == http.StatusOK {
-		return nil, err
+	var unknown error // the upstream that only another process has
+	answers := 0
+	for _, c := range clients {
+		got, err := c.ask(ctx, http.MethodGet, w.path(), clientTimeout, http.StatusServiceUnavailable)
+		var refused *api.Error
+		switch {
+		case len(clients) == 1 && err != nil:
+			return nil, err
+		case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
+			unknown = err
+			continue
+		case err != nil:
+			reasons = append(reasons, err.Error())
+		case got.status != http.StatusOK:
+			for line := range strings.SplitSeq(string(bytes.TrimSpace(got.body)), "\n") {
+				if len(clients) > 1 {
+					line = c.where + ": " + line
+				}
+				reasons = append(reasons, line)
+			}
+		}
+		answers++
 	}
-	return strings.Split(string(bytes.TrimSpace(got.body)), "\n"), nil
+	if answers == 0 {
+		return nil, unknown
+	}
+	return reasons, nil
 }
 
 func (a *commands) printReady(f *adminFlags, reasons []string) error {
@@ -482,5 +447,5 @@ func (a *commands) printReady(f *adminFlags, reasons []string) error {
 	if reasons == nil {
 		reasons = []string{} // an empty list in JSON
 	}
-	return json.NewEncoder(output.JSONWriter{W: a.Stdout}).Encode(api.Ready{Ready: len(reasons) == 0, Waiting: reasons})
+	return output.WriteJSON(a.Stdout, api.Ready{Ready: len(reasons) == 0, Waiting: reasons})
 }

@@ -44,7 +44,7 @@ session K7QX-40: upstream_tls_rejected, in stage tls
   cause        tls orders_db 10.0.0.1:5432: remote error: tls: certificate required
   bytes        0 B up, 0 B down
   time         ended after 1.2345s, never connected through
-The server does not accept our TLS: check that identities.NAME.files (--cert, --key) is set, not expired, and from a CA that the server trusts; its log has its reason.
+The server ended TLS with the alert in the cause: its log has its reason; what it verifies is our certificate (tls.identity, --cert), and tls.ca (--ca) has no part in that.
 
 session K7QX-39: closed, in stage relay
   start        2026-11-22 10:00:00 UTC (1d2h ago)
@@ -52,7 +52,7 @@ session K7QX-39: closed, in stage relay
   upstream     orders_db, endpoint db1.internal:5432, address 10.0.0.1:5432
   attempts     1
   first close  downstream
-  bytes        12 B up, 1023 B down; a TLS side ended without close_notify, so its last bytes may be missing
+  bytes        12 B up, 1023 B down; a TLS side ended without close_notify: last bytes may be missing, if the protocol has no end of its own
   time         ended after 1h0m0s, connected after 9ms
 Nothing is to be done: both sides ended in good order; if it came too early, ask the side that closed first.
 `
@@ -76,6 +76,20 @@ func TestWhyOfASessionThatWasRefused(t *testing.T) {
 ` + outcome.Advice(outcome.Limit) + "\n"
 	if diff := cmp.Diff(want, tellStories(t, nil, []outcome.Record{refused})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A cause with a fix of its own is followed by that fix alone: the general advice
+// would lead away from it.
+func TestWhyOfACauseWithItsOwnFix(t *testing.T) {
+	r := outcome.Record{ID: "A-1", Start: cmdtest.Noon(), Stage: outcome.StageTLS, Reason: outcome.UpstreamTLS,
+		Cause: "the server's certificate expired", Hint: "renew it on the server"}
+	out := tellStories(t, nil, []outcome.Record{r})
+	if !strings.Contains(out, "cause        the server's certificate expired\n") || !strings.HasSuffix(out, "\nRenew it on the server.\n") {
+		t.Error(out)
+	}
+	if strings.Contains(out, outcome.Advice(outcome.UpstreamTLS)) {
+		t.Errorf("the general advice is there:\n%s", out)
 	}
 }
 
@@ -120,7 +134,7 @@ func TestWhyTellsTheNewestFirst(t *testing.T) {
 		}
 		last = at
 	}
-	if strings.Contains(out, "session 6:") || !strings.HasSuffix(out, "\n4 older sessions of this client not shown; `ambassador sessions --recent` lists all.\n") {
+	if strings.Contains(out, "session 6:") || !strings.HasSuffix(out, "\n4 older sessions not shown; `ambassador sessions --recent` lists all.\n") {
 		t.Errorf("the end:\n%s", out)
 	}
 }
@@ -172,8 +186,8 @@ func TestCommandsPrintWhatCanBeSeen(t *testing.T) {
 	all := []outcome.Record{record}
 	for what, write := range map[string]func(w *bytes.Buffer) error{
 		"status":            func(w *bytes.Buffer) error { return writeStatus(w, status, cmdtest.Noon()) },
-		"sessions":          func(w *bytes.Buffer) error { return writeSessions(w, all, false, cmdtest.Noon()) },
-		"sessions --recent": func(w *bytes.Buffer) error { return writeSessions(w, all, true, cmdtest.Noon()) },
+		"sessions":          func(w *bytes.Buffer) error { return writeSessions(w, all, false, cmdtest.Noon(), output.Screen{}) },
+		"sessions --recent": func(w *bytes.Buffer) error { return writeSessions(w, all, true, cmdtest.Noon(), output.Screen{}) },
 		"why":               func(w *bytes.Buffer) error { return writeStories(w, stories(nil, all), 1, cmdtest.Noon()) },
 		"why --json":        func(w *bytes.Buffer) error { return writeStoriesJSON(w, stories(all, all)) },
 		"status --json":     func(w *bytes.Buffer) error { return output.WriteJSON(w, status) },

@@ -498,7 +498,7 @@ func BeCommand(args []string) int {
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "await":
 		c := make(chan os.Signal, 8)
-		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 		fmt.Println("up")
 		select {
 		case s := <-c:

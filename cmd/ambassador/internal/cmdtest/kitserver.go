@@ -7,12 +7,13 @@ import (
 	"ambassador/certs"
 	"ambassador/l4"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 )
 
 // FakeServer is what the admin API of a test shows. Fields are set before use.
 type FakeServer struct {
 	Readiness  l4.Readiness
-	Upstreams  []l4.UpstreamStatus
+	Upstreams  []upstream.Status
 	Live, Over []outcome.Record
 	Identities []certs.Status
 	ReloadErr  error
@@ -34,17 +35,17 @@ func BeforeNoon(d time.Duration) *time.Time {
 func NewFakeServer() *FakeServer {
 	return &FakeServer{
 		Readiness: l4.Readiness{Ready: true},
-		Upstreams: []l4.UpstreamStatus{
+		Upstreams: []upstream.Status{
 			{Name: "orders_db", Required: true, Reached: true, ReachedAt: BeforeNoon(time.Hour), Active: 1, StartTLS: "postgres", TLS: true,
-				Endpoints: []l4.EndpointStatus{
+				Endpoints: []upstream.EndpointStatus{
 					{Endpoint: "db1.internal:5432", LastAddress: "10.0.0.1:5432", LastSuccess: BeforeNoon(3 * time.Second), LastReason: outcome.OK,
-						Addresses: []l4.AddressStatus{{Address: "10.0.0.1:5432", Health: "healthy", HealthSince: BeforeNoon(time.Hour), Breaker: "closed", Sessions: 1, Spares: 2}}},
+						Addresses: []upstream.AddressStatus{{Address: "10.0.0.1:5432", Health: "healthy", HealthSince: BeforeNoon(time.Hour), Breaker: "closed", Sessions: 1, Preconnected: 2}}},
 					{Endpoint: "db2.internal:5432", LastAddress: "10.0.0.2:5432", LastFailure: BeforeNoon(90 * time.Second), LastReason: outcome.Refused,
 						LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused",
-						Addresses: []l4.AddressStatus{{Address: "10.0.0.2:5432", Health: "unhealthy", HealthSince: BeforeNoon(time.Minute), Breaker: "open", NextTrial: BeforeNoon(-4 * time.Second),
+						Addresses: []upstream.AddressStatus{{Address: "10.0.0.2:5432", Health: "unhealthy", HealthSince: BeforeNoon(time.Minute), Breaker: "open", NextTrial: BeforeNoon(-4 * time.Second),
 							LastError: "dial orders_db 10.0.0.2:5432: connect: connection refused", LastErrorAt: BeforeNoon(10 * time.Second)}}},
 				}},
-			{Name: "mail", Endpoints: []l4.EndpointStatus{{Endpoint: "mail.internal:25"}}},
+			{Name: "mail", Endpoints: []upstream.EndpointStatus{{Endpoint: "mail.internal:25"}}},
 		},
 		Live: []outcome.Record{
 			{ID: "K7QX-41", Start: *BeforeNoon(time.Minute), Listener: "postgres", Client: "127.0.0.1:40000", Upstream: "orders_db", Endpoint: "db1.internal:5432",

@@ -54,7 +54,7 @@ func TestAliasesAreBounded(t *testing.T) {
 	for name, text := range map[string]string{
 		"20 listeners that share 200 rules": shared(20, 200),
 		"what all upstreams share":          cmdtest.Good + "    connect: &c {timeout: 5s}\n    health: &h {interval: 1s}\n  v: {endpoints: ['h:2'], connect: *c, health: *h}\n",
-		"a text":                            strings.Replace(cmdtest.Good, `"127.0.0.1:1"`, "&a 127.0.0.1:1", 1) + "metrics: {listen: *a}\n",
+		"a text":                            strings.Replace(cmdtest.Good, `"127.0.0.1:1"`, "&a 127.0.0.1:1", 1) + "dns: {servers: [*a]}\n",
 	} {
 		if _, err := parse(text); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -14,11 +14,15 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"ambassador/certs"
 	"ambassador/certs/files"
 	"ambassador/certs/spiffe"
 	"ambassador/certs/step"
+	"ambassador/cmd/ambassador/internal/kubernetes"
 	"ambassador/l4"
+	"ambassador/l4/limits"
 	"ambassador/l4/starttls"
+	"ambassador/l4/upstream"
 )
 
 // File is a configuration, decoded, with its defaults and absolute paths. It is
@@ -27,6 +31,7 @@ type File struct {
 	Admin      AdminSection
 	Metrics    MetricsSection
 	Log        LogSection
+	Tracing    TracingSection
 	Drain      DrainSection
 	Limits     LimitsSection
 	DNS        DNSSection
@@ -36,6 +41,7 @@ type File struct {
 	Listeners  []*ListenerSection
 
 	printed []byte // the text it was read from, but for secrets
+	text    []byte // the same with secrets
 	places  *decoder
 	// Of Identities and Upstreams, by name: a file may have thousands of each.
 	identityOf map[string]*IdentitySection
@@ -47,6 +53,7 @@ type File struct {
 type AdminSection struct {
 	Listen            string
 	Off               bool
+	Socket            SocketSection // of a unix socket
 	Hosts             []string
 	TokenFile         string
 	TokenFor          string
@@ -83,35 +90,37 @@ type IdentitySection struct {
 	Files  files.Files
 	Step   *step.Config // nil: not from a step-ca
 	SPIFFE string       // the agent's socket; empty: not from an agent
+	// Kubernetes is "namespace/secret"; empty: not from a Secret.
+	Kubernetes string
 }
 
 // UpstreamSection is one of upstreams.
 type UpstreamSection struct {
-	Name           string
-	Endpoints      []EndpointSection
-	SRV            string
-	Balance        string
-	Resolve        time.Duration
-	StartTLS       string
-	TLS            *TLSSection // nil: plaintext
-	ProxyProtocol  string
-	Connect        ConnectSection
-	Breaker        BreakerSection
-	Health         HealthSection
-	Preconnect     PreconnectSection
-	MaxConnections int
-	Dynamic        bool
-	Mark           int
-	Required       bool
+	Name            string
+	Endpoints       []EndpointSection
+	SRV             string
+	Balance         string
+	Resolve         ResolveSection
+	StartTLS        string
+	StartTLSOptions StartTLSSection // starttls_options
+	TLS             *TLSSection     // nil: plaintext
+	ProxyProtocol   string
+	Connect         ConnectSection
+	Breaker         BreakerSection
+	Health          HealthSection
+	Preconnect      PreconnectSection
+	MaxConnections  int
+	Dynamic         bool
+	Mark            int
+	Required        bool
 }
 
 // TLSSection is an upstream's tls.
 type TLSSection struct {
 	Identity, CA, ServerName string
 	Principals, ALPN         []string
-	MinVersion               string
 	UnsafeSkipVerify         bool
-	UnsafeMinVersion         bool
+	TLSChoiceSection
 }
 
 // ConnectSection is an upstream's connect.
@@ -122,10 +131,14 @@ type ConnectSection struct {
 
 // ListenerSection is one of listeners.
 type ListenerSection struct {
-	Name, Listen          string
+	Name                  string
+	Listen                []string
 	Socket                SocketSection
 	UnsafePlaintextListen bool
 	ProxyFrom             []string            // of proxy_protocol; empty: no headers are sent
+	ProxyOptional         bool                // of proxy_protocol
+	LogSessions           string              // log.sessions
+	LogProcess            bool                // log.process
 	TLS                   *ListenerTLSSection // nil: plaintext
 	StartTLS              string
 	SOCKS5, HTTPConnect   *RequestSection // nil: clients do not speak it
@@ -134,7 +147,7 @@ type ListenerSection struct {
 	Upstream              string
 	Rules                 []RuleSection
 	Timeouts              TimeoutsSection
-	Limits                l4.ListenerLimits
+	Limits                limits.Limits
 }
 
 // SocketSection is a listener's socket.
@@ -151,7 +164,8 @@ func (f *File) fields() []field {
 			textField("listen", "HOST:PORT; may be any address. Default: off, the admin API serves them too.", &f.Metrics.Listen, CheckHostPort)}),
 		sectionField("log", "The log, on standard error.", []field{
 			enumField("level", "", &f.Log.Level, "debug", "info", "warn", "error").or("info"),
-			enumField("format", "Default: text on a terminal, else json.", &f.Log.Format, "text", "json")}),
+			enumField("format", "auto: lines for people on a terminal, else json; text: key=value; json: one object a line.", &f.Log.Format, "auto", "text", "json").or("auto")}),
+		sectionField("tracing", "OpenTelemetry.", f.Tracing.fields()),
 		sectionField("drain", "How SIGTERM, SIGINT and drain end sessions.", []field{
 			durationField("delay", "How long connections are still accepted, while /readyz already says 503.", &f.Drain.Delay, 0).or(0 * time.Second),
 			durationField("timeout", "How long sessions then have: idle ones are ended in its course, busy ones may finish, the rest is reset.", &f.Drain.Timeout, 0).or(25 * time.Second)}),
@@ -199,6 +213,8 @@ func (a *AdminSection) fields() []field {
 	}
 	return []field{
 		listen,
+		textField("mode", "The permissions of the unix socket, in octal. Who may write to it may do everything that the admin API can.", &a.Socket.Mode, checkMode).or("0600"),
+		textField("owner", "The owner of the unix socket: USER or USER:GROUP, names or numbers. Default: ours.", &a.Socket.Owner, checkOwner),
 		listField("hosts", "Names that requests over TCP may use for us, besides IP addresses and localhost.", &a.Hosts, nil),
 		textField("token_file", "File with the token that every change over TCP needs.", &a.TokenFile, nil),
 		enumField("token_for", "What needs the token over TCP: changes, or all, which leaves out only /livez and /readyz without parameters.", &a.TokenFor, tokenForChanges, TokenForAll).or(tokenForChanges),
@@ -208,15 +224,17 @@ func (a *AdminSection) fields() []field {
 
 func (id *IdentitySection) fields() []field {
 	return []field{sectionField("files", "Files with a certificate and its key. They are watched: a new pair is used by the next connection; a bad one keeps the old.", []field{
-		textField("cert", "The certificate chain in PEM, leaf first.", &id.Files.Cert, nil),
-		textField("key", "Its private key in PEM.", &id.Files.Key, nil),
+		textField("cert", "The certificate chain, leaf first, in PEM or DER. Without cert and pkcs12 the identity shows no certificate: ca and crl only verify the other side.", &id.Files.Cert, nil),
+		textField("key", "Its private key in PEM or DER.", &id.Files.Key, nil),
 		textField("pkcs12", "A PKCS #12 file, instead of cert and key. Self-signed certificates in it are the roots where ca is not given.", &id.Files.PKCS12, nil),
-		textField("ca", "Roots in PEM that verify the other side, where tls.ca gives none.", &id.Files.CA, nil),
+		textField("ca", "Roots that verify the other side, where tls.ca gives none: in PEM, in DER, or as PKCS #12. A certificate that cannot be a root is left out with a warning.", &id.Files.CA, nil),
 		textField("crl", "Lists of revoked certificates, in PEM or DER. Every CA that issues certificates of peers needs one; of several the newest counts. If none can be used, because it expired, say, or has another scope, nothing of that CA is accepted.", &id.Files.CRL, nil),
-		textField("password_file", "File with the password of an encrypted key (PKCS #8) or of pkcs12, and nothing else.", &id.Files.PasswordFile, nil)}),
+		textField("password_file", "File with the password of an encrypted key (PKCS #8), of pkcs12, and of a ca in PKCS #12, and nothing else.", &id.Files.PasswordFile, nil)}),
 		id.stepField(),
 		sectionField("spiffe", "From the agent of the SPIFFE Workload API (SPIRE) on this host.", []field{
-			textField("socket", "The agent's socket: unix:///path.", &id.SPIFFE, spiffe.CheckSocket)})}
+			textField("socket", "The agent's socket: unix:///path.", &id.SPIFFE, spiffe.CheckSocket)}),
+		textField("kubernetes", "From a Kubernetes Secret, namespace/secret, with tls.crt, tls.key and, for roots, ca.crt, as cert-manager makes it; ca.crl may have revocation lists. It is watched: a new pair is used by the next connection; a bad one keeps the old.",
+			&id.Kubernetes, kubernetes.CheckSecret)}
 }
 
 func (id *IdentitySection) stepField() field {
@@ -254,35 +272,34 @@ func (u *UpstreamSection) fields() []field {
 	return append([]field{
 		u.endpointsField(),
 		boolField("dynamic", "Instead of endpoints: dials what the client asked for, through socks5, http_connect or original_destination of its listener.", &u.Dynamic).or(false),
-		enumField("starttls", "The protocol that goes over to TLS after a dialogue of its own.", &u.StartTLS, append([]string{"none"}, starttls.Names()...)...).or("none"),
+		startTLSField(&u.StartTLS),
+		sectionField("starttls_options", "How starttls is spoken.", u.StartTLSOptions.fields()),
 		tls,
 		enumField("proxy_protocol", "The PROXY header that connections begin with, before starttls and tls; v2 tells of the client's TLS, too.", &u.ProxyProtocol, "none", "v1", "v2").or("none"),
 		sectionField("connect", "Bounds of establishing a connection.", []field{
-			durationField("timeout", "All attempts together.", &u.Connect.Timeout, time.Millisecond).or(l4.DefaultConnectTimeout),
-			durationField("attempt_timeout", fmt.Sprintf("One attempt: dial, STARTTLS and TLS to one address. Default %s while there is another address to try, else what is left of timeout.", l4.DefaultAttemptTimeout), &u.Connect.AttemptTimeout, time.Millisecond),
-			intField("attempts", "How often one session tries, each time another address first.", &u.Connect.Attempts, 1, 100).or(l4.DefaultAttempts),
-			durationField("backoff", "The pause before an address is tried again; it grows and has jitter.", &u.Connect.Backoff, time.Millisecond).or(l4.DefaultBackoff)}),
+			durationField("timeout", "All attempts together.", &u.Connect.Timeout, time.Millisecond).or(upstream.DefaultConnectTimeout),
+			durationField("attempt_timeout", fmt.Sprintf("One attempt: dial, STARTTLS and TLS to one address. Default %s while there is another address to try, else what is left of timeout.", upstream.DefaultAttemptTimeout), &u.Connect.AttemptTimeout, time.Millisecond),
+			intField("attempts", "How often one session tries, each time another address first. More addresses than that are each tried once, too, while timeout lasts.", &u.Connect.Attempts, 1, 100).or(upstream.DefaultAttempts),
+			durationField("backoff", "The pause before an address is tried again; it grows and has jitter.", &u.Connect.Backoff, time.Millisecond).or(upstream.DefaultBackoff)}),
 		markField(&u.Mark),
 		boolField("required", "Counts for readiness, and is tried at start until reached.", &u.Required).or(true, "; a dynamic upstream is never required"),
 	}, u.resilienceFields()...)
 }
 
 func (t *TLSSection) fields() []field {
-	return []field{
+	return append([]field{
 		textField("identity", "The certificate that we show: one of identities. Default: none.", &t.Identity, nil),
 		textField("ca", "File of the roots that verify the server, which is watched, or system. Default: the identity's ca, else the system's.", &t.CA, nil),
-		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for. Default: the endpoint's host.", &t.ServerName, nil),
+		textField("server_name", "The name sent, and, without principals, the one that the server's certificate must be for: a name without a port, or an IP address. Default: the endpoint's host.", &t.ServerName, checkServerName),
 		listField("principals", "One of these the server must prove, instead of server_name: dns:NAME, ip:ADDRESS, spiffe://domain/path, spki:sha256/BASE64 (instead of a chain), any (chain only).", &t.Principals, checkPrincipal),
 		listField("alpn", "Protocols offered by ALPN. A server that selects none is accepted.", &t.ALPN, nil),
-		enumField("min_version", ``, &t.MinVersion, "1.0", "1.1", "1.2", "1.3").or("1.2", "; less than that needs unsafe_min_version"),
 		boolField("unsafe_skip_verify", "Accepts any server.", &t.UnsafeSkipVerify),
-		boolField("unsafe_min_version", "Allows a min_version below 1.2.", &t.UnsafeMinVersion),
-	}
+	}, t.TLSChoiceSection.fields()...)
 }
 
 func (l *ListenerSection) fields() []field {
 	return []field{
-		textField("listen", "HOST:PORT (a port of 0 lets the system choose), unix:/path, or systemd:NAME for a socket passed by systemd.", &l.Listen, checkListen),
+		l.listenField(),
 		sectionField("socket", "The file of a unix socket.", []field{
 			textField("mode", `Its permissions, in octal.`, &l.Socket.Mode, checkMode).or("0600"),
 			textField("owner", "Its owner: USER or USER:GROUP, names or numbers. Default: ours.", &l.Socket.Owner, checkOwner)}),
@@ -294,7 +311,7 @@ func (l *ListenerSection) fields() []field {
 		requestField("http_connect", "Clients ask by HTTP CONNECT where they want to go; {} is valid.", &l.HTTPConnect),
 		boolField("original_destination", "Connections were redirected to us (Linux, nftables REDIRECT), and want to go where they went before.", &l.OriginalDestination).or(false),
 		boolField("sni", "Reads the name in the client's TLS ClientHello, for rules, without ending its TLS.", &l.SNI).or(false),
-		boolField("context", "Clients may say attempts, timeout, no_preconnect and tag of their own connection: as a suffix of the SOCKS5 user name, in the header Ambassador-Context, or in PROXY v2.", &l.Context).or(false),
+		boolField("context", "Clients may say attempts, timeout, no_preconnect, traceparent and tag of their own connection: as a suffix of the SOCKS5 user name, in the header Ambassador-Context, or in PROXY v2.", &l.Context).or(false),
 		textField("upstream", "Where its sessions go: one of upstreams. Give this or rules.", &l.Upstream, nil),
 		l.rulesField(),
 		sectionField("timeouts", "Bounds of its sessions; 0s is none.", []field{
@@ -303,8 +320,19 @@ func (l *ListenerSection) fields() []field {
 			durationField("half_close_idle", "The same once one side has ended.", &l.Timeouts.HalfCloseIdle, 0).or(0 * time.Second),
 			durationField("lifetime", "Bounds a session as a whole.", &l.Timeouts.Lifetime, 0).or(0 * time.Second)}),
 		l.limitsField(),
+		sectionField("log", "What of its sessions is logged. Metrics and `ambassador why` have all of them.", []field{
+			enumField("sessions", "all; no_probes, all but the connections that end without a byte, as checks of balancers do; failures, what is logged as a warning or an error; none.", &l.LogSessions, LogAll, LogNoProbes, LogFailures, LogNone).or(LogAll),
+			boolField("process", "Records have the uid, pid and process name of clients on this host. Of clients on unix sockets they always have uid and pid; finding the process of a TCP client costs time (Linux, and for the pid sandbox.landlock: off).", &l.LogProcess).or(false)}),
 	}
 }
+
+// The values of a listener's log.sessions.
+const (
+	LogAll      = "all"
+	LogNoProbes = "no_probes"
+	LogFailures = "failures"
+	LogNone     = "none"
+)
 
 // Load reads a configuration. The error is a *Error with every mistake in its
 // text; beside it the File has what could be read, and is nil where nothing could.
@@ -327,7 +355,7 @@ func (s *Source) Load(env func(string) (string, bool)) (*File, error) {
 // Parse decodes a configuration whose relative paths start at folder. Beside
 // a *Error the File has what could be read.
 func Parse(name, folder string, source []byte, env func(string) (string, bool)) (*File, error) {
-	return (&decoder{file: name, env: env}).decodeFile(folder, source)
+	return (&decoder{file: name, env: env}).decodeFile(folder, certs.Text(source))
 }
 
 func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
@@ -338,7 +366,7 @@ func (d *decoder) decodeFile(folder string, source []byte) (*File, error) {
 		f.startPathsAt(folder)
 		f.completeDynamic()
 		f.validate(d)
-		f.printed = d.withoutSecrets(source)
+		f.printed, f.text = d.withoutSecrets(source), source
 	}
 	if !d.full() {
 		return f, ErrorOf(d.problems)
@@ -370,10 +398,10 @@ func pathIn(folder, path string) string {
 	return filepath.Join(folder, path)
 }
 
-// addressIn makes the path of "unix:/path" absolute, and leaves other addresses
-// as they are.
+// addressIn makes the path of "unix:/path" absolute, and leaves other addresses, among
+// them abstract sockets, as they are.
 func addressIn(folder, address string) string {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok && path != "" {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok && path != "" && path[0] != '@' {
 		return "unix:" + pathIn(folder, path)
 	}
 	return address
@@ -389,7 +417,9 @@ func (f *File) Addresses() []*string {
 		}
 	}
 	for _, l := range f.Listeners {
-		all = append(all, &l.Listen)
+		for i := range l.Listen {
+			all = append(all, &l.Listen[i])
+		}
 	}
 	return all
 }
@@ -425,7 +455,8 @@ func (f *File) validate(d *decoder) {
 	if len(f.Listeners) == 0 {
 		d.failAt("listeners", "no listener; give at least one, with listen and upstream or rules")
 	}
-	checkSocketPath(d, f.Admin.Listen, "admin.listen", maxListenPath)
+	f.Admin.validateSocket(d)
+	f.Tracing.validate(d)
 	if f.Admin.Listen != "" && !strings.HasPrefix(f.Admin.Listen, "unix:") && !f.Admin.UnsafeAdminListen && !isLoopback(f.Admin.Listen) {
 		d.failAt("admin.listen", "%s can be reached by others; use 127.0.0.1 or a unix socket, or set unsafe_admin_listen: true", f.Admin.Listen)
 	}
@@ -441,31 +472,25 @@ func (f *File) validate(d *decoder) {
 		}
 		u.validate(d, "upstreams."+u.Name, f)
 	}
-	taken := map[string]string{}
 	for _, l := range f.Listeners {
 		if d.full() {
 			return
 		}
 		l.validate(d, "listeners."+l.Name, f)
-		key := filepath.Clean(l.Listen)
-		if other := taken[key]; other != "" && !strings.HasSuffix(l.Listen, ":0") {
-			d.failAt("listeners."+l.Name+".listen", "%s is the address of listener %s already; choose another", l.Listen, other)
-		} else if l.Listen != "" {
-			taken[key] = l.Name
-		}
 	}
+	f.checkTaken(d)
 }
 
 func (id *IdentitySection) validate(d *decoder, path string) {
 	var given []string
-	for _, key := range []string{"files", "step", "spiffe"} {
+	for _, key := range []string{"files", "step", "spiffe", "kubernetes"} {
 		if d.at[path+"."+key] != nil {
 			given = append(given, key)
 		}
 	}
 	switch {
 	case len(given) == 0:
-		d.failAt(path, "no source of certificates; give files: {cert: FILE, key: FILE}, step: {…} or spiffe: {socket: unix:///path}")
+		d.failAt(path, "no source of certificates; give files: {cert: FILE, key: FILE}, step: {…}, spiffe: {socket: unix:///path} or kubernetes: namespace/secret")
 	case len(given) > 1:
 		d.failAt(path, "an identity has one source of certificates; give only one of %s", strings.Join(given, ", "))
 	case given[0] == "step":
@@ -482,9 +507,9 @@ func (id *IdentitySection) validateFiles(d *decoder, path string) {
 	switch {
 	case has("pkcs12") && (has("cert") || has("key")):
 		d.failAt(path+".pkcs12", "pkcs12 has certificate and key in one file; remove it, or cert and key")
-	case has("pkcs12"):
+	case has("pkcs12") || has("ca") && !has("cert") && !has("key"):
 	case !has("cert"):
-		d.failAt(path, "no cert; give the file with the certificate chain")
+		d.failAt(path, "no cert; give the file with the certificate chain, or ca alone for an identity that only verifies others")
 	case !has("key"):
 		d.failAt(path, "no key; give the file with the certificate's private key")
 	}
@@ -517,9 +542,10 @@ func (id *IdentitySection) validateStep(d *decoder, path string) {
 
 func (u *UpstreamSection) validate(d *decoder, path string, f *File) {
 	for i, e := range u.Endpoints {
-		checkSocketPath(d, e.Address, fmt.Sprintf("%s.endpoints[%d]", path, i), maxDialPath)
+		checkSocketPath(d, e.Address, fmt.Sprintf("%s.endpoints[%d]", path, i))
 	}
 	u.validateResilience(d, path)
+	u.validateStartTLS(d, path)
 	u.validateMark(d, path)
 	if u.proxyVersion() != 0 && u.Preconnect.Connections > 0 {
 		d.failAt(path+".proxy_protocol", "a connection that is made before its client cannot say whose it is; remove preconnect, or proxy_protocol")
@@ -541,9 +567,7 @@ func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
 	if t.Identity != "" && f.identity(t.Identity) == nil {
 		d.failAt(path+".tls.identity", "%s", unknownName(t.Identity, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
 	}
-	if (t.MinVersion == "1.0" || t.MinVersion == "1.1") && !t.UnsafeMinVersion {
-		d.failAt(path+".tls.min_version", "%s is broken; use 1.2, or set unsafe_min_version: true", t.MinVersion)
-	}
+	t.TLSChoiceSection.validate(d, path+".tls")
 	if t.UnsafeSkipVerify && len(t.Principals) > 0 {
 		d.failAt(path+".tls.principals", "unsafe_skip_verify accepts any server, so principals have no meaning; remove one of them")
 	}
@@ -555,34 +579,17 @@ func (u *UpstreamSection) validateTLS(d *decoder, path string, f *File) {
 }
 
 func (l *ListenerSection) validate(d *decoder, path string, f *File) {
-	if d.at[path+".listen"] == nil {
-		d.failAt(path, "no listen; give HOST:PORT, unix:/path or systemd:NAME")
-	}
-	checkSocketPath(d, l.Listen, path+".listen", maxListenPath)
+	l.validateListen(d, path)
 	l.validateRequests(d, path)
 	l.validateChoice(d, path, f)
-	isPath := strings.HasPrefix(l.Listen, "unix:")
-	if d.at[path+".limits.per_client"] != nil && isPath {
-		d.failAt(path+".limits.per_client", "the clients of a unix socket have no addresses to tell them apart by; remove it, limits.connections bounds them all")
-	}
-	if d.at[path+".socket"] != nil && !isPath {
-		d.failAt(path+".socket", "only a listener on unix:/path has a socket file; remove socket")
-	}
 	l.validateProxy(d, path+".proxy_protocol")
 	l.validateStartTLS(d, path+".starttls", f)
-	if l.TLS != nil {
-		l.TLS.validate(d, path+".tls", f)
-		if l.UnsafePlaintextListen {
-			d.failAt(path+".unsafe_plaintext_listen", "the listener has tls, so nothing is plaintext; remove one of them")
-		}
+	if l.TLS == nil {
 		return
 	}
-	if host, _, err := net.SplitHostPort(l.Listen); err == nil && !isPath && !l.UnsafePlaintextListen && host != "localhost" && !isLoopback(l.Listen) {
-		tls := ", give tls"
-		if d.flagOf != nil {
-			tls = "" // there is no flag for it
-		}
-		d.failAt(path+".listen", "plaintext on %s, which others can reach; listen on 127.0.0.1 or a unix socket%s, or set unsafe_plaintext_listen: true", l.Listen, tls)
+	l.TLS.validate(d, path+".tls", f)
+	if l.UnsafePlaintextListen {
+		d.failAt(path+".unsafe_plaintext_listen", "the listener has tls, so nothing is plaintext; remove one of them")
 	}
 }
 
@@ -623,73 +630,29 @@ func isLoopback(address string) bool {
 
 // The checks of single values.
 
-// CheckHostPort says what is wrong with a HOST:PORT.
-func CheckHostPort(s string) error {
-	_, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return fmt.Errorf("%q is no HOST:PORT; write one like 127.0.0.1:5432 or [::1]:5432", s)
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return fmt.Errorf("%q has no port from 0 to 65535", s)
-	}
-	return nil
-}
-
-func checkEndpoint(s string) error {
-	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		return checkUnixPath(path)
-	}
-	if err := CheckHostPort(s); err != nil {
-		return err
-	}
-	switch host, port, _ := net.SplitHostPort(s); {
-	case host == "":
-		return fmt.Errorf("%q has no host; write HOST:PORT", s)
-	case port == "0":
-		return fmt.Errorf("%q: nobody listens on port 0; write the service's port", s)
-	}
-	return nil
-}
-
 func checkUnixPath(path string) error {
-	if path == "" {
+	if path == "" || path == "@" {
 		return errors.New("unix: needs a path, like unix:/run/app.sock")
 	}
 	return nil
 }
 
-// The longest paths of sockets. Systems have 104 bytes for one or more, with the
-// zero at its end; a socket that we make has a longer name before it is guarded.
-const (
-	maxDialPath   = 103
-	maxListenPath = 90
-)
+// maxSocketPath is the longest path of a socket: systems have 104 bytes or more for one,
+// with the zero at its end.
+const maxSocketPath = 103
 
 // checkSocketPath judges the path of "unix:/path" once it is absolute.
-func checkSocketPath(d *decoder, address, at string, most int) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok && len(path) > most {
-		d.failAt(at, "the path of a socket has at most %d bytes, and %s has %d; choose a shorter folder", most, path, len(path))
+func checkSocketPath(d *decoder, address, at string) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok && len(path) > maxSocketPath {
+		d.failAt(at, "the path of a socket has at most %d bytes, and %s has %d; choose a shorter folder", maxSocketPath, path, len(path))
 	}
-}
-
-func checkListen(s string) error {
-	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		return checkUnixPath(path)
-	}
-	if name, ok := strings.CutPrefix(s, "systemd:"); ok {
-		if name == "" {
-			return errors.New("systemd: needs the socket's FileDescriptorName, like systemd:postgres")
-		}
-		return nil
-	}
-	if host, _, err := net.SplitHostPort(s); err == nil && host == "" {
-		return fmt.Errorf("%q is every address of this host; write 127.0.0.1%s, or 0.0.0.0%s with tls", s, s, s)
-	}
-	return CheckHostPort(s)
 }
 
 func checkAdminListen(s string) error {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if strings.HasPrefix(path, "@") {
+			return fmt.Errorf("%q is an abstract socket, which every user of this host can open; give the path of a file", s)
+		}
 		return checkUnixPath(path)
 	}
 	return CheckHostPort(s)
@@ -724,21 +687,27 @@ func (f *File) Warnings() []string {
 		out = append(out, "admin.unsafe_admin_listen: the admin API may be on an address that others can reach")
 	}
 	for _, u := range f.Upstreams {
-		if u.TLS != nil && u.TLS.UnsafeSkipVerify {
-			out = append(out, "upstreams."+u.Name+".tls.unsafe_skip_verify: any server is accepted")
+		if u.TLS == nil {
+			continue
 		}
-		if u.TLS != nil && u.TLS.UnsafeMinVersion {
-			out = append(out, "upstreams."+u.Name+".tls.unsafe_min_version: TLS older than 1.2 may be spoken")
+		path := "upstreams." + u.Name + ".tls"
+		if u.TLS.UnsafeSkipVerify {
+			out = append(out, path+".unsafe_skip_verify: any server is accepted")
 		}
+		out = append(out, u.TLS.warnings(path)...)
 	}
 	for _, l := range f.Listeners {
 		if l.UnsafePlaintextListen {
-			out = append(out, "listeners."+l.Name+".unsafe_plaintext_listen: who reaches "+l.Listen+" acts with our certificate")
+			out = append(out, "listeners."+l.Name+".unsafe_plaintext_listen: who reaches "+l.listening()+" acts with our certificate")
 		}
 		out = append(out, l.egressWarnings()...)
 	}
 	return out
 }
+
+// Text is what the configuration was read from, with its secrets; nil if it was made of
+// flags.
+func (f *File) Text() []byte { return f.text }
 
 // Name is that of the file, as it was given; the command's where flags made it.
 func (f *File) Name() string { return f.places.file }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	"go.yaml.in/yaml/v4"
 
+	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/cmdtest"
 )
 
@@ -30,6 +33,11 @@ func listening(more string) string {
 		"identities: {me: {files: {cert: a, key: b}}}"
 }
 
+// withEndpoint is good but for its endpoint.
+func withEndpoint(endpoint string) string {
+	return strings.Replace(cmdtest.Good, `"h:1"`, endpoint, 1)
+}
+
 func TestMistakesHaveTheirPlaceAndHint(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty file", "", "a.yaml:1:1: the file is empty"},
@@ -39,6 +47,7 @@ func TestMistakesHaveTheirPlaceAndHint(t *testing.T) {
 		{"another control", cmdtest.Good + "# a\x1b[31m", "a.yaml:5:4: the character U+001B"},
 		{"a direction", cmdtest.Good + "# \u202e", "a.yaml:5:3: the character U+202E"},
 		{"a direction in quotes", cmdtest.Good + "log: {level: \"\\u202e\"}", `"\u202e" is none of`},
+		{"UTF-16", "\xff\xfe" + strings.Join(strings.Split(cmdtest.Good, ""), "\x00") + "\x00", ""},
 		{"line ends of Windows, and a mark", "\ufeff" + strings.ReplaceAll(cmdtest.Good, "\n", "\r\n"), ""},
 		{"a list", "- a", "a.yaml:1:1: a list where a section is needed"},
 		{"two documents", cmdtest.Good + "---\na: b", "a second document"},
@@ -55,6 +64,15 @@ func TestMistakesHaveTheirPlaceAndHint(t *testing.T) {
 		{"no source", cmdtest.Good + "identities: {me: {}}", "identities.me: no source of certificates; give files"},
 		{"two sources", cmdtest.Good + "identities: {me: {files: {pkcs12: a}, spiffe: {socket: 'unix:///a'}}}", "identities.me: an identity has one source of certificates; give only one of files, spiffe"},
 		{"spiffe over TCP", cmdtest.Good + "identities: {me: {spiffe: {socket: 'tcp://127.0.0.1:1'}}}", "identities.me.spiffe.socket: \"tcp://127.0.0.1:1\" is no socket of a SPIFFE agent"},
+		{"secret without a namespace", cmdtest.Good + "identities: {me: {kubernetes: client-tls}}", `identities.me.kubernetes: "client-tls" is no Kubernetes Secret; write namespace/secret, like default/client-tls`},
+		{"secret and files", cmdtest.Good + "identities: {me: {files: {pkcs12: a}, kubernetes: a/b}}", "identities.me: an identity has one source of certificates; give only one of files, kubernetes"},
+		{"service without a namespace", withEndpoint("{kubernetes: 'db:5432'}"), `upstreams.u.endpoints[0].kubernetes: "db:5432" is no port of a Kubernetes Service: the namespace is missing; write namespace/service:port, like default/db:5432`},
+		{"service without a port", withEndpoint("{kubernetes: default/db}"), "the port is missing"},
+		{"service and address", withEndpoint("{kubernetes: 'default/db:1', address: 'a:1'}"), "upstreams.u.endpoints[0].kubernetes: an endpoint is an address or a Service; remove one of them"},
+		{"service as an address", withEndpoint("'kubernetes:default/db:5432'"), `"kubernetes:default/db:5432" is no address; write a section: {kubernetes: "default/db:5432"}`},
+		{"service as a URL", withEndpoint("'kubernetes://default/db:5432'"), `write a section: {kubernetes: "default/db:5432"}`},
+		{"an endpoint that is nothing", withEndpoint("{weight: 2}"), `upstreams.u.endpoints[0]: no address; write {address: HOST:PORT}, or {kubernetes: "namespace/service:port"}`},
+		{"service misspelled", withEndpoint("{kubernets: 'default/db:5432'}"), "kubernets"},
 		{"spiffe without a socket", cmdtest.Good + "identities: {me: {spiffe: {}}}", "identities.me.spiffe: no socket"},
 		{"step without anything", cmdtest.Good + "identities: {me: {step: {}}}", "identities.me.step: no fingerprint; give the SHA-256"},
 		{"step with a bad URL", cmdtest.Good + "identities: {me: {step: {url: 'http://ca'}}}", "identities.me.step.url: \"http://ca\" is no URL of a step-ca"},
@@ -78,6 +96,7 @@ func TestMistakesHaveTheirPlaceAndHint(t *testing.T) {
 		{"attempt longer than all", cmdtest.Good + "    connect: {attempt_timeout: 20s}", "upstreams.u.connect.attempt_timeout: 20s is longer than connect.timeout (10s)"},
 		{"starttls alone", cmdtest.Good + "    starttls: postgres", "there is no tls to start"},
 		{"preconnect before the client", cmdtest.Good + "    starttls: mysql\n    tls: {}\n    preconnect: {connections: 1}", "a.yaml:7:31: upstreams.u.preconnect.connections: with starttls: mysql TLS begins after"},
+		{"a question of a probe that is never made", cmdtest.Good + "    health: {probe: on_failure, expect: x}", "upstreams.u.health.probe: on_failure probes no address that works"},
 		{"a login of nobody", cmdtest.Good + "    health: {password_file: p}", "upstreams.u.health.password_file: whose? give user too"},
 		{"a login without a protocol", cmdtest.Good + "    starttls: ldap\n    tls: {}\n    health: {user: me}", "a.yaml:7:20: upstreams.u.health.user: probes log in with starttls: mysql only"},
 		{"a login and words", cmdtest.Good + "    starttls: mysql\n    tls: {}\n    health: {user: me, expect: x}", "quits then; remove user, or send and expect"},
@@ -124,22 +143,63 @@ func TestMistakesHaveTheirPlaceAndHint(t *testing.T) {
 		{"tls for anybody", listening("tls: {identities: [me], client: none}"), ""},
 		{"every address", strings.Replace(cmdtest.Good, "127.0.0.1", "", 1), "every address of this host"},
 		{"same address", cmdtest.Good + "", ""},
+		{"a port", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "5432", 1), ""},
+		{"no port", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "70000", 1), `"70000" is no HOST:PORT`},
+		{"an interface", strings.Replace(cmdtest.Good, "127.0.0.1:1", "%eth0:1", 1), ""},
+		{"no interface", strings.Replace(cmdtest.Good, "127.0.0.1:1", "%:1", 1), "names no network interface; write one like %eth0:1"},
+		{"an abstract socket", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:@a", 1), ""},
+		{"mode of an abstract socket", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:@a\", socket: {mode: \"0600\"}", 1), "only a listener on unix:/path"},
+		{"abstract admin", cmdtest.Good + "admin: {listen: \"unix:@a\"}", "every user of this host can open"},
+		{"an abstract endpoint", strings.Replace(cmdtest.Good, "h:1", "unix:@a", 1), ""},
+		{"addresses", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "[127.0.0.1:1, \"[::1]:1\", localhost:1, unix:/s]", 1), ""},
+		{"no addresses", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "[]", 1), "listeners.l.listen: empty; give at least one"},
+		{"an open address of several", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "[127.0.0.1:1, 192.0.2.1:1]", 1), "a.yaml:1:39: listeners.l.listen[1]: plaintext on 192.0.2.1:1"},
+		{"overlapping addresses", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "[127.0.0.1:1, 0.0.0.0:1], unsafe_plaintext_listen: true", 1), "0.0.0.0:1 overlaps with 127.0.0.1:1, an address of listener l"},
+		{"both families", strings.Replace(cmdtest.Good, "\"127.0.0.1:1\"", "[\"[::]:1\", 0.0.0.0:1], unsafe_plaintext_listen: true", 1), ""},
+		{"the address of metrics", cmdtest.Good + "metrics: {listen: \"127.0.0.1:1\"}", "listeners.l.listen: 127.0.0.1:1 is the address of metrics already"},
+		{"an address of metrics", cmdtest.Good + "metrics: {listen: \"0.0.0.0:1\"}", "listeners.l.listen: 127.0.0.1:1 overlaps with 0.0.0.0:1, an address of metrics"},
 		{"socket of TCP", strings.Replace(cmdtest.Good, "upstream: u", "upstream: u, socket: {mode: \"0600\"}", 1), "only a listener on unix:/path"},
 		{"mode", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:/s\", socket: {mode: rw}", 1), "no mode; write it in octal"},
 		{"owner", strings.Replace(cmdtest.Good, "127.0.0.1:1\"", "unix:/s\", socket: {owner: nobody-at-all}", 1), `there is no user "nobody-at-all"`},
 		{"min version", cmdtest.Good + "    tls: {min_version: \"1.1\"}", "set unsafe_min_version: true"},
+		{"max version", cmdtest.Good + "    tls: {max_version: \"1.1\"}", `upstreams.u.tls.max_version: 1.1 is below min_version (1.2); set that lower, too`},
+		{"crossed versions", cmdtest.Good + "    tls: {min_version: \"1.3\", max_version: \"1.2\"}", "upstreams.u.tls.max_version: 1.2 is below min_version (1.3)"},
+		{"old versions", cmdtest.Good + "    tls: {min_version: \"1.0\", max_version: \"1.1\", unsafe_min_version: true}", ""},
+		{"ciphers", cmdtest.Good + "    tls: {ciphers: [ECDHE-RSA-AES128-GCM-SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA]}", ""},
+		{"unsafe cipher", cmdtest.Good + "    tls: {ciphers: [ECDHE-RSA-AES128-SHA, AES128-SHA]}", "upstreams.u.tls.ciphers[1]: AES128-SHA is broken or has no forward secrecy; use another, or set unsafe_ciphers: true"},
+		{"unsafe cipher that is allowed", cmdtest.Good + "    tls: {ciphers: [AES128-SHA, RC4-SHA], unsafe_ciphers: true}", ""},
+		{"DHE", cmdtest.Good + "    tls: {ciphers: [DHE-RSA-AES256-SHA]}", "DHE-RSA-AES256-SHA needs DHE (Diffie-Hellman without elliptic curves), which Go's TLS does not have"},
+		{"DHE of the IANA", cmdtest.Good + "    tls: {ciphers: [TLS_DHE_RSA_WITH_AES_128_CBC_SHA]}", "needs DHE"},
+		{"cipher of TLS 1.3", cmdtest.Good + "    tls: {ciphers: [TLS_AES_128_GCM_SHA256]}", "TLS_AES_128_GCM_SHA256 is of TLS 1.3, whose suites are always offered"},
+		{"cipher string", cmdtest.Good + "    tls: {ciphers: [\"HIGH:!aNULL\"]}", "is no cipher suite of Go's TLS; it has "},
+		{"ciphers without use", cmdtest.Good + "    tls: {unsafe_ciphers: true, min_version: \"1.3\"}", "upstreams.u.tls: ciphers and unsafe_ciphers choose suites up to TLS 1.2"},
+		{"curves", cmdtest.Good + "    tls: {curves: [x25519, P-256, secp384r1, X25519MLKEM768]}", ""},
+		{"unknown curve", cmdtest.Good + "    tls: {curves: [brainpoolP256r1]}", `upstreams.u.tls.curves[0]: "brainpoolP256r1" is no key exchange of Go's TLS`},
+		{"post-quantum and not", cmdtest.Good + "    tls: {curves: [X25519MLKEM768], post_quantum: off}", "upstreams.u.tls.curves[0]: X25519MLKEM768 is post-quantum, and post_quantum is off"},
+		{"renegotiation of TLS 1.3", cmdtest.Good + "    tls: {min_version: \"1.3\", unsafe_renegotiation: true}", "upstreams.u.tls.unsafe_renegotiation: TLS 1.3, which min_version demands, has no renegotiation"},
+		{"resumption", cmdtest.Good + "    tls: {resumption: never}", `"never" is none of auto, off`},
 		{"principal", cmdtest.Good + "    tls: {principals: [db]}", "upstreams.u.tls.principals[0]: principal \"db\": "},
 		{"principals of nobody", cmdtest.Good + "    tls: {principals: [any], unsafe_skip_verify: true}", "have no meaning"},
 		{"unix endpoint and tls", strings.Replace(cmdtest.Good, "h:1", "unix:/s", 1) + "    tls: {}", "set tls.server_name or tls.principals"},
 		{"identity without files", cmdtest.Good + "identities: {me: {}}", "identities.me: no source of certificates"},
+		{"identity without certificate", cmdtest.Good + "    tls: {identity: me}\nidentities: {me: {files: {ca: a, crl: b}}}", ""},
+		{"identity with a list alone", cmdtest.Good + "identities: {me: {files: {crl: b}}}", "identities.me.files: no cert; give the file with the certificate chain, or ca alone"},
+		{"identity with a key and roots", cmdtest.Good + "identities: {me: {files: {ca: a, key: b}}}", "identities.me.files: no cert"},
+		{"nothing to show", strings.Replace(listening("tls: {identity: me, client: none}"), "cert: a, key: b", "ca: a", 1), "listeners.l.tls.identity: identity me has only roots, and a TLS server must show a certificate"},
 		{"identity without key", cmdtest.Good + "identities: {me: {files: {cert: a}}}", "identities.me.files: no key"},
 		{"a token for all, and none", cmdtest.Good + "admin: {token_for: all}", "admin.token_for: there is no token that all could need; give token_file"},
+		{"mode of admin", cmdtest.Good + "admin: {listen: \"unix:/a\", mode: \"0660\", owner: \"0:0\"}", ""},
+		{"mode of the default socket", cmdtest.Good + "admin: {mode: \"0660\"}", ""},
+		{"mode of admin for all", cmdtest.Good + "admin: {mode: \"0666\"}", "admin.mode: 0666 lets every user of this host change and end everything"},
+		{"mode of admin for all, on purpose", cmdtest.Good + "admin: {mode: \"0666\", unsafe_admin_listen: true}", ""},
+		{"mode of TCP", cmdtest.Good + "admin: {listen: \"127.0.0.1:9\", mode: \"0660\"}", "admin.mode: only a unix socket has a file"},
+		{"owner of TCP", cmdtest.Good + "admin: {listen: \"127.0.0.1:9\", owner: \"0\"}", "admin.owner: only a unix socket has a file"},
 		{"open admin", cmdtest.Good + "admin: {listen: \"0.0.0.0:1\"}", "unsafe_admin_listen: true"},
 		{"dns", cmdtest.Good + "dns: {servers: [ns.internal]}", "no address of a DNS server"},
 		{"variable", cmdtest.Good + "dns: {servers: [\"${NOT_THERE}\"]}", "the environment has no variable NOT_THERE"},
 		{"an anchor is no trick", cmdtest.Good + "x: &x {a: *x}", "a.yaml:5:11: *x stands for a section that it is a part of"},
-		{"long socket path", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "listeners.l.listen: the path of a socket has at most 90 bytes"},
-		{"long relative socket path", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:"+strings.Repeat("x", 85), 1), "at most 90 bytes, and /etc/a/xx"},
+		{"long socket path", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:/"+strings.Repeat("x", 120), 1), "listeners.l.listen: the path of a socket has at most 103 bytes"},
+		{"long relative socket path", strings.Replace(cmdtest.Good, "127.0.0.1:1", "unix:"+strings.Repeat("x", 98), 1), "at most 103 bytes, and /etc/a/xx"},
 		{"long endpoint path", strings.Replace(cmdtest.Good, "h:1", "unix:/"+strings.Repeat("x", 104), 1), "upstreams.u.endpoints[0]: the path of a socket has at most 103"},
 		{"endpoint path of 103", strings.Replace(cmdtest.Good, "h:1", "unix:/"+strings.Repeat("x", 102), 1), ""},
 		{"same socket by two names", strings.Replace(cmdtest.Good, "{l: {listen: \"127.0.0.1:1\", upstream: u}}", "{k: {listen: \"unix:s\", upstream: u}, l: {listen: \"unix:/etc/a/./s\", upstream: u}}", 1), "unix:/etc/a/./s is the address of listener k already"},
@@ -169,6 +229,61 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+func TestStartTLSOptions(t *testing.T) {
+	for _, tt := range []struct{ keys, want string }{
+		{"starttls: smtp, starttls_options: {ehlo_name: mail.example.com, timeout: 5m}, connect: {timeout: 6m}", ""},
+		{"starttls: postgres, starttls_options: {direct: true}", ""},
+		{"starttls: postgres, starttls_options: {direct: true}, tls: {alpn: [x, postgresql]}", ""},
+		{"starttls: nats, starttls_options: {direct: true}", ""},
+		{"starttls: postgres, starttls_options: {direct: true}, tls: {alpn: [x]}", `upstreams.u.tls.alpn: "postgresql" is missing`},
+		{"starttls_options: {direct: true}", "there is no starttls that these are for"},
+		{"starttls: none, starttls_options: {timeout: 1s}", "there is no starttls that these are for"},
+		{"starttls: imap, starttls_options: {direct: true}", "starttls imap has no options"},
+		{"starttls: imap, starttls_options: {timeout: 1s}", ""},
+		{"starttls: smtp, starttls_options: {timeout: 5m}", "upstreams.u.starttls_options.timeout: 5m0s is longer than connect.timeout (10s)"},
+		{"starttls: smtp, starttls_options: {ehlo_name: a b}", "no host name"},
+		{"starttls: ftp", "upstreams.u.starttls: FTP over TLS (AUTH TLS) is not supported"},
+	} {
+		if !strings.Contains(tt.keys, "tls: {alpn") {
+			tt.keys += ", tls: {}"
+		}
+		f, err := parse("listeners: {l: {listen: \"127.0.0.1:0\", upstream: u}}\nupstreams: {u: {endpoints: [\"h:1\"], " + tt.keys + "}}\n")
+		switch {
+		case tt.want == "" && err != nil:
+			t.Errorf("%s: %v", tt.keys, err)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("%s: %v, want %q", tt.keys, err, tt.want)
+		case tt.want == "" && strings.Contains(tt.keys, "direct: true}, tls: {}") && strings.Contains(tt.keys, "postgres"):
+			if cfg, err := f.upstreamConfig(f.Upstreams[0], Parts{Roots: func(string) *certs.Source { return nil }}); err != nil || !cfg.StartTLSOptions.Direct {
+				t.Errorf("%s: %+v, %v", tt.keys, cfg, err)
+			} else if tls, err := cfg.TLS("h", "h:1"); err != nil || !slices.Equal(tls.NextProtos, []string{"postgresql"}) {
+				t.Errorf("%s: ALPN %v, %v", tt.keys, tls, err)
+			}
+		}
+	}
+}
+
+// A probe that ends before a session would must be named: its server is unhealthy although
+// sessions reach it.
+func TestNoteOfAShortHealthTimeout(t *testing.T) {
+	for keys, want := range map[string]string{
+		"":                            "",
+		"    health: {timeout: 2s}\n": "upstreams.u.health.timeout: 2s is shorter than connect.timeout (10s)",
+		"    health: {timeout: 2s}\n    connect: {attempt_timeout: 5s}\n": "upstreams.u.health.timeout: 2s is shorter than connect.attempt_timeout (5s)",
+		"    health: {timeout: 5s}\n    connect: {attempt_timeout: 5s}\n": "",
+		"    health: {timeout: 10s}\n":                                    "",
+		"    connect: {timeout: 60s}\n":                                   "",
+	} {
+		f, err := parse("listeners: {l: {listen: \"127.0.0.1:0\", upstream: u}}\nupstreams:\n  u:\n    endpoints: [\"h:1\"]\n" + keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(f.Notes(), "\n"); !strings.HasPrefix(got, want) || (got == "") != (want == "") {
+			t.Errorf("notes of %q: %q, want %q", keys, got, want)
+		}
+	}
+}
+
 func TestAllMistakesInOnePass(t *testing.T) {
 	_, err := parse("listeners:\n  l:\n    listn: x\n    listen: 127.0.0.1:0\n    upstream: nowhere\nupstreams:\n  u:\n    endpoints: [db]\n    connect: {timeout: soon}\n    starttls: gopher\n")
 	var got []string
@@ -190,7 +305,7 @@ upstreams: {u: {endpoints: ["h:${PORT}"], tls: {identity: me, ca: sub/ca.crt}}}`
 		t.Fatal(err)
 	}
 	l, id := f.Listeners[0], f.Identities[0].Files
-	if l.Listen != "127.0.0.1:5432" || !l.UnsafePlaintextListen || l.Timeouts.Idle.String() != "2s" {
+	if l.Listen[0] != "127.0.0.1:5432" || !l.UnsafePlaintextListen || l.Timeouts.Idle.String() != "2s" {
 		t.Errorf("listener %+v", l)
 	}
 	if id.Cert != "/etc/a/app.crt" || id.Key != "/keys/app.key" || id.CA != "/etc/a/${x}" || f.Upstreams[0].TLS.CA != "/etc/a/sub/ca.crt" {
@@ -211,7 +326,7 @@ upstreams: {u: {endpoints: ["unix:../out.sock", {address: "unix:/abs.sock"}, "h:
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []string{f.Admin.Listen, f.Listeners[0].Listen}
+	got := []string{f.Admin.Listen, f.Listeners[0].Listen[0]}
 	for _, e := range f.Upstreams[0].Endpoints {
 		got = append(got, e.Address)
 	}
@@ -250,7 +365,13 @@ func asJSON(t *testing.T, text []byte) any {
 }
 
 func TestSchemaIsCurrent(t *testing.T) {
-	want, err := json.MarshalIndent(configSchema(), "", "  ")
+	schema := configSchema()
+	text, err := os.ReadFile("../../docs/keys.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	withExamples(schema, asJSON(t, text))
+	want, err := json.MarshalIndent(schema, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,6 +384,41 @@ func TestSchemaIsCurrent(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), string(Schema)); diff != "" {
 		t.Errorf("schema.json is not current; run go test ./cmd/ambassador/internal/config -run TestSchemaIsCurrent -update\n%s", diff)
+	}
+}
+
+// withExamples adds the values of the catalogue of keys to the schema: the first of each
+// key that is no section.
+func withExamples(schema map[string]any, value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		properties, _ := schema["properties"].(map[string]any)
+		named, _ := schema["additionalProperties"].(map[string]any)
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			p, ok := properties[key].(map[string]any)
+			if !ok {
+				p = named
+			}
+			if p == nil {
+				continue
+			}
+			if _, section := v[key].(map[string]any); !section && p["examples"] == nil {
+				p["examples"] = []any{v[key]}
+			}
+			withExamples(p, v[key])
+		}
+	case []any:
+		for _, item := range v {
+			if items, ok := schema["items"].(map[string]any); ok {
+				withExamples(items, item)
+			}
+		}
+	}
+	several, _ := schema["anyOf"].([]any)
+	for _, one := range several {
+		if m, ok := one.(map[string]any); ok && m["type"] != "string" {
+			withExamples(m, value)
+		}
 	}
 }
 
@@ -311,11 +467,11 @@ func TestDefaultsAreSet(t *testing.T) {
 	u, l := f.Upstreams[0], f.Listeners[0]
 	got := []any{f.Drain, f.Limits, f.Log, f.Sandbox, f.Admin.TokenFor, l.Timeouts, l.Socket.Mode, l.StartTLS, u.Connect, u.Breaker, u.Health, u.Preconnect,
 		u.Balance, u.Resolve, u.StartTLS, u.ProxyProtocol, u.Required, u.TLS.MinVersion}
-	want := []any{DrainSection{Timeout: 25 * time.Second}, LimitsSection{Memory: 64 << 20}, LogSection{Level: "info"}, SandboxSection{"auto"}, "changes",
+	want := []any{DrainSection{Timeout: 25 * time.Second}, LimitsSection{Memory: 64 << 20}, LogSection{Level: "info", Format: "auto"}, SandboxSection{"auto"}, "changes",
 		TimeoutsSection{Handshake: 10 * time.Second}, "0600", "none", ConnectSection{Timeout: 10 * time.Second, Attempts: 3, Backoff: 100 * time.Millisecond},
 		BreakerSection{Failures: 5, Probes: 1, Open: 5 * time.Second, MaxOpen: 30 * time.Second},
-		HealthSection{Interval: 5 * time.Second, Timeout: 2 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3, HTTP: HTTPSection{Port: 1, Path: "/", Status: 200}},
-		PreconnectSection{MaxAge: 20 * time.Second}, "round_robin", 30 * time.Second, "none", "none", true, "1.2"}
+		HealthSection{Interval: 5 * time.Second, IdleInterval: time.Minute, Rise: 2, Fall: 3, HTTP: HTTPSection{Port: 1, Path: "/", Status: 200}, Probe: "always"},
+		PreconnectSection{MaxAge: 20 * time.Second}, "round_robin", ResolveSection{Every: 30 * time.Second, KeepGone: 30 * time.Second}, "none", "none", true, "1.2"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -341,6 +497,80 @@ func TestExamplesLoadAndValidate(t *testing.T) {
 		cmdtest.Ruled("socks5: {}", "{hots: a.b, upstream: net}"), cmdtest.Ruled("socks5: {}", "{host: [], upstream: net}"), cmdtest.Ruled("socks5: {user: a}", cmdtest.AllowAll), cmdtest.Good + "    mark: -1"} {
 		if schema.Validate(asJSON(t, []byte(wrong))) == nil {
 			t.Errorf("the schema takes\n%s", wrong)
+		}
+	}
+}
+
+// TestSchemaRefusesWhatCheckRefuses proves that an editor shows the mistakes that JSON
+// Schema can express.
+func TestSchemaRefusesWhatCheckRefuses(t *testing.T) {
+	schema := schemaOf(t)
+	if err := schema.Validate(asJSON(t, []byte(cmdtest.Good))); err != nil {
+		t.Fatal(err)
+	}
+	in := func(old, new string) string { return strings.Replace(cmdtest.Good, old, new, 1) }
+	for _, text := range []string{
+		"listeners: {}\nupstreams: {}",
+		in(", upstream: u", ""),
+		in("upstream: u", "upstream: u, rules: [{upstream: u}]"),
+		in(`listen: "127.0.0.1:1", `, ""),
+		in("upstream: u", "upstream: u, proxy_protocol: {}"),
+		in(`endpoints: ["h:1"]`, "balance: random"),
+		cmdtest.Good + "    dynamic: true\n",
+		cmdtest.Good + "    starttls: postgres\n",
+		cmdtest.Good + "    health: {http: {path: /primary}}\n",
+		cmdtest.Good + "    health: {rise: many}\n",
+		cmdtest.Good + "identities: {me: {}}",
+		cmdtest.Good + "identities: {me: {files: {pkcs12: a}, spiffe: {socket: 'unix:///a'}}}",
+		cmdtest.Good + "identities: {me: {files: {cert: a}}}",
+		cmdtest.Good + "identities: {me: {files: {key: a}}}",
+		cmdtest.Good + "identities: {me: {step: {url: 'https://a:1'}}}",
+		cmdtest.Good + "identities: {me: {spiffe: {}}}",
+		cmdtest.Good + "identities: {Me: {files: {pkcs12: a}}}",
+		cmdtest.Good + "log: {level: loud}",
+		cmdtest.Good + "drain: {delay: soon}",
+		cmdtest.Good + "zzz: 1",
+	} {
+		if _, err := parse(text); err == nil {
+			t.Errorf("check takes\n%s", text)
+		}
+		if schema.Validate(asJSON(t, []byte(text))) == nil {
+			t.Errorf("the schema takes\n%s", text)
+		}
+	}
+	for _, text := range []string{cmdtest.Good + "    dynamic: false\n", cmdtest.Good + "    starttls: none\n", cmdtest.Good + "    starttls: postgres\n    tls: {}\n",
+		cmdtest.Good + "    health: {rise: \"${RISE}\"}\n", cmdtest.Good + "identities: {me: {files: {ca: a}}}"} {
+		if err := schema.Validate(asJSON(t, []byte(text))); err != nil {
+			t.Errorf("the schema refuses %v\n%s", err, text)
+		}
+	}
+}
+
+// TestDoubts proves that what is probably a mistake is reported, with its place.
+func TestDoubts(t *testing.T) {
+	f, err := parse(strings.Replace(cmdtest.Good, "h:1", "h:5432", 1) + "    tls: {}\n  spare: {endpoints: [\"h:25\"]}\nidentities: {me: {files: {cert: a, key: b}}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range f.Doubts() {
+		got = append(got, f.Placed(d))
+	}
+	want := []string{
+		"a.yaml:7:18: identities.me: no upstream and no listener uses it; name it in a tls.identity, or remove it",
+		"a.yaml:4:17: upstreams.u.endpoints[0]: at port 5432 servers begin in plaintext, and TLS begins at once; set starttls: postgres if this is one",
+		"a.yaml:6:10: upstreams.spare: no listener leads to it; name it in a listener's upstream or rules, or remove it",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, more := range []string{"    starttls: postgres\n    tls: {}\n", "    tls: {alpn: [postgresql]}\n", ""} {
+		f, err := parse(strings.Replace(cmdtest.Good, "h:1", "h:5432", 1) + more)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if doubts := f.Doubts(); len(doubts) > 0 {
+			t.Errorf("%q: %q", more, doubts)
 		}
 	}
 }

@@ -60,7 +60,7 @@ type field struct {
 	key, doc string
 	schema   func() map[string]any
 	decode   func(d *decoder, n *yaml.Node, path string)
-	// to is where the value goes: a *string, *bool, *int, *int64 or *time.Duration; nil:
+	// to is where the value goes: a *string, *bool, *int, *int64, *float64 or *time.Duration; nil:
 	// somewhere else, and there is no default.
 	to any
 	// def is the value where the key is not given, of to's type; nil: doc says what is
@@ -82,6 +82,8 @@ func (f field) or(def any, note ...string) field {
 		*to = def.(int)
 	case *int64:
 		*to = def.(int64)
+	case *float64:
+		*to = def.(float64)
 	case *time.Duration:
 		*to = def.(time.Duration)
 	default:
@@ -151,7 +153,7 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 	var syntax *yaml.LoadError
 	switch {
 	case errors.Is(err, io.EOF):
-		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: "the file is empty; see the examples, or `ambassador forward … --print-config`"})
+		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: "the file is empty, or all of it is comments; see the examples, or `ambassador forward … --print-config`"})
 		return nil
 	case errors.As(err, &syntax):
 		d.problems = append(d.problems, d.noYAML(source, syntax))
@@ -311,7 +313,7 @@ func suggestKey(key string, fields []field) string {
 		if len(key) >= len(f.key)+least { // so much would have to be taken away
 			continue
 		}
-		if d := distance(key, f.key); d < least {
+		if d := output.Distance(key, f.key); d < least {
 			best, least = f.key, d
 		}
 	}
@@ -319,27 +321,6 @@ func suggestKey(key string, fields []field) string {
 		return "did you mean " + best + "?"
 	}
 	return "there are " + strings.Join(all, ", ")
-}
-
-// distance is how many letters must be changed to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := last
-			if a[i] != b[j] {
-				change++
-			}
-			last = row[j+1]
-			row[j+1] = min(change, row[j]+1, last+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // named reads a mapping of sections whose names are the user's.
@@ -529,7 +510,7 @@ func sizeField(key, doc string, to *int64, least, most int64) field {
 }
 
 func intField(key, doc string, to *int, least, most int) field {
-	schema := schemaWith("type", []string{"integer", "string"}, "minimum", least, "maximum", most)
+	schema := schemaWith("type", []string{"integer", "string"}, "minimum", least, "maximum", most, "pattern", `^([0-9]+|.*\$\{.*)$`)
 	return field{key: key, doc: doc, to: to, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
 		s, ok := d.scalar(n, path, "a number")
 		if !ok {
@@ -538,6 +519,23 @@ func intField(key, doc string, to *int, least, most int) field {
 		v, err := strconv.Atoi(s)
 		if err != nil || v < least || v > most {
 			d.fail(n, path, "%q is no whole number from %d to %d", s, least, most)
+			return
+		}
+		*to = v
+	}}
+}
+
+// shareField is a part of a whole, from 0 to 1.
+func shareField(key, doc string, to *float64) field {
+	schema := schemaWith("type", []string{"number", "string"}, "minimum", 0, "maximum", 1, "pattern", `^([01]|1\.0+|0?\.[0-9]+|.*\$\{.*)$`)
+	return field{key: key, doc: doc, to: to, schema: schema, decode: func(d *decoder, n *yaml.Node, path string) {
+		s, ok := d.scalar(n, path, "a number")
+		if !ok {
+			return
+		}
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(v >= 0 && v <= 1) { // not NaN
+			d.fail(n, path, "%q is no number from 0 to 1; 0.01 is one in a hundred", s)
 			return
 		}
 		*to = v

@@ -92,12 +92,6 @@ func (l *ListenerSection) UsersFile() string {
 	return ""
 }
 
-// onUnix says whether the listener is on a unix socket, as far as the file tells:
-// what systemd passes may be one.
-func (l *ListenerSection) onUnix() bool { return strings.HasPrefix(l.Listen, "unix:") }
-
-func (l *ListenerSection) fromSystemd() bool { return strings.HasPrefix(l.Listen, "systemd:") }
-
 // completeDynamic takes away the defaults that a dynamic upstream has no use for.
 // What is given nevertheless is a mistake that validateDynamic finds.
 func (f *File) completeDynamic() {
@@ -239,7 +233,7 @@ func (l *ListenerSection) egressWarnings() (out []string) {
 		anybody := l.UnsafePlaintextListen || l.TLS != nil && l.TLS.Client == clientNone
 		switch {
 		case anybody && l.UsersFile() == "":
-			out = append(out, key+": whoever reaches "+l.Listen+" may go where the rules allow, without users_file")
+			out = append(out, key+": every client that reaches "+l.listening()+" may go where the rules allow, without users_file")
 		case l.UnsafePlaintextListen:
 			out = append(out, key+".users_file: passwords cross the network in plaintext")
 		}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -58,7 +59,8 @@ func TestMistakesOfEgressHaveTheirPlaceAndHint(t *testing.T) {
 
 		{"user of nobody", cmdtest.Ruled(socks, "{user: a, upstream: net}"), "listeners.l.rules[0].user: nobody is asked who he is here; give users_file"},
 		{"user of an original destination", cmdtest.Ruled("original_destination: true", "{user: a, upstream: net}"), "nobody is asked who he is here"},
-		{"uid over TCP", cmdtest.Ruled(socks, "{uid: 0, upstream: net}"), "listeners.l.rules[0].uid: only the clients of a unix socket have a uid"},
+		{"uid over TCP", cmdtest.Ruled(socks, "{uid: 0, upstream: net}"), onLinux("", "listeners.l.rules[0].uid: only Linux knows the uid of clients by TCP")},
+		{"uid behind a proxy", cmdtest.Ruled(socks+"\nproxy_protocol: {from: [10.0.0.0/8]}", "{uid: 0, upstream: net}"), onLinux("clients come through a proxy here, and have no uid on this host", "only Linux")},
 		{"uid", with(cmdtest.Ruled(socks, "{uid: [0, '33'], upstream: net}"), onUnix...), ""},
 		{"uid of a passed socket", with(cmdtest.Ruled(socks, "{uid: 0, upstream: net}"), "127.0.0.1:1", "systemd:s"), ""},
 		{"client of a unix socket", with(cmdtest.Ruled(socks, "{client: 10.0.0.1, upstream: net}"), onUnix...), "the clients of a unix socket have no addresses; use uid"},
@@ -168,6 +170,21 @@ func TestRulesReachTheServer(t *testing.T) {
 	}
 }
 
+func onLinux(here, elsewhere string) string {
+	if runtime.GOOS == "linux" {
+		return here
+	}
+	return elsewhere
+}
+
+func TestLogProcessReachesTheServer(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "log: {process: true}": true, "log: {process: false}": false} {
+		if got := serverOf(t, cmdtest.Ruled("socks5: {}\n"+text, "{upstream: net}")).Listeners[0].LogProcess; got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
 func TestEveryKeyOfARuleReachesTheServer(t *testing.T) {
 	keys := "sni: true\noriginal_destination: true"
 	identity := "identities: {me: {files: {cert: a, key: b}}}\nupstreams:"
@@ -239,9 +256,9 @@ func TestWarningsAndNotesOfEgress(t *testing.T) {
 	identity := "identities: {me: {files: {cert: a, key: b}}}\nupstreams:"
 	for _, tt := range []struct{ name, text, warning, note string }{
 		{"nothing", cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}", "{deny: x}"), "", ""},
-		{"an open proxy", with(cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}"), open...), "listeners.l.socks5: whoever reaches 0.0.0.0:1 may go where the rules allow", ""},
+		{"an open proxy", with(cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}"), open...), "listeners.l.socks5: every client that reaches 0.0.0.0:1 may go where the rules allow", ""},
 		{"passwords in plaintext", with(cmdtest.Ruled("http_connect: {users_file: f}", "{host: a.b, upstream: net}"), open...), "listeners.l.http_connect.users_file: passwords cross the network in plaintext", ""},
-		{"an open proxy with TLS", with(cmdtest.Ruled("socks5: {}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "whoever reaches 127.0.0.1:1 may go", ""},
+		{"an open proxy with TLS", with(cmdtest.Ruled("socks5: {}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "every client that reaches 127.0.0.1:1 may go", ""},
 		{"passwords in TLS", with(cmdtest.Ruled("socks5: {users_file: f}\ntls: {identity: me, client: none}", "{host: a.b, upstream: net}"), "upstreams:", identity), "", ""},
 		{"metadata", cmdtest.Ruled("socks5: {}", "{host: a.b, upstream: net}", "{ip: [10.0.0.0/8, 169.254.169.254], upstream: net}"), "listeners.l.rules[1].ip: 169.254.169.254 opens the metadata service", ""},
 		{"no metadata", cmdtest.Ruled("socks5: {}", "{ip: 169.254.169.254, deny: x}", "{ip: 169.254.0.0/16, upstream: net}"), "", ""},
@@ -285,4 +302,23 @@ func TestRuleLabels(t *testing.T) {
 func noParts() Parts {
 	source := func(string) *certs.Source { return nil }
 	return Parts{Identity: source, Roots: source, Users: func(string) *htpasswd.Users { return nil }}
+}
+
+// A rule with any key that clients must match does not match everything.
+func TestEverything(t *testing.T) {
+	if r := new(RuleSection); !r.everything() {
+		t.Error("a rule without keys does not match everything")
+	}
+	empty := reflect.TypeFor[RuleSection]()
+	for i := range empty.NumField() {
+		f := empty.Field(i)
+		if f.Type.Kind() != reflect.Slice {
+			continue
+		}
+		r := new(RuleSection)
+		reflect.ValueOf(r).Elem().Field(i).Set(reflect.MakeSlice(f.Type, 1, 1))
+		if r.everything() {
+			t.Errorf("a rule with %s matches everything", f.Name)
+		}
+	}
 }

@@ -44,3 +44,25 @@ identities: {me: {files: {cert: a, key: b}}, you: {files: {cert: a, key: b}}}
 		}
 	}
 }
+
+// Every key of a listener is known to decide how its clients are greeted, or not to.
+func TestGreetingKnowsEveryKey(t *testing.T) {
+	greets := map[string]bool{
+		"tls": true, "starttls": true, "proxy_protocol": true, "socks5": true, "http_connect": true,
+		"original_destination": true, "sni": true, "context": true,
+
+		"listen": false, "socket": false, "unsafe_plaintext_listen": false, // where a client connects
+		"upstream": false, "rules": false, // judged again after the reload
+		"timeouts": false, "limits": false, // they count for those that come later
+		"log": false, // what is written when a session ends
+	}
+	for _, f := range (&ListenerSection{}).fields() {
+		if _, ok := greets[f.key]; !ok {
+			t.Errorf("listeners.*.%s: if it decides how clients are greeted, add it to greeting in wire.go; in any case list it here", f.key)
+		}
+		delete(greets, f.key)
+	}
+	for key := range greets {
+		t.Errorf("%s is no key of a listener", key)
+	}
+}

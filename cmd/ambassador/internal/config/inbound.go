@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"ambassador/certs"
 	"ambassador/l4"
+	"ambassador/l4/upstream"
 )
 
 // The keys that say what comes before a session at its listener, and what a PROXY
@@ -48,11 +48,6 @@ func (l *ListenerSection) tlsField() field {
 	return section
 }
 
-func checkPrincipal(s string) error {
-	_, err := certs.ParsePrincipal(s)
-	return err
-}
-
 // validate finds what no key by itself shows.
 func (t *ListenerTLSSection) validate(d *decoder, path string, f *File) {
 	has := func(key string) bool { return d.at[path+"."+key] != nil }
@@ -63,8 +58,11 @@ func (t *ListenerTLSSection) validate(d *decoder, path string, f *File) {
 		d.failAt(path, "no certificate to show; give identity: NAME, one of identities")
 	}
 	for _, name := range t.names() {
-		if f.identity(name) == nil {
+		switch id := f.identity(name); {
+		case id == nil:
 			d.failAt(path+"."+t.namesKey(), "%s", unknownName(name, "identities", namesOf(f.Identities, func(id *IdentitySection) string { return id.Name })))
+		case id.Files.OnlyRoots():
+			d.failAt(path+"."+t.namesKey(), "identity %s has only roots, and a TLS server must show a certificate; give files.cert and files.key of it", name)
 		}
 	}
 	switch {
@@ -74,7 +72,7 @@ func (t *ListenerTLSSection) validate(d *decoder, path string, f *File) {
 		d.failAt(path+".ca", "clients show no certificate with client: none, so ca has no meaning; remove one of them")
 	case t.Client == clientNone:
 	case len(t.Principals) == 0:
-		d.failAt(path, "clients must show a certificate, and nothing says whose; give principals ([any] is whoever has one of the CA), or client: none")
+		d.failAt(path, "clients must show a certificate, and nothing says whose; give principals ([any] allows every certificate of the CA), or client: none")
 	case t.CA == "":
 		t.validateRoots(d, path, f)
 	}
@@ -149,6 +147,9 @@ func (l *ListenerSection) validateStartTLS(d *decoder, path string, f *File) {
 
 // Notes are what works otherwise than one might expect, one line each.
 func (f *File) Notes() (out []string) {
+	for _, u := range f.Upstreams {
+		out = append(out, u.Health.notes(u)...)
+	}
 	for _, l := range f.Listeners {
 		if l.asked() == "postgres" && slices.ContainsFunc(l.upstreams(f), func(u *UpstreamSection) bool { return u.StartTLS == "postgres" }) {
 			out = append(out, "listeners."+l.Name+".starttls: TLS to us and TLS of ours to the upstream are two, and SCRAM binds a login to one: clients need channel_binding=disable")
@@ -176,6 +177,7 @@ func (t *ListenerTLSSection) server(alpn []string, identity func(name string) *c
 			return l4.Termination(how), err
 		},
 		Denied:        func(err error) bool { return errors.Is(err, certs.ErrPrincipal) },
+		Fault:         faultOf(certs.ForClients),
 		Anonymous:     !p.Clients,
 		IdentityReady: terminator.Ready,
 		Identities:    t.names(),
@@ -185,7 +187,7 @@ func (t *ListenerTLSSection) server(alpn []string, identity func(name string) *c
 
 func parsePrincipals(all []string) (out certs.Principals, err error) {
 	for _, s := range all {
-		p, err := certs.ParsePrincipal(s)
+		p, err := parsePrincipal(s)
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +202,8 @@ func (l *ListenerSection) proxyField() field {
 		listField("from", "The proxies: IP addresses or CIDR ranges. All others are refused.", &l.ProxyFrom, func(s string) error {
 			_, err := ParsePrefix(s)
 			return err
-		})})
+		}),
+		boolField("optional", "The proxies may leave the header out, and are then clients themselves. A client that sends nothing is served after timeouts.handshake.", &l.ProxyOptional).or(false)})
 }
 
 func (l *ListenerSection) validateProxy(d *decoder, path string) {
@@ -208,7 +211,7 @@ func (l *ListenerSection) validateProxy(d *decoder, path string) {
 	case d.at[path] == nil:
 	case len(l.ProxyFrom) == 0:
 		d.failAt(path, "nobody may send headers; give from, the addresses of the proxies before us: [10.0.0.0/8]")
-	case strings.HasPrefix(l.Listen, "unix:"):
+	case l.onUnix():
 		d.failAt(path, "the clients of a unix socket have no addresses that could be in from; listen on HOST:PORT, or remove proxy_protocol")
 	}
 }
@@ -230,6 +233,6 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 }
 
 // proxyVersion is an upstream's proxy_protocol.
-func (u *UpstreamSection) proxyVersion() l4.ProxyVersion {
-	return map[string]l4.ProxyVersion{"v1": l4.ProxyV1, "v2": l4.ProxyV2}[u.ProxyProtocol]
+func (u *UpstreamSection) proxyVersion() upstream.ProxyVersion {
+	return map[string]upstream.ProxyVersion{"v1": upstream.ProxyV1, "v2": upstream.ProxyV2}[u.ProxyProtocol]
 }

@@ -38,7 +38,17 @@ func mentions(problems []Problem, flag string) bool {
 // withFlags puts flags where a text names keys of the file.
 func withFlags(text string) string {
 	return strings.NewReplacer("unsafe_plaintext_listen: true", "--unsafe-plaintext-listen", "with unsafe_plaintext_listen", "with --unsafe-plaintext-listen",
+		"use 1.2, or set unsafe_min_version: true", "use 1.2; lower ones need a configuration file: see --print-config", "pkcs12 has certificate and key in one file; remove it, or cert and key", "it has certificate and key in one file; remove it, or --cert and --key",
 		"tls.server_name or tls.principals", "--server-name or --principal", "server_name", "--server-name").Replace(text)
+}
+
+// fileErrorWithFlags is withFlags for the errors of package files. These have paths,
+// so it replaces whole phrases.
+func fileErrorWithFlags(text string) string {
+	return strings.NewReplacer("relative paths start at the configuration file's folder", "relative paths start at the folder where the command is run",
+		" in password_file of an identity, files: {ca, password_file},", " in --password-file,", " in password_file", " in --password-file",
+		"check password_file", "check --password-file", "as pkcs12 instead of cert and key", "as --pkcs12 instead of --cert and --key",
+		"as pkcs12, or as ca if", "as --pkcs12, or as --ca if", "it as cert and key", "it as --cert and --key", "PEMFILE as cert and key, or as ca", "PEMFILE as --cert and --key, or as --ca").Replace(text)
 }
 
 // Quote is a text as a YAML scalar that nothing is expanded in. JSON's strings

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
-	"ambassador/certs"
 	"ambassador/policy"
 )
 
@@ -47,7 +47,7 @@ func (r *RuleSection) fields() []field {
 		severalField("ip", "The address that is asked for or that the name has: CIDR ranges, or addresses. Only those inside are dialled.", text, &r.IPs, checkRange),
 		severalField("client", "The client's IP address: CIDR ranges, or addresses.", text, &r.Clients, checkRange),
 		severalField("user", "The user who logged in (users_file).", text, &r.Users, checkUser),
-		severalField("uid", "The numeric user id of the client's process, on unix sockets.", number, &r.UIDs, CheckUID),
+		severalField("uid", "The numeric user id of the client's process: on unix sockets, and by TCP from this host (Linux).", number, &r.UIDs, CheckUID),
 		severalField("principal", "What the client's certificate proves, as records have it (tls.client: required), in the grammar of tls.principals.", text, &r.Principals, checkPrincipal),
 		severalField("sni", "The name in the client's ClientHello (sni: true), as host.", text, &r.SNIs, checkHost),
 		textField("upstream", "Allow: where its sessions go, one of upstreams.", &r.Upstream, nil),
@@ -173,7 +173,7 @@ func (l *ListenerSection) CheckMatches(key string) error {
 			return errors.New("a redirected connection goes to an address, and has no name; use ip, or sni with sni: true")
 		}
 	case "client":
-		if l.onUnix() {
+		if l.onlyUnix() {
 			return errors.New("the clients of a unix socket have no addresses; use uid, or remove client")
 		}
 	case "user":
@@ -181,8 +181,11 @@ func (l *ListenerSection) CheckMatches(key string) error {
 			return errors.New("nobody is asked who he is here; give users_file in the listener's socks5 or http_connect, or remove user")
 		}
 	case "uid":
-		if !l.onUnix() && !l.fromSystemd() {
-			return errors.New("only the clients of a unix socket have a uid; listen on unix:/path, or remove uid")
+		switch {
+		case !l.onUnix() && !l.fromSystemd() && runtime.GOOS != "linux":
+			return errors.New("only Linux knows the uid of clients by TCP; listen on unix:/path, or remove uid")
+		case len(l.ProxyFrom) > 0 && !l.ProxyOptional && !l.onUnix():
+			return errors.New("clients come through a proxy here, and have no uid on this host; remove uid, or proxy_protocol")
 		}
 	case "principal":
 		if l.TLS == nil || l.TLS.Client == clientNone {
@@ -294,7 +297,7 @@ func (r *RuleSection) rule() (out policy.Rule, err error) {
 		return uint32(n), err
 	})
 	out.Principals, errs[6] = parseAll(r.Principals, func(s string) (func(string) bool, error) {
-		p, err := certs.ParsePrincipal(s)
+		p, err := parsePrincipal(s)
 		return p.MatchProved, err
 	})
 	return out, errors.Join(errs[:]...)

@@ -14,9 +14,11 @@ var Schema []byte
 func configSchema() map[string]any {
 	s := sectionSchema((&File{}).fields())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	s["$id"] = "urn:ambassador:configuration"
 	s["title"] = "ambassador configuration"
 	s["description"] = "Durations are written like 500ms, 10s or 1h30m. ${NAME} is replaced by an environment variable. Relative paths start at the file's folder."
 	s["required"] = []string{"listeners", "upstreams"}
+	relate(s)
 	return s
 }
 

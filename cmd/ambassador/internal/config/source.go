@@ -19,7 +19,9 @@ const MaxSize = 4 << 20
 // pipe, from then on a regular file. It is used by one goroutine at a time.
 type Source struct {
 	Path string
-	used bool // it has been read
+	// First is the text that the first read gives instead of the file; nil: there is none.
+	First []byte
+	used  bool // it has been read
 }
 
 // read gives the text.
@@ -27,6 +29,8 @@ func (s *Source) read() ([]byte, error) {
 	first := !s.used
 	s.used = true
 	switch {
+	case first && s.First != nil:
+		return s.First, nil
 	case !program.IsPipe(s.Path):
 		return certs.ReadGuarded(s.Path, MaxSize)
 	case first:
@@ -56,5 +60,5 @@ func Find(given string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("no configuration file: neither ./%s nor %s is there; name one with -c FILE, or use `ambassador forward`, which needs none", defaults[0], defaults[1])
+	return "", fmt.Errorf("no configuration file: neither ./%s nor %s is there; name one with -c FILE, or use `ambassador forward` or `ambassador test --to HOST:PORT`, which need none", defaults[0], defaults[1])
 }

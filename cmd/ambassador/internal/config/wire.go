@@ -8,13 +8,19 @@ import (
 	"net"
 	"net/netip"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"ambassador/certs"
 	"ambassador/certs/files"
+	"ambassador/cmd/ambassador/internal/kubernetes"
 	"ambassador/l4"
 	"ambassador/l4/htpasswd"
+	"ambassador/l4/lookup"
+	"ambassador/l4/unixsocket"
+	"ambassador/l4/upstream"
 )
 
 // RootFiles are the files of tls.ca, each once: identities with only roots, their
@@ -46,6 +52,9 @@ type Parts struct {
 	Users func(path string) *htpasswd.Users
 	// Login says what a probe logs in with, each time it is called.
 	Login func(HealthSection) (user, password string, err error)
+	// Discover is the source of the addresses of a Service. Nil: there is none, and such
+	// an endpoint is looked up in vain.
+	Discover func(kubernetes.Service) *lookup.Discovery
 	// Ask asks the question of health.http, of a host.
 	Ask func(ctx context.Context, h HTTPSection, host netip.Addr) error
 }
@@ -53,6 +62,7 @@ type Parts struct {
 // ServerConfig translates the configuration for l4.
 func (f *File) ServerConfig(p Parts) (cfg l4.Config, err error) {
 	cfg.MaxSessions, cfg.MaxMemory = f.Limits.Connections, f.Limits.Memory
+	cfg.Tracing = l4.Tracing{On: f.Tracing.OTLP != "", Sample: f.Tracing.Sample}
 	for _, u := range f.Upstreams {
 		up, err := f.upstreamConfig(u, p)
 		if err != nil {
@@ -74,7 +84,7 @@ func (f *File) ServerConfig(p Parts) (cfg l4.Config, err error) {
 // greeting is the text of all that decides how clients of a listener are greeted, but
 // for the users who may log in.
 func (f *File) greeting(l *ListenerSection) string {
-	text := fmt.Sprintf("%#v", []any{l.ProxyFrom, l.asked(), l.requestProtocol(), l.SNI, l.Context})
+	text := fmt.Sprintf("%#v", []any{l.ProxyFrom, l.ProxyOptional, l.asked(), l.requestProtocol(), l.SNI, l.Context})
 	if l.TLS == nil {
 		return text
 	}
@@ -88,22 +98,22 @@ func (f *File) greeting(l *ListenerSection) string {
 // Problem is a mistake found after the file was read, at the place of its key.
 func (f *File) Problem(path string, err error) Problem {
 	if f.places.flagOf != nil {
-		return Problem{File: f.places.flagOf(path), Text: err.Error()}
+		return Problem{File: f.places.flagOf(path), Text: fileErrorWithFlags(err.Error())}
 	}
 	d := &decoder{file: f.places.file, at: f.places.at}
 	d.failAt(path, "%v", err)
 	return d.problems[0]
 }
 
-func (f *File) upstreamConfig(u *UpstreamSection, p Parts) (l4.UpstreamConfig, error) {
-	cfg := l4.UpstreamConfig{Name: u.Name, Required: u.Required,
-		Connect: l4.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
+func (f *File) upstreamConfig(u *UpstreamSection, p Parts) (upstream.Config, error) {
+	cfg := upstream.Config{Name: u.Name, Required: u.Required,
+		Connect: upstream.ConnectConfig{Timeout: u.Connect.Timeout, AttemptTimeout: u.Connect.AttemptTimeout, Attempts: u.Connect.Attempts, Backoff: u.Connect.Backoff}}
 	u.resilience(&cfg, p)
 	if u.StartTLS != "none" {
-		cfg.StartTLS = u.StartTLS
+		cfg.StartTLS, cfg.StartTLSOptions, cfg.StartTLSTimeout = u.StartTLS, u.StartTLSOptions.options(), u.StartTLSOptions.Timeout
 	}
 	cfg.DNSServers, cfg.ProxyProtocol, cfg.Dynamic, cfg.Mark = f.DNSServers(), u.proxyVersion(), u.Dynamic, u.Mark
-	cfg.Key = f.upstreamKey(u)
+	cfg.Key, cfg.StateKey = f.upstreamKey(u), f.stateKey(u)
 	if u.TLS == nil {
 		return cfg, nil
 	}
@@ -112,11 +122,38 @@ func (f *File) upstreamConfig(u *UpstreamSection, p Parts) (l4.UpstreamConfig, e
 		return cfg, err
 	}
 	policy.Roots = p.Roots(u.CAFile())
-	cfg.TLS = certs.NewOriginator(policy).Config
+	policy.ALPN = u.alpn()
+	cfg.TLS, cfg.Fault = certs.NewOriginator(policy).Config, faultOf(certs.ForServers)
+	cfg.HoldHalfClose = u.TLS.HoldHalfClose
 	if policy.Source != nil {
 		cfg.IdentityReady, cfg.AwaitIdentity = policy.Source.Ready, policy.Source.Await
 	}
 	return cfg, nil
+}
+
+// Uses are what the certificate of an identity is for: upstreams send it to servers,
+// listeners to clients.
+func (f *File) Uses(identity string) (out []certs.Use) {
+	if slices.ContainsFunc(f.Upstreams, func(u *UpstreamSection) bool { return u.TLS != nil && u.TLS.Identity == identity }) {
+		out = append(out, certs.ForServers)
+	}
+	if slices.ContainsFunc(f.Listeners, func(l *ListenerSection) bool {
+		return l.TLS != nil && slices.Contains(l.TLS.names(), identity)
+	}) {
+		out = append(out, certs.ForClients)
+	}
+	return out
+}
+
+// faultOf judges a certificate of ours for one use: it returns the gravest fault.
+func faultOf(use certs.Use) func(*tls.Certificate) (what, fix string) {
+	return func(cert *tls.Certificate) (what, fix string) {
+		all := certs.Faults(cert, use, time.Now())
+		if len(all) == 0 {
+			return "", ""
+		}
+		return all[0].What, all[0].Fix
+	}
 }
 
 // upstreamKey is the text of all that makes an upstream another one for a reload: its
@@ -135,6 +172,13 @@ func (f *File) upstreamKey(u *UpstreamSection) string {
 	return text
 }
 
+// stateKey is upstreamKey without what says nothing about the state of an address.
+func (f *File) stateKey(u *UpstreamSection) string {
+	section := *u
+	section.Endpoints, section.Balance, section.Required, section.Preconnect = nil, "", false, PreconnectSection{}
+	return f.upstreamKey(&section)
+}
+
 // DNSServers are the addresses of dns.servers with their ports; none: the system's.
 func (f *File) DNSServers() (out []string) {
 	for _, s := range f.DNS.Servers {
@@ -150,7 +194,11 @@ func (f *File) identity(name string) *IdentitySection { return f.identityOf[name
 
 // policy translates an upstream's tls, but for the file of its roots.
 func (t *TLSSection) policy(parts Parts) (p certs.ClientPolicy, err error) {
-	p = certs.ClientPolicy{ServerName: t.ServerName, ALPN: t.ALPN, SkipVerify: t.UnsafeSkipVerify, SystemRoots: t.CA == "system", MinVersion: tlsVersions()[t.MinVersion]}
+	p = certs.ClientPolicy{ALPN: t.ALPN, SkipVerify: t.UnsafeSkipVerify, SystemRoots: t.CA == "system"}
+	if t.ServerName != "" {
+		p.ServerName, _ = parseServerName(t.ServerName) // checked
+	}
+	t.translate(&p)
 	if t.Identity != "" {
 		p.Source = parts.Identity(t.Identity)
 	}
@@ -163,15 +211,10 @@ func tlsVersions() map[string]uint16 {
 }
 
 func (l *ListenerSection) config(p Parts) (cfg l4.ListenerConfig, err error) {
-	cfg = l4.ListenerConfig{Name: l.Name, Address: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
-		Request: l.requestProtocol(), SNI: l.SNI, Context: l.Context,
+	cfg = l4.ListenerConfig{Name: l.Name, Addresses: l.Listen, UnsafePlaintextListen: l.UnsafePlaintextListen, Upstream: l.Upstream, Limits: l.Limits,
+		LogProcess: l.LogProcess, Request: l.requestProtocol(), SNI: l.SNI, Context: l.Context, ProxyOptional: l.ProxyOptional,
 		Timeouts: l4.Timeouts{Handshake: l.Timeouts.Handshake, Idle: l.Timeouts.Idle, HalfCloseIdle: l.Timeouts.HalfCloseIdle, Lifetime: l.Timeouts.Lifetime}}
-	if mode, err := strconv.ParseUint(l.Socket.Mode, 8, 32); err == nil {
-		cfg.Socket.Mode = fs.FileMode(mode)
-	}
-	if l.Socket.Owner != "" {
-		cfg.Socket.UID, cfg.Socket.GID, _ = lookupOwner(l.Socket.Owner) // checked when the file was read
-	}
+	cfg.Socket = l.Socket.Config()
 	for _, s := range l.ProxyFrom {
 		prefix, err := ParsePrefix(s)
 		if err != nil {
@@ -187,6 +230,17 @@ func (l *ListenerSection) config(p Parts) (cfg l4.ListenerConfig, err error) {
 		cfg.TLS, err = l.TLS.server(l.alpn(), p.Identity, p.Roots(l.CAFile()))
 	}
 	return cfg, err
+}
+
+// Config translates the section for l4.
+func (s SocketSection) Config() (cfg unixsocket.Config) {
+	if mode, err := strconv.ParseUint(s.Mode, 8, 32); err == nil {
+		cfg.Mode = fs.FileMode(mode)
+	}
+	if s.Owner != "" {
+		cfg.UID, cfg.GID, _ = lookupOwner(s.Owner) // checked when the file was read
+	}
+	return cfg
 }
 
 // lookupOwner reads USER or USER:GROUP, names or numbers.
@@ -230,6 +284,23 @@ func (u *UpstreamSection) CAFile() string {
 	return u.TLS.CA
 }
 
+// KubernetesKeys are the keys that name objects of a Kubernetes API server.
+func (f *File) KubernetesKeys() (out []string) {
+	for _, id := range f.Identities {
+		if id.Kubernetes != "" {
+			out = append(out, "identities."+id.Name+".kubernetes")
+		}
+	}
+	for _, u := range f.Upstreams {
+		for i, e := range u.Endpoints {
+			if e.Kubernetes != "" {
+				out = append(out, fmt.Sprintf("upstreams.%s.endpoints[%d].kubernetes", u.Name, i))
+			}
+		}
+	}
+	return out
+}
+
 // Key is the text of all that makes an identity another one.
 func (id *IdentitySection) Key() string {
 	switch {
@@ -237,6 +308,8 @@ func (id *IdentitySection) Key() string {
 		return id.Step.Key()
 	case id.SPIFFE != "":
 		return "spiffe " + id.SPIFFE
+	case id.Kubernetes != "":
+		return "kubernetes " + id.Kubernetes
 	}
 	return fmt.Sprintf("%#v", id.Files)
 }

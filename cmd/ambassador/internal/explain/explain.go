@@ -14,7 +14,8 @@ import (
 
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/output"
-	"ambassador/l4"
+	"ambassador/l4/bind"
+	"ambassador/l4/nameserver"
 	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
@@ -25,7 +26,9 @@ type Question struct {
 	has      map[string]bool // the keys that were given
 	listener string
 	query    policy.Query
+	absolute bool         // the name in dest ends in the root's dot
 	addrs    []netip.Addr // of addr
+	expect   string       // what the rules must decide; empty: anything
 	file     *config.File
 	of       *config.ListenerSection // that it is about
 }
@@ -45,7 +48,7 @@ func Ask(f *config.File, text string) (*Question, error) {
 
 // questionKeys are the keys of a question.
 func questionKeys() []string {
-	return []string{"dest", "client", "user", "uid", "principal", "sni", "listener", "addr"}
+	return []string{"dest", "client", "user", "uid", "principal", "sni", "listener", "addr", "expect"}
 }
 
 // parseQuestion reads 'KEY=VALUE …'. The error names the key, and how to fix it.
@@ -89,6 +92,9 @@ func (q *Question) set(key, value string) (err error) {
 		q.query.SNI, _, err = policy.ParseHost(value)
 	case "listener":
 		q.listener = value
+	case "expect":
+		q.expect = value
+		return checkExpect(value)
 	case "addr":
 		for s := range strings.SplitSeq(value, ",") {
 			addr, err := parseAddress(s)
@@ -112,6 +118,7 @@ func (q *Question) setDestination(s string) error {
 	}
 	q.query.Port = ports.First
 	q.query.Host, q.query.Addr, err = policy.ParseHost(host)
+	q.absolute = policy.IsAbsolute(host)
 	return err
 }
 
@@ -184,11 +191,13 @@ type Explanation struct {
 	Resolved    []netip.Addr   `json:"resolved,omitempty"`
 	Verdict     policy.Verdict `json:"verdict"`
 	// Reason is what the session would end with; empty if it would be connected.
-	Reason   outcome.Reason `json:"reason,omitempty"`
-	Rule     string         `json:"rule,omitempty"`
-	Why      string         `json:"why,omitempty"`
-	Upstream string         `json:"upstream,omitempty"`
-	Dynamic  bool           `json:"dynamic,omitempty"`
+	Reason outcome.Reason `json:"reason,omitempty"`
+	Rule   string         `json:"rule,omitempty"`
+	// Together are the rules that are judged together, "#1+#2"; empty: Rule alone decides.
+	Together string `json:"judged_together,omitempty"`
+	Why      string `json:"why,omitempty"`
+	Upstream string `json:"upstream,omitempty"`
+	Dynamic  bool   `json:"dynamic,omitempty"`
 	// Addresses are those of a dynamic upstream, as far as they are known.
 	Addresses []explainedAddress `json:"addresses,omitempty"`
 }
@@ -224,7 +233,10 @@ func (q *Question) Answer(ctx context.Context) (e Explanation, err error) {
 		defer cancel()
 		var err error
 		e.LookedUp = q.query.Host
-		if addrs, err = l4.LookUp(ctx, q.file.DNSServers(), q.query.Host); err != nil {
+		if q.absolute {
+			e.LookedUp += "."
+		}
+		if addrs, err = nameserver.LookUp(ctx, q.file.DNSServers(), e.LookedUp); err != nil {
 			e.LookupError, e.Reason = err.Error(), outcome.DNS
 		} else {
 			for i := range addrs {
@@ -246,6 +258,9 @@ func (q *Question) Answer(ctx context.Context) (e Explanation, err error) {
 // decided takes in what the rules of the file decided about a port.
 func (e *Explanation) decided(d policy.Decision, f *config.File, port uint16) {
 	e.Verdict, e.Rule, e.Why, e.Upstream = d.Verdict, d.Rule, d.Why, d.Upstream
+	if all := d.Rules(); all != d.Rule {
+		e.Together = all
+	}
 	switch d.Verdict {
 	case policy.Deny:
 		e.Reason = outcome.Denied
@@ -281,16 +296,10 @@ func (e *Explanation) decided(d policy.Decision, f *config.File, port uint16) {
 func listensAt(f *config.File, to netip.AddrPort) bool {
 	all := []string{f.Admin.Listen, f.Metrics.Listen}
 	for _, l := range f.Listeners {
-		all = append(all, l.Listen)
+		all = append(all, l.Listen...)
 	}
 	return slices.ContainsFunc(all, func(listen string) bool {
-		if host, port, err := net.SplitHostPort(listen); err == nil && host == "localhost" {
-			listen = net.JoinHostPort("127.0.0.1", port)
-		} else if err == nil && host == "" {
-			listen = net.JoinHostPort("::", port)
-		}
-		at, err := netip.ParseAddrPort(listen)
-		return err == nil && l4.Reaches(to, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+		return slices.ContainsFunc(config.ListenAddrs(listen), func(at netip.AddrPort) bool { return bind.Reaches(to, at) })
 	})
 }
 
@@ -350,11 +359,15 @@ func addressList(all []netip.Addr) string {
 }
 
 func (e *Explanation) verdict() string {
+	rule := e.Rule
+	if e.Together != "" {
+		rule += " (judged together: " + e.Together + ")"
+	}
 	switch e.Verdict {
 	case policy.Allow:
-		return fmt.Sprintf("verdict: allow, by rule %s, to upstream %s", e.Rule, e.Upstream)
+		return fmt.Sprintf("verdict: allow, by rule %s, to upstream %s", rule, e.Upstream)
 	case policy.WouldDeny:
-		return fmt.Sprintf("verdict: would_deny, by rule %s: allowed to upstream %s, and reported: %s", e.Rule, e.Upstream, e.Why)
+		return fmt.Sprintf("verdict: would_deny, by rule %s: allowed to upstream %s, and reported: %s", rule, e.Upstream, e.Why)
 	case policy.Deny:
 		return fmt.Sprintf("verdict: deny, by rule %s (reason %s): %s", e.Rule, e.Reason, e.Why)
 	case policy.NoRule:

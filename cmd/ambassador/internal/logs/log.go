@@ -23,26 +23,50 @@ import (
 type Log struct {
 	*slog.Logger
 	level    slog.LevelVar
-	asText   atomic.Bool
-	terminal bool // the log is read by a person, as it is written
+	form     atomic.Int32 // a form
+	person   bool         // a person reads the log at a terminal, as it is written
+	terminal terminal     // if person
 	out      *logWriter
 	lines    sync.Pool // of *[]byte, for session
+
+	mu    sync.Mutex  // held while a line for people is made and written
+	noWhy bool        // guarded by mu; `ambassador why` cannot ask this process
+	fold  fold        // guarded by mu
+	last  *failure    // guarded by mu; what the last line was about; nil: no failure of a session
+	timer *time.Timer // guarded by mu; runs repeat; nil before the first
 }
 
-// New logs to w: text on a terminal, else JSON, in which durations are
-// seconds. What is logged waits for no reader; close writes the last of it.
-func New(w io.Writer) *Log {
-	l := &Log{terminal: IsTerminal(w), out: newLogWriter(w)}
+// form is how lines are written.
+type form int32
+
+const (
+	asJSON form = iota
+	asText
+	forPeople
+)
+
+// New logs to w. On a terminal it writes for people, and otherwise JSON, in which durations
+// are seconds; env has the variables that describe the terminal. What is logged waits for no
+// reader; Close writes the last of it.
+func New(w io.Writer, env func(string) (string, bool)) *Log {
+	l := newLog(w, IsTerminal(w))
+	l.terminal = terminalOf(env)
+	return l
+}
+
+func newLog(w io.Writer, person bool) *Log {
+	l := &Log{person: person, out: newLogWriter(w)}
 	w = l.out
-	l.asText.Store(l.terminal)
+	l.Set(slog.LevelInfo, "")
 	text := readable
-	if l.terminal {
+	if person {
 		text = brief
 	}
 	l.out.lost = func(n int) []byte { return l.line("log lines dropped: nobody reads the log fast enough", "lines", n) }
-	l.Logger = slog.New(&formatHandler{asText: &l.asText,
-		text: slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
-		json: slog.NewJSONHandler(output.JSONWriter{W: w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
+	l.Logger = slog.New(&formatHandler{form: &l.form,
+		people: &peopleHandler{log: l},
+		text:   slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: text}),
+		json:   slog.NewJSONHandler(output.JSONWriter{W: w}, &slog.HandlerOptions{Level: &l.level, ReplaceAttr: inSeconds})})
 	return l
 }
 
@@ -50,31 +74,64 @@ func New(w io.Writer) *Log {
 func (l *Log) line(text, key string, value int) []byte {
 	var b bytes.Buffer
 	h := slog.Handler(slog.NewJSONHandler(&b, nil))
-	if l.asText.Load() {
+	switch form(l.form.Load()) {
+	case forPeople:
+		return eventLine(l.terminal, time.Now(), slog.LevelError, text, []slog.Attr{slog.Int(key, value)})
+	case asText:
 		h = slog.NewTextHandler(&b, nil)
 	}
 	slog.New(h).Error(text, key, value)
 	return b.Bytes()
 }
 
-// Close writes what has been logged, at most lastLogTimeout long.
-func (l *Log) Close() { l.out.close() }
-
-// Set takes up the log section of a configuration: format is text, json, or
-// empty for what suits the place.
-func (l *Log) Set(level slog.Level, format string) {
-	l.level.Set(level)
-	l.asText.Store(format == "text" || format == "" && l.terminal)
+// Dropped is how many lines were dropped since the start because nobody read the log
+// fast enough.
+func (l *Log) Dropped() int64 {
+	l.out.mu.Lock()
+	defer l.out.mu.Unlock()
+	return l.out.total
 }
 
-// formatHandler writes each record with one of two handlers.
+// Close writes what has been logged, at most lastLogTimeout long.
+func (l *Log) Close() {
+	l.flush()
+	l.out.close()
+}
+
+// Set takes up the log section of a configuration: format is text, json, or auto (or
+// empty) for what suits the place.
+func (l *Log) Set(level slog.Level, format string) {
+	l.level.Set(level)
+	to := asJSON
+	switch {
+	case format == "text":
+		to = asText
+	case format != "json" && l.person:
+		to = forPeople
+	}
+	if before := form(l.form.Swap(int32(to))); before == forPeople && to != forPeople {
+		l.flush()
+	}
+}
+
+// SetWhy says whether `ambassador why` can ask this process. At first it can.
+func (l *Log) SetWhy(can bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.noWhy = !can
+}
+
+// formatHandler writes each record with one of its handlers.
 type formatHandler struct {
-	asText     *atomic.Bool
-	text, json slog.Handler
+	form               *atomic.Int32
+	people, text, json slog.Handler
 }
 
 func (h *formatHandler) now() slog.Handler {
-	if h.asText.Load() {
+	switch form(h.form.Load()) {
+	case forPeople:
+		return h.people
+	case asText:
 		return h.text
 	}
 	return h.json
@@ -87,10 +144,10 @@ func (h *formatHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.now().Handle(ctx, r)
 }
 func (h *formatHandler) WithAttrs(a []slog.Attr) slog.Handler {
-	return &formatHandler{h.asText, h.text.WithAttrs(a), h.json.WithAttrs(a)}
+	return &formatHandler{h.form, h.people.WithAttrs(a), h.text.WithAttrs(a), h.json.WithAttrs(a)}
 }
 func (h *formatHandler) WithGroup(name string) slog.Handler {
-	return &formatHandler{h.asText, h.text.WithGroup(name), h.json.WithGroup(name)}
+	return &formatHandler{h.form, h.people.WithGroup(name), h.text.WithGroup(name), h.json.WithGroup(name)}
 }
 
 // IsTerminal says whether a file is a terminal.
@@ -99,7 +156,7 @@ func IsTerminal(w any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// inSeconds writes durations as l4.Seconds does.
+// inSeconds writes durations as outcome.Seconds does.
 func inSeconds(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		a.Value = slog.AnyValue(outcome.Seconds(a.Value.Duration()))
@@ -144,12 +201,16 @@ func ParseLevel(s string) (slog.Level, error) {
 // Session writes the one line of a session. In JSON it does without the handler,
 // whose generality costs a busy process more than anything else in the log.
 func (l *Log) Session(r *outcome.Record) {
-	level := recordLevel(r)
-	if l.asText.Load() {
-		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)
+	level := Level(r)
+	if level < l.level.Level() {
 		return
 	}
-	if level < l.level.Level() {
+	switch form(l.form.Load()) {
+	case forPeople:
+		l.tell(time.Now(), r)
+		return
+	case asText:
+		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)
 		return
 	}
 	line, _ := l.lines.Get().(*[]byte)
@@ -175,7 +236,7 @@ func appendSession(b []byte, now time.Time, level slog.Level, r *outcome.Record)
 	return append(b, "}\n"...)
 }
 
-// appendValue appends what l4's records are made of; anything else as its text.
+// appendValue appends what records are made of; anything else as its text.
 func appendValue(b []byte, v slog.Value) []byte {
 	switch v.Kind() {
 	case slog.KindInt64:
@@ -202,10 +263,10 @@ func appendString(b []byte, s string) []byte {
 	return append(append(append(b, '"'), s...), '"')
 }
 
-// recordLevel is the level of a session's line. A server that resets what its client
-// has ended is no trouble: one that closes without waiting for close_notify, as
-// MariaDB does at the end of every session, answers it so.
-func recordLevel(r *outcome.Record) slog.Level {
+// Level is the level of a session's line. A server that resets what its client
+// has ended is no trouble: one that closes without waiting for close_notify answers it
+// so.
+func Level(r *outcome.Record) slog.Level {
 	if r.Reason == outcome.UpstreamReset && r.FirstClose == "downstream" {
 		return slog.LevelInfo
 	}

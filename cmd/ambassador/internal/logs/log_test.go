@@ -39,10 +39,10 @@ func TestSessionLevel(t *testing.T) {
 
 func TestResetAfterTheClientsEndIsNoTrouble(t *testing.T) {
 	for first, want := range map[string]slog.Level{"": slog.LevelWarn, "upstream": slog.LevelWarn, "downstream": slog.LevelInfo} {
-		if got := recordLevel(&outcome.Record{Reason: outcome.UpstreamReset, FirstClose: first}); got != want {
+		if got := Level(&outcome.Record{Reason: outcome.UpstreamReset, FirstClose: first}); got != want {
 			t.Errorf("first_close %q: level %v, want %v", first, got, want)
 		}
-		if got := recordLevel(&outcome.Record{Reason: outcome.UpstreamLost, FirstClose: first}); got != slog.LevelWarn {
+		if got := Level(&outcome.Record{Reason: outcome.UpstreamLost, FirstClose: first}); got != slog.LevelWarn {
 			t.Errorf("lost, first_close %q: level %v", first, got)
 		}
 	}
@@ -55,7 +55,7 @@ func someRecord() *outcome.Record {
 
 func TestTheLineOfASession(t *testing.T) {
 	out := cmdtest.NewOutput()
-	l := New(out)
+	l := New(out, nil)
 	l.Session(someRecord())
 	l.Close()
 	var line map[string]any
@@ -70,7 +70,7 @@ func TestTheLineOfASession(t *testing.T) {
 	}
 
 	out = cmdtest.NewOutput()
-	l = New(out)
+	l = New(out, nil)
 	l.Set(slog.LevelInfo, "text")
 	l.Session(someRecord())
 	l.Close()
@@ -107,7 +107,7 @@ func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
 
 func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 	out := cmdtest.NewOutput()
-	l := New(out)
+	l := New(out, nil)
 	derived := l.With("part", "one").WithGroup("g") // made before the change
 	l.Set(slog.LevelWarn, "text")
 	derived.Info("not this")
@@ -127,7 +127,7 @@ func TestLoggingIsSetWhileItIsUsed(t *testing.T) {
 func TestSessionsAreLoggedFromTheirLevelOn(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		out := cmdtest.NewOutput()
-		l := New(out)
+		l := New(out, nil)
 		l.Set(slog.LevelWarn, format)
 		l.Session(someRecord())
 		refused := someRecord()
@@ -173,7 +173,7 @@ func TestParseLevel(t *testing.T) {
 func TestLogLinesCanBeSeen(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		out := cmdtest.NewOutput()
-		l := New(out)
+		l := New(out, nil)
 		l.Set(slog.LevelInfo, format)
 		r := someRecord()
 		r.User, r.Tag, r.Cause, r.Destination = cmdtest.Evil, cmdtest.Evil, cmdtest.Evil, cmdtest.Evil

@@ -15,11 +15,13 @@ import (
 type logWriter struct {
 	w    io.Writer          // written to by one flush at a time
 	lost func(n int) []byte // the line that says how many lines were dropped
+	tail tail               // what was written last
 
 	mu      sync.Mutex
 	buf     []byte      // guarded by mu, like all below
 	spare   []byte      // the buffer of the flush before
-	dropped int         // lines
+	dropped int         // lines that no line has reported yet
+	total   int64       // lines dropped since the start
 	timer   *time.Timer // runs flush; nil before the first line
 	armed   bool        // the timer is to fire, or flush runs and looks again
 	last    time.Time   // when a flush last began
@@ -43,6 +45,7 @@ func (l *logWriter) Write(b []byte) (int, error) {
 	defer l.mu.Unlock()
 	if len(l.buf)+len(b) > maxLogBacklog {
 		l.dropped++
+		l.total++
 	} else {
 		l.buf = append(l.buf, b...)
 	}
@@ -69,6 +72,7 @@ func (l *logWriter) flush() {
 	out := l.buf
 	l.buf = l.spare[:0]
 	l.mu.Unlock()
+	l.tail.add(out)
 	l.w.Write(out) // an error can be told nowhere
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -101,7 +101,7 @@ func TestLogEndsThoughNobodyReads(t *testing.T) {
 }
 
 func BenchmarkLogSession(b *testing.B) {
-	l := New(io.Discard)
+	l := New(io.Discard, nil)
 	r := someRecord()
 	b.ReportAllocs()
 	for b.Loop() {

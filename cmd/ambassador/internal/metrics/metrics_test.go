@@ -15,6 +15,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/l4"
 	"ambassador/l4/outcome"
+	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
 
@@ -23,28 +24,36 @@ func usedMetrics(t *testing.T, traffic []l4.Traffic) *Metrics {
 	t.Helper()
 	m := New("v0.1.0", "admin", "reload")
 	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return traffic },
-		upstreams:  func() []l4.UpstreamStatus { return cmdtest.NewFakeServer().Upstreams },
+		upstreams:  func() []upstream.Status { return cmdtest.NewFakeServer().Upstreams },
 		identities: func() []certs.Status { return cmdtest.NewFakeServer().Identities }})
+	m.Watch(someState)
 	m.Applied(twoListeners(), someRules())
 	o := m.Observer()
 	o.Opened("postgres")
 	o.AcceptPaused("postgres")
-	o.Panicked(l4.PartProber)
-	o.Preconnect("orders_db", l4.PreconnectHit)
-	o.Attempt("orders_db", outcome.Refused)
+	o.Panicked(upstream.PartProber)
+	o.Upstream.Preconnect("orders_db", upstream.PreconnectHit)
+	o.Upstream.Attempt("orders_db", outcome.Refused)
+	o.Upstream.Probe("orders_db", true)
+	o.Upstream.Certificate("orders_db", cmdtest.Noon())
 	o.Ruled("smtp", "#2", policy.Deny)
-	for _, p := range []l4.Phase{l4.PhaseDNS, l4.PhaseDial, l4.PhaseProxy, l4.PhaseStartTLS, l4.PhaseTLS, l4.PhaseTotal} {
-		o.Phase("orders_db", p, 3*time.Millisecond)
+	for _, p := range []upstream.Phase{upstream.PhaseDNS, upstream.PhaseDial, upstream.PhaseProxy, upstream.PhaseStartTLS, upstream.PhaseTLS, upstream.PhaseTotal} {
+		o.Upstream.Phase("orders_db", "K7QX-39", p, 3*time.Millisecond)
 	}
 	o.Ended(&cmdtest.NewFakeServer().Over[0])
 	m.Reloaded(true)
 	return m
 }
 
+func someState() State {
+	return State{Ready: true, Hash: "c0ffee", Source: "file", LoadedAt: cmdtest.Noon(), DroppedLines: 7, DroppedOTLP: map[string]int64{"logs": 5, "traces": 6},
+		Limits: []l4.LimitUse{{Key: "limits.connections", Max: 100, Used: 3}, {Key: "limits.memory", Max: 1 << 20, Used: 4096}}}
+}
+
 func twoListeners() l4.Config {
 	return l4.Config{
 		Listeners: []l4.ListenerConfig{{Name: "postgres", Upstream: "orders_db"}, {Name: "smtp", Upstream: "mail"}},
-		Upstreams: []l4.UpstreamConfig{{Name: "orders_db", Preconnect: l4.PreconnectConfig{Connections: 2}}, {Name: "mail"}},
+		Upstreams: []upstream.Config{{Name: "orders_db", Preconnect: upstream.PreconnectConfig{Connections: 2}}, {Name: "mail"}},
 	}
 }
 
@@ -116,6 +125,10 @@ func TestMetricsContract(t *testing.T) {
 	want := `ambassador_accept_pauses_total counter
   Pauses in accepting because descriptors or memory ran out.
   listener: postgres smtp
+ambassador_address_sessions gauge
+  Connections to the addresses of an endpoint that are open or being made; preconnected ones are not among them.
+  endpoint: db1.internal:5432 db2.internal:5432 mail.internal:25
+  upstream: orders_db mail
 ambassador_addresses gauge
   Addresses that an endpoint resolves to, by their health.
   endpoint: db1.internal:5432 db2.internal:5432 mail.internal:25
@@ -123,7 +136,7 @@ ambassador_addresses gauge
   upstream: orders_db mail
 ambassador_attempts_total counter
   Attempts to connect to the upstream, health probes not among them, by how they went; ok is success.
-  reason: ok refused
+  reason: dns local_exhausted ok refused timeout unreachable upstream_early_close
   upstream: mail orders_db
 ambassador_breakers gauge
   Breakers of an endpoint's addresses, or of a dynamic upstream's destinations (endpoint dynamic), by their state; closed lets traffic pass.
@@ -138,10 +151,19 @@ ambassador_bytes_total counter
   direction: down up
   listener: postgres smtp
   upstream: orders_db mail
+ambassador_config_info gauge
+  The configuration in use; always 1. version is that of the program; hash is of the configuration without its secrets; source is file or flags.
+  hash: c0ffee
+  source: file
+  version: v0.1.0
+ambassador_config_last_reload_success_timestamp_seconds gauge
+  When the configuration in use came into use, in seconds since 1970.
+ambassador_config_last_reload_successful gauge
+  1 if the last reload, or the start where there was none, applied the configuration; 0 if the reload failed and the old configuration stays in use.
 ambassador_establish_seconds histogram
   Time that a phase of connecting to the upstream took, where it went well and was not a health probe's, in seconds; total is that of a session.
   phase: dial dns proxy starttls tls total
-  upstream: orders_db
+  upstream: mail orders_db
 ambassador_identity_not_after_timestamp_seconds gauge
   When the certificate in use expires, in seconds since 1970.
   identity: orders
@@ -149,9 +171,23 @@ ambassador_identity_renewals_total counter
   Certificates loaded or renewed; error is one that could not be used.
   identity: orders
   result: error ok
+ambassador_limit gauge
+  The limits of the process, by their key: limits.connections in sessions, limits.memory in bytes.
+  limit: limits.connections limits.memory
+ambassador_limit_used gauge
+  How much of each limit of the process is in use.
+  limit: limits.connections limits.memory
+ambassador_log_lines_dropped_total counter
+  Log lines dropped because the log was not read fast enough.
+ambassador_otlp_dropped_total counter
+  Sessions dropped because the collector of tracing.otlp did not take them. signal is logs or traces.
+  signal: logs traces
 ambassador_panics_total counter
   Panics that the process has survived, by the part that they were in. Each is a bug; the log has its stack.
   part: admin files issuer preconnect prober relay reload resolver roots session source upstream
+ambassador_peer_certificate_not_after_timestamp_seconds gauge
+  When the certificate expires that a server of the upstream showed last, in seconds since 1970; dynamic upstreams have none.
+  upstream: orders_db
 ambassador_preconnect_total counter
   Sessions that asked for a ready connection: hit is one that got it, miss one that did not; stale is one that was found dead.
   result: hit miss stale
@@ -159,6 +195,12 @@ ambassador_preconnect_total counter
 ambassador_preconnected gauge
   Connections that are ready for a session.
   upstream: mail orders_db
+ambassador_probes_total counter
+  Health probes, by their result; one that our own side prevented is not counted.
+  result: error ok
+  upstream: mail orders_db
+ambassador_ready gauge
+  1 if the process is ready, as /readyz says it; else 0.
 ambassador_reloads_total counter
   Reloads of the configuration.
   result: error ok
@@ -169,8 +211,8 @@ ambassador_rules_total counter
   verdict: none deny allow
 ambassador_session_duration_seconds histogram
   Time from accept to the end of a session, in seconds.
-  listener: postgres
-  upstream: orders_db
+  listener: postgres smtp
+  upstream:  orders_db mail
 ambassador_sessions_active gauge
   Sessions that are open.
   listener: postgres smtp
@@ -180,10 +222,13 @@ ambassador_sessions_opened_total counter
   listener: postgres smtp
 ambassador_sessions_total counter
   Sessions ended, by the stage they reached and the reason they ended for.
-  listener: postgres
-  reason: upstream_tls_rejected
-  stage: tls
-  upstream: orders_db
+  listener: postgres smtp
+  reason: auth_failed bad_greeting breaker_open closed denied dns downstream_lost downstream_reset downstream_tls drained half_close_idle handshake_timeout idle internal killed lifetime limit local_exhausted loop no_endpoint no_identity no_route probe refused shutdown special_address starttls_refused timeout unreachable upstream_early_close upstream_lost upstream_reset upstream_tls upstream_tls_rejected
+  stage: greet permit relay route dial admit starttls tls
+  upstream:  orders_db mail
+ambassador_upgrade_sessions_total counter
+  Sessions that were open at an upgrade in place: carried ones go on, ended ones could not be carried over.
+  result: carried ended
 `
 	if diff := cmp.Diff(want, got.String()); diff != "" {
 		t.Error(diff)
@@ -213,6 +258,23 @@ func TestMetricsValues(t *testing.T) {
 		`ambassador_identity_renewals_total{identity="orders",result="error"} 1`,
 		`ambassador_reloads_total{result="ok"} 1`,
 		`ambassador_reloads_total{result="error"} 0`,
+		`ambassador_sessions_total{listener="smtp",reason="closed",stage="relay",upstream="mail"} 0`,
+		`ambassador_sessions_total{listener="smtp",reason="limit",stage="admit",upstream=""} 0`,
+		`ambassador_session_duration_seconds_count{listener="smtp",upstream="mail"} 0`,
+		`ambassador_establish_seconds_count{phase="total",upstream="mail"} 0`,
+		`ambassador_probes_total{result="ok",upstream="orders_db"} 1`,
+		`ambassador_probes_total{result="error",upstream="orders_db"} 0`,
+		`ambassador_address_sessions{endpoint="db1.internal:5432",upstream="orders_db"} 1`,
+		`ambassador_peer_certificate_not_after_timestamp_seconds{upstream="orders_db"} 1.7954352e+09`,
+		`ambassador_ready 1`,
+		`ambassador_config_info{hash="c0ffee",source="file",version="v0.1.0"} 1`,
+		`ambassador_config_last_reload_successful 0`,
+		`ambassador_config_last_reload_success_timestamp_seconds 1.7954352e+09`,
+		`ambassador_limit{limit="limits.connections"} 100`,
+		`ambassador_limit_used{limit="limits.memory"} 4096`,
+		`ambassador_log_lines_dropped_total 7`,
+		`ambassador_otlp_dropped_total{signal="logs"} 5`,
+		`ambassador_otlp_dropped_total{signal="traces"} 6`,
 		`ambassador_build_info{version="v0.1.0"} 1`,
 		`ambassador_addresses{endpoint="db1.internal:5432",health="healthy",upstream="orders_db"} 1`,
 		`ambassador_addresses{endpoint="db2.internal:5432",health="healthy",upstream="orders_db"} 0`,
@@ -233,9 +295,9 @@ func TestMetricsValues(t *testing.T) {
 // Clients choose the destinations of a dynamic upstream: they are no labels.
 func TestDestinationsAreNoLabels(t *testing.T) {
 	m := New("v0.1.0", "admin", "reload")
-	dynamic := l4.UpstreamStatus{Name: "net", Dynamic: true, Destinations: 3, Breakers: map[string]int{"closed": 2, "open": 1},
-		Endpoints: []l4.EndpointStatus{{Endpoint: "evil.example:443", Addresses: []l4.AddressStatus{{Address: "192.0.2.1:443", Breaker: "open"}}}}}
-	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return nil }, upstreams: func() []l4.UpstreamStatus { return []l4.UpstreamStatus{dynamic} }})
+	dynamic := upstream.Status{Name: "net", Dynamic: true, Destinations: 3, Breakers: map[string]int{"closed": 2, "open": 1},
+		Endpoints: []upstream.EndpointStatus{{Endpoint: "evil.example:443", Addresses: []upstream.AddressStatus{{Address: "192.0.2.1:443", Breaker: "open"}}}}}
+	m.registry.MustRegister(&stateCollector{metrics: m, traffic: func() []l4.Traffic { return nil }, upstreams: func() []upstream.Status { return []upstream.Status{dynamic} }})
 	page := cmdtest.OurLines(scrape(t, m))
 	for _, line := range []string{`{endpoint="dynamic",state="closed",upstream="net"} 2`, `{endpoint="dynamic",state="half_open",upstream="net"} 0`, `{endpoint="dynamic",state="open",upstream="net"} 1`} {
 		if !strings.Contains(page, "ambassador_breakers"+line+"\n") {
@@ -258,8 +320,10 @@ func TestHistogramsAreNativeToo(t *testing.T) {
 			continue
 		}
 		n++
-		if h := f.GetMetric()[0].GetHistogram(); len(h.GetPositiveSpan()) == 0 || len(h.GetBucket()) == 0 {
-			t.Errorf("%s: %d native spans, %d classic buckets", f.GetName(), len(h.GetPositiveSpan()), len(h.GetBucket()))
+		for _, series := range f.GetMetric() {
+			if h := series.GetHistogram(); h.GetSampleCount() > 0 && len(h.GetPositiveSpan()) == 0 || len(h.GetBucket()) == 0 {
+				t.Errorf("%s: %d native spans, %d classic buckets", f.GetName(), len(h.GetPositiveSpan()), len(h.GetBucket()))
+			}
 		}
 	}
 	if n != 2 {
@@ -300,6 +364,25 @@ func TestSeriesOfWhatIsGoneAreForgotten(t *testing.T) {
 	}
 }
 
+// TestLateProbesBringNothingBack asserts that a probe which ends after its upstream was
+// removed leaves no series: nothing would ever change or delete it.
+func TestLateProbesBringNothingBack(t *testing.T) {
+	m := usedMetrics(t, nil)
+	cfg := twoListeners()
+	cfg.Listeners, cfg.Upstreams = cfg.Listeners[1:], cfg.Upstreams[1:]
+	m.Applied(cfg, nil)
+	late := m.Observer().Upstream
+	late.Probe("orders_db", true)
+	late.Certificate("orders_db", cmdtest.Noon())
+	late.Certificate("mail", cmdtest.Noon())
+	page := cmdtest.OurLines(scrape(t, m))
+	for _, name := range []string{"ambassador_probes_total", "ambassador_peer_certificate_not_after_timestamp_seconds"} {
+		if strings.Contains(page, name+`{result="ok",upstream="orders_db"}`) || strings.Contains(page, name+`{upstream="orders_db"}`) || !strings.Contains(page, name+"{") {
+			t.Errorf("%s after a late probe:\n%s", name, page)
+		}
+	}
+}
+
 // A reload that changes nothing resets no counter.
 func TestReloadKeepsCounters(t *testing.T) {
 	m := usedMetrics(t, someTraffic())
@@ -307,6 +390,29 @@ func TestReloadKeepsCounters(t *testing.T) {
 	for _, line := range []string{`ambassador_sessions_opened_total{listener="postgres"} 1`, `ambassador_rules_total{listener="smtp",rule="#2",verdict="deny"} 1`, `ambassador_attempts_total{reason="refused",upstream="orders_db"} 1`} {
 		if page := scrape(t, m); !strings.Contains(page, line+"\n") {
 			t.Errorf("lacks %s", line)
+		}
+	}
+}
+
+// TestEveryReasonHasASeriesFromTheStart: rate() does not see the first event of a series
+// that begins with it.
+func TestEveryReasonHasASeriesFromTheStart(t *testing.T) {
+	for _, r := range outcome.Reasons() {
+		if len(stagesOf[r]) == 0 {
+			t.Errorf("no series of the reason %s starts at zero: add its usual stage to stagesOf", r)
+		}
+	}
+}
+
+func TestExemplarsNameTheSession(t *testing.T) {
+	r := httptest.NewRequest("GET", "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	w := httptest.NewRecorder()
+	usedMetrics(t, nil).Handler().ServeHTTP(w, r)
+	page := w.Body.String()
+	for _, want := range []string{`upstream="orders_db",le="10.0"} 1 # {session_id="K7QX-40"} 1.2345`, `phase="tls",upstream="orders_db",le="0.005"} 1 # {session_id="K7QX-39"} 0.003`} {
+		if !strings.Contains(page, want) || !strings.HasSuffix(page, "# EOF\n") {
+			t.Errorf("lacks %s:\n%s", want, page)
 		}
 	}
 }

@@ -2,9 +2,7 @@ package output
 
 import (
 	"fmt"
-	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -12,30 +10,12 @@ import (
 type Report struct {
 	strings.Builder
 	Now time.Time // in its zone times are written
+	Screen
 }
 
 // Linef adds a line; what it is made of cannot add another.
 func (p *Report) Linef(format string, args ...any) {
 	p.WriteString(Visible(fmt.Sprintf(format, args...)) + "\n")
-}
-
-// Table prints rows in columns, the first of them the heads. Nothing from
-// outside can break a row or speak to the terminal.
-func (p *Report) Table(rows [][]string) {
-	w := tabwriter.NewWriter(p, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		for i, cell := range row {
-			if i > 0 {
-				io.WriteString(w, "\t")
-			}
-			if cell = Visible(cell); cell == "" {
-				cell = "-"
-			}
-			io.WriteString(w, cell)
-		}
-		io.WriteString(w, "\n")
-	}
-	w.Flush()
 }
 
 // When is a time to the second, in the zone of now.

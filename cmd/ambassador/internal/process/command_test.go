@@ -3,9 +3,11 @@ package process
 import (
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/program"
@@ -81,19 +83,55 @@ func TestCommandStartsOnceReady(t *testing.T) {
 	}
 }
 
+// A supervisor must not take a COMMAND that never ran for one that ended well.
 func TestASignalBeforeCommandIsTheEnd(t *testing.T) {
-	s := serveFile(t, strings.Replace(cmdtest.OneListener(cmdtest.Nobody(t)), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
-	s.err.Await(t, "listening admin")
-	s.signals <- syscall.SIGTERM
-	if err := s.ended(); err != nil || s.out.String() != "" {
-		t.Errorf("%v, output %q; want a clean end without COMMAND", err, s.out)
+	for _, c := range []struct {
+		signal syscall.Signal
+		code   int
+	}{{syscall.SIGTERM, 143}, {syscall.SIGINT, 130}, {syscall.SIGQUIT, 131}} {
+		t.Run(c.signal.String(), func(t *testing.T) {
+			s := serveFile(t, strings.Replace(cmdtest.OneListener(cmdtest.Nobody(t)), "required: false", "required: true", 1), withCommand(t, "exit", "5"))
+			s.err.Await(t, "listening admin")
+			for _, dropped := range []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH} {
+				s.signals <- dropped
+			}
+			s.signals <- c.signal
+			err := s.ended()
+			if got := codeOf(err); got != c.code || s.out.String() != "" {
+				t.Errorf("exit code %d, output %q; want %d without COMMAND", got, s.out, c.code)
+			}
+			if err == nil || !strings.Contains(err.Error(), "COMMAND was not started: "+c.signal.String()+" came first, while it waited for: upstream up: not reached yet") {
+				t.Errorf("it says %v", err)
+			}
+		})
+	}
+}
+
+// Nothing tries an upstream with probe: on_failure before its first session, and COMMAND
+// would wait for that in vain.
+func TestTheWaitOfCommandTriesUpstreams(t *testing.T) {
+	text := strings.Replace(cmdtest.OneListener(cmdtest.NamedEcho(t, "one")), "required: false, health: {interval: 0s}", "required: true, health: {probe: on_failure}", 1)
+	s := serveFile(t, text, withCommand(t, "exit", "5"))
+	if got := codeOf(s.ended()); got != 5 {
+		t.Errorf("exit code %d, want COMMAND's 5", got)
+	}
+}
+
+func TestTheWaitOfCommandIsBounded(t *testing.T) {
+	s := serveFile(t, strings.Replace(cmdtest.OneListener(cmdtest.Nobody(t)), "required: false", "required: true", 1), withCommand(t, "exit", "5"),
+		func(_ *served, o *Options) { o.WaitTimeout = 300 * time.Millisecond })
+	err := s.ended()
+	if got := codeOf(err); got != 1 || s.out.String() != "" || err == nil || !strings.Contains(err.Error(), "COMMAND was not started: not ready within 300ms:\n  upstream up: not reached yet; dial up") {
+		t.Errorf("exit code %d, output %q, %v", got, s.out, err)
 	}
 }
 
 func TestSignalsGoToCommand(t *testing.T) {
 	for name, send := range map[string]func(*served){
-		"terminated": func(s *served) { s.signals <- syscall.SIGTERM },
-		"interrupt":  func(s *served) { s.signals <- syscall.SIGINT },
+		"terminated":            func(s *served) { s.signals <- syscall.SIGTERM },
+		"interrupt":             func(s *served) { s.signals <- syscall.SIGINT },
+		"user defined signal 1": func(s *served) { s.signals <- syscall.SIGUSR1 },
+		"window changed":        func(s *served) { s.signals <- syscall.SIGWINCH },
 		"quit": func(s *served) {
 			addr := s.err.Await(t, `listening admin (\S+)\n`)[1]
 			if _, status, err := cmdtest.AskPrinted(addr, "POST", "/v1/quit"); err != nil || status != 202 {

@@ -138,6 +138,27 @@ listeners:
 	}
 }
 
+// A session that a rule with report allows says so in its record, and so does a denial.
+func TestVerdictOnTheRecord(t *testing.T) {
+	echo := cmdtest.NamedEcho(t, "one")
+	s := serveFile(t, `
+upstreams: {net: {dynamic: true}}
+listeners:
+  egress:
+    listen: 127.0.0.1:0
+    socks5: {}
+    rules: [{name: trial, host: localhost, upstream: net, report: "not listed"}, {deny: "never"}]
+`)
+	c, code := cmdtest.AskSOCKS5(t, s.addr("egress"), "", cmdtest.Localhost(echo))
+	if code != 0 {
+		t.Fatalf("reply %d:\n%s", code, s.err)
+	}
+	c.Close()
+	s.err.Await(t, `"rule":"trial","verdict":"would_deny","verdict_reason":"not listed","destination":"localhost:`)
+	cmdtest.AskSOCKS5(t, s.addr("egress"), "", "other.test:1")
+	s.err.Await(t, `"rule":"#2","verdict":"deny","verdict_reason":"never"`)
+}
+
 // On a unix socket the system reports the client's user.
 func TestUIDByRule(t *testing.T) {
 	echo := cmdtest.NamedEcho(t, "one")

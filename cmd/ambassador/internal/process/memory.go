@@ -15,6 +15,7 @@ import (
 // cost only their own memory.
 type memory struct {
 	busy atomic.Bool // sessions began or ended since the last check
+	code []mapping   // of the program; static once run begins
 }
 
 const (
@@ -50,7 +51,17 @@ func (m *memory) run(ctx context.Context) {
 		p.arm()
 		defer p.stopped.Store(true)
 	}
+	m.settle()
 	m.watch(ctx, tidy)
+}
+
+// settle returns what only the start needed: its garbage, and the pages of the program.
+// Each library prepares its tables at start, those of the embedded CA too, and nearly
+// all of them never run again. A page that is needed again is mapped again, in about a
+// microsecond.
+func (m *memory) settle() {
+	debug.FreeOSMemory()
+	dropPages(m.code)
 }
 
 // pacer sets, after each collection, how much the heap may grow until the next one.

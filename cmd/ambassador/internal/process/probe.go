@@ -12,8 +12,8 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 )
 
-// askHTTP sends the request of health.http, without following redirects.
-func askHTTP(ctx context.Context, h config.HTTPSection, host netip.Addr) error {
+// AskHTTP sends the request of health.http, without following redirects.
+func AskHTTP(ctx context.Context, h config.HTTPSection, host netip.Addr) error {
 	to := netip.AddrPortFrom(host, uint16(h.Port)).String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+h.Path, nil)
 	if err != nil {

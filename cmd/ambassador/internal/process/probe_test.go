@@ -39,7 +39,7 @@ func TestHealthOverHTTP(t *testing.T) {
 		if tt.section.Port == 0 {
 			tt.section.Port = int(addr.Port())
 		}
-		err := askHTTP(t.Context(), tt.section, addr.Addr())
+		err := AskHTTP(t.Context(), tt.section, addr.Addr())
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: %v, want %q", tt.section, err, tt.want)
 		}
@@ -59,7 +59,7 @@ func TestQueryOfHealthIsNotTold(t *testing.T) {
 	}
 	h := config.HTTPSection{Port: port, Path: "/health?token=hunter2", Status: 200}
 	for _, want := range []string{"/health?*** answers 404", "/health?***\": dial"} {
-		err := askHTTP(t.Context(), h, netip.MustParseAddr("127.0.0.1"))
+		err := AskHTTP(t.Context(), h, netip.MustParseAddr("127.0.0.1"))
 		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)
 		}

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/l4"
 )
 
 // wantReload asks for a reload and does not wait for it. Requests during a reload are
@@ -44,7 +48,8 @@ func (p *Process) reload() error {
 	}
 	p.manager.reloading()
 	err := p.survive(partReload, p.reloadFile)
-	p.manager.ready(p.server.Ready())
+	p.noteReload(err)
+	p.manager.ready(p.readiness())
 	p.metrics.Reloaded(err == nil)
 	if err != nil {
 		p.log.Error("reload failed; the old configuration stays in use", "cause", err.Error())
@@ -52,6 +57,38 @@ func (p *Process) reload() error {
 	}
 	p.log.Info("reloaded")
 	return nil
+}
+
+// noteReload keeps the result of a reload for the status.
+func (p *Process) noteReload(err error) {
+	r := &api.Reload{At: time.Now()}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastReload = r
+}
+
+// reloaded returns the result of the last reload; nil if there was none.
+func (p *Process) reloaded() *api.Reload {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastReload
+}
+
+// readiness is the server's, with what is wrong with the rest of the process.
+func (p *Process) readiness() l4.Readiness {
+	r := p.server.Ready()
+	p.mu.Lock()
+	last, applied := p.lastReload, p.applied
+	p.mu.Unlock()
+	if last != nil && last.Error != "" {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("the reload at %s failed, and the configuration of %s is still in use: %s",
+			last.At.Format(time.RFC3339), applied.Format(time.RFC3339), strings.ReplaceAll(last.Error, "\n", "; ")))
+	}
+	r.Warnings = append(r.Warnings, p.web.Lost()...)
+	return r
 }
 
 func (p *Process) reloadFile() error {
@@ -88,7 +125,7 @@ func newFileWatch(path string) *fileWatch {
 // ctx.
 func (w *fileWatch) run(ctx context.Context, changed func()) {
 	seen := w.used
-	for sleep(ctx, watchInterval) {
+	for certs.Pause(ctx, watchInterval) == nil {
 		now, err := certs.ReadFile(w.path, config.MaxSize)
 		if err != nil {
 			continue // the file is being replaced; nothing has changed until it exists again
@@ -98,17 +135,5 @@ func (w *fileWatch) run(ctx context.Context, changed func()) {
 			changed()
 		}
 		seen = now
-	}
-}
-
-// sleep waits for d. It returns false if ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

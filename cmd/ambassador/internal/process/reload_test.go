@@ -3,9 +3,11 @@ package process
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -13,7 +15,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"ambassador/cmd/ambassador/internal/cli"
 	"ambassador/cmd/ambassador/internal/cmdtest"
+	"ambassador/cmd/ambassador/internal/program"
 )
 
 // reloaded waits for n reloads with that result.
@@ -73,6 +79,122 @@ func TestReload(t *testing.T) {
 	cmdtest.Says(t, s.connect("front"), "e", "one: e")
 	if n := strings.Count(s.out.String(), "listening front"); n != 1 {
 		t.Errorf("an unchanged listener was printed %d times", n)
+	}
+}
+
+// A reload that failed is seen in the status and in the words of readiness, until one
+// succeeds. It does not make the process unready.
+func TestAFailedReloadIsTold(t *testing.T) {
+	s := serveFile(t, cmdtest.OneListener(cmdtest.NamedEcho(t, "one")))
+	cmdtest.Says(t, s.connect("front"), "a", "one: a")
+	seen := func() (status, ready, command string) {
+		t.Helper()
+		status, _ = s.admin("GET", "/v1/status")
+		ready, code := s.admin("GET", "/readyz?verbose")
+		if code != 200 {
+			t.Errorf("/readyz: %d %s", code, ready)
+		}
+		var out strings.Builder
+		root := &cobra.Command{Use: "ambassador"}
+		root.AddCommand(cli.Commands(program.World{Stdout: &out, Stderr: io.Discard, Env: cmdtest.EnvOf()})...)
+		root.SetArgs([]string{"status", "--admin", s.addr("admin")})
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Error(err)
+		}
+		return status, ready, out.String()
+	}
+	if status, _, _ := seen(); strings.Contains(status, "last_reload") {
+		t.Errorf("before the first reload:\n%s", status)
+	}
+	cmdtest.WriteFile(t, s.config, "listeners: {}\nnothing: {}\n")
+	s.signals <- syscall.SIGHUP
+	s.reloaded("error", "1")
+	status, ready, command := seen()
+	if !strings.Contains(status, `"last_reload"`) || !strings.Contains(status, "unknown key") {
+		t.Errorf("/v1/status:\n%s", status)
+	}
+	for what, text := range map[string]string{"/readyz": ready, "status": command} {
+		if !strings.Contains(text, "failed, and the configuration of ") || !strings.Contains(text, "unknown key") {
+			t.Errorf("%s:\n%s", what, text)
+		}
+	}
+	cmdtest.WriteFile(t, s.config, cmdtest.OneListener(cmdtest.NamedEcho(t, "two")))
+	s.signals <- syscall.SIGHUP
+	s.reloaded("ok", "1")
+	status, ready, command = seen()
+	if all := status + ready + command; strings.Contains(all, "failed, and") || !strings.Contains(status, `"last_reload"`) {
+		t.Errorf("after a reload that succeeded:\n%s", all)
+	}
+}
+
+// The mode and owner of the admin socket are configured, and a reload changes them.
+func TestModeOfTheAdminSocket(t *testing.T) {
+	path := filepath.Join(cmdtest.ShortDir(t), "a")
+	config := func(keys string) string {
+		return cmdtest.OneListener("127.0.0.1:1", `admin: {listen: "unix:`+path+`"`+keys+`}`)
+	}
+	owner := strconv.Itoa(os.Getuid())
+	if os.Getuid() == 0 {
+		owner = "12345:54321"
+	}
+	is := func(mode os.FileMode, owner string) {
+		t.Helper()
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprintf("%d:%d", st.Uid, st.Gid); info.Mode().Perm() != mode || !strings.HasPrefix(got, owner) {
+			t.Errorf("mode %o, owner %s; want %o, %s", info.Mode().Perm(), got, mode, owner)
+		}
+	}
+	s := serveFile(t, config(""))
+	s.addr("admin")
+	is(0o600, strconv.Itoa(os.Getuid()))
+	cmdtest.WriteFile(t, s.config, config(`, mode: "0660", owner: "`+owner+`"`))
+	if body, status := s.admin("POST", "/v1/reload"); status != 200 {
+		t.Fatalf("reload: %d %s", status, body)
+	}
+	is(0o660, owner)
+	cmdtest.WriteFile(t, s.config, config(`, mode: "0600"`)+"metrics: {listen: "+cmdtest.Occupied(t)+"}\n")
+	if body, status := s.admin("POST", "/v1/reload"); status != 422 {
+		t.Fatalf("reload: %d %s", status, body)
+	}
+	is(0o660, owner)
+}
+
+// The host part of the address of metrics and of admin may change: the port is ours.
+func TestReloadOfTheHostPartOfHTTPSockets(t *testing.T) {
+	var ports [2]string
+	for i := range ports {
+		_, ports[i], _ = net.SplitHostPort(cmdtest.Nobody(t))
+	}
+	config := func(host string) string {
+		return cmdtest.OneListener("127.0.0.1:1", fmt.Sprintf(`admin: {listen: "%s%s", unsafe_admin_listen: true}`, host, ports[0]), fmt.Sprintf(`metrics: {listen: "%s%s"}`, host, ports[1]))
+	}
+	s := serveFile(t, config("127.0.0.1:"))
+	s.addr("metrics")
+	for i, host := range []string{"0.0.0.0:", "localhost:", "0.0.0.0:", "127.0.0.1:"} {
+		cmdtest.WriteFile(t, s.config, config(host))
+		s.signals <- syscall.SIGHUP
+		want := fmt.Sprintf("ambassador_reloads_total{result=\"ok\"} %d\n", i+1)
+		tick := time.NewTicker(10 * time.Millisecond)
+		for end := time.After(cmdtest.Patience); ; {
+			body, _, err := cmdtest.AskPrinted("127.0.0.1:"+ports[1], "GET", "/metrics")
+			if err == nil && strings.Contains(body, want) {
+				break
+			}
+			select {
+			case <-tick.C:
+				continue
+			case <-end:
+				t.Fatalf("%s: %v; the log:\n%s", host, err, s.err)
+			}
+		}
+		tick.Stop()
+		if body, status, err := cmdtest.AskPrinted("127.0.0.1:"+ports[0], "GET", "/livez"); err != nil || status != 200 {
+			t.Errorf("%s: admin: %d %s, %v", host, status, body, err)
+		}
 	}
 }
 

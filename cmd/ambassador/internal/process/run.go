@@ -5,11 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
+	"math"
 	"net/netip"
 	"os"
-	"os/signal"
-	"strings"
+
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,13 +16,20 @@ import (
 
 	"ambassador/cmd/ambassador/internal/admin"
 	"ambassador/cmd/ambassador/internal/adminsocket"
+	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/handover"
+	"ambassador/cmd/ambassador/internal/kubernetes"
 	"ambassador/cmd/ambassador/internal/logs"
 	"ambassador/cmd/ambassador/internal/metrics"
+	"ambassador/cmd/ambassador/internal/otlp"
 	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/page"
 	"ambassador/cmd/ambassador/internal/program"
+	"ambassador/cmd/ambassador/internal/report"
 	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/l4"
+	"ambassador/l4/descriptors"
 	"ambassador/l4/outcome"
 )
 
@@ -31,7 +37,17 @@ import (
 // at path; edit overrides it. With watch the process reloads when the file changes. A
 // pipe cannot be watched.
 func FileOptions(path string, env func(string) (string, bool), watch bool, edit func(*config.File)) Options {
+	return FileOptionsAfter(nil, path, env, watch, edit)
+}
+
+// FileOptionsAfter is FileOptions for a program that goes on with the sessions of h. If
+// the next program has failed and gone back to this one, the first configuration is that
+// which was in use, because the file may be what failed.
+func FileOptionsAfter(h *handover.Received, path string, env func(string) (string, bool), watch bool, edit func(*config.File)) Options {
 	source := &config.Source{Path: path}
+	if h.Pending() && h.Failed != "" {
+		source.First = h.Config
+	}
 	opts := Options{Load: func() (*config.File, error) {
 		f, err := secrets.Load(source, env)
 		if err != nil {
@@ -43,6 +59,7 @@ func FileOptions(path string, env func(string) (string, bool), watch bool, edit 
 	if watch {
 		opts.watch = newFileWatch(path)
 	}
+	opts.Handover = h
 	return opts
 }
 
@@ -55,12 +72,18 @@ type Options struct {
 	// Command is started when the process is ready, and the process ends with it. If
 	// empty, there is none.
 	Command []string
-	// Seen is called with the record of every ended session. It may be nil.
-	Seen func(*outcome.Record)
+	// WaitTimeout bounds the time until the process is ready for Command. If zero,
+	// nothing bounds it.
+	WaitTimeout time.Duration
+	// Report counts what rules with `report` have allowed. If nil, Start makes one.
+	Report *report.Tally
 	// Descriptors is how many descriptors the rest of the process may need.
 	Descriptors int
 	// Signals replaces the process's signals, in tests.
 	Signals chan os.Signal
+	// Handover is what the program before this one in the same process has left. If nil,
+	// there was none.
+	Handover *handover.Received
 	// alone means that the process does nothing else, so that it can be hardened and
 	// sandboxed.
 	alone bool
@@ -75,28 +98,47 @@ type Process struct {
 	cancel  context.CancelFunc
 	log     *logs.Log
 	metrics *metrics.Metrics
+	otlp    *otlp.Exporter
 	server  *l4.Server
+	page    *page.Page
+	started time.Time
 	secrets *secrets.Store
-	web     *admin.Endpoints
-	manager serviceManager
-	signals chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
-	reloads chan struct{}  // requests for a reload
-	work    sync.WaitGroup // all goroutines that end with ctx
-	records sync.WaitGroup // sessions whose record is not written yet
-	memory  memory
-	sandbox *sandbox // set by the first apply, before anything is served; nil: the process is not alone
+	// kubernetes is the API server; it is asked only if the configuration names its objects.
+	kubernetes *kubernetes.Client
+	web        *admin.Endpoints
+	manager    serviceManager
+	// inherited are the sockets that systemd passed. The server reads it in Apply.
+	inherited map[string][]*os.File
+	signals   chan os.Signal // SIGTERM, SIGINT, SIGHUP; `quit` is a SIGTERM
+	reloads   chan struct{}  // requests for a reload
+	upgrades  chan *upgrade  // Wait does them
+	upgrading atomic.Bool    // one is being made
+	remains   *remains       // of the program before, until Start has taken them over; else nil
+	work      sync.WaitGroup // all goroutines that end with ctx
+	records   sync.WaitGroup // sessions whose record is not written yet
+	memory    memory
+	reaper    reaper
+	sandbox   *sandbox // set by the first apply, before anything is served; nil: the process is not alone
 
-	guarded   atomic.Pointer[[]netip.AddrPort] // addresses of web; see guard
-	reloading sync.Mutex                       // held by callers of apply; guards web and announced
-	announced map[l4.Bound]bool
+	guarded     atomic.Pointer[[]netip.AddrPort]  // addresses of web; see guard
+	logSessions atomic.Pointer[map[string]string] // log.sessions of each listener that does not log all
+	reloading   sync.Mutex                        // held by callers of apply, and during an upgrade; guards web and announced
+	announced   map[l4.Bound]bool
 
-	mu   sync.Mutex
-	file *config.File // guarded by mu
+	mu          sync.Mutex
+	file        *config.File // guarded by mu
+	applied     time.Time    // guarded by mu; when file came into use
+	hash        string       // guarded by mu; hashOf(file)
+	lastReload  *api.Reload  // guarded by mu; nil before the first
+	lastUpgrade *api.Upgrade // guarded by mu; nil before the first
 }
 
 // Run runs an ambassador until it is told to end. Only Run does that. The error is nil
 // after a clean stop.
 func Run(ctx context.Context, w program.World, f *config.File, opts Options) error {
+	if _, asked := w.Env(handover.CheckVariable); asked && w.Alone {
+		return checkOnly(w, f)
+	}
 	if err := findCommand(opts.Command); err != nil {
 		return err
 	}
@@ -104,51 +146,60 @@ func Run(ctx context.Context, w program.World, f *config.File, opts Options) err
 		return err
 	}
 	if opts.Signals == nil {
-		signals, stop := EndSignals()
+		var more []os.Signal
+		if len(opts.Command) > 0 {
+			more = commandSignals
+		}
+		signals, stop := EndSignals(more...)
 		defer stop()
+		opts.Handover.Signals(signals)
 		opts.Signals = signals
 	}
 	opts.alone = w.Alone
 	p, err := Start(ctx, w, f, opts)
 	if err != nil {
+		opts.Handover.GoBack(err)
 		return err
 	}
 	defer p.Close()
 	return p.Wait()
 }
 
-// EndSignals returns a channel of the signals that Wait handles, until stop is called.
-// Meanwhile SIGPIPE is caught and dropped: a log without a reader must not end
-// sessions.
-func EndSignals() (signals chan os.Signal, stop func()) {
-	signals, dropped := make(chan os.Signal, 8), make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	signal.Notify(dropped, syscall.SIGPIPE)
-	return signals, func() {
-		signal.Stop(signals)
-		signal.Stop(dropped)
-	}
-}
-
 // Start starts the identities, the admin API and the listeners. When it returns,
 // connections are accepted and every address has been printed. The caller calls Wait or
 // Drain, and then Close.
 func Start(ctx context.Context, w program.World, f *config.File, opts Options) (*Process, error) {
-	p := newProcess(ctx, w, opts)
+	inherited, err := inheritedSockets()
+	if err != nil {
+		return nil, err
+	}
+	p, err := newProcess(ctx, w, opts, inherited)
+	if err != nil {
+		return nil, err
+	}
 	if level, err := logs.ParseLevel(f.Log.Level); err == nil {
 		p.log.Set(level, f.Log.Format) // apply logs
 	}
+	p.memory.code = codeMappings()
 	p.harden() // before keys are read
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	if err := p.apply(f); err != nil {
+		opts.Handover.GoBack(err) // not after Close, which waits while all sessions stand still
 		p.Close()
 		return nil, err
 	}
-	p.manager.ready(p.server.Ready())
+	if p.remains != nil {
+		p.tookOver(opts.Handover)
+	}
+	p.closeUnused(f)
+	p.manager.ready(p.readiness())
 	p.work.Go(p.reloadLoop)
 	p.work.Go(p.attendManager)
 	p.work.Go(func() { p.memory.run(p.ctx) })
+	p.work.Go(func() { p.reaper.run(p.ctx) })
+	p.work.Go(func() { p.otlp.Run(p.ctx) })
+	p.work.Go(func() { p.page.Run(p.ctx) })
 	if opts.watch != nil {
 		p.work.Go(p.watchFile)
 	}
@@ -156,39 +207,55 @@ func Start(ctx context.Context, w program.World, f *config.File, opts Options) (
 }
 
 // newProcess makes the parts and starts none of them.
-func newProcess(ctx context.Context, w program.World, opts Options) *Process {
-	p := &Process{world: w, opts: opts, log: logs.New(w.Stderr), metrics: metrics.New(w.Version, admin.Part, partReload),
-		manager: newServiceManager(w.Env), signals: opts.Signals, reloads: make(chan struct{}, 1)}
+func newProcess(ctx context.Context, w program.World, opts Options, inherited map[string][]*os.File) (*Process, error) {
+	p := &Process{world: w, opts: opts, log: logs.New(w.Stderr, w.Env), metrics: metrics.New(w.Version, admin.Part, partReload),
+		started: time.Now(), manager: newServiceManager(w.Env), inherited: inherited, signals: opts.Signals, reloads: make(chan struct{}, 1), upgrades: make(chan *upgrade)}
+	if opts.Handover.Pending() {
+		if err := p.takeOver(opts.Handover); err != nil {
+			return nil, err
+		}
+	}
+	if p.opts.Report == nil {
+		p.opts.Report = report.New(time.Now())
+	}
 	if p.signals == nil {
 		p.signals = make(chan os.Signal, 1)
 	}
 	p.ctx, p.cancel = context.WithCancel(ctx)
-	p.secrets = secrets.NewStore(p.ctx, p.log.Logger, p.metrics.Panicked)
-	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: inheritedSockets(), Guarded: p.guardedAddrs})
+	headers, _ := w.Env("OTEL_EXPORTER_OTLP_HEADERS")
+	p.otlp = otlp.New(p.log.Logger, w.Version, headers)
+	p.kubernetes = kubernetes.New(w.Env, p.log.Logger, p.metrics.Panicked)
+	p.secrets = secrets.NewStore(p.ctx, p.log.Logger, p.metrics.Panicked, p.kubernetes)
+	p.server = l4.New(p.ctx, l4.Options{Log: p.log.Logger, Observer: p.observer(), Inherited: p.inherited, Guarded: p.guardedAddrs, Carried: handoverServer(opts.Handover), Adopting: opts.Handover.Take})
 	p.metrics.Attach(p.server, p.secrets.Identities)
-	p.web = &admin.Endpoints{Env: w.Env, Log: p.log.Logger, Deps: p.adminDeps(), Connections: admin.Connections(l4.DescriptorLimit()), Panics: p.panicked}
-	return p
+	p.metrics.Watch(p.state)
+	p.page = page.New(p.pageSource())
+	p.web = &admin.Endpoints{Env: w.Env, Log: p.log.Logger, Deps: p.adminDeps(), Connections: admin.Connections(descriptors.Limit()), Panics: p.panicked}
+	if p.remains != nil {
+		p.web.Carried = p.remains.Web
+	}
+	return p, nil
 }
 
 // observer counts every session and writes its log line.
 func (p *Process) observer() l4.Observer {
 	o := p.metrics.Observer()
 	opened, ended := o.Opened, o.Ended
-	seen := p.opts.Seen
-	if seen == nil {
-		seen = func(*outcome.Record) {}
-	}
 	o.Opened = func(listener string) {
 		p.records.Add(1)
 		p.memory.happened()
 		opened(listener)
 	}
+	o.Adopted = func() { p.records.Add(1) }
 	o.Ended = func(r *outcome.Record) {
 		defer p.records.Done()
 		p.memory.happened()
 		ended(r)
-		seen(r)
-		p.log.Session(r)
+		p.opts.Report.Add(r)
+		p.otlp.Session(r)
+		if p.logs(r) {
+			p.log.Session(r)
+		}
 	}
 	return o
 }
@@ -196,15 +263,21 @@ func (p *Process) observer() l4.Observer {
 // adminDeps is what the admin API can read and do.
 func (p *Process) adminDeps() admin.Deps {
 	d := admin.DepsFor(p.server)
-	d.Identities, d.Users, d.Rules = p.secrets.Identities, p.secrets.UsersFiles, p.rules
+	d.Identities, d.Users, d.Rules = p.secrets.JudgedIdentities, p.secrets.UsersFiles, p.rules
 	d.Config, d.Sandbox = p.config, p.sandboxed
+	d.Ready, d.LastReload, d.Loaded = p.readiness, p.reloaded, p.loaded
 	if p.opts.Load != nil {
 		d.Reload = func(context.Context) error { return p.reload() }
 	}
+	d.Report = func() report.Report {
+		return p.opts.Report.Report(func() []outcome.Record { return p.server.Sessions(math.MaxInt) })
+	}
 	d.Drain = func() { p.server.Drain(p.drainConfig()) }
 	d.Quit = p.Quit
+	d.Upgrade, d.LastUpgrade = p.Upgrade, p.upgraded
 	d.Metrics = p.metrics.Handler()
-	d.Version, d.Started = p.world.Version, time.Now()
+	d.Version, d.Started = p.world.Version, p.started
+	d.Page = p.page
 	return d
 }
 
@@ -217,7 +290,7 @@ func (p *Process) Quit() {
 	}
 }
 
-func (p *Process) attendManager() { p.manager.attend(p.ctx, p.server.Ready) }
+func (p *Process) attendManager() { p.manager.attend(p.ctx, p.readiness) }
 
 func (p *Process) watchFile() { p.opts.watch.run(p.ctx, p.wantReload) }
 
@@ -235,7 +308,7 @@ func (p *Process) apply(f *config.File) error {
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
-	cfg, err := f.ServerConfig(config.Parts{Identity: named.Identity, Roots: named.Roots, Users: named.Users, Login: secrets.ProbeLogin, Ask: askHTTP})
+	cfg, err := f.ServerConfig(config.Parts{Identity: named.Identity, Roots: named.Roots, Users: named.Users, Login: secrets.ProbeLogin, Discover: p.kubernetes.Discover, Ask: AskHTTP})
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: err}
 	}
@@ -258,19 +331,26 @@ func (p *Process) apply(f *config.File) error {
 		p.guard(p.web.Addrs(nil))
 		return err
 	}
+	hash := hashOf(f)
 	p.secrets.Commit(named)
 	p.metrics.Applied(cfg, ruleSeriesOf(f))
 	p.web.Commit(web)
 	p.guard(p.web.Addrs(nil))
 	p.log.Set(level, f.Log.Format)
+	p.log.SetWhy(!f.Admin.Off)
+	p.logSessions.Store(logSessionsOf(f))
+	p.otlp.Set(f.Tracing.OTLP, f.Tracing.Logs)
 	p.mu.Lock()
-	p.file = f
+	p.file, p.applied, p.hash = f, time.Now(), hash
 	p.mu.Unlock()
 	for _, w := range f.Warnings() {
 		p.log.Warn("unsafe setting", "setting", w)
 	}
 	for _, w := range secrets.Exposures(f) {
 		p.log.Warn("secret not kept from other users", "setting", w)
+	}
+	for _, w := range secrets.Faults(f) {
+		p.log.Warn("peers may reject our certificate", "setting", w)
 	}
 	p.announce()
 	return nil
@@ -286,7 +366,7 @@ func socketsOf(f *config.File) (want admin.Sockets, err error) {
 	if err != nil {
 		return want, &program.ExitError{Code: 2, Err: &config.Error{Problems: []config.Problem{f.Problem("admin.token_file", err)}}}
 	}
-	want.Admin = &admin.Socket{At: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen},
+	want.Admin = &admin.Socket{At: adminsocket.Address{At: f.Admin.Listen, Unsafe: f.Admin.UnsafeAdminListen, Socket: f.Admin.Socket.Config()},
 		Guard: admin.Guard{Hosts: f.Admin.Hosts, Token: token, TokenForAll: f.Admin.TokenFor == config.TokenForAll}}
 	return want, nil
 }
@@ -317,9 +397,8 @@ func (p *Process) announce() {
 	if len(p.opts.Command) > 0 {
 		w = p.world.Stderr
 	}
-	all := append(p.server.Listening(), p.web.Bound()...)
 	bound := map[l4.Bound]bool{}
-	for _, b := range all {
+	for _, b := range p.bound() {
 		bound[b] = true
 		if !p.announced[b] {
 			fmt.Fprintf(w, "listening %s %s\n", b.Name, output.Visible(b.Addr))
@@ -327,6 +406,9 @@ func (p *Process) announce() {
 	}
 	p.announced = bound
 }
+
+// bound returns all addresses of listeners, and where HTTP is served.
+func (p *Process) bound() []l4.Bound { return append(p.server.Listening(), p.web.Bound()...) }
 
 // config returns the configuration in use as YAML.
 func (p *Process) config() ([]byte, error) {
@@ -338,19 +420,27 @@ func (p *Process) config() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// rules is how many rules a listener has in the configuration in use.
-func (p *Process) rules(listener string) int {
+// rules is the upstream of a listener in the configuration in use, or how many rules it
+// has.
+func (p *Process) rules(listener string) (upstream string, rules int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.file == nil { // the admin API is not served yet
-		return 0
+		return "", 0
 	}
 	for _, l := range p.file.Listeners {
 		if l.Name == listener {
-			return len(l.Rules)
+			return l.Upstream, len(l.Rules)
 		}
 	}
-	return 0
+	return "", 0
+}
+
+// loaded is when the configuration in use was loaded.
+func (p *Process) loaded() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.applied
 }
 
 func (p *Process) drainConfig() l4.Drain {
@@ -366,14 +456,15 @@ func (p *Process) Wait() error {
 	ready := p.whenReady()
 	for {
 		select {
-		case <-ready:
+		case err := <-ready:
 			ready = nil
-			c, err := p.startCommand()
+			if err == nil {
+				command, err = p.startCommand()
+			}
 			if err != nil {
 				p.Drain(l4.Drain{})
 				return err
 			}
-			command = c
 		case <-command.ended():
 			p.log.Info("COMMAND has ended", "pid", command.cmd.Process.Pid, "state", command.cmd.ProcessState.String())
 			p.Drain(l4.Drain{Timeout: p.drainConfig().Timeout}) // load balancers need no notice: the application has ended
@@ -382,26 +473,21 @@ func (p *Process) Wait() error {
 			err := command.kill()
 			p.Drain(l4.Drain{})
 			return err
+		case u := <-p.upgrades:
+			p.upgrade(u)
 		case s := <-p.signals:
 			switch {
 			case s == syscall.SIGHUP:
 				p.wantReload()
 			case command != nil:
 				command.signal(s)
-			default:
+			case ends(s):
+				err := p.stoppedBy(s)
 				p.Drain(p.drainConfig())
-				return nil
+				return err
 			}
 		}
 	}
-}
-
-func (p *Process) startCommand() (*child, error) {
-	c, err := startChild(p.world, p.opts.Command)
-	if err == nil {
-		p.log.Info("COMMAND is started", "command", p.opts.Command[0], "pid", c.cmd.Process.Pid)
-	}
-	return c, err
 }
 
 // Drain lets sessions finish as d says. Another SIGTERM, SIGINT or `quit` ends them at
@@ -411,6 +497,7 @@ func (p *Process) Drain(d l4.Drain) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	done := make(chan struct{})
+	p.work.Go(func() { p.manager.extend(ctx) })
 	p.work.Go(func() {
 		defer close(done)
 		p.server.Shutdown(ctx, d)
@@ -423,6 +510,8 @@ func (p *Process) Drain(d l4.Drain) {
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
 				p.log.Warn("no reload: the process is ending")
+			}
+			if !ends(s) {
 				continue
 			}
 			p.log.Warn("ending at once", "signal", s.String())
@@ -461,48 +550,6 @@ func waitFor(wait func(), d time.Duration) {
 	select {
 	case <-done:
 	case <-t.C:
-	}
-}
-
-// whenReady returns a channel that is closed when COMMAND may start; nil if there is no
-// COMMAND.
-func (p *Process) whenReady() <-chan struct{} {
-	if len(p.opts.Command) == 0 {
-		return nil
-	}
-	ready := make(chan struct{})
-	p.work.Go(func() {
-		if awaitReady(p.ctx, p.server.Ready, p.log.Logger) {
-			close(ready)
-		}
-	})
-	return ready
-}
-
-const (
-	// readyInterval is how often readiness is checked.
-	readyInterval = 50 * time.Millisecond
-	// readyReminder is how often the log says why COMMAND has not started.
-	readyReminder = 5 * time.Second
-)
-
-// awaitReady calls ask until the process is ready. Every readyReminder it logs why the
-// process is not ready. It returns false if ctx ended before.
-func awaitReady(ctx context.Context, ask func() l4.Readiness, log *slog.Logger) bool {
-	start := time.Now()
-	said := start
-	for {
-		r := ask()
-		if r.Ready {
-			return true
-		}
-		if time.Since(said) >= readyReminder {
-			said = time.Now()
-			log.Warn("COMMAND waits until we are ready", "since", time.Since(start).Round(time.Second), "for", strings.Join(r.Waiting, "; "))
-		}
-		if !sleep(ctx, readyInterval) {
-			return false
-		}
 	}
 }
 

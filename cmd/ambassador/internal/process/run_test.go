@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +19,6 @@ import (
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
 	"ambassador/cmd/ambassador/internal/secrets"
-	"ambassador/l4"
 )
 
 // served is an ambassador that runs in the test's process.
@@ -253,32 +250,6 @@ func TestADefaultAdminSocketThatCannotBeMadeIsAWarning(t *testing.T) {
 	if err := s.ended(); err != nil {
 		t.Error(err)
 	}
-}
-
-func TestAwaitReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		log, start := cmdtest.NewOutput(), time.Now()
-		ask := func() l4.Readiness {
-			if time.Since(start) > 12*time.Second {
-				return l4.Readiness{Ready: true}
-			}
-			return l4.Readiness{Waiting: []string{"upstream a: refused", "upstream b: timeout"}}
-		}
-		if !awaitReady(t.Context(), ask, slog.New(slog.NewTextHandler(log, nil))) {
-			t.Error("it was ready, and the answer is no")
-		}
-		if took := time.Since(start); took > 12*time.Second+2*readyInterval {
-			t.Errorf("it took %v to notice", took)
-		}
-		if n := strings.Count(log.String(), "upstream a: refused; upstream b: timeout"); n != 2 {
-			t.Errorf("in 12 s the reasons were logged %d times, want twice:\n%s", n, log)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if awaitReady(ctx, func() l4.Readiness { return l4.Readiness{} }, slog.New(slog.DiscardHandler)) {
-			t.Error("it never was ready, and the answer is yes")
-		}
-	})
 }
 
 // token_for says which requests need the token, and a reload can change it.

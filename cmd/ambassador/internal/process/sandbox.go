@@ -16,6 +16,7 @@ import (
 	"ambassador/cmd/ambassador/internal/adminsocket"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/kubernetes"
 	"ambassador/cmd/ambassador/internal/program"
 )
 
@@ -45,7 +46,45 @@ const (
 	mayRead   access = 1 << iota // read files and list folders
 	mayKeep                      // create, write, replace and remove files
 	mayListen                    // create, replace and remove unix sockets
+	mayStart                     // start programs, for an upgrade
 )
+
+// sandboxRemains is a sandbox for the next program, which the kernel keeps in it.
+type sandboxRemains struct {
+	Files   []grantRemains `json:"files"`
+	Bind    map[int]bool   `json:"bind"`
+	Connect map[int]bool   `json:"connect"`
+	Reply   api.Sandbox    `json:"reply"`
+}
+
+type grantRemains struct {
+	Path   string `json:"path"`
+	Access access `json:"access"`
+}
+
+// remains returns the sandbox for the next program; nil if the next one decides.
+func (s *sandbox) remains() *sandboxRemains {
+	if s == nil || len(s.reply.Enforced) == 0 {
+		return nil
+	}
+	r := &sandboxRemains{Bind: s.bind, Connect: s.connect, Reply: s.reply}
+	for _, g := range s.files {
+		r.Files = append(r.Files, grantRemains{g.path, g.access})
+	}
+	return r
+}
+
+// sandbox is the reverse of remains.
+func (r *sandboxRemains) sandbox() *sandbox {
+	if r == nil {
+		return nil
+	}
+	s := &sandbox{limits{bind: r.Bind, connect: r.Connect}, r.Reply}
+	for _, g := range r.Files {
+		s.files.add(g.Access, g.Path)
+	}
+	return s
+}
 
 // wants is what a configuration needs from the sandbox.
 type wants struct {
@@ -84,6 +123,9 @@ func wantsOf(f *config.File, cfgPath, adminFolder string) *wants {
 	if f.Metrics.Listen != "" {
 		w.listen("metrics.listen", f.Metrics.Listen)
 	}
+	if f.Tracing.OTLP != "" {
+		w.dialURL("tracing.otlp", f.Tracing.OTLP)
+	}
 	for _, id := range f.Identities {
 		w.identity("identities."+id.Name, id)
 	}
@@ -113,10 +155,20 @@ func (w *wants) identity(key string, id *config.IdentitySection) {
 	w.read(key+".step.password_file", id.Step.PasswordFile)
 	w.read(key+".step.token_file", id.Step.TokenFile)
 	w.folder(key+".step.storage", id.Step.Storage, mayRead|mayKeep)
-	if u, err := url.Parse(id.Step.URL); err == nil && u.Port() != "" {
-		w.dial(key+".step.url", u.Host)
-	} else if err == nil {
-		w.connect = append(w.connect, portWant{key + ".step.url", 443})
+	w.dialURL(key+".step.url", id.Step.URL)
+}
+
+// dialURL wants the port of a URL.
+func (w *wants) dialURL(key, text string) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+	case u.Port() != "":
+		w.dial(key, u.Host)
+	case u.Scheme == "http":
+		w.connect = append(w.connect, portWant{key, 80})
+	default:
+		w.connect = append(w.connect, portWant{key, 443})
 	}
 }
 
@@ -130,6 +182,10 @@ func (w *wants) upstream(key string, u *config.UpstreamSection) {
 		w.anyPort = key + ".srv"
 	}
 	for i, e := range u.Endpoints {
+		if e.Kubernetes != "" {
+			w.anyPort = fmt.Sprintf("%s.endpoints[%d].kubernetes", key, i) // the pods' ports may change
+			continue
+		}
 		w.dial(fmt.Sprintf("%s.endpoints[%d]", key, i), e.Address)
 	}
 	if p := u.Health.HTTP.Port; p != 0 {
@@ -138,7 +194,9 @@ func (w *wants) upstream(key string, u *config.UpstreamSection) {
 }
 
 func (w *wants) listener(key string, l *config.ListenerSection) {
-	w.listen(key+".listen", l.Listen)
+	for _, listen := range l.Listen {
+		w.listen(key+".listen", listen)
+	}
 	w.read(key+".tls.ca", l.CAFile())
 	if r := l.Request(); r != nil {
 		w.read(key+"."+l.RequestKey()+".users_file", r.UsersFile)
@@ -157,12 +215,20 @@ func (w *wants) folder(key, path string, a access) {
 	}
 }
 
-// listen adds an address that we listen on. A systemd socket needs nothing.
+// listen adds an address that we listen on. A systemd socket and an abstract one need
+// nothing.
 func (w *wants) listen(key, address string) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+		address = "localhost:" + address
+	}
+	switch path, ok := strings.CutPrefix(address, "unix:"); {
+	case ok && strings.HasPrefix(path, "@"):
+	case ok:
 		w.folder(key, filepath.Dir(path), mayListen)
-	} else if port, ok := portOf(address); ok {
-		w.bind = append(w.bind, portWant{key, port})
+	default:
+		if port, ok := portOf(address); ok {
+			w.bind = append(w.bind, portWant{key, port})
+		}
 	}
 }
 
@@ -234,6 +300,10 @@ func (g *grants) system(env func(string) (string, bool)) {
 	}
 	if path, _ := env("ZONEINFO"); path != "" {
 		g.add(mayRead, path)
+	}
+	if exe, err := os.Executable(); err == nil { // the next version, and the way back to this one
+		g.add(mayRead|mayStart, folderOf(exe), exe, "/proc/self/exe")
+		g.add(mayRead|mayStart, systemLibraries...) // the loader of a program that is not static
 	}
 }
 
@@ -388,7 +458,21 @@ func (p *Process) wants(f *config.File) *wants {
 	if p.opts.Load != nil {
 		cfgPath, _ = filepath.Abs(f.Name()) // an error means that the working folder no longer exists
 	}
-	return wantsOf(f, cfgPath, adminsocket.DefaultFolder(p.world.Env).Path)
+	w := wantsOf(f, cfgPath, adminsocket.DefaultFolder(p.world.Env).Path)
+	w.apiServer(f, p.kubernetes)
+	return w
+}
+
+// apiServer adds what the first key needs that names an object of Kubernetes.
+func (w *wants) apiServer(f *config.File, api *kubernetes.Client) {
+	keys := f.KubernetesKeys()
+	if len(keys) == 0 {
+		return
+	}
+	token, ca := api.Files()
+	w.read(keys[0], token)
+	w.read(keys[0], ca)
+	w.dial(keys[0], api.Address())
 }
 
 // sandboxed is what is enforced, for the API; nil if the process is not alone.
@@ -409,6 +493,9 @@ func (p *Process) withinSandbox(f *config.File) error {
 	p.mu.Lock()
 	old := p.file
 	p.mu.Unlock()
+	if old == nil { // the program before has set the sandbox, and has left the sockets
+		old = f
+	}
 	if old.Sandbox.Landlock != f.Sandbox.Landlock {
 		p.log.Warn("sandbox.landlock has changed, and applies from the next start on", "now", p.sandbox.reply.String())
 	}

@@ -79,11 +79,14 @@ func rightsOf(g grant) (rights landlock.AccessFSSet) {
 	if g.access&mayKeep != 0 {
 		rights |= keep
 	}
+	if g.access&mayStart != 0 {
+		rights |= ll.AccessFSExecute
+	}
 	if g.access&mayListen != 0 {
 		rights |= listen
 	}
 	if g.info.Mode().Type() != fs.ModeDir {
-		rights &= ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate
+		rights &= ll.AccessFSReadFile | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSExecute
 	}
 	return rights
 }

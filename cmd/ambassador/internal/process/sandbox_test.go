@@ -21,7 +21,7 @@ import (
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/config"
 	"ambassador/cmd/ambassador/internal/program"
-	"ambassador/l4"
+	"ambassador/l4/unixsocket"
 )
 
 // everySection is a configuration with one of everything that has paths or addresses.
@@ -34,8 +34,8 @@ func everySection() *config.File {
 	}
 }
 
-// TestEveryPathIsInTheSandbox asserts that the sandbox knows everything that File.paths
-// and File.addresses list. A key that is added there and forgotten here would work
+// TestEveryPathIsInTheSandbox asserts that the sandbox knows everything that File.Paths
+// and File.Addresses list. A key that is added there and forgotten here would work
 // until the process is sandboxed.
 func TestEveryPathIsInTheSandbox(t *testing.T) {
 	f := everySection()
@@ -45,7 +45,7 @@ func TestEveryPathIsInTheSandbox(t *testing.T) {
 	for i, p := range f.Paths() {
 		*p = fmt.Sprintf("/folder%d/file", i)
 		if !has(*p) {
-			t.Errorf("File.paths()[%d] is not in the sandbox", i)
+			t.Errorf("File.Paths()[%d] is not in the sandbox", i)
 		}
 		*p = ""
 	}
@@ -53,12 +53,12 @@ func TestEveryPathIsInTheSandbox(t *testing.T) {
 	for i, a := range f.Addresses() {
 		*a = fmt.Sprintf("unix:/folder%d/socket", i)
 		if !has(fmt.Sprintf("/folder%d", i)) && a != upstream {
-			t.Errorf("File.addresses()[%d] on a unix socket is not in the sandbox", i)
+			t.Errorf("File.Addresses()[%d] on a unix socket is not in the sandbox", i)
 		}
 		*a = fmt.Sprintf("127.0.0.1:%d", 1000+i)
 		w := wantsOf(f, "", "/admin")
 		if !portSet(w.bind)[1000+i] && !portSet(w.connect)[1000+i] {
-			t.Errorf("File.addresses()[%d] on a TCP port is not in the sandbox", i)
+			t.Errorf("File.Addresses()[%d] on a TCP port is not in the sandbox", i)
 		}
 		*a = ""
 	}
@@ -240,7 +240,11 @@ func beSandboxed(path string, attempts []string) int {
 		return 1
 	}
 	opts.alone = true
-	p := newProcess(context.Background(), w, opts)
+	p, err := newProcess(context.Background(), w, opts, nil)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
 	threads := make([]chan func(), 4)
 	for i := range threads {
 		threads[i] = make(chan func())
@@ -316,8 +320,8 @@ func attempt(what, argument string) (err error) {
 		}
 	case "socket": // twice: the second socket replaces the file that the first left
 		for range 2 {
-			var s *l4.UnixSocket
-			if s, err = l4.ListenUnix(ctx, argument, l4.SocketConfig{Mode: 0o660}); err != nil {
+			var s *unixsocket.Socket
+			if s, err = unixsocket.Listen(ctx, argument, unixsocket.Config{Mode: 0o660}); err != nil {
 				return err
 			}
 			s.UnixListener.Close() // the file stays

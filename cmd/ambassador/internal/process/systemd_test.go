@@ -13,6 +13,8 @@ func TestStatusLine(t *testing.T) {
 		want string
 	}{
 		{l4.Readiness{Ready: true}, "STATUS=ready"},
+		{l4.Readiness{Ready: true, Warnings: []string{"the reload failed"}}, "STATUS=ready: the reload failed"},
+		{l4.Readiness{Waiting: []string{"a"}, Warnings: []string{"b"}}, "STATUS=not ready: a; b"},
 		{l4.Readiness{Waiting: []string{"a: refused", "b: two\nlines"}}, "STATUS=not ready: a: refused; b: two lines"},
 	} {
 		if got := statusLine(c.r); got != c.want {

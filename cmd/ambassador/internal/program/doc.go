@@ -1,4 +1,4 @@
-// Package program has what main hands to every room: the streams, the environment and
+// Package program has what main hands to every package: the streams, the environment and
 // the version of the program, the files and pipes that its command line names, and the
 // error that carries its exit code.
 //

@@ -54,15 +54,37 @@ func Unused(f *config.File) (out []string) {
 				out = append(out, at+"step.storage: "+w)
 			}
 		}
-		if id.Files.CRL == "" {
-			continue
-		}
-		if _, roots, err := files.Load(id.Files); err == nil {
-			_, partial := roots.Revoked.Faults(time.Now())
-			for _, w := range partial {
-				out = append(out, at+"files.crl: "+id.Files.CRL+": "+w)
-			}
-		}
+		out = append(out, unusedOf(id, at+keyOf(id, &files.FileError{Path: id.Files.Roots()}), at+"files.crl")...)
+	}
+	keys := map[string]string{} // of the files of tls.ca
+	for _, l := range f.Listeners {
+		keys[l.CAFile()] = "listeners." + l.Name + ".tls.ca"
+	}
+	for _, u := range f.Upstreams {
+		keys[u.CAFile()] = "upstreams." + u.Name + ".tls.ca"
+	}
+	for _, ca := range f.RootFiles() {
+		out = append(out, unusedOf(ca, keys[ca.Name], "")...)
+	}
+	return out
+}
+
+// unusedOf lists what is unused in an identity's roots and revocation lists, which are
+// given by these keys.
+func unusedOf(id *config.IdentitySection, rootsKey, listsKey string) (out []string) {
+	if id.Files.Roots() == "" && id.Files.CRL == "" {
+		return nil
+	}
+	_, roots, err := files.Load(id.Files)
+	if err != nil || roots == nil { // the error is a problem
+		return nil
+	}
+	for _, w := range roots.Unused {
+		out = append(out, rootsKey+": "+id.Files.Roots()+": "+w)
+	}
+	_, partial := roots.Revoked.Faults(time.Now())
+	for _, w := range partial {
+		out = append(out, listsKey+": "+id.Files.CRL+": "+w)
 	}
 	return out
 }

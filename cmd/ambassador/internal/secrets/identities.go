@@ -10,6 +10,7 @@ import (
 	"ambassador/certs/spiffe"
 	"ambassador/certs/step"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/kubernetes"
 )
 
 // identity is a certificate with its key, its roots, or both, and their issuer.
@@ -30,14 +31,14 @@ func (s *Store) identities(sections []*config.IdentitySection) (want []wanted[*i
 		want = append(want, wanted[*identity]{section.Name, section.Key(), func() (*identity, error) {
 			id := &identity{source: certs.NewSource(section.Name), log: s.log}
 			id.source.OnPanic = s.panicked
-			return id, id.open(section)
+			return id, id.open(section, s.api)
 		}})
 	}
 	return want
 }
 
 // open makes the issuer, which does nothing before run but read files.
-func (id *identity) open(section *config.IdentitySection) error {
+func (id *identity) open(section *config.IdentitySection, api *kubernetes.Client) error {
 	switch {
 	case section.Step != nil:
 		if err := checkPassword(section); err != nil {
@@ -52,6 +53,12 @@ func (id *identity) open(section *config.IdentitySection) error {
 	case section.SPIFFE != "":
 		id.run = spiffe.New(section.SPIFFE, id.source, id.log).Run
 		return nil
+	case section.Kubernetes != "":
+		ref, err := kubernetes.ParseSecret(section.Kubernetes)
+		if err == nil {
+			id.run = api.Identity(ref, id.source, id.log).Run
+		}
+		return err
 	}
 	watcher, err := files.Open(section.Files, id.source, id.log)
 	id.run, id.rerun = watcher.Run, true

@@ -21,7 +21,7 @@ import (
 func managed(t *testing.T) *Store {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	m := NewStore(ctx, slog.New(slog.DiscardHandler), nil)
+	m := NewStore(ctx, slog.New(slog.DiscardHandler), nil, nil)
 	t.Cleanup(func() { cancel(); m.Wait() })
 	return m
 }
@@ -134,7 +134,7 @@ func TestCheckOfStepIdentities(t *testing.T) {
 		{"token_file: " + in("absent") + ", storage: " + in("everybodys"), "identities.me.step.storage: use " + in("everybodys")},
 		{"provisioner: p, password_file: " + in("pw") + ", storage: " + in("ours"), "identities.me.step.storage: " + filepath.Join(in("ours"), "identity.pem")},
 		{"provisioner: p, password_file: " + in("pw"), ""},
-		{"provisioner: p, password_file: " + in("absent"), "identities.me.step.password_file: open " + in("absent")},
+		{"provisioner: p, password_file: " + in("absent"), "identities.me.step.password_file: " + in("absent")},
 		{"provisioner: p, password_file: " + in("empty"), "it is empty; write the password"},
 		{"storage: s, token_file: " + in("pw"), ""},
 		{"storage: s, token_file: " + in("absent"), "identities.me.step.token_file: open " + in("absent") + ": no such file or directory; storage has no certificate yet"},

@@ -18,7 +18,7 @@ import (
 func Check(f *config.File) []config.Problem {
 	problems := fileProblems(f)
 	for _, id := range f.Identities {
-		if id.Files.Certificate() == "" {
+		if len(id.Files.Paths()) == 0 {
 			continue
 		}
 		cert, roots, err := files.Load(id.Files)
@@ -30,6 +30,9 @@ func Check(f *config.File) []config.Problem {
 			for _, text := range unusable {
 				problems = append(problems, f.Problem("identities."+id.Name+".files.crl", fmt.Errorf("%s: %s", id.Files.CRL, text)))
 			}
+		}
+		if cert == nil { // an identity that has only roots
+			continue
 		}
 		if err := certs.Validity(cert.Leaf, time.Now()); err != nil {
 			problems = append(problems, f.Problem("identities."+id.Name+"."+keyOf(id, nil), fmt.Errorf("%s: %w; get a new one", id.Files.Certificate(), err)))
@@ -55,7 +58,7 @@ func checkIdentity(id *config.IdentitySection) error {
 	switch {
 	case id.Step != nil:
 		return checkStep(id)
-	case id.Files.PKCS12 != "" || id.Files.Cert != "" && id.Files.Key != "":
+	case id.Files.PKCS12 != "" || id.Files.Cert != "" && id.Files.Key != "" || id.Files.OnlyRoots():
 		_, _, err := files.Load(id.Files)
 		return err
 	}
@@ -159,7 +162,7 @@ func checkPassword(id *config.IdentitySection) error {
 		return nil
 	}
 	if _, err := certs.ReadSecret(id.Step.PasswordFile); err != nil {
-		return &keyError{"step.password_file", err}
+		return &keyError{"step.password_file", files.Unreadable(id.Step.PasswordFile, err)}
 	}
 	return nil
 }

@@ -3,10 +3,13 @@ package secrets
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
+	"time"
 
 	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/api"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/kubernetes"
 	"ambassador/l4/htpasswd"
 )
 
@@ -17,22 +20,26 @@ type Store struct {
 	// Static after construction.
 	log      *slog.Logger
 	panicked func(part string)
+	api      *kubernetes.Client // for Secrets
 	ids      *keeper[*identity]
 	roots    *keeper[*identity] // by path
 	users    *keeper[*usersFile]
+
+	judged atomic.Pointer[map[string]judged] // of the identities, by name; nil before the first Commit
 }
 
 // NewStore makes a store whose files and issuers are attended to until ctx ends. Panicked,
 // if it is not nil, is told of each panic that an issuer has recovered from, by part:
-// issuer, roots, files or source.
-func NewStore(ctx context.Context, log *slog.Logger, panicked func(part string)) *Store {
-	return &Store{log: log, panicked: panicked, ids: newKeeper[*identity](ctx), roots: newKeeper[*identity](ctx), users: newKeeper[*usersFile](ctx)}
+// issuer, roots, files or source. Api is where the Secrets are.
+func NewStore(ctx context.Context, log *slog.Logger, panicked func(part string), api *kubernetes.Client) *Store {
+	return &Store{log: log, panicked: panicked, api: api, ids: newKeeper[*identity](ctx), roots: newKeeper[*identity](ctx), users: newKeeper[*usersFile](ctx)}
 }
 
 // Prepared is what one configuration names.
 type Prepared struct {
 	ids, roots set[*identity]
 	users      set[*usersFile]
+	judged     map[string]judged
 }
 
 // Prepare reads what a configuration names and what does not run unchanged already.
@@ -41,7 +48,7 @@ type Prepared struct {
 // until a good one is there. The error is a *config.Error with what is wrong in each file,
 // at the place of its key.
 func (s *Store) Prepare(f *config.File) (*Prepared, error) {
-	p := &Prepared{}
+	p := &Prepared{judged: judgedOf(f)}
 	var failedIDs, failedRoots, failedUsers map[string]error
 	p.ids, failedIDs = s.ids.prepare(s.identities(f.Identities))
 	p.roots, failedRoots = s.roots.prepare(s.identities(f.RootFiles()))
@@ -57,6 +64,7 @@ func (s *Store) Commit(p *Prepared) {
 	s.ids.commit(p.ids)
 	s.roots.commit(p.roots)
 	s.users.commit(p.users)
+	s.judged.Store(&p.judged)
 }
 
 // Identity is the source of an identity; nil if there is none of that name.
@@ -87,10 +95,25 @@ func (s *Store) Refresh() {
 	s.users.refresh()
 }
 
-// Identities lists the states of the identities by name.
+// Identities lists the states of the identities by name, without warnings.
 func (s *Store) Identities() (out []certs.Status) {
 	for _, id := range s.ids.current().list() {
 		out = append(out, id.source.Status())
+	}
+	return out
+}
+
+// JudgedIdentities is Identities with warnings, which costs more: it looks at each chain
+// and at the files.
+func (s *Store) JudgedIdentities() (out []certs.Status) {
+	var all map[string]judged
+	if p := s.judged.Load(); p != nil {
+		all = *p
+	}
+	for _, id := range s.ids.current().list() {
+		st := id.source.Status()
+		st.Warnings = all[st.Name].warnings(id.source, time.Now())
+		out = append(out, st)
 	}
 	return out
 }

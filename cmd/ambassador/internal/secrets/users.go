@@ -40,7 +40,9 @@ const maxUsersErrors = 20
 // readUsers reads a users_file.
 func readUsers(path string) (list *htpasswd.List, sum [sha256.Size]byte, err error) {
 	text, err := certs.ReadGuarded(path, maxUsersFile)
-	if err == nil {
+	if err != nil {
+		err = files.Unreadable(path, err)
+	} else {
 		list, err = parseUsers(path, text)
 	}
 	return list, sha256.Sum256(text), err
@@ -49,7 +51,7 @@ func readUsers(path string) (list *htpasswd.List, sum [sha256.Size]byte, err err
 // parseUsers reads the text of a users_file. The error joins all that is wrong with
 // it, each with its line and how to fix it.
 func parseUsers(path string, text []byte) (*htpasswd.List, error) {
-	list, err := htpasswd.Parse(text)
+	list, err := htpasswd.Parse(certs.Text(text))
 	if err == nil && list.Len() == 0 {
 		err = errors.New("it has no users, so that nobody could come in; add one with `htpasswd -nbB USER PASSWORD`")
 	}

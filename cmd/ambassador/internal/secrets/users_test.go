@@ -30,7 +30,7 @@ func watchedUsers(t *testing.T, text string) (m *Store, path string, log *cmdtes
 	t.Helper()
 	path, log = filepath.Join(t.TempDir(), "users"), cmdtest.NewOutput()
 	cmdtest.WriteFile(t, path, text)
-	m = NewStore(t.Context(), slog.New(slog.NewTextHandler(log, nil)), nil)
+	m = NewStore(t.Context(), slog.New(slog.NewTextHandler(log, nil)), nil, nil)
 	return m, path, log
 }
 
@@ -143,5 +143,18 @@ func TestUsersThatEverybodyMayWrite(t *testing.T) {
 	m.Refresh()
 	if u := m.users.running.get(path).users; !checks(t, u, "alice", "wonderland") || checks(t, u, "mallory", "x") || !strings.Contains(log.String(), "every user of this host may write it") {
 		t.Errorf("the users of a file that everybody may write are taken up:\n%s", log)
+	}
+}
+
+// A users file that a Windows program has written is read.
+func TestUsersInUTF16(t *testing.T) {
+	text := cmdtest.Htpasswd(t, "alice", "wonderland")
+	utf16 := "\xff\xfe" + strings.Join(strings.Split(text, ""), "\x00") + "\x00"
+	list, err := parseUsers("users", []byte(utf16))
+	if err != nil || list.Len() != 1 {
+		t.Fatalf("%v", err)
+	}
+	if !checks(t, htpasswd.New(list), "alice", "wonderland") {
+		t.Error("the password is not right")
 	}
 }

@@ -1,0 +1,17 @@
+//go:build !linux
+
+package handover
+
+import "ambassador/l4/carry"
+
+// Available returns ErrUnavailable.
+func Available() error { return ErrUnavailable }
+
+// Exec returns ErrUnavailable.
+func Exec(string, *carry.Handover, []int, func() error) error { return ErrUnavailable }
+
+func execFile(int, []int, []string) error { return ErrUnavailable }
+
+func readState(int) ([]byte, error) { return nil, ErrUnavailable }
+
+func release(*Received) {}

@@ -1,0 +1,263 @@
+package livetest
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ambassador/certs"
+	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/kubernetes"
+	"ambassador/cmd/ambassador/internal/secrets"
+	"ambassador/l4"
+	"ambassador/l4/netconn"
+	"ambassador/l4/outcome"
+	"ambassador/l4/relay"
+	"ambassador/l4/upstream"
+)
+
+// Options configures a test.
+type Options struct {
+	// Upstreams are the names of those to test. If empty, all.
+	Upstreams []string
+	// Ask asks the question of health.http.
+	Ask func(ctx context.Context, h config.HTTPSection, host netip.Addr) error
+	// Env is the environment, which says where the Kubernetes API server is.
+	Env func(string) (string, bool)
+	// Done is called with each result, in the order of the file. It may be nil.
+	Done func(*Upstream)
+}
+
+const (
+	// patience is how long a server's first words are awaited, and with them its alert: a
+	// TLS 1.3 server refuses our certificate only after the handshake.
+	patience = time.Second
+	// atOnce bounds the addresses of an upstream that are tried at the same time.
+	atOnce = 16
+)
+
+// Run tests the upstreams of f. Its error is a mistake in the file, or an upstream that
+// it does not have; the end of ctx ends each attempt, and is in the report.
+func Run(ctx context.Context, f *config.File, opts Options) (*Report, error) {
+	for _, name := range opts.Upstreams {
+		if !slices.ContainsFunc(f.Upstreams, func(u *config.UpstreamSection) bool { return u.Name == name }) {
+			return nil, fmt.Errorf("the configuration has no upstream %q; it has %s", name, namesOf(f))
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	silent := slog.New(slog.DiscardHandler)
+	api := kubernetes.New(opts.Env, silent, nil)
+	store := secrets.NewStore(ctx, silent, nil, api)
+	defer store.Wait()
+	defer cancel()
+	cfg, err := prepare(ctx, f, store, api, opts)
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{OK: true, Upstreams: []Upstream{}}
+	engine := relay.New()
+	defer engine.Close()
+	for i, section := range f.Upstreams {
+		if len(opts.Upstreams) > 0 && !slices.Contains(opts.Upstreams, section.Name) {
+			continue
+		}
+		t := &tester{file: f, section: section, cfg: cfg.Upstreams[i], engine: engine, seen: map[string]*seen{}}
+		result := t.run(ctx)
+		report.OK = report.OK && result.OK
+		report.Upstreams = append(report.Upstreams, result)
+		if opts.Done != nil {
+			opts.Done(&result)
+		}
+	}
+	return report, nil
+}
+
+func namesOf(f *config.File) string {
+	var names []string
+	for _, u := range f.Upstreams {
+		names = append(names, u.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// prepare reads what the file names, and translates it.
+func prepare(ctx context.Context, f *config.File, store *secrets.Store, api *kubernetes.Client, opts Options) (l4.Config, error) {
+	named, err := store.Prepare(f)
+	if err != nil {
+		return l4.Config{}, err
+	}
+	cfg, err := f.ServerConfig(config.Parts{Identity: named.Identity, Roots: named.Roots, Users: named.Users, Login: secrets.ProbeLogin, Discover: api.Discover, Ask: opts.Ask})
+	if err != nil {
+		return l4.Config{}, err
+	}
+	store.Commit(named)
+	for _, id := range f.Identities {
+		if id.Kubernetes != "" || id.SPIFFE != "" {
+			awaitFirst(ctx, named.Identity(id.Name))
+		}
+	}
+	return cfg, nil
+}
+
+// firstAnswer bounds the wait for an issuer that pushes.
+const firstAnswer = 10 * time.Second
+
+// awaitFirst waits for the first answer of an issuer that pushes.
+func awaitFirst(ctx context.Context, source *certs.Source) {
+	ctx, cancel := context.WithTimeout(ctx, firstAnswer)
+	defer cancel()
+	for {
+		changed := source.Changed()
+		if st := source.Status(); st.Ready || st.LastError != "" {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tester tests one upstream.
+type tester struct {
+	file    *config.File
+	section *config.UpstreamSection
+	cfg     upstream.Config
+	engine  *relay.Engine
+
+	mu   sync.Mutex
+	seen map[string]*seen // by keyOf; guarded by mu
+}
+
+func (t *tester) run(ctx context.Context) Upstream {
+	result := Upstream{Name: t.section.Name, OK: true, Addresses: []Address{}}
+	if t.cfg.Dynamic {
+		result.Skipped = "it is dynamic, and has no address of its own"
+		return result
+	}
+	if t.cfg.TLS != nil {
+		t.cfg.TLS = t.watch(t.cfg.TLS)
+	}
+	t.cfg.Preconnect = upstream.PreconnectConfig{}
+	u, err := upstream.New(t.cfg, upstream.Deps{Dial: timed(netconn.Dialer(t.engine, 0)), Marked: func(mark int) netconn.DialFunc { return timed(netconn.Dialer(t.engine, mark)) }})
+	if err != nil {
+		result.OK, result.Addresses = false, []Address{{Stages: []Stage{failed(Connect, "", err)}}}
+		return result
+	}
+	lookup, cancel := context.WithTimeout(ctx, upstream.LookupTimeout)
+	trials := distinct(u.Trials(lookup))
+	cancel()
+	result.Addresses = make([]Address, len(trials))
+	var work sync.WaitGroup
+	room := make(chan struct{}, atOnce)
+	for i, trial := range trials {
+		work.Go(func() {
+			room <- struct{}{}
+			defer func() { <-room }()
+			result.Addresses[i] = t.try(ctx, trial)
+		})
+	}
+	work.Wait()
+	for _, a := range result.Addresses {
+		result.OK = result.OK && a.OK
+	}
+	return result
+}
+
+// try tests one address. It is bounded by the upstream's connect.timeout.
+func (t *tester) try(ctx context.Context, trial upstream.Trial) Address {
+	a := Address{Endpoint: trial.Endpoint, Address: trial.Address}
+	if trial.Err != nil {
+		a.Stages = []Stage{failedWith(Resolve, trial.Err)}
+		return a
+	}
+	if trial.Address != trial.Endpoint {
+		a.Stages = append(a.Stages, Stage{Name: Resolve, OK: true, Detail: trial.Address})
+	}
+	within, cancel := context.WithTimeout(ctx, t.section.Connect.Timeout+patience)
+	defer cancel()
+	var took atomic.Int64
+	first, err := trial.Run(context.WithValue(within, dialTime{}, &took), patience, func(outcome.Stage, string, string, int) {})
+	if err != nil && ctx.Err() != nil {
+		err.Err = fmt.Errorf("%w: %w", errInterrupted(ctx), err.Err)
+	}
+	a.Stages = append(a.Stages, t.stages(ctx, keyOf(trial.Host, trial.Address), first, err, time.Duration(took.Load()))...)
+	if err == nil && t.cfg.Health.Check != nil {
+		a.Stages = append(a.Stages, t.check(within, trial.Address))
+	}
+	a.OK = !slices.ContainsFunc(a.Stages, func(s Stage) bool { return !s.OK })
+	return a
+}
+
+// errInterrupted says why the test ended before the attempt did.
+func errInterrupted(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return errors.New("the test ended by --timeout")
+	}
+	return errors.New("the test was interrupted")
+}
+
+// dialTime is the key of the time that the dial of a trial took, in its context: a
+// *atomic.Int64 of nanoseconds.
+type dialTime struct{}
+
+// timed measures successful dials.
+func timed(dial netconn.DialFunc) netconn.DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		began := time.Now()
+		conn, err := dial(ctx, network, address)
+		if took, ok := ctx.Value(dialTime{}).(*atomic.Int64); ok && err == nil {
+			took.Store(int64(max(time.Since(began), time.Microsecond)))
+		}
+		return conn, err
+	}
+}
+
+// watch makes configurations that tell what was seen of the certificates.
+func (t *tester) watch(base func(host, address string) (*tls.Config, error)) func(host, address string) (*tls.Config, error) {
+	return func(host, address string) (*tls.Config, error) {
+		cfg, err := base(host, address)
+		if err != nil {
+			return nil, err
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		key := keyOf(host, address)
+		if t.seen[key] == nil {
+			s := &seen{}
+			s.config = s.watched(cfg)
+			t.seen[key] = s
+		}
+		return t.seen[key].config, nil
+	}
+}
+
+// keyOf names a host of an endpoint at one of its addresses, which two hosts may share.
+func keyOf(host, address string) string { return host + " " + address }
+
+// distinct leaves out the trials of an endpoint that is given twice.
+func distinct(all []upstream.Trial) (out []upstream.Trial) {
+	for _, a := range all {
+		if !slices.ContainsFunc(out, func(b upstream.Trial) bool { return a.Endpoint == b.Endpoint && a.Address == b.Address }) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// saw returns what was seen of the certificates in a trial; nil if TLS did not begin.
+func (t *tester) saw(key string) *seen {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seen[key]
+}

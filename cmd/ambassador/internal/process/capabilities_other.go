@@ -1,0 +1,6 @@
+//go:build !linux
+
+package process
+
+// losesCapabilities returns nil: only Linux has them.
+func losesCapabilities() error { return nil }

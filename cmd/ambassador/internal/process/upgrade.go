@@ -1,0 +1,366 @@
+package process
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"ambassador/cmd/ambassador/internal/admin"
+	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/handover"
+	"ambassador/cmd/ambassador/internal/output"
+	"ambassador/cmd/ambassador/internal/program"
+	"ambassador/cmd/ambassador/internal/report"
+	"ambassador/cmd/ambassador/internal/secrets"
+	"ambassador/l4"
+	"ambassador/l4/carry"
+	"ambassador/l4/outcome"
+)
+
+// An upgrade in place: another program replaces this one in the same process and goes on
+// with the sockets, sessions and counters. Nothing has changed until the exec.
+
+const (
+	// checkTimeout bounds each question to the next program.
+	checkTimeout = 20 * time.Second
+	// checkOutput bounds what is kept of its answer, in bytes.
+	checkOutput = 8 << 10
+)
+
+// remains is what the process itself leaves to the next program.
+type remains struct {
+	ID        string                `json:"id"` // of the upgrade
+	To        string                `json:"to"` // the version that was expected
+	Started   time.Time             `json:"started"`
+	Frozen    time.Time             `json:"frozen"` // since then no byte moves
+	Report    report.Memory         `json:"report"`
+	Metrics   json.RawMessage       `json:"metrics"`
+	Web       []admin.CarriedSocket `json:"web"`
+	Inherited []inheritedSocket     `json:"inherited,omitempty"`
+	Announced []l4.Bound            `json:"announced"`
+	Sandbox   *sandboxRemains       `json:"sandbox,omitempty"`
+}
+
+// inheritedSocket is a socket that systemd has passed.
+type inheritedSocket struct {
+	Name string `json:"name"`
+	FD   int    `json:"fd"`
+}
+
+// upgrade is an upgrade that has passed its checks.
+type upgrade struct {
+	plan api.UpgradePlan
+}
+
+// checkOnly checks the configuration for the program before, which asks by
+// handover.CheckVariable whether this one can take its place.
+func checkOnly(w program.World, f *config.File) error {
+	if err := config.ErrorOf(secrets.Check(f)); err != nil {
+		return &program.ExitError{Code: 2, Err: err}
+	}
+	_, err := fmt.Fprintln(w.Stdout, "ok")
+	return err
+}
+
+// mayUpgrade returns why this process cannot be upgraded in place; nil if it can.
+func (p *Process) mayUpgrade() error {
+	switch err := handover.Available(); {
+	case err != nil:
+		return err
+	case len(p.opts.Command) > 0:
+		return errors.New("an upgrade in place is not possible with COMMAND, whose parent is this program; restart both")
+	case !p.opts.alone:
+		return errors.New("an upgrade in place is possible for `run`, `forward` and `socks5` alone")
+	case !p.server.CanCarry():
+		return errors.New("an upgrade in place is not possible with the portable relay")
+	}
+	return losesCapabilities()
+}
+
+// Upgrade is admin.Deps.Upgrade.
+func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan api.UpgradePlan, begin func(), err error) {
+	if err := p.mayUpgrade(); err != nil {
+		return plan, nil, err
+	}
+	plan.From, plan.Binary = p.world.Version, req.Binary
+	if plan.Binary == "" {
+		if plan.Binary, err = os.Executable(); err != nil {
+			return plan, nil, fmt.Errorf("the file of the running program: %w; give --binary", err)
+		}
+	}
+	if plan.To, err = p.checkNext(ctx, plan.Binary); err != nil {
+		return plan, nil, err
+	}
+	plan.Carriable = p.server.Carriable()
+	if req.Wait {
+		plan.Wait = outcome.Seconds(p.drainConfig().Timeout)
+	}
+	if req.DryRun {
+		return plan, nil, nil
+	}
+	if p.upgrading.Swap(true) {
+		return plan, nil, errors.New("another upgrade is running")
+	}
+	plan.ID = rand.Text()[:10]
+	return plan, func() { p.work.Go(func() { p.beginUpgrade(&upgrade{plan}) }) }, nil
+}
+
+// beginUpgrade waits if that is wanted, and hands the upgrade to Wait, which handles
+// signals and so cannot lose one.
+func (p *Process) beginUpgrade(u *upgrade) {
+	p.log.Info("upgrading", "binary", u.plan.Binary, "version", u.plan.To, "sessions", u.plan.Carried)
+	if u.plan.Wait > 0 {
+		p.server.DrainUncarriable(p.ctx, time.Duration(u.plan.Wait))
+	}
+	select {
+	case p.upgrades <- u:
+	case <-p.ctx.Done():
+	}
+}
+
+// checkNext asks the next program for its version, and lets it check the command line and
+// the configuration that it would be started with. It returns the version.
+func (p *Process) checkNext(ctx context.Context, binary string) (version string, err error) {
+	answer, err := p.askNext(ctx, binary, []string{"version", "--json"})
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", binary, p.explainSandbox(err))
+	}
+	var v struct {
+		Version  string
+		Handover int
+	}
+	if json.Unmarshal(answer, &v) != nil || v.Version == "" {
+		return "", fmt.Errorf("%s: its answer to `version --json` is not that of an ambassador", binary)
+	}
+	if v.Handover != carry.Version {
+		return "", fmt.Errorf("%s: version %s takes over sessions in form %d, and this one leaves them in form %d (0 is none); restart instead", binary, v.Version, v.Handover, carry.Version)
+	}
+	if _, err := p.askNext(ctx, binary, os.Args[1:], handover.CheckVariable+"=1"); err != nil {
+		return "", fmt.Errorf("%s: it refuses the configuration: %w", binary, err)
+	}
+	return v.Version, p.fitsSandbox()
+}
+
+// fitsSandbox checks that the configuration, as it is now, works inside the sandbox. A
+// configuration that only the next program understands is left to that.
+func (p *Process) fitsSandbox() error {
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	if p.opts.Load == nil || p.sandbox == nil {
+		return nil
+	}
+	f, err := p.opts.Load()
+	if err != nil {
+		return nil
+	}
+	return p.withinSandbox(f)
+}
+
+// askNext runs a program and returns its output. The error has what it said.
+func (p *Process) askNext(ctx context.Context, binary string, args []string, env ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	var out, failed bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &limited{&out}, &limited{&failed}, time.Second
+	cmd.Env = append(os.Environ(), env...)
+	if err := p.reaper.start(cmd); err != nil {
+		return nil, fmt.Errorf("it cannot be started: %w", err)
+	}
+	defer p.reaper.release()
+	err := cmd.Wait()
+	switch said := strings.TrimSpace(failed.String()); {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("no answer within %v", checkTimeout)
+	case err != nil && said != "":
+		return nil, errors.New(strings.TrimPrefix(output.Visible(said), "ambassador: "))
+	case err != nil:
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// limited keeps the beginning of what is written.
+type limited struct{ *bytes.Buffer }
+
+func (l *limited) Write(b []byte) (int, error) {
+	if room := checkOutput - l.Len(); room > 0 {
+		l.Buffer.Write(b[:min(len(b), room)])
+	}
+	return len(b), nil
+}
+
+// upgrade replaces this program. It returns only if that fails: then nothing has changed.
+func (p *Process) upgrade(u *upgrade) {
+	defer p.upgrading.Store(false)
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	p.manager.reloading()
+	err := p.replace(u)
+	p.manager.ready(p.readiness())
+	p.log.Error("upgrade failed; the running program goes on", "binary", u.plan.Binary, "cause", err.Error())
+	p.noteUpgrade(&api.Upgrade{ID: u.plan.ID, At: time.Now(), From: u.plan.From, To: u.plan.To, Error: err.Error()})
+}
+
+// errSignal means that a signal came first.
+var errSignal = errors.New("a signal to the process came first")
+
+func (p *Process) replace(u *upgrade) error {
+	began := time.Now()
+	state, thaw, err := p.server.Freeze(p.ctx)
+	if err != nil {
+		return err
+	}
+	defer thaw()
+	r := &remains{ID: u.plan.ID, To: u.plan.To, Started: p.started, Frozen: began, Report: p.opts.Report.Memory(), Announced: p.bound(), Sandbox: p.sandbox.remains()}
+	if r.Metrics, err = p.metrics.Carry(); err != nil {
+		return fmt.Errorf("read the metrics: %w", err)
+	}
+	more, err := r.addSockets(p)
+	if err != nil {
+		return fmt.Errorf("describe the sockets: %w", err)
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	p.log.Close() // write what is logged
+	p.mu.Lock()
+	cfg := p.file.Text()
+	p.mu.Unlock()
+	defer signal.Notify(p.signals, endSignals...) // noSignal may ignore some
+	return handover.Exec(u.plan.Binary, &carry.Handover{From: p.world.Version, Server: *state, Process: text, Config: cfg}, more, p.noSignal)
+}
+
+// noSignal, called just before the exec, returns an error if a signal that ends the process has come, which Wait handles
+// then. A reload that is wanted is part of the upgrade.
+func (p *Process) noSignal() error {
+	for {
+		select {
+		case s := <-p.signals:
+			if s == syscall.SIGHUP {
+				continue
+			}
+			select {
+			case p.signals <- s:
+			default: // others wait already
+			}
+			return errSignal
+		default:
+			signal.Ignore(syscall.SIGHUP, syscall.SIGINT) // they would end the next program before it handles them
+			return p.ctx.Err()
+		}
+	}
+}
+
+// addSockets adds the sockets that are not the server's, and returns their descriptors.
+func (r *remains) addSockets(p *Process) (fds []int, err error) {
+	if r.Web, err = p.web.Carry(); err != nil {
+		return nil, err
+	}
+	for _, c := range r.Web {
+		fds = append(fds, c.FD)
+	}
+	for name, files := range p.inherited {
+		for _, f := range files {
+			raw, err := f.SyscallConn()
+			if err != nil {
+				return nil, err
+			}
+			if err := raw.Control(func(fd uintptr) {
+				r.Inherited = append(r.Inherited, inheritedSocket{name, int(fd)})
+				fds = append(fds, int(fd))
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return fds, nil
+}
+
+// takeOver prepares the process to go on with what the program before has left. Apply
+// does it.
+func (p *Process) takeOver(h *handover.Received) error {
+	r := &remains{}
+	if err := json.Unmarshal(h.Process, r); err != nil {
+		return fmt.Errorf("the state of the process: %w", err)
+	}
+	p.remains, p.started = r, r.Started
+	p.opts.Report = report.Recall(r.Report)
+	p.sandbox = r.Sandbox.sandbox()
+	p.announced = map[l4.Bound]bool{}
+	for _, b := range r.Announced {
+		p.announced[b] = true
+	}
+	for _, s := range r.Inherited {
+		dup, err := syscall.Dup(s.FD) // the other stays open for the way back
+		if err != nil {
+			return os.NewSyscallError("dup", err)
+		}
+		syscall.CloseOnExec(dup)
+		p.inherited[s.Name] = append(p.inherited[s.Name], os.NewFile(uintptr(dup), s.Name))
+	}
+	return nil
+}
+
+// tookOver ends an upgrade: the sessions go on.
+func (p *Process) tookOver(h *handover.Received) {
+	r, n := p.remains, p.server.TakenOver()
+	for _, s := range r.Inherited {
+		syscall.Close(s.FD)
+	}
+	if err := p.metrics.Recall(r.Metrics); err != nil {
+		p.log.Error("counters begin at zero", "cause", err.Error())
+	}
+	up := &api.Upgrade{ID: r.ID, At: time.Now(), From: h.From, To: p.world.Version, Carried: n.Carried, Ended: n.Ended, Pause: outcome.Seconds(time.Since(r.Frozen))}
+	if h.Failed != "" {
+		up.To, up.Error = r.To, fmt.Sprintf("version %s could not take over, and went back: %s", r.To, h.Failed)
+		p.log.Error("upgrade failed; the program before goes on", "cause", h.Failed, "carried", n.Carried, "ended", n.Ended, "pause", time.Duration(up.Pause))
+	} else {
+		p.log.Info("upgraded", "from", up.From, "to", up.To, "carried", n.Carried, "ended", n.Ended, "pause", time.Duration(up.Pause))
+	}
+	p.metrics.Upgraded(n.Carried, n.Ended)
+	p.noteUpgrade(up)
+	p.remains, h.Handover = nil, nil // they have much memory
+}
+
+// noteUpgrade keeps the result of an upgrade for the status.
+func (p *Process) noteUpgrade(u *api.Upgrade) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastUpgrade = u
+}
+
+func (p *Process) upgraded() *api.Upgrade {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastUpgrade
+}
+
+// handoverServer returns the state for the server; nil if there is none.
+func handoverServer(h *handover.Received) *carry.Server {
+	if !h.Pending() {
+		return nil
+	}
+	return &h.Server
+}
+
+// explainSandbox adds what to do if the sandbox keeps the process from a program.
+func (p *Process) explainSandbox(err error) error {
+	if p.sandbox == nil || p.sandbox.files == nil || !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	exe, _ := os.Executable()
+	return fmt.Errorf("%w; the sandbox of the running program allows to start programs in the folder of %s alone: put the new version there, or set sandbox.landlock: off (from the next start on)", err, cmp.Or(exe, "the running one"))
+}
