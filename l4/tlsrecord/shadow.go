@@ -82,7 +82,7 @@ func (s *Shadow) Read(b []byte) (int, error) {
 		case n > 0 && s.ok:
 			s.buf = append(s.buf, b[:n]...)
 		case n > 0:
-			return s.within(b[:n]), nil
+			return s.within(b[:n]), err
 		case err == nil: // again
 		case s.ok && len(s.buf) > 0 && !isTimeout(err):
 			s.lose() // the stream ends within a record: crypto/tls knows the error
