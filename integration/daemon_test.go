@@ -108,14 +108,21 @@ func (d *daemon) start(t testing.TB) {
 	}
 }
 
-// stop shuts the server down, or kills it if that takes too long.
+// stop shuts the server down, or kills it if that takes too long. It asks more than
+// once: on a busy host prosody lost a signal, and went on.
 func (d *daemon) stop(t testing.TB) {
 	t.Helper()
 	if d.process == nil || !d.running() {
 		return
 	}
-	d.signal(syscall.SIGTERM)
-	if _, err := d.exit(patience); err != nil {
+	var err error
+	for range 3 {
+		d.signal(syscall.SIGTERM)
+		if _, err = d.exit(patience / 3); err == nil {
+			return
+		}
+	}
+	if err != nil {
 		t.Error(err)
 		d.signal(os.Kill)
 		d.exit(patience)
