@@ -175,6 +175,7 @@ them, and it says of every connection how it ended and why.`,
 	explainCompletion(root)
 	completeValues(root)
 	listTopics(root)
+	plainFlags(root)
 	return root
 }
 

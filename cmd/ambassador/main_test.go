@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
+
 	"ambassador/cmd/ambassador/internal/cmdtest"
 	"ambassador/cmd/ambassador/internal/program"
 )
@@ -131,6 +133,23 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		case !strings.Contains(c.Example, "ambassador"):
 			t.Errorf("%s: the example is no command line: %s", c.CommandPath(), c.Example)
 		}
+	}
+}
+
+// Every flag is in the help of its command, and a boolean one has no value there.
+func TestFlagsInHelp(t *testing.T) {
+	for _, c := range everyCommand((&app{World: program.World{Env: cmdtest.EnvOf()}}).rootCommand()) {
+		c.InitDefaultHelpFlag()
+		text := c.UsageString()
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			want := "--" + f.Name + `\s`
+			if f.Value.Type() == "bool" {
+				want = "--" + f.Name + `\s{2}`
+			}
+			if !f.Hidden && !regexp.MustCompile(want).MatchString(text) {
+				t.Errorf("%s: the help does not have %s as it should:\n%s", c.CommandPath(), f.Name, text)
+			}
+		})
 	}
 }
 
