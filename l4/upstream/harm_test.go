@@ -90,7 +90,7 @@ func TestSessionsWaitForTheTrial(t *testing.T) {
 		begun, alive := time.Now(), 5*time.Second
 		answer := func(ctx context.Context) (net.Conn, error) {
 			if time.Since(begun) < alive {
-				return after(100*time.Millisecond, refuses)(ctx)
+				return after(100*time.Millisecond, unreachable)(ctx)
 			}
 			return accepts(ctx)
 		}

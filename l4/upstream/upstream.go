@@ -263,21 +263,24 @@ func (u *Upstream) ConnectFor(ctx context.Context, w Want, report progress) (*Co
 			if u.pauseBefore(ctx, plan.rounds) != nil {
 				return nil, last
 			}
-		case !u.awaitTurn(ctx, &plan, err):
+		case !u.awaitTurn(ctx, &plan, last, err):
 			return nil, last // err says only that nothing can be tried now
 		}
 	}
 	return nil, last
 }
 
-// awaitTurn waits until a session that failed before may try again, where err says
-// that nothing can be tried now. It waits for the pause before the next round, or for
-// the trial of a breaker that opened meanwhile. It returns false if the session
-// cannot try again.
-func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, err *outcome.Error) bool {
+// awaitTurn waits until a session that failed before with last may try again, where err
+// says that nothing can be tried now. It waits for the pause before the next round, or for
+// the trial of a breaker that opened meanwhile: not if the only address refused. A direct
+// client would have its refusal by now, and new sessions are refused at once, too. It
+// returns false if the session cannot try again.
+func (u *Upstream) awaitTurn(ctx context.Context, plan *plan, last, err *outcome.Error) bool {
 	switch {
 	case errors.Is(err, ending.ErrTriedAll) && plan.again():
 		return u.pauseBefore(ctx, plan.rounds) == nil
+	case last.Reason == outcome.Refused && len(plan.known()) == 1:
+		return false
 	case err.Reason == outcome.NoEndpoint, err.Reason == outcome.BreakerOpen:
 		return plan.awaitTrial(ctx)
 	}
