@@ -59,7 +59,7 @@ func Run(ctx context.Context, f *config.File, opts Options) (*Report, error) {
 	store := secrets.NewStore(ctx, silent, nil, api)
 	defer store.Wait()
 	defer cancel()
-	cfg, err := prepare(ctx, f, store, api, opts)
+	named, cfg, err := prepare(ctx, f, store, api, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func Run(ctx context.Context, f *config.File, opts Options) (*Report, error) {
 		if len(opts.Upstreams) > 0 && !slices.Contains(opts.Upstreams, section.Name) {
 			continue
 		}
-		t := &tester{file: f, section: section, cfg: cfg.Upstreams[i], engine: engine, seen: map[string]*seen{}}
+		t := &tester{section: section, named: named, cfg: cfg.Upstreams[i], engine: engine, seen: map[string]*seen{}}
 		result := t.run(ctx)
 		report.OK = report.OK && result.OK
 		report.Upstreams = append(report.Upstreams, result)
@@ -90,14 +90,14 @@ func namesOf(f *config.File) string {
 }
 
 // prepare reads what the file names, and translates it.
-func prepare(ctx context.Context, f *config.File, store *secrets.Store, api *kubernetes.Client, opts Options) (l4.Config, error) {
-	named, err := store.Prepare(f)
+func prepare(ctx context.Context, f *config.File, store *secrets.Store, api *kubernetes.Client, opts Options) (named *secrets.Prepared, cfg l4.Config, err error) {
+	named, err = store.Prepare(f)
 	if err != nil {
-		return l4.Config{}, err
+		return named, cfg, err
 	}
-	cfg, err := f.ServerConfig(config.Parts{Identity: named.Identity, Roots: named.Roots, Users: named.Users, Login: secrets.ProbeLogin, Discover: api.Discover, Ask: opts.Ask})
+	cfg, err = f.ServerConfig(config.Parts{Identity: named.Identity, Roots: named.Roots, Users: named.Users, Login: secrets.ProbeLogin, Discover: api.Discover, Ask: opts.Ask})
 	if err != nil {
-		return l4.Config{}, err
+		return named, cfg, err
 	}
 	store.Commit(named)
 	for _, id := range f.Identities {
@@ -105,7 +105,7 @@ func prepare(ctx context.Context, f *config.File, store *secrets.Store, api *kub
 			awaitFirst(ctx, named.Identity(id.Name))
 		}
 	}
-	return cfg, nil
+	return named, cfg, nil
 }
 
 // firstAnswer bounds the wait for an issuer that pushes.
@@ -130,8 +130,8 @@ func awaitFirst(ctx context.Context, source *certs.Source) {
 
 // tester tests one upstream.
 type tester struct {
-	file    *config.File
 	section *config.UpstreamSection
+	named   *secrets.Prepared // what the file names
 	cfg     upstream.Config
 	engine  *relay.Engine
 

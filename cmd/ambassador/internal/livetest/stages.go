@@ -5,10 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
+	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4/outcome"
 )
@@ -20,6 +23,7 @@ type seen struct {
 	peer     []*x509.Certificate
 	verified bool
 	skipped  bool // the certificate was not judged
+	trusted  bool // the certificate is itself a root
 	version  uint16
 	asked    bool             // the server asked for our certificate
 	sent     *tls.Certificate // nil: none
@@ -200,7 +204,12 @@ func (t *tester) describe(s *seen) *ServerCertificate {
 		out.Names = append(out.Names, u.String())
 	}
 	if s.verified && !s.skipped && t.chained() {
-		out.Root, out.Roots = rootOf(s.peer), t.roots()
+		var pools []*x509.CertPool
+		out.Roots, pools = t.roots()
+		if root := rootOf(s.peer, pools); root != nil {
+			out.Root = root.Subject.String()
+			s.trusted = root.Equal(leaf)
+		}
 	}
 	return out
 }
@@ -215,41 +224,58 @@ func (t *tester) chained() bool {
 	return true
 }
 
-// rootOf is the name of the root of the chain that a server has sent.
-func rootOf(chain []*x509.Certificate) string {
-	top := chain[0]
-	for range chain {
-		for _, c := range chain {
-			if c != top && string(c.RawSubject) == string(top.RawIssuer) {
-				top = c
-				break
-			}
+// rootOf returns the certificate among the roots with which the peer's chain verified;
+// nil if none of the pools has it. A nil pool is the system's. The root may be the leaf
+// itself, or an intermediate certificate: crypto/x509 trusts what a pool has.
+func rootOf(peer []*x509.Certificate, pools []*x509.CertPool) *x509.Certificate {
+	intermediates := x509.NewCertPool()
+	for _, c := range peer[1:] {
+		intermediates.AddCert(c)
+	}
+	for _, pool := range pools {
+		chains, err := peer[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if err == nil {
+			return chains[0][len(chains[0])-1]
 		}
 	}
-	return top.Issuer.String()
+	return nil
 }
 
-// roots says where the roots are from that verify the server.
-func (t *tester) roots() string {
+// roots returns the pools that may verify the server, and says where they are from. A nil
+// pool is the system's.
+func (t *tester) roots() (from string, pools []*x509.CertPool) {
 	section := t.section.TLS
+	system := []*x509.CertPool{nil}
 	if section.CA == "system" {
-		return "the system's roots"
+		return "the system's roots", system
 	}
 	if section.CA != "" {
-		return section.CA
+		return section.CA, poolsOf(t.named.Roots(t.section.CAFile()))
 	}
-	for _, id := range t.file.Identities {
-		if id.Name == section.Identity && (id.Step != nil || id.SPIFFE != "" || id.Kubernetes != "" || id.Files.Roots() != "") {
-			return "the roots of identity " + id.Name
-		}
+	if pools := poolsOf(t.named.Identity(section.Identity)); len(pools) > 0 {
+		return "the roots of identity " + section.Identity, pools
 	}
-	return "the system's roots"
+	return "the system's roots", system
+}
+
+// poolsOf returns the roots of a source, those of other trust domains included.
+func poolsOf(source *certs.Source) (pools []*x509.CertPool) {
+	if source == nil {
+		return nil
+	}
+	now, err := source.Current()
+	if err != nil || now.Roots == nil || now.Roots.Pool == nil {
+		return nil
+	}
+	return slices.AppendSeq([]*x509.CertPool{now.Roots.Pool}, maps.Values(now.Roots.Domains))
 }
 
 // text is the certificate in one line.
 func (c *ServerCertificate) text(s *seen) string {
 	text := fmt.Sprintf("%q, issued by %q, %s", nameOf(s.peer[0]), c.Issuer, left(c.NotAfter, time.Now()))
 	switch {
+	case s.trusted:
+		text += "; it is itself among the roots in " + c.Roots
 	case c.Root != "":
 		text += fmt.Sprintf("; root %q in %s", c.Root, c.Roots)
 	case s.skipped:
