@@ -121,6 +121,9 @@ func (j *judge) explainUnknown(c *x509.Certificate, peer, known []*x509.Certific
 	switch {
 	case known == nil && isInsecure(c.SignatureAlgorithm):
 		return oldSignature(whose, c)
+	case len(known) > 0 && !slices.ContainsFunc(known, canSign):
+		return fmt.Sprintf("%s was issued by %q, and no certificate that we trust (%s) is a CA's: %q vouches for itself alone (%s)", whose, issuer, j.whose, subject(known[0]), notCA(known[0])),
+			fmt.Sprintf("set %s to the certificate of the CA %q", j.peer.rootsKey(), issuer)
 	case len(peer) == 1:
 		return fmt.Sprintf("no root that we trust (%s) vouches for the %s's certificate, which was issued by %q", j.whose, j.peer, issuer),
 			fmt.Sprintf("set %s to that CA's certificate, or let the %s send its whole chain", j.peer.rootsKey(), j.peer)
@@ -171,6 +174,12 @@ func isInsecure(a x509.SignatureAlgorithm) bool {
 		return true
 	}
 	return false
+}
+
+// canSign reports whether crypto/x509 lets a certificate sign others.
+func canSign(c *x509.Certificate) bool {
+	marked := c.BasicConstraintsValid && c.IsCA || c.Version < 3 && !c.BasicConstraintsValid
+	return marked && (c.KeyUsage == 0 || c.KeyUsage&x509.KeyUsageCertSign != 0)
 }
 
 // notCA says why crypto/x509 does not let a certificate sign others.

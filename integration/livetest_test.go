@@ -59,7 +59,7 @@ func TestLiveTest(t *testing.T) {
 		{"the leaf as the root", "server", []string{"-www"}, append([]string{"--ca", keys.file("server.crt")}, here...), 0,
 			[]string{`ok   certificate  "CN=server", issued by "CN=integration CA"`, "left; it is itself among the roots in " + keys.file("server.crt") + "; TLS 1.3"}},
 		{"a leaf of the same CA as the root", "server", nil, append([]string{"--ca", keys.file("client.crt")}, here...), 3,
-			[]string{"FAIL certificate", `issued by "CN=integration CA"`, "fix: "}},
+			[]string{"FAIL certificate", `no certificate that we trust (those of tls.ca) is a CA's: "CN=app"`, `fix: set tls.ca (--ca) to the certificate of the CA "CN=integration CA"`}},
 		{"unknown CA", "server", nil, append([]string{"--ca", keys.file("other.crt")}, here...), 3,
 			[]string{"FAIL certificate", "CN=integration CA", "fix: "}},
 		{"expired", "server-expired", nil, append([]string{"--ca", keys.file("ca.crt")}, here...), 3,
