@@ -124,7 +124,7 @@ upstreams:
 		t.Errorf("exit code %d, want 3", code)
 	}
 	inOrder(t, out, "mail → localhost:", "ok   resolve      127.0.0.1:", "ok   connect", "ok   proxy", `ok   answer       the server said "220 mail.test ready\r\n"`,
-		"two → "+dead, "FAIL connect", "refused", "fix: ", "two → "+hangUp.addr, "ok   connect", "s\n", "FAIL answer", "anywhere: skipped: it is dynamic", file+": failed (2 of 3 addresses)")
+		"two → "+dead, "FAIL connect", "refused", "fix: ", "two → "+hangUp.addr, "ok   connect", "s\n", "FAIL answer", "anywhere: skipped: it is dynamic", "--dest HOST:PORT", file+": failed (2 of 3 addresses)")
 
 	if _, _, code := testOf(t, "-c", file, "mail"); code != 0 {
 		t.Errorf("the test of one upstream: exit code %d, want 0", code)
@@ -151,6 +151,93 @@ upstreams:
 	}
 	if s := reply.Upstreams[0].Addresses[0].Stages[0]; s.Stage != "connect" || s.OK || s.Reason != "refused" || s.Hint == "" {
 		t.Errorf("the stage of a dead port is %+v", s)
+	}
+}
+
+// TestLiveTestOfDestinations proves that --dest opens what clients of a proxy ask for, by
+// its rules and with its TLS, and sends nothing.
+func TestLiveTestOfDestinations(t *testing.T) {
+	t.Parallel()
+	keys := newPKI(t)
+	mesh := opensslServer(t, keys, "server", "-Verify", "1", "-verify_return_error", "-CAfile", keys.file("ca.crt"), "-www")
+	heard := make(chan int, 1)
+	plain := startServer(t, nil, func(s *server, c duplex) {
+		n, _ := io.Copy(io.Discard, c)
+		heard <- int(n)
+	})
+	dead, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := func(addr string) string { _, p, _ := net.SplitHostPort(addr); return p }
+	file := writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+dns: {servers: ["127.0.0.1:%s"]} # /etc/hosts is asked before
+identities: {app: {files: {cert: %q, key: %q, ca: %q}}}
+listeners:
+  egress:
+    listen: 127.0.0.1:0
+    socks5: {}
+    rules:
+      - {name: mesh, host: localhost, port: %s, upstream: mesh}
+      - {host: localhost, upstream: internet}
+      - {host: orders.test, client: [10.1.0.0/16], upstream: fixed, report: "to be closed"}
+      - {host: "*.invalid", upstream: internet}
+      - {ip: [127.0.0.7/32], port: %s, upstream: internet}
+      - {deny: "not on the list"}
+  redirected: {listen: "127.0.0.1:0", original_destination: true, upstream: internet}
+upstreams:
+  mesh: {dynamic: true, tls: {identity: app}}
+  internet: {dynamic: true}
+  fixed: {endpoints: [%q]}
+`, dead, keys.file("client.crt"), keys.file("client.key"), keys.file("ca.crt"), port(mesh.addr()), dead, plain.addr))
+
+	local := "localhost:" + port(plain.addr)
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want []string // in this order
+	}{
+		{"with TLS", []string{"--dest", "localhost:" + port(mesh.addr())}, 0, []string{"egress → localhost:", "ok   rule         rule mesh allows it, to upstream mesh", "mesh → localhost:",
+			"ok   connect", `ok   certificate  "CN=server"`, `did not refuse "CN=app"`, "ok   answer", "ok (1 destination)"}},
+		{"a dead port", []string{"--dest", "localhost:" + dead}, 3, []string{"rule #2 allows it, to upstream internet", "internet → localhost:" + dead + " (127.0.0.1:" + dead + ")", "FAIL connect", "refused", "fix: ", "failed (1 of 1 destination)"}},
+		{"denied", []string{"--dest", "other.test:443"}, 3, []string{"FAIL rule         rule #6: not on the list", "fix: "}},
+		{"a name that does not exist", []string{"--dest", "x.invalid:443"}, 3, []string{"ok   rule         rule #4", "FAIL resolve", "x.invalid", "fix: "}},
+		{"special", []string{"--dest", "127.0.0.1:443", "--as", "listener=redirected"}, 3, []string{"redirected → 127.0.0.1:443", "ok   rule         the listener has no rules: all goes to upstream internet", "FAIL special", "loopback", "fix: "}},
+		{"by who asks", []string{"--dest", "orders.test:5432", "--as", "client=10.1.2.3"}, 0, []string{"ok   rule         rule #3 allows it, to upstream fixed, and reports it: to be closed", "fixed → " + plain.addr, "ok   answer", "ok (1 destination)"}},
+		{"through each listener that it fits", []string{"--dest", "127.0.0.7:" + dead}, 3, []string{"egress → 127.0.0.7:", "rule #5", "FAIL connect", "redirected → 127.0.0.7:", "FAIL special", "loopback", "no rule opens", "failed (2 of 2 destinations)"}},
+		{"with upstreams", []string{"fixed", "--dest", "other.test:443"}, 3, []string{"fixed → " + plain.addr, "egress → other.test:443", "failed (1 of 1 destination)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, errs, code := testOf(t, append([]string{"-c", file}, c.args...)...)
+			if code != c.code || errs != "" {
+				t.Errorf("exit code %d and %q, want %d and nothing", code, errs, c.code)
+			}
+			inOrder(t, out, c.want...)
+			if strings.Contains(out, plain.addr) {
+				if n := <-heard; n != 0 {
+					t.Errorf("the server received %d bytes", n)
+				}
+			}
+		})
+	}
+
+	var reply struct {
+		OK           bool
+		Upstreams    []any
+		Destinations []struct {
+			Destination, Listener, Upstream string
+			OK                              bool
+			Stages                          []struct{ Stage string }
+			Addresses                       []struct{ Address string }
+		}
+	}
+	out, _, code := testOf(t, "-c", file, "--dest", local, "--json")
+	if err := json.Unmarshal([]byte(out), &reply); err != nil || code != 0 || !reply.OK || len(reply.Upstreams) != 0 || len(reply.Destinations) != 1 {
+		t.Fatalf("--json: exit code %d, %v\n%s", code, err, out)
+	}
+	if d := reply.Destinations[0]; d.Destination != local || d.Listener != "egress" || d.Upstream != "internet" || !d.OK || d.Stages[0].Stage != "rule" || len(d.Addresses) == 0 {
+		t.Errorf("--json: %+v", d)
 	}
 }
 

@@ -297,6 +297,7 @@ var ours = map[string][]string{
 	"ambassador/cmd/ambassador/internal/explain": {
 		"ambassador/l4/outcome",                     // stages, reasons and records
 		"ambassador/l4/bind",                        // whether a destination is one of our own sockets
+		"ambassador/l4/destination",                 // what a client asks for
 		"ambassador/l4/nameserver",                  // looks up names
 		"ambassador/cmd/ambassador/internal/config", // the rules, and the clients that can match them
 		"ambassador/cmd/ambassador/internal/output", // writes the explanation
@@ -310,13 +311,17 @@ var ours = map[string][]string{
 		"ambassador/certs", // the first certificate of an identity
 		"ambassador/cmd/ambassador/internal/kubernetes", // the endpoints of Services
 		"ambassador/cmd/ambassador/internal/config",     // the upstreams
+		"ambassador/cmd/ambassador/internal/explain",    // what the rules decide about a destination
 		"ambassador/cmd/ambassador/internal/output",     // prints results
 		"ambassador/cmd/ambassador/internal/secrets",    // our certificates, and roots
-		"ambassador/l4",          // the translated configuration
-		"ambassador/l4/netconn",  // the dialer of sessions
-		"ambassador/l4/outcome",  // stages, reasons, advice
-		"ambassador/l4/relay",    // its sockets
-		"ambassador/l4/upstream", // connects
+		"ambassador/l4",             // the translated configuration
+		"ambassador/l4/netconn",     // the dialer of sessions
+		"ambassador/l4/outcome",     // stages, reasons, advice
+		"ambassador/l4/destination", // what a client asks for
+		"ambassador/l4/ending",      // the reason of a failed lookup
+		"ambassador/l4/relay",       // its sockets
+		"ambassador/l4/upstream",    // connects
+		"ambassador/policy",         // what the rules decided
 	},
 	"ambassador/cmd/ambassador/internal/cli": {
 		"ambassador/certs",                               // Pause

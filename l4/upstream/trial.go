@@ -2,8 +2,10 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"ambassador/l4/destination"
 	"ambassador/l4/outcome"
 	"ambassador/policy"
 )
@@ -23,10 +25,29 @@ func (u *Upstream) Trials(ctx context.Context) (out []Trial) {
 			out = append(out, Trial{Endpoint: e.address, Err: u.failed(ctx, outcome.StageDial, candidate{endpoint: e}, err)})
 		}
 	}
-	for _, m := range u.members() {
+	return append(out, trialsOf(u.members())...)
+}
+
+func trialsOf(members []member) (out []Trial) {
+	for _, m := range members {
 		out = append(out, Trial{Endpoint: m.endpoint.address, Host: m.endpoint.host, Address: m.name, address: m.Address})
 	}
 	return out
+}
+
+// TrialsOf looks up what a client asks of a dynamic upstream, and returns a trial for each
+// address that a session might dial.
+func (u *Upstream) TrialsOf(ctx context.Context, d *destination.Destination) ([]Trial, *outcome.Error) {
+	t := u.Target(d)
+	if err := t.find(ctx, u, ""); err != nil {
+		stage := outcome.StageDial
+		if refused, ok := errors.AsType[*outcome.Refusal](err); ok {
+			stage = refused.Stage
+		}
+		return nil, u.failed(ctx, stage, candidate{endpoint: t.cached.endpoint}, err)
+	}
+	t.findRest(ctx, u)
+	return trialsOf(t.members), nil
 }
 
 // Run does what a probe does, and waits so long for the server's first bytes. Report is

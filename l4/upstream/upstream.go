@@ -444,7 +444,7 @@ func (u *Upstream) awaitPermit(ctx context.Context) error {
 // failed returns the *outcome.Error of an attempt that ended at stage.
 func (u *Upstream) failed(ctx context.Context, stage outcome.Stage, c candidate, err error) *outcome.Error {
 	reason := ending.Classify(stage, err)
-	if ctx.Err() == context.DeadlineExceeded && reason != outcome.DNS && stage != outcome.StagePermit {
+	if ctx.Err() == context.DeadlineExceeded && reason != outcome.DNS && stage != outcome.StagePermit && stage != outcome.StageRoute {
 		reason = outcome.Timeout
 	}
 	e := &outcome.Error{Stage: stage, Reason: reason, Upstream: u.cfg.Name, Address: c.String(), Err: ending.Explain(u.protocol, c.port(), stage, reason, err)}

@@ -226,33 +226,49 @@ func (q *Question) Answer(ctx context.Context) (e Explanation, err error) {
 		return e, err
 	}
 	e.Listener, e.Question = q.of.Name, q.text
-	addrs, resolved := q.addrs, q.has["addr"]
-	d, need := rules.Decide(&q.query, addrs, resolved)
-	if need {
-		ctx, cancel := context.WithTimeout(ctx, explainTimeout)
-		defer cancel()
-		var err error
-		e.LookedUp = q.query.Host
-		if q.absolute {
-			e.LookedUp += "."
-		}
-		if addrs, err = nameserver.LookUp(ctx, q.file.DNSServers(), e.LookedUp); err != nil {
-			e.LookupError, e.Reason = err.Error(), outcome.DNS
-		} else {
-			for i := range addrs {
-				addrs[i] = addrs[i].Unmap()
-			}
-			resolved = true
-			d, _ = rules.Decide(&q.query, addrs, true)
-		}
+	d, found := q.decide(ctx, rules)
+	if e.LookedUp = found.name; found.err != nil {
+		e.LookupError, e.Reason = found.err.Error(), outcome.DNS
 	}
-	for _, s := range rules.Explain(&q.query, addrs, resolved) {
+	for _, s := range rules.Explain(&q.query, found.addrs, found.known) {
 		e.Rules = append(e.Rules, explainedRule{Rule: s.Rule, Matches: s.Matched, Key: s.Key, Text: s.Text})
 	}
-	if e.Resolved = addrs; e.Reason == "" {
+	if e.Resolved = found.addrs; e.Reason == "" {
 		e.decided(d, q.file, q.query.Port)
 	}
 	return e, nil
+}
+
+// found is what is known of the addresses of a question's destination. Name is the one
+// that was looked up; empty: none was. Err is that of the lookup.
+type found struct {
+	name  string
+	addrs []netip.Addr
+	known bool
+	err   error
+}
+
+// decide asks the rules, and looks up the name if they need its addresses.
+func (q *Question) decide(ctx context.Context, rules *policy.Rules) (policy.Decision, found) {
+	f := found{addrs: q.addrs, known: q.has["addr"]}
+	d, need := rules.Decide(&q.query, f.addrs, f.known)
+	if !need {
+		return d, f
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	if f.name = q.query.Host; q.absolute {
+		f.name += "."
+	}
+	if f.addrs, f.err = nameserver.LookUp(ctx, q.file.DNSServers(), f.name); f.err != nil {
+		return d, f
+	}
+	for i := range f.addrs {
+		f.addrs[i] = f.addrs[i].Unmap()
+	}
+	f.known = true
+	d, _ = rules.Decide(&q.query, f.addrs, true)
+	return d, f
 }
 
 // decided takes in what the rules of the file decided about a port.

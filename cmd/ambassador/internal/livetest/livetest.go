@@ -16,6 +16,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/explain"
 	"ambassador/cmd/ambassador/internal/kubernetes"
 	"ambassador/cmd/ambassador/internal/secrets"
 	"ambassador/l4"
@@ -27,14 +28,17 @@ import (
 
 // Options configures a test.
 type Options struct {
-	// Upstreams are the names of those to test. If empty, all.
+	// Upstreams are the names of those to test. If empty, all, unless there are Requests.
 	Upstreams []string
+	// Requests are destinations that clients ask for.
+	Requests []*explain.Question
 	// Ask asks the question of health.http.
 	Ask func(ctx context.Context, h config.HTTPSection, host netip.Addr) error
 	// Env is the environment, which says where the Kubernetes API server is.
 	Env func(string) (string, bool)
-	// Done is called with each result, in the order of the file. It may be nil.
-	Done func(*Upstream)
+	// Done is called with the result of each upstream in the order of the file, and then of
+	// each request: an *Upstream or a *Destination. It may be nil.
+	Done func(Result)
 }
 
 const (
@@ -66,17 +70,27 @@ func Run(ctx context.Context, f *config.File, opts Options) (*Report, error) {
 	report := &Report{OK: true, Upstreams: []Upstream{}}
 	engine := relay.New()
 	defer engine.Close()
-	for i, section := range f.Upstreams {
-		if len(opts.Upstreams) > 0 && !slices.Contains(opts.Upstreams, section.Name) {
+	testerOf := func(name string) *tester {
+		i := slices.IndexFunc(f.Upstreams, func(u *config.UpstreamSection) bool { return u.Name == name })
+		return &tester{section: f.Upstreams[i], named: named, cfg: cfg.Upstreams[i], engine: engine, seen: map[string]*seen{}}
+	}
+	if opts.Done == nil {
+		opts.Done = func(Result) {}
+	}
+	for _, section := range f.Upstreams {
+		if len(opts.Upstreams)+len(opts.Requests) > 0 && !slices.Contains(opts.Upstreams, section.Name) {
 			continue
 		}
-		t := &tester{section: section, named: named, cfg: cfg.Upstreams[i], engine: engine, seen: map[string]*seen{}}
-		result := t.run(ctx)
+		result := testerOf(section.Name).run(ctx)
 		report.OK = report.OK && result.OK
 		report.Upstreams = append(report.Upstreams, result)
-		if opts.Done != nil {
-			opts.Done(&result)
-		}
+		opts.Done(&result)
+	}
+	for _, q := range opts.Requests {
+		result := request(ctx, q, testerOf)
+		report.OK = report.OK && result.OK
+		report.Destinations = append(report.Destinations, result)
+		opts.Done(&result)
 	}
 	return report, nil
 }
@@ -142,14 +156,10 @@ type tester struct {
 func (t *tester) run(ctx context.Context) Upstream {
 	result := Upstream{Name: t.section.Name, OK: true, Addresses: []Address{}}
 	if t.cfg.Dynamic {
-		result.Skipped = "it is dynamic, and has no address of its own"
+		result.Skipped = "it is dynamic, and has no address of its own; test a destination of its clients with --dest HOST:PORT"
 		return result
 	}
-	if t.cfg.TLS != nil {
-		t.cfg.TLS = t.watch(t.cfg.TLS)
-	}
-	t.cfg.Preconnect = upstream.PreconnectConfig{}
-	u, err := upstream.New(t.cfg, upstream.Deps{Dial: timed(netconn.Dialer(t.engine, 0)), Marked: func(mark int) netconn.DialFunc { return timed(netconn.Dialer(t.engine, mark)) }})
+	u, err := t.upstream()
 	if err != nil {
 		result.OK, result.Addresses = false, []Address{{Stages: []Stage{failed(Connect, "", err)}}}
 		return result
@@ -157,21 +167,36 @@ func (t *tester) run(ctx context.Context) Upstream {
 	lookup, cancel := context.WithTimeout(ctx, upstream.LookupTimeout)
 	trials := distinct(u.Trials(lookup))
 	cancel()
-	result.Addresses = make([]Address, len(trials))
+	result.Addresses = t.tryAll(ctx, trials)
+	for _, a := range result.Addresses {
+		result.OK = result.OK && a.OK
+	}
+	return result
+}
+
+// upstream makes the upstream, which tells t what it sees of certificates.
+func (t *tester) upstream() (*upstream.Upstream, error) {
+	if t.cfg.TLS != nil {
+		t.cfg.TLS = t.watch(t.cfg.TLS)
+	}
+	t.cfg.Preconnect = upstream.PreconnectConfig{}
+	return upstream.New(t.cfg, upstream.Deps{Dial: timed(netconn.Dialer(t.engine, 0)), Marked: func(mark int) netconn.DialFunc { return timed(netconn.Dialer(t.engine, mark)) }})
+}
+
+// tryAll tests the addresses, several at once.
+func (t *tester) tryAll(ctx context.Context, trials []upstream.Trial) []Address {
+	all := make([]Address, len(trials))
 	var work sync.WaitGroup
 	room := make(chan struct{}, atOnce)
 	for i, trial := range trials {
 		work.Go(func() {
 			room <- struct{}{}
 			defer func() { <-room }()
-			result.Addresses[i] = t.try(ctx, trial)
+			all[i] = t.try(ctx, trial)
 		})
 	}
 	work.Wait()
-	for _, a := range result.Addresses {
-		result.OK = result.OK && a.OK
-	}
-	return result
+	return all
 }
 
 // try tests one address. It is bounded by the upstream's connect.timeout.
