@@ -176,6 +176,50 @@ func TestVisitedForgetsTheOldest(t *testing.T) {
 	}
 }
 
+// TestTrialsOfDestinations asserts that the addresses of a destination whose breaker is open
+// can be tried at once, and no others; a trial that passes closes the breaker.
+func TestTrialsOfDestinations(t *testing.T) {
+	up := false
+	u := dynamic(t, Config{Breaker: policy.BreakerConfig{Failures: 1, Open: time.Hour}, Connect: ConnectConfig{Attempts: 1}},
+		func(ctx context.Context, _, address string) (net.Conn, error) {
+			if up || address == "192.0.2.9:443" {
+				return says("")(ctx)
+			}
+			return nil, l4test.Sys("connect", syscall.ECONNREFUSED)
+		})
+	ask := func(host, ip string) {
+		d := &destination.Destination{Host: host, Port: 443, IPs: addrs(ip), May: everything, Ours: notOurs}
+		if conn, err := u.ConnectFor(t.Context(), Want{To: u.Target(d), Connect: u.cfg.Connect}, noProgress); err == nil {
+			conn.Abort(nil)
+		}
+	}
+	ask("well.test", "192.0.2.9")
+	ask("dead.test", "192.0.2.1")
+	memory, _ := u.cached(&destination.Destination{Host: "dead.test", Port: 443}).breaker.Memory(time.Now())
+	u.recall(u.cached(&destination.Destination{Host: "recalled.test", Port: 443}), evicted.Destination{Key: "recalled.test:443", Breaker: memory, Cause: "refused", Failed: time.Now()})
+	all := u.Trials(t.Context())
+	if len(all) != 1 || all[0].Endpoint != "dead.test:443" || all[0].Host != "dead.test" || all[0].Address != "192.0.2.1:443" {
+		t.Fatalf("%+v, want the address of dead.test", all)
+	}
+	state := func(want string) {
+		t.Helper()
+		if n := u.Status().Breakers[want]; n == 0 {
+			t.Errorf("no breaker is %s", want)
+		}
+	}
+	if err := all[0].Now(t.Context()); err == nil {
+		t.Error("a trial of a dead address passed")
+	}
+	state("open")
+	up = true
+	if err := all[0].Now(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if again := u.Trials(t.Context()); len(again) != 0 {
+		t.Errorf("%+v is left to try", again)
+	}
+}
+
 // The open breaker of an evicted destination stays open, and its cause is kept. Of the
 // evicted breakers, the oldest is forgotten first.
 func TestBreakersOutliveTheirDestinations(t *testing.T) {

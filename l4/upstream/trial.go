@@ -17,8 +17,12 @@ type Trial struct {
 	address                 *Address
 }
 
-// Trials looks up the endpoints, and returns a trial for each of their addresses.
+// Trials looks up the endpoints, and returns a trial for each of their addresses. Those of
+// a dynamic upstream are for the addresses of the destinations in its status.
 func (u *Upstream) Trials(ctx context.Context) (out []Trial) {
+	if u.destinationCache != nil {
+		return u.destinationCache.trials()
+	}
 	u.followForTrials(ctx)
 	for _, e := range u.unresolved() {
 		if err := u.resolve(ctx, e); err != nil {
@@ -31,6 +35,28 @@ func (u *Upstream) Trials(ctx context.Context) (out []Trial) {
 func trialsOf(members []member) (out []Trial) {
 	for _, m := range members {
 		out = append(out, Trial{Endpoint: m.endpoint.address, Host: m.endpoint.host, Address: m.name, address: m.Address})
+	}
+	return out
+}
+
+// trials returns a trial for each address of the destinations whose breaker is not closed,
+// at most those of maxListed. Sessions have dialled these addresses, so that rules allowed
+// them.
+func (v *destinationCache) trials() (out []Trial) {
+	n := 0
+	for _, s := range v.list() {
+		if s.breaker.State() == policy.Closed || n == maxListed {
+			continue
+		}
+		n++
+		s.endpoint.mu.Lock()
+		members := s.endpoint.members
+		s.endpoint.mu.Unlock()
+		for _, m := range members {
+			if m.addr.IsValid() { // else the destination was recalled, and not looked up since
+				out = append(out, trialsOf([]member{m})...)
+			}
+		}
 	}
 	return out
 }

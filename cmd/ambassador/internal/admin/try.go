@@ -47,7 +47,7 @@ func (a *admin) trialsOf(ctx context.Context, name, address string) ([]upstream.
 		return nil, &api.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("upstream %q: there is none of that name", name), Hint: "see GET /v1/upstreams for their names"}
 	}
 	if len(trials) == 0 {
-		return nil, &api.Error{Status: http.StatusConflict, Text: fmt.Sprintf("upstream %q has no addresses of its own: it is dynamic", name), Hint: "connect through it: sessions make the trials of its destinations"}
+		return nil, &api.Error{Status: http.StatusConflict, Text: fmt.Sprintf("upstream %q has nothing to try: it is dynamic, and the breakers of all its destinations are closed", name), Hint: "try a destination with `ambassador test --dest HOST:PORT`"}
 	}
 	if address == "" {
 		return trials, nil

@@ -35,7 +35,9 @@ func sourceOf(open, ended int) Source {
 		Status: func() api.Status {
 			dead := upstream.AddressStatus{Address: "10.0.0.9:5432", Health: "unhealthy", Breaker: "open"}
 			well := upstream.AddressStatus{Address: "10.0.0.7:5432", Health: "healthy", Breaker: "closed"}
-			return api.Status{Upstreams: []upstream.Status{{Name: "orders", Endpoints: []upstream.EndpointStatus{{Endpoint: "db:5432", LastReason: outcome.OK, Addresses: []upstream.AddressStatus{dead, well}}}}}, Version: "v1", Started: time.Now(), Readiness: l4.Readiness{Ready: true}, Listeners: []api.Listener{{ListenerStatus: l4.ListenerStatus{Bound: l4.Bound{Name: "db", Addr: "127.0.0.1:5432"}}}}}
+			return api.Status{Upstreams: []upstream.Status{{Name: "orders", Endpoints: []upstream.EndpointStatus{{Endpoint: "db:5432", LastReason: outcome.OK, Addresses: []upstream.AddressStatus{dead, well}}}}, {Name: "net", Dynamic: true, Endpoints: []upstream.EndpointStatus{
+				{Endpoint: "api.test:443", Addresses: []upstream.AddressStatus{{Address: "192.0.2.1:443", Health: "unknown", Breaker: "open"}}},
+				{Endpoint: "recalled.test:443", Addresses: []upstream.AddressStatus{{Address: "recalled.test:443", Health: "unknown", Breaker: "open"}}}}}}, Version: "v1", Started: time.Now(), Readiness: l4.Readiness{Ready: true}, Listeners: []api.Listener{{ListenerStatus: l4.ListenerStatus{Bound: l4.Bound{Name: "db", Addr: "127.0.0.1:5432"}}}}}
 		},
 		Sessions: func(n int) []outcome.Record { return slices.Clone(opened[max(0, len(opened)-n):]) },
 		Recent:   func(n int) []outcome.Record { return slices.Clone(gone[:min(n, len(gone))]) },
@@ -83,6 +85,9 @@ func TestButtonsFollowAccess(t *testing.T) {
 		}
 		if got := strings.Contains(body, `data-path="v1/upstreams/orders/try?address=10.0.0.9%3A5432"`); got != want[0] || strings.Contains(body, "address=10.0.0.7") {
 			t.Errorf("access %s: a button to try the dead address alone: %t, want %t", access, got, want[0])
+		}
+		if got := strings.Contains(body, `data-path="v1/upstreams/net/try?address=192.0.2.1%3A443"`); got != want[0] || strings.Contains(body, "address=recalled.test") {
+			t.Errorf("access %s: a button to try the address of a dynamic destination alone: %t, want %t", access, got, want[0])
 		}
 	}
 }

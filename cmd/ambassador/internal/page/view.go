@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -258,7 +259,7 @@ func addressesOf(s *snapshot) (rows []addressRow) {
 		for _, e := range u.Endpoints {
 			for _, row := range endpointRows(base, e, s.made) {
 				row.Connect = medianOf(times[place{u.Name, row.Address}])
-				if row.State != "ok" && base.State == "ok" && row.Health != "" && !u.Dynamic {
+				if row.State != "ok" && base.State == "ok" && row.Health != "" && (!u.Dynamic || isResolved(row.Address)) {
 					row.Try = tryPath(u.Name, row.Address)
 				}
 				rows = append(rows, row)
@@ -266,6 +267,13 @@ func addressesOf(s *snapshot) (rows []addressRow) {
 		}
 	}
 	return rows
+}
+
+// isResolved reports whether an address of a dynamic upstream is one, and not the name of
+// a destination that was not looked up since it was recalled.
+func isResolved(address string) bool {
+	_, err := netip.ParseAddrPort(address)
+	return err == nil
 }
 
 func tlsOf(u upstream.Status) string {
