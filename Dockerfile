@@ -23,14 +23,15 @@ ARG DATE
 # scratch has none.
 RUN CGO_ENABLED=0 go build -tags nobadger,nobadgerv1,nobadgerv2,nomysql,nopgx -trimpath ${VERSION:+-buildvcs=false} -ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT -X main.date=$DATE" -o /out/ambassador ./cmd/ambassador
 RUN if /out/ambassador version | grep -q "^ambassador devel "; then echo "the version is not known: give --build-arg VERSION=..." >&2; exit 1; fi
-# scratch has no mkdir: the folders that have to exist are made here.
-RUN mkdir -p /out/run/ambassador /out/tmp && chmod 1777 /out/tmp
+# scratch has no mkdir: the folders that have to exist are made here. The mode of /tmp is kept
+# below another folder only: engines copy the contents of a folder, and buildah not its mode.
+RUN mkdir -p /out/run/ambassador /out/root/tmp && chmod 1777 /out/root/tmp
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # The admin socket's folder belongs to the user that we run as.
 COPY --from=build --chown=65532:65532 /out/run/ambassador /run/ambassador
-COPY --from=build /out/tmp /tmp
+COPY --from=build /out/root/ /
 COPY --from=build /out/ambassador /ambassador
 ENV RUNTIME_DIRECTORY=/run/ambassador
 USER 65532:65532

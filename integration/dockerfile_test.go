@@ -26,7 +26,7 @@ func TestDockerfileImage(t *testing.T) {
 	for _, line := range []string{
 		`COPY --from=build /etc/ssl/certs/ca-certificates\.crt /etc/ssl/certs/ca-certificates\.crt`,
 		`COPY --from=build --chown=(\d+:\d+) /out/run/ambassador /run/ambassador`,
-		`COPY --from=build /out/tmp /tmp`,
+		`COPY --from=build /out/root/ /`,
 		`COPY --from=build /out/ambassador /ambassador`,
 		`ENV RUNTIME_DIRECTORY=/run/ambassador`,
 		`USER [1-9]\d*:[1-9]\d*`,
@@ -136,6 +136,9 @@ $engine mount c >mounted`
 		t.Fatal(err)
 	}
 	root := strings.TrimSpace(string(mounted))
+	if at, err := os.Stat(filepath.Join(root, "tmp")); err != nil || at.Mode() != os.ModeDir|os.ModeSticky|0o777 {
+		t.Errorf("the image's /tmp: %v, %v; the user of the image cannot write to it", at, err)
+	}
 	needInImage(t, root)
 	if text, err := inImage(root, demoFolder, "/ambassador", "demo", "--once").CombinedOutput(); err != nil {
 		t.Errorf("demo --once: %v\n%s", err, text)
