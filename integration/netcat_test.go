@@ -84,18 +84,33 @@ func TestNetcatAtEachEnd(t *testing.T) {
 	through := strings.TrimPrefix(a.addr("forward"), "127.0.0.1:")
 	netcatForm(t, netcatForms[0].program, netcatForms[0].client, through, "hello").exit(patience) // it is early
 	a.metric("ambassador_sessions_total{reason=refused}", 1)
+	sessions := 0
 	for _, s := range netcatForms {
 		for _, c := range netcatForms {
 			for _, to := range []string{port, through} {
-				server := netcatForm(t, s.program, s.server, port, "reply", "-v")
-				listensAt(t, server)
-				said(t, netcatForm(t, c.program, c.client, to, "hello"), "reply\n")
-				said(t, server, "hello\n")
+				for again := 5; ; again-- {
+					mark := a.stderr.len()
+					server := netcatForm(t, s.program, s.server, port, "reply", "-v")
+					listensAt(t, server)
+					said(t, netcatForm(t, c.program, c.client, to, "hello"), "reply\n")
+					sent := ""
+					if to == through {
+						sessions++
+						sent = a.awaitAfter(mark, `"msg":"session".*"bytes_up":(\d+)`)[1]
+					}
+					// Some clients end without reading their input if the server's end comes first,
+					// as it can on a busy host.
+					if code, err := server.exit(patience); again > 0 && err == nil && code == 0 && server.stdout.len() == 0 && (sent == "" || sent == "0") {
+						continue
+					}
+					said(t, server, "hello\n")
+					break
+				}
 			}
 		}
 	}
-	a.metric("ambassador_sessions_total{reason=closed}", float64(len(netcatForms)*len(netcatForms)))
-	a.metric("ambassador_attempts_total{reason=ok}", float64(len(netcatForms)*len(netcatForms)))
+	a.metric("ambassador_sessions_total{reason=closed}", float64(sessions))
+	a.metric("ambassador_attempts_total{reason=ok}", float64(sessions))
 }
 
 // TestNetcatWithTLS proves the same for a TLS server that takes one connection.

@@ -222,14 +222,17 @@ func TestTLSListensAnywhere(t *testing.T) {
 // theirs.
 func TestCrowdOfHandshakesIsBounded(t *testing.T) {
 	cfg, cert, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
-	cfg.MaxMemory = 3*leaveCost + 512 // three goroutines, and less than half of a hello
+	const crowd = 16
+	cfg.MaxMemory = (crowd+1)*leaveCost + 512 // goroutines, and less than half of a hello
 	f := serve(t, Options{}, cfg)
 	oldest := f.client(0)
 	io.WriteString(oldest, "\x16") // a client that sends nothing is parked
 	f.until("the first session in greet", func() bool { return f.waiting() == 1 })
-	io.WriteString(f.client(0), "\x16")
-	f.until("two sessions in greet", func() bool { return f.waiting() == 2 })
-	// The third one is too much for as long as its hello is not complete.
+	for range crowd - 1 {
+		io.WriteString(f.client(0), "\x16")
+	}
+	f.until("the crowd in greet", func() bool { return f.waiting() == crowd })
+	// One more is too much for as long as its hello is not complete.
 	honest := &pausedConn{TCPConn: f.client(0), then: func() { wantReset(t, oldest) }}
 	ping(t, tls.Client(honest, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}}))
 	if r := f.record(); r.Reason != outcome.Limit || r.Limit != "limits.memory" || r.Stage != outcome.StageGreet {
