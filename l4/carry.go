@@ -89,8 +89,13 @@ func (s *Server) Freeze(ctx context.Context) (state *carry.Server, thaw func(), 
 	s.mu.Lock()
 	f.listeners = s.listeners
 	s.mu.Unlock()
+	quiet := true
 	for _, l := range f.listeners {
-		l.Pause()
+		quiet = l.Pause() && quiet
+	}
+	if !quiet {
+		f.thaw()
+		return nil, nil, f.failed("a connection was accepted, and its session did not begin in time, because of the load; another attempt may succeed")
 	}
 	f.await(ctx, establishWait, f.established)
 	f.stopLeft()

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,13 +25,14 @@ type acceptor struct {
 	watched  watched // the acceptor's entry in the table
 	failed   chan error
 	accepted atomic.Int64
-	begun    sync.WaitGroup // connections for which f has not returned; Pause waits for it
 
 	mu     sync.Mutex
 	fd     int32          // guarded by mu; -1 once closed
 	f      func(net.Conn) // guarded by mu; nil: Serve does not run
 	loops  []*loop        // guarded by mu; those that wait for connections: the first of the engine's
 	paused bool           // guarded by mu; no loop accepts, until Resume
+	begun  int            // guarded by mu; connections for which f has not returned
+	quiet  chan struct{}  // guarded by mu; closed when begun is 0; nil: Pause does not wait
 }
 
 // acceptBatch is how many connections are accepted per event, before the loop's
@@ -119,18 +121,37 @@ func (a *acceptor) start(loops []*loop) error {
 }
 
 // Pause makes the loops accept nothing. Serve does not return.
-func (a *acceptor) Pause() {
-	a.stop()
-	a.begun.Wait()
+func (a *acceptor) Pause() bool {
+	quiet := a.stop()
+	t := time.NewTimer(pauseTimeout)
+	defer t.Stop()
+	select {
+	case <-quiet:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
-func (a *acceptor) stop() {
+// stop begins a pause. The channel is closed when f has returned for every connection.
+func (a *acceptor) stop() <-chan struct{} {
 	a.engine.mu.Lock()
 	defer a.engine.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.paused = true
 	a.forget()
+	a.quiet = make(chan struct{})
+	defer a.wake()
+	return a.quiet
+}
+
+// wake ends the wait of Pause, if f has returned for every connection. Mu is held.
+func (a *acceptor) wake() {
+	if a.begun == 0 && a.quiet != nil {
+		close(a.quiet)
+		a.quiet = nil
+	}
 }
 
 // Resume makes the loops accept again. An error makes Serve return.
@@ -204,8 +225,7 @@ func (a *acceptor) ready(l *loop) {
 		case 0:
 			a.accepted.Add(1)
 			conn.home = l
-			f(conn)
-			a.begun.Done()
+			a.begin(f, conn)
 		case syscall.EINTR, syscall.ECONNABORTED:
 		case syscall.EAGAIN:
 			return
@@ -219,6 +239,17 @@ func (a *acceptor) ready(l *loop) {
 	}
 }
 
+// begin calls f with a connection.
+func (a *acceptor) begin(f func(net.Conn), conn net.Conn) {
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.begun--
+		a.wake()
+	}()
+	f(conn)
+}
+
 func (a *acceptor) accept() (*Socket, func(net.Conn), syscall.Errno) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -229,7 +260,7 @@ func (a *acceptor) accept() (*Socket, func(net.Conn), syscall.Errno) {
 	if errno != 0 {
 		return nil, nil, errno
 	}
-	a.begun.Add(1)
+	a.begun++
 	return newSocket(a.engine, fd, from, a.keepAlive), a.f, 0
 }
 

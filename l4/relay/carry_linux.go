@@ -2,9 +2,9 @@ package relay
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"ambassador/l4/relay/ledger"
 )
@@ -53,9 +53,6 @@ func (e *Engine) Freeze(s Session) (Carried, Frozen) {
 		f.mu.Unlock()
 		return Carried{}, FrozenBusy
 	}
-	for i := range f.sides {
-		setLingerZero(f.sides[i].fd)
-	}
 	if !f.carriable() {
 		return Carried{}, FrozenLost
 	}
@@ -68,11 +65,7 @@ func (e *Engine) Freeze(s Session) (Carried, Frozen) {
 
 // Thaw undoes Freeze, if that returned FrozenWhole or FrozenLost.
 func (e *Engine) Thaw(s Session) {
-	f := s.(*flow)
-	for i := range f.sides {
-		setLingerOff(f.sides[i].fd)
-	}
-	f.mu.Unlock()
+	s.(*flow).mu.Unlock()
 }
 
 // carried returns the state. Mu is held.
@@ -161,10 +154,41 @@ func (f *flow) restore(c *Carried) error {
 		if from.PipeBytes > 0 {
 			s.pipe = &pipe{r: int32(from.PipeRead), w: int32(from.PipeWrite), n: from.PipeBytes}
 		}
-		setLingerOff(s.fd)
 		f.loop.engine.table.at(s.fd).Store(&f.watched)
 	}
 	return nil
+}
+
+// Freeze ends the wait of Await without a call, and returns the descriptor of a socket
+// that the next program continues: see Engine.AdoptSocket. It returns false, and does
+// nothing, if the socket is in Go's poller or closed. Until Thaw nobody may use the
+// socket. If the process dies meanwhile, the client gets a RST.
+func (s *Socket) Freeze() (fd int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return 0, false
+	}
+	s.unwatch()
+	setLingerZero(s.fd)
+	return int(s.fd), true
+}
+
+// Thaw undoes Freeze.
+func (s *Socket) Thaw() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd >= 0 {
+		setLingerOff(s.fd)
+	}
+}
+
+// AdoptSocket continues the accepted socket of a client that another program of this
+// process has frozen.
+func (e *Engine) AdoptSocket(fd int, remote netip.AddrPort, keepAlive *net.KeepAliveConfig) net.Conn {
+	s := newSocket(e, int32(fd), remote, keepAlive)
+	s.Thaw()
+	return s
 }
 
 // abandon closes the descriptors, the sockets with a RST.
@@ -173,5 +197,3 @@ func (c *Carried) abandon() {
 		closeWithReset(int32(fd))
 	}
 }
-
-func setLingerOff(fd int32) { setLinger(fd, unix.Linger{}) }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -236,5 +237,75 @@ func pauses(t *testing.T, k kind) {
 		}
 	case <-time.After(bound):
 		t.Error("Serve does not end")
+	}
+}
+
+// Pause waits until f has returned for each connection, but not for ever.
+func TestPauseIsBounded(t *testing.T) {
+	for name, kind := range map[string]kind{"tcp": {}, "unix": {unix: true}} {
+		t.Run(name, func(t *testing.T) {
+			e := New()
+			defer e.Close()
+			network, address := "tcp", "127.0.0.1:0"
+			if kind.unix {
+				network, address = "unix", filepath.Join(t.TempDir(), "s")
+			}
+			ln, err := net.Listen(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := e.Listen(ln, &net.KeepAliveConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			entered, leave := make(chan struct{}, 1), make(chan struct{})
+			go l.Serve(func(c net.Conn) { // ends with Close
+				entered <- struct{}{}
+				<-leave
+				c.Close()
+			})
+			defer l.Close()
+			c, err := net.Dial(network, l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			<-entered
+			if l.Pause() {
+				t.Error("Pause returns true while f runs")
+			}
+			l.Resume()
+			close(leave)
+			if _, err := io.ReadAll(c); err != nil { // f has returned, or is about to
+				t.Error(err)
+			}
+			if !l.Pause() {
+				t.Error("Pause returns false after f has returned")
+			}
+		})
+	}
+}
+
+// If the process dies, the kernel closes the sockets of relayed sessions with a RST. A
+// session that ends well ends with a FIN all the same.
+func TestDiesWithReset(t *testing.T) {
+	p := plainPair(t)
+	f := p.session.(*flow)
+	f.mu.Lock()
+	for i := range f.sides {
+		var l unix.Linger
+		size := uint32(unsafe.Sizeof(l))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(f.sides[i].fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 || l.Onoff != 1 || l.Linger != 0 {
+			t.Errorf("side %d: linger %+v, %v", i, l, errno)
+		}
+	}
+	f.mu.Unlock()
+	p.down.closeWrite()
+	p.up.closeWrite()
+	for _, e := range []*end{p.down, p.up} {
+		if _, err := io.ReadAll(e); err != nil {
+			t.Error(err)
+		}
 	}
 }

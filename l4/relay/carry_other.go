@@ -2,7 +2,11 @@
 
 package relay
 
-import "errors"
+import (
+	"errors"
+	"net"
+	"net/netip"
+)
 
 // Carries is always false here.
 func (e *Engine) Carries() bool { return false }
@@ -22,3 +26,6 @@ func (e *Engine) Thaw(Session) {}
 func (e *Engine) Adopt(*Carried, Owner) (Session, error) {
 	return nil, errors.New("only Linux can carry sessions over")
 }
+
+// AdoptSocket is never called here.
+func (e *Engine) AdoptSocket(int, netip.AddrPort, *net.KeepAliveConfig) net.Conn { return nil }

@@ -59,7 +59,8 @@
 //     passed on as FIN (TLS: close_notify, then FIN), or its RST, which is passed on as
 //     RST. Bytes that a side sent before its RST still arrive.
 //   - One direction may end long before the other.
-//   - An ending that we decide is a RST on both sides, without close_notify.
+//   - An ending that we decide is a RST on both sides, without close_notify. So is the
+//     end of the process, by kill -9 too, for the sessions that loops run.
 //   - Done is called once, never from within another call of this package, after both
 //     connections are closed and the counts are final, and after Settled.
 //   - If descriptors, pipes or memory run out, a session is relayed with the remaining

@@ -144,6 +144,7 @@ func (f *flow) take(c *Config) bool {
 		}
 	}
 	for i, l := range legs {
+		setLingerZero(f.sides[i].fd) // if the process dies, the kernel sends a RST
 		if s, ok := l.raw.(*Socket); ok && s.taken() {
 			switch {
 			case s.late && direction(i) == down:
@@ -676,11 +677,10 @@ func (f *flow) close(reset bool) {
 	for i := range f.sides {
 		s := &f.sides[i]
 		f.loop.engine.table.at(s.fd).Store(nil)
-		if reset {
-			closeWithReset(s.fd)
-		} else {
-			closeFD(s.fd)
+		if !reset {
+			setLingerOff(s.fd)
 		}
+		closeFD(s.fd)
 		if s.pipe != nil {
 			s.pipe.close()
 		}

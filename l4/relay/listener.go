@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -17,9 +18,9 @@ type Listener interface {
 	// other connections need these goroutines.
 	Serve(f func(net.Conn)) (n int, err error)
 	// Pause makes Serve accept nothing until Resume; connections wait in the kernel. When
-	// it returns, f was called for every accepted connection. It waits at most
+	// it returns true, f has returned for every accepted connection. It waits at most
 	// pauseTimeout.
-	Pause()
+	Pause() bool
 	// Resume ends Pause.
 	Resume()
 	// Close stops accepting, for good.
@@ -30,12 +31,14 @@ type Listener interface {
 	Control(f func(fd uintptr)) error
 }
 
-// pauseTimeout bounds Pause: a Serve that is about to end does not answer.
+// pauseTimeout bounds Pause: a Serve that is about to end does not answer, and f may be
+// slow.
 const pauseTimeout = time.Second
 
 // plainListener adapts any net.Listener.
 type plainListener struct {
 	net.Listener
+	busy atomic.Int64 // connections for which f has not returned
 
 	mu     sync.Mutex
 	paused *listenerPause // guarded by mu; nil: it is not paused
@@ -73,7 +76,9 @@ func (l *plainListener) Serve(f func(net.Conn)) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
+		l.busy.Add(1)
 		f(conn)
+		l.busy.Add(-1)
 	}
 }
 
@@ -89,7 +94,7 @@ func (l *plainListener) wait() {
 }
 
 // Pause interrupts Accept.
-func (l *plainListener) Pause() {
+func (l *plainListener) Pause() bool {
 	p := &listenerPause{waits: make(chan struct{}), resumed: make(chan struct{})}
 	l.mu.Lock()
 	l.paused = p
@@ -99,7 +104,9 @@ func (l *plainListener) Pause() {
 	defer t.Stop()
 	select {
 	case <-p.waits:
+		return true
 	case <-t.C:
+		return l.busy.Load() == 0
 	}
 }
 

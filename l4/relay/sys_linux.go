@@ -76,7 +76,11 @@ func closeWithReset(fd int32) {
 	closeFD(fd)
 }
 
+// setLingerZero makes the last close of a socket send a RST, that at the end of the
+// process too.
 func setLingerZero(fd int32) { setLinger(fd, unix.Linger{Onoff: 1}) }
+
+func setLingerOff(fd int32) { setLinger(fd, unix.Linger{}) }
 
 func setLinger(fd int32, l unix.Linger) {
 	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
