@@ -325,6 +325,11 @@ func (s *Server) takeOver() {
 		to := s.trafficOf(t.Listener, t.Upstream)
 		to.up, to.down = to.up+t.Up, to.down+t.Down
 	}
+	for _, l := range s.listeners {
+		if l.socket != nil {
+			l.socket.Own()
+		}
+	}
 	s.mu.Unlock()
 	for i := range c.Ended {
 		s.countEnded(&c.Ended[i])

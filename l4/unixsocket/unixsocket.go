@@ -35,6 +35,9 @@ type Socket struct {
 	mu     sync.Mutex
 	guard  Config // guarded by mu; the file's current mode and owner
 	closed bool   // guarded by mu
+	// foreign is not nil while the file is that of the program before this one: see Adopt.
+	// It gives the file the mode and owner back that it had there. Guarded by mu.
+	foreign func()
 }
 
 // Listen binds a socket at path, or the abstract socket "@name" of Linux, which has
@@ -81,7 +84,8 @@ func (s *Socket) File() *File {
 
 // Adopt returns the socket that another program of this process has made at path, with
 // the mode and owner of cfg. Made is nil for an abstract socket. If the file at path is
-// not the socket's any more, it returns an error, and has closed ln.
+// not the socket's any more, it returns an error, and has closed ln. Until Own, Close
+// leaves the file to the other program, as that has made it.
 func Adopt(ln *net.UnixListener, path string, made *File, cfg Config) (*Socket, error) {
 	ln.SetUnlinkOnClose(false)
 	s := &Socket{UnixListener: ln, path: path}
@@ -97,7 +101,7 @@ func Adopt(ln *net.UnixListener, path string, made *File, cfg Config) (*Socket, 
 		}
 	}
 	if err == nil {
-		_, err = s.Reguard(cfg)
+		s.foreign, err = s.Reguard(cfg)
 	}
 	if err != nil {
 		ln.Close()
@@ -215,8 +219,30 @@ func Knock(ctx context.Context, path string) error {
 // Addr is the path that clients connect to.
 func (s *Socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
 
+// Own makes the file of an adopted socket this program's.
+func (s *Socket) Own() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.foreign = nil
+}
+
+// leave gives the file of a foreign socket back.
+func (s *Socket) leave() (foreign bool) {
+	s.mu.Lock()
+	back := s.foreign
+	s.foreign, s.closed = nil, s.closed || back != nil
+	s.mu.Unlock()
+	if back != nil {
+		back()
+	}
+	return back != nil
+}
+
 // Close stops listening and removes the file, unless another process has replaced it.
 func (s *Socket) Close() error {
+	if s.leave() {
+		return s.UnixListener.Close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed && s.file != nil && s.ours() {

@@ -275,3 +275,45 @@ func TestUnixSocketIsShownByItsPath(t *testing.T) {
 		t.Errorf("the system does not show %s", path)
 	}
 }
+
+// Until Own, an adopted socket leaves the file, with its mode, to the program before.
+func TestAdoptedSocketIsForeign(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	before, err := Listen(t.Context(), path, Config{Mode: 0o600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	made := l4test.StatSocket(t, path)
+	adopt := func() *Socket {
+		file, err := before.UnixListener.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		ln, err := net.FileListener(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := Adopt(ln.(*net.UnixListener), path, before.File(), Config{Mode: 0o666})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l4test.StatSocket(t, path); got.Mode != 0o666 {
+			t.Errorf("adopted with mode %o, want 666", got.Mode)
+		}
+		return s
+	}
+	for range 2 {
+		adopt().Close()
+		if got := l4test.StatSocket(t, path); got != made {
+			t.Errorf("after Close it is %+v, want %+v", got, made)
+		}
+	}
+	s := adopt()
+	s.Own()
+	s.Close()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("after Own and Close: %v, want no file", err)
+	}
+}

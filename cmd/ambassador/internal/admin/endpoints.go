@@ -308,6 +308,11 @@ func (m *Endpoints) Commit(set *EndpointSet) {
 		syscall.Close(c.FD) // those in use were duplicated
 	}
 	m.Carried = nil
+	for _, e := range set.fresh {
+		if socket, ok := e.listener.(*unixsocket.Socket); ok {
+			socket.Own()
+		}
+	}
 	m.running = set.all
 	m.served.Store(&set.all)
 }
