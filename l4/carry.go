@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -48,6 +49,8 @@ func (s *Server) CanCarry() bool { return s.engine.Carries() }
 func (s *Server) Carriable() (n Carriable) {
 	for _, sess := range s.live() {
 		switch flow := sess.relayed(); {
+		case flow == nil && sess.canFreeze():
+			n.Carried++
 		case flow == nil:
 			n.Establishing++
 		case s.engine.CanCarry(flow):
@@ -140,14 +143,32 @@ func (f *freezer) await(ctx context.Context, most time.Duration, done func() boo
 	return true
 }
 
-// established reports whether the relay has every session.
-func (f *freezer) established() bool { return f.server.Carriable().Establishing == 0 }
+// established freezes the parked sessions, and reports whether the relay has all others.
+func (f *freezer) established() bool {
+	all := true
+	for _, sess := range f.server.live() {
+		all = (f.frozen[sess] || sess.relayed() != nil || f.freezeParked(sess)) && all
+	}
+	return all
+}
+
+// freezeParked freezes a session that waits for its client's first byte, and adds it to
+// the state.
+func (f *freezer) freezeParked(sess *session) bool {
+	fd, ok := sess.freeze()
+	if !ok {
+		return false
+	}
+	f.frozen[sess] = true
+	f.state.Parked = append(f.state.Parked, carry.Parked{Seq: sess.seq, Record: sess.rec.Copy(), Listener: sess.route.listener.key, Remote: netconn.Unmapped(sess.downstream.conn.RemoteAddr()), FD: fd})
+	return true
+}
 
 // stopLeft ends the sessions that are not established, and those that cannot be frozen.
 func (f *freezer) stopLeft() {
 	for _, sess := range f.server.live() {
 		flow := sess.relayed()
-		if flow == nil || !relay.CanFreeze(flow) {
+		if !f.frozen[sess] && (flow == nil || !relay.CanFreeze(flow)) {
 			f.state.Stopped++
 			sess.stop(errUpgrade)
 		}
@@ -236,7 +257,11 @@ func (f *freezer) describeListener(l *listener) error {
 // thaw undoes Freeze.
 func (f *freezer) thaw() {
 	for sess := range f.frozen {
-		f.server.engine.Thaw(sess.relayed())
+		if flow := sess.relayed(); flow != nil {
+			f.server.engine.Thaw(flow)
+		} else {
+			sess.thaw()
+		}
 	}
 	for i := range f.state.Sessions {
 		for k := range f.state.Sessions[i].Flow.Sides {
@@ -306,11 +331,11 @@ func (l *listener) adopt(c *carry.Listener, cfg *ListenerConfig) bool {
 }
 
 // takeOver continues the sessions and counters of another program. Apply calls it when
-// it can no longer fail.
-func (s *Server) takeOver() {
+// it can no longer fail, and starts the parked sessions in the result.
+func (s *Server) takeOver() []*session {
 	c := s.carried
 	if c == nil || c.done.Swap(true) {
-		return
+		return nil
 	}
 	if c.begin != nil {
 		c.begin()
@@ -338,11 +363,15 @@ func (s *Server) takeOver() {
 	for i := range c.Sessions {
 		a.adopt(&c.Sessions[i])
 	}
+	for i := range c.Parked {
+		a.adoptParked(&c.Parked[i])
+	}
 	for _, l := range c.Listeners {
 		syscall.Close(l.FD) // those in use were duplicated
 	}
 	s.carried = nil
-	s.takenOver = Carriable{Carried: len(c.Sessions) - a.lost, Ended: len(c.Ended) + c.Stopped + a.lost}
+	s.takenOver = Carriable{Carried: len(c.Sessions) + len(c.Parked) - a.lost, Ended: len(c.Ended) + c.Stopped + a.lost}
+	return a.parked
 }
 
 // TakenOver returns how many sessions of the program before this one go on, and how many
@@ -379,6 +408,7 @@ type adoption struct {
 	server *Server
 	routes map[string]*route             // by the name of the listener
 	gone   map[string]*upstream.Upstream // upstreams that the configuration does not have
+	parked []*session                    // to be started
 	lost   int                           // sessions that could not go on
 }
 
@@ -409,6 +439,29 @@ func (a *adoption) adopt(c *carry.Session) {
 		a.lost++
 		sess.lose(err)
 	}
+}
+
+// adoptParked makes a parked session anew. Its client has the time that was left.
+func (a *adoption) adoptParked(c *carry.Parked) {
+	s := a.server
+	sess := &session{server: s, seq: c.Seq, rec: outcome.NewAccount(c.Record), downstream: &downstream{conn: s.engine.AdoptSocket(c.FD, c.Remote, &netconn.KeepAlive)}, route: &route{limiter: &limits.Limiter{}}}
+	s.mu.Lock()
+	sess.traffic = s.trafficOf(c.Record.Listener, c.Record.Upstream)
+	i := slices.IndexFunc(s.listeners, func(l *listener) bool { return l.key == c.Listener })
+	if i >= 0 {
+		sess.route = s.listeners[i].route.Load()
+		sess.traffic = sess.route.traffic
+	}
+	sess.traffic.active++
+	s.sessions[sess.seq] = sess
+	s.mu.Unlock()
+	s.opts.Observer.adopted()
+	if i >= 0 {
+		a.parked = append(a.parked, sess)
+		return
+	}
+	a.lost++
+	sess.close(&outcome.Error{Stage: outcome.StageGreet, Reason: outcome.Shutdown, Err: errUpgrade})
 }
 
 // upstream returns the upstream of a session. One that the configuration does not have

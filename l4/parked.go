@@ -54,6 +54,51 @@ func (s *session) unpark() (t *task.Task, ok bool) {
 	return t, ok
 }
 
+// freezable is a socket that another program can continue: see relay.Socket.
+type freezable interface {
+	Freeze() (fd int, ok bool)
+	Thaw()
+}
+
+// canFreeze reports whether the session waits for its client's first byte, on a socket
+// that another program can continue.
+func (s *session) canFreeze() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.freezable() != nil
+}
+
+// freezable is the socket for canFreeze; nil if there is none. mu is held.
+func (s *session) freezable() freezable {
+	if !s.parked || s.suspended != nil || s.stopped != nil {
+		return nil
+	}
+	socket, _ := s.downstream.conn.(freezable)
+	return socket
+}
+
+// freeze ends the wait of a parked session, until thaw.
+func (s *session) freeze() (fd int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	socket := s.freezable()
+	if socket == nil {
+		return 0, false
+	}
+	fd, ok = socket.Freeze()
+	s.parked = !ok
+	return fd, ok
+}
+
+// thaw parks the session again, or runs it if it was stopped or its time is over.
+func (s *session) thaw() {
+	socket := s.downstream.conn
+	socket.(freezable).Thaw()
+	if !s.await(socket.(awaiter), nil) {
+		s.resume(nil)
+	}
+}
+
 // unlist removes the session from the route's list, after its client has finished or
 // will send no more.
 func (s *session) unlist() {

@@ -155,9 +155,12 @@ func (s *Server) Apply(cfg Config) error {
 	s.warnOfDescriptors(&cfg)
 	listeners := slices.Concat(sockets...)
 	old := s.publish(cfg, sockets, upstreams)
-	s.takeOver()
+	parked := s.takeOver()
 	for _, u := range fresh {
 		s.loops.Go(u.Start(s.ctx))
+	}
+	for _, sess := range parked {
+		sess.start()
 	}
 	for _, l := range bound {
 		s.loops.Go(l.acceptLoop)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
@@ -16,7 +17,7 @@ import (
 
 // Version is the version of the form. It changes whenever a program of the version
 // before would misunderstand the state, or lose a part of it.
-const Version = 1
+const Version = 2
 
 // Server is the state of an l4.Server.
 type Server struct {
@@ -24,6 +25,8 @@ type Server struct {
 	Seq    uint64 `json:"seq"`    // of the last session
 
 	Sessions []Session `json:"sessions"`
+	// Parked are sessions whose client has sent nothing yet.
+	Parked []Parked `json:"parked,omitempty"`
 	// Ended are the records of sessions that end with the program, because they cannot be
 	// carried.
 	Ended []outcome.Record `json:"ended,omitempty"`
@@ -47,6 +50,15 @@ type Session struct {
 	Flow   relay.Carried        `json:"flow"`
 	// Blobs are the lengths of the bytes of the flow's sides: held, and the state of TLS.
 	Blobs [4]int `json:"blobs,omitzero"`
+}
+
+// Parked is a session whose client has sent nothing yet, and has to speak first.
+type Parked struct {
+	Seq      uint64         `json:"seq"`
+	Record   outcome.Record `json:"record"`
+	Listener string         `json:"listener"` // the key of its place
+	Remote   netip.AddrPort `json:"remote"`
+	FD       int            `json:"fd"`
 }
 
 // Trace is what the record of a session does not show of its trace.
@@ -106,6 +118,9 @@ type Handover struct {
 func (s *Server) Descriptors() (fds []int) {
 	for i := range s.Listeners {
 		fds = append(fds, s.Listeners[i].FD)
+	}
+	for i := range s.Parked {
+		fds = append(fds, s.Parked[i].FD)
 	}
 	for i := range s.Sessions {
 		fds = append(fds, s.Sessions[i].Flow.Descriptors()...)
@@ -229,6 +244,11 @@ func (s *Server) take(blobs []byte) error {
 		}
 		if sess.Seq > s.Seq {
 			return fmt.Errorf("session %d: the last one was %d", sess.Seq, s.Seq)
+		}
+	}
+	for i := range s.Parked {
+		if p := &s.Parked[i]; p.Seq > s.Seq {
+			return fmt.Errorf("session %d: the last one was %d", p.Seq, s.Seq)
 		}
 	}
 	if len(blobs) > 0 {
