@@ -144,6 +144,7 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 		cfg.KeyLogWriter = &s.server.inbound.secrets
 		return cfg, conn.Turn()
 	}})
+	defer shadow.Forget() // also if the handshake panics
 	err := client.HandshakeContext(ctx)
 	shadow.Established(client.ConnectionState())
 	if err != nil {

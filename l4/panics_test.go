@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,21 @@ func TestPanicOfASessionLeavesNothingBehind(t *testing.T) {
 		}
 		tt.good(f) // the only place is free
 		s.Want(t, map[string]int{PartSession: 1})
+	}
+}
+
+// A panic within a handshake leaves no connection in the log of keys.
+func TestPanicOfAHandshakeIsForgotten(t *testing.T) {
+	bug := func(*tls.ClientHelloInfo) (Termination, error) { panic("a bug") }
+	cfg := oneUpstream(l4test.Backend(t, l4test.Echo))
+	cfg.Listeners[0].TLS = &ServerTLS{Terminate: bug}
+	f := serve(t, Options{}, cfg)
+	tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true}).Handshake()
+	if r := f.record(); r.Reason != outcome.Internal {
+		t.Errorf("record %+v", r)
+	}
+	if n := reflect.ValueOf(&f.Server.inbound.secrets).Elem().FieldByName("shadows").Len(); n > 0 {
+		t.Errorf("%d connections are kept", n)
 	}
 }
 

@@ -239,6 +239,10 @@ func (s *Shadow) Established(state tls.ConnectionState) bool {
 	return s.ok
 }
 
+// Forget ends the handshake if Established was not called: it has panicked. Then the
+// connection is not followed, and the KeyLog does not keep it.
+func (s *Shadow) Forget() { s.Established(tls.ConnectionState{}) }
+
 // On returns the connection for the tls.Conn after Established: the Shadow, which is on
 // raw from now on, or raw itself if there is nothing to follow, and no byte is held.
 func (s *Shadow) On(raw net.Conn) net.Conn {

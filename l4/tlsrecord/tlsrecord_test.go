@@ -1,6 +1,7 @@
 package tlsrecord
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 // kinds are all combinations of TLS 1.3.
@@ -461,3 +463,21 @@ func TestOneByteReads(t *testing.T) {
 type oneByte struct{ net.Conn }
 
 func (c *oneByte) Read(b []byte) (int, error) { return iotest.OneByteReader(c.Conn).Read(b) }
+
+// After a handshake that has panicked, the KeyLog keeps nothing.
+func TestForget(t *testing.T) {
+	a, b := sockets(t)
+	go io.Copy(io.Discard, b) // ends with the sockets
+	var log KeyLog
+	s := log.Client(a)
+	conn := tls.Client(s, &tls.Config{KeyLogWriter: &log, InsecureSkipVerify: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err == nil || len(log.shadows) != 1 {
+		t.Fatalf("%v, and %d connections are watched, want 1", err, len(log.shadows))
+	}
+	s.Forget()
+	if len(log.shadows) > 0 {
+		t.Error("the connection is still watched")
+	}
+}

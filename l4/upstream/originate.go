@@ -149,6 +149,7 @@ func (c *Conn) originate(ctx context.Context) error {
 	shadow := c.upstream.secrets.Client(h)
 	c.transport = relay.NewTransport(shadow)
 	conn := tls.Client(c.transport, h.config)
+	defer shadow.Forget() // also if the handshake panics
 	err = conn.HandshakeContext(watch.Context(ctx))
 	shadow.Established(conn.ConnectionState())
 	if err != nil {
