@@ -56,6 +56,9 @@ func Receive(w program.World) (*Received, error) {
 	if ok { // a signal must not end the sessions before this program handles signals
 		signal.Notify(early, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	}
+	if ok {
+		conceal()
+	}
 	failed, _ := w.Env(backVariable)
 	os.Unsetenv(variable)
 	os.Unsetenv(backVariable)

@@ -128,6 +128,12 @@ func (w fdWriter) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
+// conceal keeps other processes of the user from the memory and the descriptors of this
+// process, which have the secrets of TLS sessions. Known limit: from the exec until here,
+// some milliseconds, the kernel lets them look, unless the executable is not readable for
+// the user.
+func conceal() { unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) } //nolint:errcheck // the process reports it when it does that itself
+
 // readState reads a state from memory that only a program of this process can have made.
 func readState(fd int) ([]byte, error) {
 	got, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)

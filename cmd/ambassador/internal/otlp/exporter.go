@@ -7,10 +7,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"ambassador/certs"
 	"ambassador/l4/outcome"
 )
 
@@ -32,6 +35,8 @@ const (
 	maxBackoff   = 15 * time.Second
 	// FlushTimeout bounds what the end of the process waits for the last sessions.
 	FlushTimeout = 2 * time.Second
+	// flushTick is how often Flush checks.
+	flushTick = 10 * time.Millisecond
 )
 
 // The signals, as metrics name them.
@@ -44,6 +49,8 @@ const (
 type Exporter struct {
 	client  *http.Client
 	signals []*signal // of Logs and of Traces
+
+	countUnsent atomic.Bool
 }
 
 // New makes an exporter that sends nothing before Set. headers is the value of
@@ -105,8 +112,25 @@ func (e *Exporter) Dropped() map[string]int64 {
 	out := map[string]int64{}
 	for _, s := range e.signals {
 		out[s.name] = s.dropped.Load()
+		if e.countUnsent.Load() {
+			out[s.name] += s.unsent.Load()
+		}
 	}
 	return out
+}
+
+// CountUnsent says whether Dropped counts the sessions that are not sent yet.
+func (e *Exporter) CountUnsent(on bool) { e.countUnsent.Store(on) }
+
+// Flush waits until Run has sent all sessions, at most FlushTimeout.
+func (e *Exporter) Flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, FlushTimeout)
+	defer cancel()
+	for slices.ContainsFunc(e.signals, func(s *signal) bool { return s.unsent.Load() > 0 }) {
+		if certs.Pause(ctx, flushTick) != nil {
+			return
+		}
+	}
 }
 
 // Run sends until ctx ends, and then what is left, at most FlushTimeout long.

@@ -130,6 +130,38 @@ func TestFlush(t *testing.T) {
 	}
 }
 
+// TestFlushBeforeAnUpgrade: Flush waits for what is queued, within its bound, and what is
+// left can be counted.
+func TestFlushBeforeAnUpgrade(t *testing.T) {
+	for code, lost := range map[int]int64{200: 0, 503: 3} {
+		synctest.Test(t, func(t *testing.T) {
+			e := New(slog.New(slog.DiscardHandler), "v1", "")
+			e.client = &http.Client{Transport: &collector{codes: []int{code}}}
+			e.Set("http://collector:4318", true)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); e.Run(ctx) }()
+			for range 3 {
+				e.Session(someRecord("A-1"))
+			}
+			began := time.Now()
+			e.Flush(ctx)
+			if took := time.Since(began); took > FlushTimeout || took < batchTime {
+				t.Errorf("code %d: Flush takes %v", code, took)
+			}
+			if n := e.Dropped()[Logs]; n != 0 {
+				t.Errorf("code %d: %d dropped, want 0", code, n)
+			}
+			e.CountUnsent(true)
+			if n := e.Dropped()[Logs]; n != lost {
+				t.Errorf("code %d: %d not sent, want %d", code, n, lost)
+			}
+			cancel()
+			<-done
+		})
+	}
+}
+
 // TestSessionDoesNotWait: the queue is bounded.
 func TestSessionDoesNotWait(t *testing.T) {
 	e := New(slog.New(slog.DiscardHandler), "v1", "")

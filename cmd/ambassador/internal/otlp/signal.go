@@ -29,6 +29,7 @@ type signal struct {
 
 	url     atomic.Pointer[string] // nil: nothing is sent
 	dropped atomic.Int64
+	unsent  atomic.Int64 // sessions in queue, and in the request that is being made
 	queued  atomic.Int64 // the sum of sizeOf of the sessions in queue
 	failing bool         // owned by run; the last request failed, and the log says it
 }
@@ -48,6 +49,7 @@ func sizeOf(r *outcome.Record) int64 {
 // add queues a session, or drops it.
 func (s *signal) add(r *outcome.Record) {
 	size := sizeOf(r)
+	s.unsent.Add(1)
 	if s.queued.Add(size) <= maxQueueBytes {
 		select {
 		case s.queue <- r:
@@ -56,6 +58,7 @@ func (s *signal) add(r *outcome.Record) {
 		}
 	}
 	s.queued.Add(-size)
+	s.unsent.Add(-1)
 	s.dropped.Add(1)
 }
 
@@ -112,6 +115,7 @@ func (s *signal) next(ctx context.Context) []*outcome.Record {
 func (s *signal) send(ctx context.Context, sessions []*outcome.Record) {
 	if len(sessions) > 0 {
 		s.sendUntil(ctx, sessions, time.Now().Add(giveUp))
+		s.unsent.Add(-int64(len(sessions)))
 	}
 }
 

@@ -61,6 +61,18 @@ type inheritedSocket struct {
 // upgrade is an upgrade that has passed its checks.
 type upgrade struct {
 	plan api.UpgradePlan
+	file os.FileInfo // the next program, as it was checked
+}
+
+// unchanged returns an error if the file of the next program is not the one that was
+// checked. A descriptor would not help: the program would be named after its number, and
+// a file can be overwritten in place.
+func (u *upgrade) unchanged() error {
+	now, err := os.Stat(u.plan.Binary)
+	if err == nil && (!os.SameFile(u.file, now) || now.Size() != u.file.Size() || !now.ModTime().Equal(u.file.ModTime())) {
+		err = fmt.Errorf("%s has changed since it was checked; upgrade again", u.plan.Binary)
+	}
+	return err
 }
 
 // checkOnly checks the configuration for the program before, which asks by
@@ -99,6 +111,10 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 			return plan, nil, fmt.Errorf("the file of the running program: %w; give --binary", err)
 		}
 	}
+	file, err := os.Stat(plan.Binary)
+	if err != nil {
+		return plan, nil, err
+	}
 	if plan.To, err = p.checkNext(ctx, plan.Binary); err != nil {
 		return plan, nil, err
 	}
@@ -113,7 +129,7 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 		return plan, nil, errors.New("another upgrade is running")
 	}
 	plan.ID = rand.Text()[:10]
-	return plan, func() { p.work.Go(func() { p.beginUpgrade(&upgrade{plan}) }) }, nil
+	return plan, func() { p.work.Go(func() { p.beginUpgrade(&upgrade{plan, file}) }) }, nil
 }
 
 // beginUpgrade waits if that is wanted, and hands the upgrade to Wait, which handles
@@ -123,6 +139,7 @@ func (p *Process) beginUpgrade(u *upgrade) {
 	if u.plan.Wait > 0 {
 		p.server.DrainUncarriable(p.ctx, time.Duration(u.plan.Wait))
 	}
+	p.otlp.Flush(p.ctx)
 	select {
 	case p.upgrades <- u:
 	case <-p.ctx.Done():
@@ -224,7 +241,7 @@ func (p *Process) replace(u *upgrade) error {
 	}
 	defer thaw()
 	r := &remains{ID: u.plan.ID, To: u.plan.To, Started: p.started, Frozen: began, Report: p.opts.Report.Memory(), Announced: p.bound(), Sandbox: p.sandbox.remains()}
-	if r.Metrics, err = p.metrics.Carry(); err != nil {
+	if r.Metrics, err = p.lastMetrics(); err != nil {
 		return fmt.Errorf("read the metrics: %w", err)
 	}
 	more, err := r.addSockets(p)
@@ -240,16 +257,31 @@ func (p *Process) replace(u *upgrade) error {
 	cfg := p.file.Text()
 	p.mu.Unlock()
 	defer signal.Notify(p.signals, endSignals...) // noSignal may ignore some
-	return handover.Exec(u.plan.Binary, &carry.Handover{From: p.world.Version, Server: *state, Process: text, Config: cfg}, more, p.noSignal)
+	return handover.Exec(u.plan.Binary, &carry.Handover{From: p.world.Version, Server: *state, Process: text, Config: cfg}, more, func() error {
+		if err := u.unchanged(); err != nil {
+			return err
+		}
+		return p.noSignal()
+	})
 }
 
-// noSignal, called just before the exec, returns an error if a signal that ends the process has come, which Wait handles
-// then. A reload that is wanted is part of the upgrade.
+// lastMetrics are the metrics for the next program. Sessions that no collector has taken
+// until now are lost in the exec.
+func (p *Process) lastMetrics() ([]byte, error) {
+	p.otlp.CountUnsent(true)
+	defer p.otlp.CountUnsent(false)
+	return p.metrics.Carry()
+}
+
+// noSignal, called just before the exec, returns an error if a signal that ends the
+// process has come, which Wait handles then. A reload that is wanted is part of the
+// upgrade, and is done afterwards if that fails.
 func (p *Process) noSignal() error {
 	for {
 		select {
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
+				p.wantReload()
 				continue
 			}
 			select {
