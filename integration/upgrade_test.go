@@ -98,14 +98,15 @@ func pingedAll(t testing.TB, conns []net.Conn, text string) {
 }
 
 // bulk sends noise through an echo until stop, then ends, and compares all that comes
-// back.
-func bulk(c duplex, seed uint64, stop *atomic.Bool) error {
+// back. It is one of that many: together they send 50 MB a second, so that the machine has
+// time for the others.
+func bulk(c duplex, seed uint64, many int, stop *atomic.Bool) error {
 	sent, got := sha256.New(), sha256.New()
 	failed := make(chan error, 1)
 	go func() { // ends with the connection; awaited below
 		b, from := make([]byte, 256<<10), noise(seed)
 		for !stop.Load() {
-			time.Sleep(50 * time.Millisecond) // leave the machine to others
+			time.Sleep(time.Duration(many) * 5 * time.Millisecond)
 			io.ReadFull(from, b)
 			sent.Write(b)
 			if _, err := c.Write(b); err != nil {
@@ -120,6 +121,48 @@ func bulk(c duplex, seed uint64, stop *atomic.Bool) error {
 		err = errors.New("other bytes came back")
 	}
 	return err
+}
+
+// pulse sends short texts through an echo, one after the other, and keeps the longest
+// time that an answer took.
+type pulse struct {
+	conn    net.Conn
+	stop    chan struct{}
+	err     chan error
+	longest time.Duration // valid after end
+}
+
+func newPulse(c net.Conn) *pulse {
+	p := &pulse{conn: c, stop: make(chan struct{}), err: make(chan error, 1)}
+	go func() { p.err <- p.run() }() // end waits for it
+	return p
+}
+
+func (p *pulse) run() error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		began := time.Now()
+		if err := pinged(p.conn, "pulse\n"); err != nil {
+			return err
+		}
+		p.longest = max(p.longest, time.Since(began))
+		select {
+		case <-tick.C:
+		case <-p.stop:
+			return nil
+		}
+	}
+}
+
+// end stops the pulse and returns the longest time of an answer.
+func (p *pulse) end(t testing.TB) time.Duration {
+	t.Helper()
+	close(p.stop)
+	if err := <-p.err; err != nil {
+		t.Errorf("a session with a short text every millisecond: %v", err)
+	}
+	return p.longest
 }
 
 // counters are the values of all series that must not fall.
@@ -233,20 +276,22 @@ metrics: {listen: "127.0.0.1:0"}
 	for i := range sessions / 10 {
 		c := opened(t, addr, "echo")
 		running.Go(func() { // awaited below
-			if err := bulk(c, uint64(i), &stop); err != nil {
+			if err := bulk(c, uint64(i), sessions/10, &stop); err != nil {
 				failures <- fmt.Errorf("bulk session %v: %w", c.LocalAddr(), err)
 			}
 		})
 	}
 	for i := range upgrades {
 		before := a.counters()
+		p := newPulse(conns[len(conns)-1])
 		r := a.upgrade()
+		longest := p.end(t)
 		if want := sessions + sessions/10 + 2; r.Carried != want || r.Ended != 0 {
 			t.Fatalf("upgrade %d: %+v, want %d carried", i, r, want)
 		}
 		a.notLess(before)
 		pingedAll(t, conns, fmt.Sprintf("after upgrade %d\n", i))
-		t.Logf("upgrade %d: %d carried, pause %.3f s", i, r.Carried, r.Pause)
+		t.Logf("upgrade %d: %d carried, pause %.3f s, longest answer %.3f s", i, r.Carried, r.Pause, longest.Seconds())
 	}
 	stop.Store(true)
 	running.Wait()
@@ -329,6 +374,7 @@ sandbox: {landlock: off}
 	refused("takes over sessions in form 99", "--binary", otherProgram(t, `echo '{"version":"v9","handover":99}'`))
 	refused("takes over sessions in form 0", "--binary", otherProgram(t, `echo '{"version":"v0"}'`))
 	refused("it is broken", "--binary", otherProgram(t, `[ "$1" = version ] && exec `+binary+` version --json; echo it is broken >&2; exit 1`))
+	refused("has changed since it was checked", "--binary", otherProgram(t, `[ "$1" = version ] && exec `+binary+` version --json; cp "$0" "$0.new" && mv "$0.new" "$0"; exec `+binary+` "$@"`))
 	good, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -348,17 +394,27 @@ sandbox: {landlock: off}
 	}
 }
 
-// TestUpgradeGoesBack proves that the program before goes on with the same sessions if the
-// next one fails after it has replaced it.
+func stated(t testing.TB, path string) os.FileInfo {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+// TestUpgradeGoesBack proves that the program before goes on with the same sessions, and
+// the same files of unix sockets, if the next one fails after it has replaced it.
 func TestUpgradeGoesBack(t *testing.T) {
 	onlyLinux(t)
 	t.Parallel()
 	srv := startServer(t, nil, echo)
+	local := filepath.Join(shortDir(t), "in.sock")
 	file := writeFile(t, "ambassador.yaml", fmt.Sprintf(`
-listeners: {front: {listen: "127.0.0.1:0", upstream: up}}
+listeners: {local: {listen: "unix:%s", upstream: up}, front: {listen: "127.0.0.1:0", upstream: up}}
 upstreams: {up: {endpoints: ["%s"]}}
 sandbox: {landlock: off}
-`, srv.addr))
+`, local, srv.addr))
 	a := start(t, "run", "-c", file)
 	c, err := net.Dial("tcp", a.addr("front"))
 	if err != nil {
@@ -368,6 +424,8 @@ sandbox: {landlock: off}
 	if err := pinged(c, "before\n"); err != nil {
 		t.Fatal(err)
 	}
+	admin := strings.TrimPrefix(a.addr("admin"), "unix:")
+	files := []os.FileInfo{stated(t, local), stated(t, admin)}
 	// The next program binds a port that is taken: the checks cannot know that.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -384,6 +442,11 @@ sandbox: {landlock: off}
 		}
 		if err := pinged(c, "after\n"); err != nil {
 			t.Fatal(err)
+		}
+		for i, path := range []string{local, admin} {
+			if !os.SameFile(stated(t, path), files[i]) {
+				t.Errorf("%s was made anew", path)
+			}
 		}
 		a.notLess(before)
 	}
@@ -440,18 +503,20 @@ identities:
 	for i := range sessions / 10 {
 		c := dial(i)
 		running.Go(func() { // awaited below
-			if err := bulk(c.(duplex), uint64(i), &stop); err != nil {
+			if err := bulk(c.(duplex), uint64(i), sessions/10, &stop); err != nil {
 				failures <- fmt.Errorf("bulk session %v: %w", c.LocalAddr(), err)
 			}
 		})
 	}
 	for i := range upgrades {
+		p := newPulse(conns[i%2])
 		r := a.upgrade()
+		longest := p.end(t)
 		if want := sessions + sessions/10; r.Carried != want || r.Ended != 0 {
 			t.Fatalf("upgrade %d: %+v, want %d carried", i, r, want)
 		}
 		pingedAll(t, conns, fmt.Sprintf("after upgrade %d\n", i))
-		t.Logf("upgrade %d: %d carried, pause %.3f s", i, r.Carried, r.Pause)
+		t.Logf("upgrade %d: %d carried, pause %.3f s, longest answer %.3f s", i, r.Carried, r.Pause, longest.Seconds())
 	}
 	stop.Store(true)
 	running.Wait()
@@ -528,41 +593,20 @@ func TestUpgradePostgres(t *testing.T) {
 listeners: {front: {listen: "127.0.0.1:0", upstream: db}}
 upstreams: {db: {endpoints: ["%s"]}}
 `, db.addr())))
-	cmd := db.client(a.addr("front"), "disable", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := launch(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.end() })
-	said := func(sql, want string) {
-		t.Helper()
-		fmt.Fprintln(in, sql)
-		deadline := time.Now().Add(patience)
-		for !strings.Contains(p.stdout.String(), want) {
-			if time.Now().After(deadline) || !p.running() {
-				t.Fatalf("after %q psql has printed %q and %q, want %q", sql, p.stdout, p.stderr, want)
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
-	said("begin; create temporary table kept (n int); insert into kept values (41); select 'backend ' || pg_backend_pid();", "backend ")
-	backend := strings.TrimSpace(p.stdout.String())
-	for i := range 3 {
+	p := talkWith(t, db.client(a.addr("front"), "disable", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1"))
+	p.say("begin; create temporary table kept (n int); insert into kept values (41); select 'backend ' || pg_backend_pid();")
+	backend := p.hear(`backend \d+`)
+	_, upgrades := size(0, 3, 0, 10)
+	for i := range upgrades {
 		if r := a.upgrade(); r.Carried != 1 {
 			t.Fatalf("upgrade: %+v", r)
 		}
-		said("update kept set n = n + 1;", "")
-		said(fmt.Sprintf("select 'round %d', n from kept;", i), fmt.Sprintf("round %d|%d", i, 42+i))
+		p.say(fmt.Sprintf("update kept set n = n + 1; select 'round %d', n from kept;", i))
+		p.hear(fmt.Sprintf(`round %d\|%d`, i, 42+i))
 	}
-	said("commit; select 'still backend ' || pg_backend_pid();", "still "+backend)
-	in.Close()
-	if code, err := p.exit(patience); err != nil || code != 0 {
-		t.Errorf("psql ends with %d, %v: %s", code, err, p.stderr)
-	}
+	p.say("commit; select 'still backend ' || pg_backend_pid();")
+	p.hear("still " + backend + "\n")
+	p.end()
 }
 
 // TestUpgradeKilled proves that no session ends as if it were complete when the next
@@ -646,4 +690,44 @@ sandbox: {landlock: off}
 	if err := pinged(c, "still here\n"); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestUpgradeParked proves that an upgrade neither ends clients that have sent nothing yet,
+// where they have to speak first, nor waits for them; and that their time limit goes on.
+func TestUpgradeParked(t *testing.T) {
+	onlyLinux(t)
+	t.Parallel()
+	keys := newPKI(t)
+	srv := startServer(t, nil, echo)
+	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+listeners:
+  in: {listen: "127.0.0.1:0", upstream: up, tls: &tls {identity: server, client: none}, timeouts: {handshake: 10m}}
+  brief: {listen: "127.0.0.1:0", upstream: up, tls: *tls, timeouts: {handshake: 3s}}
+upstreams: {up: {endpoints: ["%s"]}}
+identities: {server: {files: {cert: %s, key: %s}}}
+`, srv.addr, keys.file("server.crt"), keys.file("server.key"))))
+	var silent []net.Conn
+	for range 20 {
+		silent = append(silent, a.connect("in"))
+	}
+	a.metric(`ambassador_sessions_active{listener="in"}`, 20)
+	if out, code := a.ask("upgrade", "--dry-run"); code != 0 || !strings.Contains(out, "20 sessions carried over") {
+		t.Errorf("dry run: %d %q", code, out)
+	}
+	before := a.counters()
+	brief := a.connect("brief")
+	for range 3 {
+		if r := a.upgrade(); r.Carried < 20 || r.Ended != 0 {
+			t.Fatalf("upgrade: %+v, want at least 20 carried and none ended", r)
+		}
+	}
+	a.notLess(before)
+	for _, c := range silent {
+		if err := pinged(tls.Client(c, &tls.Config{InsecureSkipVerify: true}), "at last\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	brief.SetReadDeadline(time.Now().Add(patience))
+	resetByPeer(t, brief)
+	a.endsAs(brief, "greet", "handshake_timeout")
 }
