@@ -308,6 +308,10 @@ metrics: {listen: "127.0.0.1:0"}
 	if out, code := a.ask("why", ended.ID); code != 0 || !strings.Contains(out, ended.ID) {
 		t.Errorf("why does not know a session from before: %q", out)
 	}
+	_, port, _ := net.SplitHostPort(conns[1].LocalAddr().String())
+	if out, code := a.ask("why", port); code != 0 || !strings.Contains(out, "still open, in stage relay") || !strings.Contains(out, ":"+port+" on listener front") {
+		t.Errorf("why does not know a session that began before: %q", out)
+	}
 	if out, code := a.ask("status"); code != 0 || !strings.Contains(out, "carried over") || !strings.Contains(out, fmt.Sprintf("pid %d", pid)) {
 		t.Errorf("status says %q", out)
 	}
