@@ -33,6 +33,7 @@ func sample() *Handover {
 					Sides:  [2]relay.CarriedSide{{FD: 20, Held: []byte("held for the client"), EOF: true, Passed: true}, {FD: 21, PipeRead: 22, PipeWrite: 23, PipeBytes: 4096}}}},
 			{Seq: 12, Flow: relay.Carried{Sides: [2]relay.CarriedSide{{FD: 24}, {FD: 25, Held: []byte{0, 1, 2}}}}},
 		},
+		Parked:    []Parked{{Seq: 10, Record: outcome.Record{Start: start, Listener: "pg", Client: "[fe80::1%eth0]:40000"}, Listener: "127.0.0.1:5432", Remote: netip.MustParseAddrPort("[fe80::1%eth0]:40000"), FD: 26}},
 		Ended:     []outcome.Record{{ID: "ABCD-9", Start: start, Reason: outcome.Shutdown}},
 		Recent:    []outcome.Record{{ID: "ABCD-8", Start: start, Reason: outcome.Closed, Cause: "why"}},
 		Traffic:   []Traffic{{"pg", "db", 100, 200}},
@@ -80,6 +81,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"one descriptor twice", "appears twice", func(h *Handover) { h.Server.Sessions[1].Flow.Sides[0].FD = 20 }},
 		{"a listener's descriptor twice", "appears twice", func(h *Handover) { h.Server.Listeners[0].FD = 20 }},
+		{"a parked client's descriptor twice", "appears twice", func(h *Handover) { h.Server.Parked[0].FD = 20 }},
+		{"a parked client after the last session", "the last one was", func(h *Handover) { h.Server.Parked[0].Seq = 13 }},
 		{"standard error", "standard", func(h *Handover) { h.Server.Sessions[1].Flow.Sides[0].FD = 2 }},
 		{"a session after the last", "the last one was", func(h *Handover) { h.Server.Seq = 11 }},
 		{"TLS", "malformed state", func(h *Handover) { h.Server.Sessions[1].Flow.Sides[0].TLS = []byte("\x01secret") }},
