@@ -125,6 +125,11 @@ func (s *staged) contents(format string) []content {
 	} else {
 		out = append(out, file("_ambassador", "/usr/share/zsh/site-functions/_ambassador"))
 	}
+	if format == "rpm" { // rpm removes only folders that belong to a package; several packages may have one
+		for _, dir := range []string{"doc/ambassador", "doc/ambassador/examples", "fish", "fish/vendor_completions.d", "zsh", "zsh/site-functions", "bash-completion", "bash-completion/completions"} {
+			out = append(out, content{Dest: "/usr/share/" + dir, Type: "dir", Info: &fileInfo{0o755}})
+		}
+	}
 	if format != "apk" {
 		out = append(out, file("usr/ambassador.service", "/usr/lib/systemd/system/ambassador.service"), file("usr/ambassador@.service", "/usr/lib/systemd/system/ambassador@.service"),
 			file("ambassador.conf", "/usr/lib/sysusers.d/ambassador.conf"), file("ambassador.socket", doc+"examples/ambassador.socket"))

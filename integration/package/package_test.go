@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -112,6 +113,25 @@ func TestCommented(t *testing.T) {
 }
 
 // TestBOM asserts the parts of the list, their hashes, and who needs whom.
+// TestFoldersOfTheRPM asserts that folders which a system may not have belong to the package:
+// rpm leaves others behind when the package is removed.
+func TestFoldersOfTheRPM(t *testing.T) {
+	everywhere := []string{"/etc", "/usr/bin", "/usr/lib/systemd/system", "/usr/lib/sysusers.d", "/usr/share", "/usr/share/doc", "/usr/share/man/man1"}
+	owned := map[string]bool{}
+	all := (&staged{}).contents("rpm")
+	for _, c := range all {
+		owned[c.Dest] = owned[c.Dest] || c.Type == "dir"
+	}
+	for _, c := range all {
+		for dir := path.Dir(c.Dest); !slices.Contains(everywhere, dir); dir = path.Dir(dir) {
+			if dir == "/" || !owned[dir] {
+				t.Errorf("%s: the folder %s belongs to no package", c.Dest, dir)
+				break
+			}
+		}
+	}
+}
+
 func TestBOM(t *testing.T) {
 	packages := []listed{
 		{ImportPath: "ambassador/cmd/ambassador", Imports: []string{"example.com/a", "fmt"}, Module: &module{Path: "ambassador", Main: true}},
