@@ -66,16 +66,18 @@ func (q *Question) Listener() string { return q.of.Name }
 // Request decides as a session would. To is what the session would connect to in a
 // dynamic upstream. The error is that of a lookup, which a rule needed.
 func (q *Question) Request(ctx context.Context) (d policy.Decision, to *destination.Destination, err error) {
+	to = &destination.Destination{Host: q.query.Host, Absolute: q.absolute, Addr: q.query.Addr, Port: q.query.Port,
+		Ours: func(at netip.AddrPort) bool { return listensAt(q.file, at) }}
 	rules, err := q.of.PolicyRules()
 	if err != nil {
-		return d, nil, err
+		return d, to, err
 	}
 	if rules == nil { // special addresses stay closed, as in a session
 		rules = policy.NewRules([]policy.Rule{{Upstream: q.of.Upstream}})
 	}
 	d, found := q.decide(ctx, rules)
-	return d, &destination.Destination{Host: q.query.Host, Absolute: q.absolute, Addr: q.query.Addr, Port: q.query.Port, IPs: d.Addrs, May: d.May,
-		Ours: func(at netip.AddrPort) bool { return listensAt(q.file, at) }}, found.err
+	to.IPs, to.May = d.Addrs, d.May
+	return d, to, found.err
 }
 
 // HasRules reports whether the listener has rules. Without them its upstream is that of

@@ -278,6 +278,8 @@ func (c *ServerCertificate) text(s *seen) string {
 		text += "; it is itself among the roots in " + c.Roots
 	case c.Root != "":
 		text += fmt.Sprintf("; root %q in %s", c.Root, c.Roots)
+	case c.Roots != "":
+		text += "; verified with " + c.Roots
 	case s.skipped:
 		text += "; not verified (tls.unsafe_skip_verify)"
 	case s.verified:
