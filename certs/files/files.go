@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"slices"
+	"strconv"
 	"strings"
 
 	"ambassador/certs"
@@ -228,7 +230,16 @@ func pathless(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; relative paths start at the configuration file's folder", err)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; the file and its folders must be readable by uid %d", err, os.Getuid())
+		return fmt.Errorf("%w; the file and its folders must be readable by uid %s", err, ourUser())
 	}
 	return err
+}
+
+// ourUser is "994 (ambassador)", or the number alone if the user has no name.
+func ourUser() string {
+	id := strconv.Itoa(os.Getuid())
+	if u, err := user.LookupId(id); err == nil {
+		return id + " (" + u.Username + ")"
+	}
+	return id
 }

@@ -158,16 +158,17 @@ func zipped(text []byte) ([]byte, error) {
 }
 
 // defaultHeader begins the configuration file of the packages.
-const defaultHeader = `## The configuration of the ambassador. As it is it sets nothing: the service does not start
-## with it. Remove the # in the first column (sed -i 's/^#//' does), then edit.
+const defaultHeader = `## The configuration of the ambassador. As installed it sets nothing, and the service does not
+## start with it. Remove the # in the first column (sed -i 's/^#//' does), then edit.
 ##
 ##   ambassador check                       finds every mistake, in files too
+##   ambassador test                        connects once, and tells which stage fails
 ##   systemctl enable --now ambassador      starts it, now and with the host
 ##   ambassador status                      tells whether it is ready, and what fails
 ##
-## Files of keys belong here, too. The folder gives them its group, the ambassador's:
+## Certificates and keys belong here, too. The folder gives them its group, the ambassador's:
 ##
-##   install -m 640 client.key /etc/ambassador/
+##   install -m 640 client.crt client.key ca.crt /etc/ambassador/
 ##
 ## ` + "`ambassador help install` explains this, `ambassador help configuration` every key." + `
 

@@ -153,7 +153,7 @@ func (d *decoder) parseYAML(source []byte) *yaml.Node {
 	var syntax *yaml.LoadError
 	switch {
 	case errors.Is(err, io.EOF):
-		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: "the file is empty, or all of it is comments; see the examples, or `ambassador forward … --print-config`"})
+		d.problems = append(d.problems, Problem{File: d.file, Line: 1, Column: 1, Text: "the file is empty, or all of it is comments; remove the # before the lines that you need, or begin with `ambassador print config` or `ambassador forward … --print-config`"})
 		return nil
 	case errors.As(err, &syntax):
 		d.problems = append(d.problems, d.noYAML(source, syntax))
