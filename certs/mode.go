@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -39,6 +40,27 @@ func Exposed(path string) error {
 		return fmt.Errorf("%s: %w", path, warning)
 	}
 	return nil
+}
+
+// Withheld returns an error for a file of root's that the group of its folder may not read,
+// though the folder gives that group to its files (setgid): the folder is for a service of
+// that group, like /etc/ambassador of the packages. It returns nil for any other file.
+func Withheld(path string) error {
+	folder, err := os.Stat(filepath.Dir(path))
+	if err != nil || folder.Mode()&fs.ModeSetgid == 0 {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil // the read of the file reports it
+	}
+	of, ok := folder.Sys().(*syscall.Stat_t)
+	its, known := info.Sys().(*syscall.Stat_t)
+	mode := info.Mode().Perm()
+	if !ok || !known || of.Gid == 0 || its.Uid != 0 || mode&0o004 != 0 || its.Gid == of.Gid && mode&0o040 != 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: root may read it (mode %#o), and the group of its folder (gid %d), for which the folder is, may not; chgrp %d it, and chmod 640 it", path, mode, of.Gid, of.Gid)
 }
 
 // checkOurs returns nil for a folder or file that only we and root can have

@@ -103,7 +103,7 @@ func (a *app) check(path string, asJSON bool) error {
 
 // doubtsOf returns the warnings and notes of a file without mistakes, with their places.
 func doubtsOf(f *config.File) (warnings, notes []string) {
-	for _, w := range slices.Concat(f.Warnings(), f.Doubts(), secrets.Exposures(f), secrets.Faults(f), secrets.Unused(f)) {
+	for _, w := range slices.Concat(f.Warnings(), f.Doubts(), secrets.Exposures(f), secrets.Withheld(f), secrets.Faults(f), secrets.Unused(f)) {
 		warnings = append(warnings, f.Placed(w))
 	}
 	for _, n := range f.Notes() {

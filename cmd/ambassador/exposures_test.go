@@ -89,6 +89,39 @@ func TestCheckOfFileModes(t *testing.T) {
 	}
 }
 
+// The folder of the packages gives its files the group of the service. Root, who calls
+// `check`, reads a key that this group may not read, and is warned.
+func TestCheckOfFilesThatTheServiceMayNotRead(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a folder to another group")
+	}
+	const service = 4711 // a group
+	text, folder := exposing(t)
+	key := filepath.Join(folder, "a.key")
+	for _, tt := range []struct {
+		name        string
+		group       int // of the key
+		folder, key fs.FileMode
+		want        bool
+	}{
+		{"a copy of a private key", service, os.ModeSetgid | 0o755, 0o600, true},
+		{"a key of another group", 0, os.ModeSetgid | 0o755, 0o640, true},
+		{"as the manual says", service, os.ModeSetgid | 0o755, 0o640, false},
+		{"a folder of no service", service, 0o755, 0o600, false},
+	} {
+		for _, err := range []error{os.Chown(folder, 0, service), os.Chmod(folder, tt.folder), os.Chown(key, 0, tt.group), os.Chmod(key, tt.key)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, code := checked(t, text)
+		const want = ": root may read it (mode 0600), and the group of its folder (gid 4711)"
+		if got := strings.Contains(out, ": identities.a.files.key: "+key+": root may read it"); code != 0 || got != tt.want || tt.key == 0o600 && got && !strings.Contains(out, want) {
+			t.Errorf("%s: warned: %t, want %t; code %d\n%s", tt.name, got, tt.want, code, out)
+		}
+	}
+}
+
 func TestConfigurationThatEverybodyMayWrite(t *testing.T) {
 	path := cmdtest.WriteConfig(t, cmdtest.Good)
 	for mode, want := range map[fs.FileMode]int{0o666: 2, 0o644: 0, 0o660: 0} {

@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"os"
 	"time"
 
 	"ambassador/certs"
@@ -14,12 +15,24 @@ import (
 
 // Exposures are the files with secrets that every user of this host may read, one line
 // each.
-func Exposures(f *config.File) (out []string) {
+func Exposures(f *config.File) []string { return secretsWith(f, certs.Exposed) }
+
+// Withheld are the files with secrets that root, who asks, may read and the service may
+// not for which their folder is, one line each.
+func Withheld(f *config.File) []string {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return secretsWith(f, certs.Withheld)
+}
+
+// secretsWith returns the faults of the files with secrets, with their keys.
+func secretsWith(f *config.File, fault func(path string) error) (out []string) {
 	look := func(key, path string) {
 		if path == "" {
 			return
 		}
-		if err := certs.Exposed(path); err != nil {
+		if err := fault(path); err != nil {
 			out = append(out, key+": "+err.Error())
 		}
 	}
