@@ -89,7 +89,7 @@ the configuration. check finds those without contacting a server.`,
 		must(cmd.Flags().MarkHidden(name)) // accepted, so that a command line of forward is one of test
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "the configuration file (default ./ambassador.yaml, then /etc/ambassador/ambassador.yaml)")
-	cmd.Flags().StringArrayVar(&dests, "dest", nil, "a destination `HOST:PORT` to open as a client would; may be repeated")
+	cmd.Flags().StringArrayVar(&dests, "dest", nil, "the destination to open as a client would: HOST:PORT (more than one is possible)")
 	cmd.Flags().StringVar(&as, "as", "", "with --dest: the client that rules judge: 'listener=NAME client=IP user=NAME …'")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "the bound of the whole test")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
