@@ -126,7 +126,6 @@ type clientTLS struct{ secrets tlsrecord.KeyLog }
 // terminate runs the handshake of a TLS listener. begun is the part of the ClientHello
 // that was already read.
 func (s *session) terminate(ctx context.Context, begun []byte) error {
-	task.Leave(ctx) // a handshake needs much CPU time
 	conn := &handshake.Conn{Conn: &earlyConn{s.downstream.stream(), begun}, Context: ctx, Turns: s.server.turns, From: s.downstream.source(), Hold: s.hold, Received: s.route.asked != nil}
 	defer conn.Yield()
 	shadow := s.server.inbound.secrets.Server(conn)
@@ -136,6 +135,9 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 	client := tls.Server(transport, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		seen.Hello = hello
 		conn.Yield() // Terminate may wait
+		if ready := s.route.cfg.TLS.IdentityReady; ready != nil && ready() != nil {
+			task.Leave(ctx) // it waits for the identity
+		}
 		var err error
 		if how, err = s.route.cfg.TLS.Terminate(hello); err != nil {
 			return nil, &outcome.NotReadyError{Err: err}

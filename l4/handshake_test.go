@@ -14,6 +14,7 @@ import (
 	"ambassador/l4/l4test"
 	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
+	"ambassador/l4/task"
 	"ambassador/l4/upstream"
 )
 
@@ -293,4 +294,39 @@ func TestClientsEndIsHeldBack(t *testing.T) {
 			t.Errorf("hold %v: record %+v", hold, r)
 		}
 	}
+}
+
+// TLS handshakes with near peers are done by the loop that has accepted the connection;
+// both ends have waited for a message when they ask for a certificate or judge one.
+func TestHandshakesStayOnTheLoop(t *testing.T) {
+	parks(t)
+	cert, pool := l4test.SelfSigned(t)
+	var asServer, asClient atomic.Bool
+	client := &tls.Config{ServerName: "localhost", RootCAs: pool}
+	client.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		asClient.Store(task.IsOnLoop(asked.Context()))
+		return &cert, nil
+	}
+	cfg := tlsUpstream(tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}), client)
+	listener, _, _ := tlsListener(t, "127.0.0.1:1")
+	cfg.Listeners[0].TLS = listener.Listeners[0].TLS
+	cfg.Listeners[0].TLS.Terminate = func(hello *tls.ClientHelloInfo) (Termination, error) {
+		server := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}
+		server.VerifyConnection = func(tls.ConnectionState) error {
+			asServer.Store(task.IsOnLoop(hello.Context()))
+			return nil
+		}
+		return Termination{Config: server}, nil
+	}
+	f := serve(t, Options{}, cfg)
+	for range 100 { // on a slow machine a peer may take too long for a loop
+		c := tls.Client(f.client(0), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}})
+		ping(t, c)
+		c.Close()
+		f.record()
+		if asServer.Load() && asClient.Load() {
+			return
+		}
+	}
+	t.Errorf("on the loop as a server: %v, as a client: %v", asServer.Load(), asClient.Load())
 }

@@ -130,13 +130,7 @@ func (s *session) resume(t *task.Task) {
 // suspend lets a session on a loop wait without a goroutine for more bytes from its
 // client. If it returns false, the caller has to wait in another way.
 func (s *session) suspend(ctx context.Context, socket awaiter) bool {
-	return task.Suspend(ctx, func(t *task.Task) bool {
-		if !s.suspendedBefore {
-			s.suspendedBefore = true
-			s.hold(suspendCost)
-		}
-		return s.await(socket, t)
-	})
+	return task.Suspend(ctx, func(t *task.Task) bool { return s.await(socket, t) })
 }
 
 // await parks the session. When the client sends something, the session resumes with t,

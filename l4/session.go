@@ -84,7 +84,21 @@ func (s *session) start() {
 }
 
 // Left counts the memory of the session's goroutine when its task leaves the loop.
-func (s *session) Left() { s.hold(leaveCost) }
+func (s *session) Left() {
+	if s.suspendedBefore { // its stack is counted
+		s.hold(leaveCost - suspendCost)
+		return
+	}
+	s.hold(leaveCost)
+}
+
+// Suspended counts the memory of the session's coroutine.
+func (s *session) Suspended() {
+	if !s.suspendedBefore {
+		s.suspendedBefore = true
+		s.hold(suspendCost)
+	}
+}
 
 // Run runs the session's task.
 func (s *session) Run(ctx context.Context) {

@@ -219,6 +219,7 @@ type loop struct {
 	last     int64 // when the last event ended, on the engine's clock
 	inARow   int   // waits in a row that took less than directWait
 	quick    int   // events since the last wait that took at most StallBounds[0]
+	computing
 }
 
 func newLoop(e *Engine) (*loop, syscall.Errno) {
@@ -267,6 +268,9 @@ func (l *loop) run() {
 		heavy := events[:0]
 		for _, ev := range events[:n] {
 			if ev.Fd == l.wakeFD {
+				for _, step := range l.steps { // nobody else would resume them
+					go step()
+				}
 				return
 			}
 			w := l.engine.table.at(ev.Fd).Load()
@@ -277,6 +281,7 @@ func (l *loop) run() {
 			l.handle(w, ev)
 		}
 		l.takeTurns(heavy)
+		l.compute()
 		l.stalls.began.Store(0)
 		l.stalls.counts[0].Add(uint64(l.quick))
 		l.stalls.sum.Add(l.last - l.work.now)
@@ -300,6 +305,9 @@ const isBusy = 32
 // wait waits for events: directly if the loop is busy, else, or without an event for
 // directWait, as the scheduler knows it.
 func (l *loop) wait(events []unix.EpollEvent) int {
+	if len(l.steps) > 0 {
+		return epollWait(l.epfd, events, 0)
+	}
 	if l.inARow >= isBusy {
 		if n := epollWait(l.epfd, events, directWait); n > 0 {
 			return n
@@ -310,6 +318,46 @@ func (l *loop) wait(events []unix.EpollEvent) int {
 		panic("relay: internal error: epoll_wait: " + err.Error())
 	}
 	return max(n, 0)
+}
+
+// computing is work of sessions that computes for long, such as the steps of TLS
+// handshakes. A loop does it after its events, and not for longer than turnTime at a
+// time: sessions that wait for their bytes must not wait for many handshakes.
+type computing struct {
+	steps  []func() // the next one first
+	pauses int64    // the loop does none until then, on the engine's clock
+}
+
+const (
+	// maxSteps is how many steps may wait for a loop. Beyond that handshakes are done by
+	// goroutines, where the clients take turns and all processors help.
+	maxSteps = 16
+	// slowStep is a step that takes too long for a loop, such as a signature with a large
+	// RSA key. For pauseAfter times as long the loop does none.
+	slowStep   = 2 * time.Millisecond
+	pauseAfter = 50
+)
+
+// takes adds a step, unless the loop has too many.
+func (c *computing) takes(step func(), now int64) bool {
+	if len(c.steps) >= maxSteps || now < c.pauses {
+		return false
+	}
+	c.steps = append(c.steps, step)
+	return true
+}
+
+// compute does the waiting steps, for turnTime.
+func (l *loop) compute() {
+	for began := l.last; len(l.steps) > 0 && time.Duration(l.last-began) < turnTime; {
+		step := l.steps[0]
+		l.steps = slices.Delete(l.steps, 0, 1)
+		was := l.last
+		l.measure(step)
+		if took := l.last - was; time.Duration(took) > slowStep {
+			l.pauses = l.last + pauseAfter*took
+		}
+	}
 }
 
 // turnTime is how long heavy flows may delay the others, plus the turn that is
@@ -341,11 +389,15 @@ func (l *loop) takeTurns(events []unix.EpollEvent) {
 // turn returns a descriptor's distance from the one that had the last turn.
 func (l *loop) turn(fd int32) uint32 { return uint32(fd - l.lastTurn - 1) }
 
-// handle dispatches an event and measures it; w is nil if the descriptor has no
-// receiver any more.
+// handle dispatches an event; w is nil if the descriptor has no receiver any more.
 func (l *loop) handle(w *watched, ev unix.EpollEvent) {
+	l.measure(func() { l.pass(w, ev) })
+}
+
+// measure measures what may hold up the loop's other sessions.
+func (l *loop) measure(work func()) {
 	l.stalls.began.Store(l.last)
-	l.pass(w, ev)
+	work()
 	now := l.engine.now()
 	if took := time.Duration(now - l.last); took > StallBounds[0] {
 		l.stalls.note(took)

@@ -34,13 +34,13 @@ func (f *flow) heldFor(side Side) int {
 }
 
 // connecting finds the only dial in a table.
-func connecting(t *testing.T, e *Engine) dialling {
+func connecting(t *testing.T, e *Engine) *dialling {
 	t.Helper()
-	var found dialling
+	var found *dialling
 	waitFor(t, func() bool {
 		for fd := range int32(4 * pageSize) {
 			if w := e.table.at(fd).Load(); w != nil && w.flow == nil {
-				found, _ = w.other.(dialling)
+				found, _ = w.other.(*dialling)
 			}
 		}
 		return found != nil
@@ -92,8 +92,8 @@ func TestDialIsNotDeceivedByALateEvent(t *testing.T) {
 		failed <- err
 	}()
 	w := connecting(t, e)
-	w <- struct{}{}
-	w <- struct{}{} // the first has been taken by then
+	w.event <- struct{}{}
+	w.event <- struct{}{} // the first has been taken by then
 	cancel()
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Errorf("the dial ends with %v before it has connected", err)

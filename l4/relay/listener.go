@@ -135,5 +135,11 @@ func (l *plainListener) deadline(t time.Time) {
 }
 
 // Leaver is told before a call waits, so that the caller's goroutine can be given back
-// to an event loop first.
-type Leaver interface{ Leave() }
+// to the loop that runs it. A *task.Task is one.
+type Leaver interface {
+	// Leave gives the caller a goroutine of its own.
+	Leave()
+	// Suspend gives the loop back until resume is called, of which arm makes sure. False:
+	// no loop runs the caller, or arm was false, and nothing was given back.
+	Suspend(arm func(resume func()) bool) bool
+}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -15,7 +16,7 @@ import (
 )
 
 // Socket is a TCP connection that enters Go's poller only if somebody has to wait
-// for it there, or needs its *net.TCPConn. A Socket that goes straight to an
+// long for it, or needs its *net.TCPConn. A Socket that goes straight to an
 // engine never does, which saves half of its system calls. A loop can wait for
 // its first bytes (Await).
 type Socket struct {
@@ -37,11 +38,11 @@ type Socket struct {
 	conn *net.TCPConn // guarded by mu; nil before it is in Go's poller
 	err  error        // guarded by mu; why there is no conn
 
-	leaver          Leaver    // guarded by mu; told before a wait; nil: nobody is
-	loop            *loop     // guarded by mu; the loop that waits for its bytes; nil: none
-	arrived         func()    // guarded by mu; see Await
-	missed          bool      // guarded by mu; an event came while arrived was nil
-	readBy, writeBy time.Time // guarded by mu; the deadlines
+	leaver          Leaver      // guarded by mu; told before a wait; nil: nobody is
+	loop            *loop       // guarded by mu; the loop that waits for its bytes; nil: none
+	arrived         func(*loop) // guarded by mu; see await
+	missed          bool        // guarded by mu; an event came while arrived was nil
+	readBy, writeBy time.Time   // guarded by mu; the deadlines
 }
 
 func newSocket(e *Engine, fd int32, remote netip.AddrPort, keepAlive *net.KeepAliveConfig) *Socket {
@@ -63,7 +64,8 @@ func TCP(c net.Conn) (*net.TCPConn, bool) {
 	return conn, ok
 }
 
-// SetLeaver makes the socket call l before a Read or Write that has to wait.
+// SetLeaver makes the socket tell l before it waits: a Read suspends l, which leaves if
+// that takes long; for a Write it leaves at once.
 func (s *Socket) SetLeaver(l Leaver) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,12 +121,48 @@ func (s *Socket) Read(b []byte) (int, error) {
 			return n, err
 		}
 	}
+	l := s.leaver
 	s.mu.Unlock()
+	if l != nil && s.waitOnLoop(l) {
+		if n, err, ok := s.ReadNow(b); ok {
+			return n, err
+		}
+	}
 	c, err := s.poll()
 	if err != nil {
 		return 0, err
 	}
 	return c.Read(b)
+}
+
+// loopPatience is how long a read or a dial waits on a loop before its caller leaves the
+// loop. Who wants to end it from outside may have to wait that long.
+const loopPatience = 20 * time.Millisecond
+
+// waitOnLoop waits until there is something to read.
+func (s *Socket) waitOnLoop(l Leaver) bool { return waitOnLoop(l, s.await) }
+
+// waitOnLoop gives a loop that runs the caller back until await calls f, for
+// loopPatience at most. The caller goes on with the loop that called f, if that has time
+// for it, else on a goroutine of its own. False: there was no loop, or await was false.
+func waitOnLoop(l Leaver, await func(f func(*loop)) bool) bool {
+	stay := false
+	waited := l.Suspend(func(resume func()) bool {
+		timer := time.AfterFunc(loopPatience, resume)
+		armed := await(func(on *loop) {
+			if !timer.Stop() {
+				return
+			}
+			if stay = on != nil && on.takes(resume, on.last); !stay {
+				go resume()
+			}
+		})
+		return armed || !timer.Stop() // if it does not stop, it resumes
+	})
+	if waited && !stay {
+		l.Leave()
+	}
+	return waited
 }
 
 // ReadNow is Read without waiting; ok is false if it would have to wait.
@@ -251,13 +289,13 @@ func (s *Socket) unwatch() {
 }
 
 // ready handles an event of the socket, on a loop.
-func (s *Socket) ready(*loop) {
+func (s *Socket) ready(l *loop) {
 	s.mu.Lock()
 	f := s.arrived
 	s.arrived, s.missed = nil, f == nil
 	s.mu.Unlock()
 	if f != nil {
-		f()
+		f(l)
 	}
 }
 
@@ -265,7 +303,10 @@ func (s *Socket) ready(*loop) {
 // an error; rarely, when there is not. It does not call f after Close, or if
 // Await returned false. F must not block. Until f is called nobody may read from
 // the connection.
-func (s *Socket) Await(f func()) bool {
+func (s *Socket) Await(f func()) bool { return s.await(func(*loop) { f() }) }
+
+// await is Await. F gets the loop; nil: it is called on another goroutine.
+func (s *Socket) await(f func(*loop)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fd < 0 || !s.watch() {
@@ -273,7 +314,7 @@ func (s *Socket) Await(f func()) bool {
 	}
 	if s.missed {
 		s.missed = false
-		go f() // in place of the loop's call
+		go f(nil) // in place of the loop's call
 		return true
 	}
 	s.arrived = f
@@ -469,8 +510,8 @@ func bigEndian(port uint16) uint16 {
 // Plain or for a Transport. Mark is that of the socket (SO_MARK); 0: none. The error
 // is, or wraps, the system's error number, that of ctx, or a *MarkError. The socket
 // is not bound before it connects, so that ports do not run out. L, if not nil, is
-// called before the dial has to wait, which one to this host does not, and becomes the
-// connection's SetLeaver. KeepAlive must not be changed afterwards.
+// suspended, or leaves, before the dial has to wait, which one to this host does not, and
+// becomes the connection's SetLeaver. KeepAlive must not be changed afterwards.
 func (e *Engine) DialMarked(ctx context.Context, to netip.AddrPort, mark int, keepAlive *net.KeepAliveConfig, l Leaver) (net.Conn, error) {
 	s, err := e.connect(ctx, to, mark, l)
 	if err != nil {
@@ -517,10 +558,7 @@ func (e *Engine) connect(ctx context.Context, to netip.AddrPort, mark int, l Lea
 			err = ioError("connect", syscall.ECONNREFUSED)
 		}
 	case syscall.EALREADY, syscall.EINPROGRESS:
-		if l != nil {
-			l.Leave()
-		}
-		err = e.awaitConnect(ctx, s.fd, to)
+		err = e.awaitConnect(ctx, s.fd, to, l)
 	default:
 		err = ioError("connect", errno)
 	}
@@ -556,19 +594,25 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// dialling is a connect that a goroutine waits for. It has room for one event.
-type dialling chan struct{}
+// dialling is a connect that somebody waits for.
+type dialling struct {
+	event   chan struct{}               // has room for one
+	arrived atomic.Pointer[func(*loop)] // called at the first event; nil: nothing is
+}
 
-func (d dialling) ready(*loop) {
+func (d *dialling) ready(l *loop) {
 	select {
-	case d <- struct{}{}:
+	case d.event <- struct{}{}:
 	default:
+	}
+	if f := d.arrived.Swap(nil); f != nil {
+		(*f)(l)
 	}
 }
 
 // awaitConnect waits in a loop's epoll until a connect has ended. An event is
 // only a hint, as for a flow.
-func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) error {
+func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort, leaver Leaver) error {
 	l := e.loop()
 	if l == nil {
 		return ioError("epoll_create1", syscall.EMFILE)
@@ -577,19 +621,35 @@ func (e *Engine) awaitConnect(ctx context.Context, fd int32, to netip.AddrPort) 
 	if at == nil {
 		return ioError("connect", syscall.EMFILE)
 	}
-	w := make(dialling, 1)
+	w := &dialling{event: make(chan struct{}, 1)}
 	at.Store(&watched{other: w})
 	defer at.Store(nil)
-	if errno := epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT); errno != 0 {
-		return ioError("epoll_ctl", errno)
+	var added syscall.Errno
+	add := func(f func(*loop)) bool {
+		w.arrived.Store(&f)
+		added = epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT)
+		return added == 0
+	}
+	waited := leaver != nil && waitOnLoop(leaver, add)
+	if !waited && added == 0 {
+		added = epollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, unix.EPOLLOUT|unix.EPOLLONESHOT)
+	}
+	if added != 0 {
+		return ioError("epoll_ctl", added)
 	}
 	defer epollCtl(l.epfd, unix.EPOLL_CTL_DEL, fd, 0)
 	for {
-		select {
-		case <-w:
-		case <-ctx.Done():
-			return ctx.Err()
+		if !waited {
+			if leaver != nil {
+				leaver.Leave()
+			}
+			select {
+			case <-w.event:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
+		waited = false
 		switch errno := connect(fd, to); errno {
 		case 0, syscall.EISCONN:
 			return nil

@@ -4,9 +4,11 @@
 // A session that forwards to an address of this host does not wait at all: it begins
 // and reaches the relay on the loop's thread, and waking another thread would cost more
 // than all of its work. A session that waits for its client's request is suspended,
-// and holds no goroutine. Every other wait goes through a call that leaves the loop
-// first: Wait and Go of this package, a read or write of a relay.Socket, a dial, a
-// lookup. Leave is for work that computes for long, such as a TLS handshake.
+// and holds no goroutine. So is one that reads from a relay.Socket, or dials, for some
+// milliseconds: a TLS handshake with a near peer stays on the loop's thread. Every other
+// wait goes through a call that leaves the loop first: Wait and Go of this package, a
+// longer read or dial, a write that waits, a lookup. Leave is for work that computes for
+// long, such as a password's bcrypt.
 //
 // # Promised
 //

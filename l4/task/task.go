@@ -16,6 +16,9 @@ type Job interface {
 	// Left is called once the task is about to have a goroutine of its own, which costs
 	// memory until Run returns.
 	Left()
+	// Suspended is called each time that the task may be about to be suspended, which
+	// costs memory, too.
+	Suspended()
 }
 
 // Task is a Job that runs. A nil Task stands for work on an ordinary goroutine.
@@ -106,19 +109,25 @@ func Go(ctx context.Context, f func()) {
 	go f()
 }
 
-// Suspend gives the goroutine back to the starter of the task of ctx until Resume, of
-// which arm makes sure: Resume may come before Suspend has given anything back. False:
-// the task has left, or arm was false, and nothing was suspended.
-func Suspend(ctx context.Context, arm func(*Task) bool) bool {
-	if !IsOnLoop(ctx) {
+// Suspend gives the goroutine back to the task's starter until resume is called, of
+// which arm makes sure: resume may be called before Suspend has given anything back.
+// False: the task has left, or arm was false, and nothing was suspended.
+func (t *Task) Suspend(arm func(resume func()) bool) bool {
+	if t == nil || t.left.Load() {
 		return false
 	}
-	t := From(ctx)
-	if !arm(t) {
+	t.job.Suspended()
+	if !arm(t.Resume) {
 		return false
 	}
 	t.yield(stepSuspend)
 	return true
+}
+
+// Suspend is (*Task).Suspend for the task of ctx. Arm gets the task, to call its Resume.
+func Suspend(ctx context.Context, arm func(*Task) bool) bool {
+	t := From(ctx)
+	return t.Suspend(func(func()) bool { return arm(t) })
 }
 
 // Resume goes on with a suspended task on the goroutine of the caller. It is called

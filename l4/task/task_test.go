@@ -16,6 +16,7 @@ type job struct {
 
 func (j *job) Run(ctx context.Context) { j.run(ctx) }
 func (j *job) Left()                   { j.left++ }
+func (j *job) Suspended()              {}
 
 // goid is the calling goroutine, as a stack names it.
 func goid() string {

@@ -141,7 +141,6 @@ func (c *Conn) originate(ctx context.Context) error {
 	if err != nil {
 		return &outcome.NotReadyError{Err: err}
 	}
-	task.Leave(ctx) // a handshake computes for long
 	c.config = cfg
 	h := c.handshake(cfg, start)
 	watch := tlscause.NewWatch(c.raw, cfg)
