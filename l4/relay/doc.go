@@ -24,9 +24,9 @@
 //	         of one read: under 1 MiB), and the source is not read until they are sent
 //	limits   a heap of deadlines and one timer per loop; a session without limits is
 //	         checked once, a second after its start
-//	load     as many loops are in use as the load needs: one full loop costs less than
-//	         two half idle ones. A session stays with the loop that accepted it, until
-//	         that loop has much more work than another (load)
+//	load     one loop serves a little work; another joins when it works for much of its
+//	         time, because events then wait for one another. A session stays with the
+//	         loop that accepted it, until that loop has much more work than another (load)
 //	waits    a busy loop waits for events directly, unknown to Go's
 //	         scheduler, whose monitor thread would wake every 20 µs (directWait)
 //	fairness one event moves at most 1 MiB of plain bytes or 256 KiB of TLS; a flow

@@ -426,9 +426,6 @@ func (l *loop) worked(f *flow) {
 	if d := &l.activity; d.seen.Load()&bit == 0 {
 		d.seen.Or(bit)
 	}
-	if d := &l.activity; f.isHeavy() && d.heavy.Load()&bit == 0 {
-		d.heavy.Or(bit)
-	}
 	if l.give.Load() > 0 && f.move(l, l.giveTo.Load()) {
 		l.give.Add(-1)
 	}

@@ -366,18 +366,14 @@ func TestLoad(t *testing.T) {
 		busiest activityRate
 		want    int
 	}{
-		{1, 0.7, activityRate{0.95, 60, 0}, 1},
-		{1, 0.9, activityRate{0.95, 60, 0}, 2},
-		{1, 0.9, activityRate{0.5, 60, 0}, 1}, // the process is busy with other work
-		{1, 0.65, activityRate{0.95, 2, 2}, 2},
-		{1, 0.65, activityRate{0.95, 2, 1}, 1}, // a single heavy session cannot use two loops
-		{1, 1.9, activityRate{1, 60, 60}, 2},
-		{2, 1.5, activityRate{1, 60, 0}, 2},
-		{2, 1.7, activityRate{1, 60, 0}, 3},
-		{2, 0.7, activityRate{0.5, 60, 0}, 1},
-		{2, 0.5, activityRate{0.5, 8, 8}, 2},
-		{2, 0.3, activityRate{0.5, 8, 8}, 1},
-		{4, 3.9, activityRate{1, 60, 60}, 4}, // there are no more
+		{1, 0.35, activityRate{0.95, 60}, 1},
+		{1, 0.5, activityRate{0.5, 60}, 2},
+		{1, 0.9, activityRate{0.3, 60}, 1}, // the process is busy with other work
+		{2, 0.7, activityRate{0.5, 60}, 2},
+		{2, 0.9, activityRate{0.5, 60}, 3},
+		{2, 0.35, activityRate{0.3, 60}, 2}, // a loop that was added stays for a while
+		{2, 0.25, activityRate{0.3, 8}, 1},
+		{4, 3.9, activityRate{1, 60}, 4}, // there are no more
 		{4, 0, activityRate{}, 3},
 		{1, 0, activityRate{}, 1},
 	} {
@@ -389,12 +385,12 @@ func TestLoad(t *testing.T) {
 		most, least activityRate
 		want        int
 	}{
-		{activityRate{1, 8, 8}, activityRate{}, 4},
-		{activityRate{1, 64, 0}, activityRate{0.5, 64, 0}, 16},
-		{activityRate{1, 2, 2}, activityRate{}, 1},
-		{activityRate{1, 1, 1}, activityRate{}, 0},
-		{activityRate{0.6, 8, 8}, activityRate{0.4, 8, 8}, 0},
-		{activityRate{0.4, 2, 0}, activityRate{}, 1},
+		{activityRate{1, 8}, activityRate{}, 4},
+		{activityRate{1, 64}, activityRate{0.5, 64}, 16},
+		{activityRate{1, 2}, activityRate{}, 1},
+		{activityRate{1, 1}, activityRate{}, 0},
+		{activityRate{0.6, 8}, activityRate{0.4, 8}, 0},
+		{activityRate{0.4, 2}, activityRate{}, 1},
 		{activityRate{}, activityRate{}, 0},
 	} {
 		if got := sessionsToGive(tt.most, tt.least); got != tt.want {
