@@ -282,30 +282,12 @@ type carried struct {
 	done  atomic.Bool // begin was called: nothing is left to take over
 }
 
-// listener returns the socket of another program for a place; nil if there is none.
-func (c *carried) listener(key string) *carry.Listener {
+// left is what is not taken over yet; nil: nothing is.
+func (c *carried) left() *carry.Server {
 	if c == nil || c.done.Load() {
 		return nil
 	}
-	for i := range c.Listeners {
-		if c.Listeners[i].Key == key {
-			return &c.Listeners[i]
-		}
-	}
-	return nil
-}
-
-// upstream returns what another program knew of an upstream; nil if there is nothing.
-func (c *carried) upstream(name string) *upstream.Memory {
-	if c == nil || c.done.Load() {
-		return nil
-	}
-	for i := range c.Upstreams {
-		if c.Upstreams[i].Name == name {
-			return &c.Upstreams[i]
-		}
-	}
-	return nil
+	return c.Server
 }
 
 // adopt makes the socket of another program the listener's. It reports whether it could:

@@ -84,7 +84,7 @@ func (r *route) handshake() time.Duration {
 func (s *Server) listen(ctx context.Context, cfg *ListenerConfig, p bind.Place, instead []bind.Socket) (*listener, error) {
 	l := &listener{server: s, key: p.Key, closing: make(chan struct{})}
 	var err error
-	c := s.carried.listener(p.Key)
+	c := s.carried.left().Listener(p.Key)
 	switch {
 	case c != nil && l.adopt(c, cfg):
 	case p.Unix != "":

@@ -192,7 +192,7 @@ func (s *Server) makeUpstreams(cfg Config) (all, fresh []*upstream.Upstream, err
 			return nil, nil, err
 		}
 		u.Inherit(s.upstreams)
-		if m := s.carried.upstream(c.Name); m != nil {
+		if m := s.carried.left().Upstream(c.Name); m != nil {
 			u.Recall(m)
 		}
 		all, fresh = append(all, u), append(fresh, u)

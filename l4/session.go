@@ -37,11 +37,11 @@ type session struct {
 	traffic *traffic // guarded by Server.mu; the traffic that counts the session
 
 	// The small fields are together to save memory: a session may live for days.
-	suspendedBefore bool // owned by Run
-	slot            bool // guarded by Server.mu; the session counts for limits.connections
-	concluded       bool // guarded by mu; the ending is decided, and the client is being told
-	accounted       bool // guarded by mu; rec includes flow's bytes
-	parked          bool // guarded by mu; the session waits for its client without a goroutine
+	stack     int32 // owned by Run; bytes that are counted for the task's stack
+	slot      bool  // guarded by Server.mu; the session counts for limits.connections
+	concluded bool  // guarded by mu; the ending is decided, and the client is being told
+	accounted bool  // guarded by mu; rec includes flow's bytes
+	parked    bool  // guarded by mu; the session waits for its client without a goroutine
 
 	held atomic.Int64 // bytes that memory counts for the session before the relay
 
@@ -84,19 +84,16 @@ func (s *session) start() {
 }
 
 // Left counts the memory of the session's goroutine when its task leaves the loop.
-func (s *session) Left() {
-	if s.suspendedBefore { // its stack is counted
-		s.hold(leaveCost - suspendCost)
-		return
-	}
-	s.hold(leaveCost)
-}
+func (s *session) Left() { s.holdStack(leaveCost) }
 
 // Suspended counts the memory of the session's coroutine.
-func (s *session) Suspended() {
-	if !s.suspendedBefore {
-		s.suspendedBefore = true
-		s.hold(suspendCost)
+func (s *session) Suspended() { s.holdStack(suspendCost) }
+
+// holdStack counts the bytes of what the task runs on, in place of what it ran on before.
+func (s *session) holdStack(n int32) {
+	if n > s.stack {
+		s.hold(int64(n - s.stack))
+		s.stack = n
 	}
 }
 

@@ -167,9 +167,11 @@ var ours = map[string][]string{
 	"ambassador/l4/nameserver": {"ambassador/l4/task"}, // a session that waits for a name leaves its loop
 	"ambassador/l4/relay": {
 		"ambassador/l4/relay/ledger", // decides how a session ends
+		"ambassador/l4/relay/load",   // decides how many loops are in use
 		"ambassador/l4/tlsrecord",    // follows the records of TLS
 	},
 	"ambassador/l4/relay/ledger": {},
+	"ambassador/l4/relay/load":   {},
 	"ambassador/l4/tlsrecord":    {},
 	"ambassador/l4/starttls":     {},
 	"ambassador/certs":           {},

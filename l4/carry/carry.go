@@ -40,6 +40,32 @@ type Server struct {
 	Listeners []Listener        `json:"listeners,omitempty"`
 }
 
+// Listener returns the listening socket of a place; nil if there is none, or s is nil.
+func (s *Server) Listener(key string) *Listener {
+	if s == nil {
+		return nil
+	}
+	for i := range s.Listeners {
+		if s.Listeners[i].Key == key {
+			return &s.Listeners[i]
+		}
+	}
+	return nil
+}
+
+// Upstream returns what was known of an upstream; nil if that is nothing, or s is nil.
+func (s *Server) Upstream(name string) *upstream.Memory {
+	if s == nil {
+		return nil
+	}
+	for i := range s.Upstreams {
+		if s.Upstreams[i].Name == name {
+			return &s.Upstreams[i]
+		}
+	}
+	return nil
+}
+
 // Session is a relayed session.
 type Session struct {
 	Seq    uint64               `json:"seq"`

@@ -36,7 +36,7 @@
 // DialMarked enter Go's poller only if somebody has to wait for them for long before the
 // relay: a loop can wait for the first bytes, and for what a handshake needs next
 // (Socket). A loop computes the steps of handshakes one at a time, between its events
-// (computing); it sends those that are too many, or take long, to goroutines.
+// (load.Steps); it sends those that are too many, or take long, to goroutines.
 //
 // On other systems, for connections that are not sockets, and where a TLS peer may
 // renegotiate, the portable implementation has two goroutines per session. It is the reference: every

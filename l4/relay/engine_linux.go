@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ambassador/l4/relay/load"
 )
 
 // Engine runs sessions: with epoll if both ends are sockets, and no peer may
@@ -28,7 +30,7 @@ type Engine struct {
 	table      table
 	next       atomic.Uint32 // round robin over the active loops
 	workspaces sync.Pool     // of *workspace, for goroutines other than the loops
-	load       load
+	load       load.Load
 	spliced    atomic.Int64 // bytes moved by splice, for tests
 
 	mu        sync.Mutex
@@ -208,7 +210,7 @@ type loop struct {
 	wakeFD int32 // an eventfd, for stop
 	clock  clock
 
-	activity activity
+	activity load.Activity
 	stalls   stalls
 	giveTo   atomic.Pointer[loop]
 	give     atomic.Int32 // how many of its sessions it moves to giveTo
@@ -219,7 +221,7 @@ type loop struct {
 	last     int64 // when the last event ended, on the engine's clock
 	inARow   int   // waits in a row that took less than directWait
 	quick    int   // events since the last wait that took at most StallBounds[0]
-	computing
+	steps    load.Steps
 }
 
 func newLoop(e *Engine) (*loop, syscall.Errno) {
@@ -261,15 +263,15 @@ func (l *loop) run() {
 		if l.inARow++; time.Duration(l.work.now-l.last) >= directWait {
 			l.inARow = 0
 		}
-		if l.work.now >= l.engine.load.next.Load() {
-			l.engine.rebalance(l.work.now)
+		if l.work.now >= l.engine.load.Next.Load() {
+			l.engine.rebalance(l.work.now, cpuTime())
 		}
 		l.last = l.work.now
 		heavy := events[:0]
 		for _, ev := range events[:n] {
 			if ev.Fd == l.wakeFD {
-				for _, step := range l.steps { // nobody else would resume them
-					go step()
+				for step := l.steps.Next(); step != nil; step = l.steps.Next() {
+					go step() // nobody else would resume it
 				}
 				return
 			}
@@ -286,7 +288,7 @@ func (l *loop) run() {
 		l.stalls.counts[0].Add(uint64(l.quick))
 		l.stalls.sum.Add(l.last - l.work.now)
 		l.quick = 0
-		l.activity.busy.Add(l.last - l.work.now)
+		l.activity.Worked(l.last - l.work.now)
 	}
 }
 
@@ -305,7 +307,7 @@ const isBusy = 32
 // wait waits for events: directly if the loop is busy, else, or without an event for
 // directWait, as the scheduler knows it.
 func (l *loop) wait(events []unix.EpollEvent) int {
-	if len(l.steps) > 0 {
+	if l.steps.Wait() {
 		return epollWait(l.epfd, events, 0)
 	}
 	if l.inARow >= isBusy {
@@ -320,43 +322,16 @@ func (l *loop) wait(events []unix.EpollEvent) int {
 	return max(n, 0)
 }
 
-// computing is work of sessions that computes for long, such as the steps of TLS
-// handshakes. A loop does it after its events, and not for longer than turnTime at a
-// time: sessions that wait for their bytes must not wait for many handshakes.
-type computing struct {
-	steps  []func() // the next one first
-	pauses int64    // the loop does none until then, on the engine's clock
-}
-
-const (
-	// maxSteps is how many steps may wait for a loop. Beyond that handshakes are done by
-	// goroutines, where the clients take turns and all processors help.
-	maxSteps = 16
-	// slowStep is a step that takes too long for a loop, such as a signature with a large
-	// RSA key. For pauseAfter times as long the loop does none.
-	slowStep   = 2 * time.Millisecond
-	pauseAfter = 50
-)
-
-// takes adds a step, unless the loop has too many.
-func (c *computing) takes(step func(), now int64) bool {
-	if len(c.steps) >= maxSteps || now < c.pauses {
-		return false
-	}
-	c.steps = append(c.steps, step)
-	return true
-}
-
 // compute does the waiting steps, for turnTime.
 func (l *loop) compute() {
-	for began := l.last; len(l.steps) > 0 && time.Duration(l.last-began) < turnTime; {
-		step := l.steps[0]
-		l.steps = slices.Delete(l.steps, 0, 1)
+	for began := l.last; time.Duration(l.last-began) < turnTime; {
+		step := l.steps.Next()
+		if step == nil {
+			return
+		}
 		was := l.last
 		l.measure(step)
-		if took := l.last - was; time.Duration(took) > slowStep {
-			l.pauses = l.last + pauseAfter*took
-		}
+		l.steps.Took(l.last, time.Duration(l.last-was))
 	}
 }
 
@@ -422,10 +397,7 @@ func (l *loop) pass(w *watched, ev unix.EpollEvent) {
 // have to move.
 func (l *loop) worked(f *flow) {
 	const golden = 0x9E3779B97F4A7C15 // a hash that spreads similar values
-	bit := uint64(1) << (uint64(f.start) * golden >> 58)
-	if d := &l.activity; d.seen.Load()&bit == 0 {
-		d.seen.Or(bit)
-	}
+	l.activity.Saw(uint64(f.start) * golden >> 58)
 	if l.give.Load() > 0 && f.move(l, l.giveTo.Load()) {
 		l.give.Add(-1)
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ambassador/l4/relay/load"
 )
 
 // Tests for the epoll engine alone.
@@ -359,46 +361,6 @@ func TestLoopsGiveSessionsAway(t *testing.T) {
 	}
 }
 
-func TestLoad(t *testing.T) {
-	for _, tt := range []struct {
-		active  int
-		used    float64
-		busiest activityRate
-		want    int
-	}{
-		{1, 0.35, activityRate{0.95, 60}, 1},
-		{1, 0.5, activityRate{0.5, 60}, 2},
-		{1, 0.9, activityRate{0.3, 60}, 1}, // the process is busy with other work
-		{2, 0.7, activityRate{0.5, 60}, 2},
-		{2, 0.9, activityRate{0.5, 60}, 3},
-		{2, 0.35, activityRate{0.3, 60}, 2}, // a loop that was added stays for a while
-		{2, 0.25, activityRate{0.3, 8}, 1},
-		{4, 3.9, activityRate{1, 60}, 4}, // there are no more
-		{4, 0, activityRate{}, 3},
-		{1, 0, activityRate{}, 1},
-	} {
-		if got := wantedLoops(tt.active, 4, tt.used, tt.busiest); got != tt.want {
-			t.Errorf("%d loops, %.2f processors, %v: %d wanted, want %d", tt.active, tt.used, tt.busiest, got, tt.want)
-		}
-	}
-	for _, tt := range []struct {
-		most, least activityRate
-		want        int
-	}{
-		{activityRate{1, 8}, activityRate{}, 4},
-		{activityRate{1, 64}, activityRate{0.5, 64}, 16},
-		{activityRate{1, 2}, activityRate{}, 1},
-		{activityRate{1, 1}, activityRate{}, 0},
-		{activityRate{0.6, 8}, activityRate{0.4, 8}, 0},
-		{activityRate{0.4, 2}, activityRate{}, 1},
-		{activityRate{}, activityRate{}, 0},
-	} {
-		if got := sessionsToGive(tt.most, tt.least); got != tt.want {
-			t.Errorf("%v and %v: %d to give, want %d", tt.most, tt.least, got, tt.want)
-		}
-	}
-}
-
 // TestRebalanceCountsTheWork checks the load of an engine that has worked, and of one
 // with idle loops.
 func TestRebalanceCountsTheWork(t *testing.T) {
@@ -409,40 +371,40 @@ func TestRebalanceCountsTheWork(t *testing.T) {
 		t.Skip("one processor has one loop")
 	}
 	t.Cleanup(e.Close)
-	at := e.now()
+	const every = int64(load.CheckEvery)
+	at, cpu := e.now(), cpuTime()
+	e.rebalance(at, cpu)
+	next := func() { // both processors are used
+		at, cpu = at+every, cpu+10*load.CheckEvery
+		e.rebalance(at, cpu)
+	}
 	e.use(1)
-	e.load.at, e.load.used = at-int64(checkEvery), 1.5
-	loops[0].activity.busy.Store(int64(checkEvery))
-	if e.rebalance(at); e.active.Load() != 2 {
+	loops[0].activity.Worked(every)
+	if next(); e.active.Load() != 2 {
 		t.Errorf("%d loops are in use after one was full", e.active.Load())
 	}
 	allInUse(e)
-	loops[1].activity.busy.Store(int64(checkEvery))
-	loops[1].activity.seen.Store(0b1111)
-	e.load.used = float64(len(loops)) // so that no fewer suffice
-	e.rebalance(at + int64(checkEvery))
+	loops[1].activity.Worked(every)
+	for hash := range uint64(4) {
+		loops[1].activity.Saw(hash)
+	}
+	next()
 	if n, to := loops[1].give.Load(), loops[1].giveTo.Load(); n != 2 || to != loops[0] {
 		t.Errorf("it gives %d sessions to %p, want 2 to %p", n, to, loops[0])
 	}
-	if next := e.load.next.Load(); next != at+2*int64(checkEvery) {
-		t.Errorf("the next check is after %v", time.Duration(next-at))
+	checks := 0
+	for ; int(e.active.Load()) == len(loops) && checks < 1000; checks++ {
+		at += every
+		e.rebalance(at, cpu) // no processor is used
 	}
-	e.load.used = 0
-	for i := range calmChecks {
-		if got := int(e.active.Load()); got != len(loops) {
-			t.Fatalf("%d loops in use after %d calm checks", got, i)
-		}
-		e.load.cpu = cpuTime() // as if it had used nothing
-		e.rebalance(e.load.at + int64(time.Hour))
-	}
-	if got := int(e.active.Load()); got != len(loops)-1 {
-		t.Errorf("%d loops are in use after %d calm checks, want one less than %d", got, calmChecks, len(loops))
+	if got := int(e.active.Load()); got != len(loops)-1 || checks < load.CalmChecks {
+		t.Errorf("%d loops are in use after %d calm checks, want one less than %d after %d", got, checks, len(loops), load.CalmChecks)
 	}
 }
 
 // allInUse makes all loops of an engine active, whatever the load.
 func allInUse(e *Engine) {
-	e.load.next.Store(math.MaxInt64)
+	e.load.Next.Store(math.MaxInt64)
 	e.use(len(*e.allLoops()))
 }
 
@@ -463,7 +425,7 @@ func init() {
 // small message waits for at most one of them.
 func TestHeavySessionsTakeTurns(t *testing.T) {
 	e := New()
-	e.load.next.Store(math.MaxInt64) // all stay where they are
+	e.load.Next.Store(math.MaxInt64) // all stay where they are
 	const many = 6
 	var pairs []*pair
 	for range many {

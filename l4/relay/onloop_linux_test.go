@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"ambassador/l4/relay/load"
 )
 
 // runner runs a caller for a loop: it is suspended, or leaves.
@@ -132,35 +134,27 @@ func TestComputingIsBounded(t *testing.T) {
 	e := New()
 	l := &loop{engine: e}
 	did := 0
-	step := func(d time.Duration) func() {
-		return func() {
+	for range load.MaxSteps {
+		l.steps.Take(func() {
 			did++
-			for began := e.now(); time.Duration(e.now()-began) < d; {
+			for began := e.now(); time.Duration(e.now()-began) < turnTime; {
 			}
-		}
+		}, e.now())
 	}
-	take := func(d time.Duration) bool { l.last = e.now(); return l.takes(step(d), l.last) }
-	for range maxSteps {
-		if !take(turnTime) {
-			t.Fatalf("only %d steps wait", len(l.steps))
-		}
-	}
-	if take(0) {
-		t.Errorf("more than %d steps wait", maxSteps)
-	}
-	for want := 1; want <= maxSteps; want++ {
+	for want := 1; want <= load.MaxSteps; want++ {
 		l.last = e.now()
 		if l.compute(); did != want {
 			t.Fatalf("%d steps were done, want %d", did, want)
 		}
 	}
-	if l.pauses = 0; !take(slowStep + 1) {
-		t.Fatal("a step is not taken")
+	l.steps = load.Steps{}
+	slow := func() {
+		for began := e.now(); time.Duration(e.now()-began) <= load.SlowStep; {
+		}
 	}
-	if l.compute(); l.takes(step(0), l.last) {
+	l.last = e.now()
+	l.steps.Take(slow, l.last)
+	if l.compute(); l.steps.Take(slow, l.last) {
 		t.Error("a step is taken after a slow one")
-	}
-	if !l.takes(step(0), l.pauses) {
-		t.Error("no step is taken after the pause")
 	}
 }

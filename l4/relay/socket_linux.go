@@ -153,7 +153,7 @@ func waitOnLoop(l Leaver, await func(f func(*loop)) bool) bool {
 			if !timer.Stop() {
 				return
 			}
-			if stay = on != nil && on.takes(resume, on.last); !stay {
+			if stay = on != nil && on.steps.Take(resume, on.last); !stay {
 				go resume()
 			}
 		})
