@@ -23,7 +23,7 @@ import (
 )
 
 // errUpgrade ends a session that the next program cannot continue.
-var errUpgrade = &ending.Stop{Reason: outcome.Shutdown, Text: "an upgrade has replaced the program, and could not carry the session over"}
+var errUpgrade = &ending.Stop{Reason: outcome.Shutdown, Text: "the program was replaced, and the next one could not carry the session over"}
 
 const (
 	// establishWait is how long Freeze waits for sessions that are being established. No
@@ -419,7 +419,7 @@ func (a *adoption) adopt(c *carry.Session) {
 	if err != nil {
 		s.log.Error("a session was lost in the upgrade", "id", sess.id(), "cause", err.Error())
 		a.lost++
-		sess.lose(err)
+		sess.lose(&c.Flow, err)
 	}
 }
 
@@ -487,10 +487,11 @@ func (s *session) proceed(c *carry.Session, u *upstream.Upstream) (err error) {
 }
 
 // lose ends a session that could not go on. The relay has closed its connections.
-func (s *session) lose(err error) {
+func (s *session) lose(flow *relay.Carried, err error) {
 	s.mu.Lock()
 	rec := s.rec.Copy()
 	s.mu.Unlock()
+	rec.BytesUp, rec.BytesDown = rec.BytesUp+flow.Up, rec.BytesDown+flow.Down
 	rec.ID, rec.Reason, rec.Cause = s.id(), outcome.Shutdown, errUpgrade.Text+": "+err.Error()
 	rec.Duration = outcome.Seconds(time.Since(rec.Start))
 	s.leave()

@@ -154,6 +154,16 @@ func (s *Server) Descriptors() (fds []int) {
 	return fds
 }
 
+// Renumber gives every descriptor the number that to returns for it; -1: it is gone.
+func (s *Server) Renumber(to func(int) int) {
+	for i := range s.Listeners {
+		s.Listeners[i].FD = to(s.Listeners[i].FD)
+	}
+	for i := range s.Sessions {
+		s.Sessions[i].Flow.Renumber(to)
+	}
+}
+
 // magic begins every state.
 const magic = "ambassador carry"
 

@@ -1,6 +1,7 @@
-// Package carry has the state of a server that another program continues in the same
-// process, after exec: its sessions, listeners and counters, and the form in which the
-// one program gives them to the other. Descriptors are numbers that stay open over exec.
+// Package carry has the state of a server that another program continues: its sessions,
+// listeners and counters, and the form in which the one program gives them to the other.
+// Descriptors are the numbers that they have in the process before; they are the same after
+// exec, and another process calls Renumber.
 //
 // # Promised
 //

@@ -61,10 +61,25 @@ func (c *Carried) Descriptors() (fds []int) {
 	return fds
 }
 
+// Renumber gives every descriptor the number that to returns for it; -1: it is gone, and
+// Adopt fails.
+func (c *Carried) Renumber(to func(int) int) {
+	for i := range c.Sides {
+		s := &c.Sides[i]
+		s.FD = to(s.FD)
+		if s.PipeBytes > 0 {
+			s.PipeRead, s.PipeWrite = to(s.PipeRead), to(s.PipeWrite)
+		}
+	}
+}
+
 // Valid returns an error if the values contradict each other.
 func (c *Carried) Valid() error {
 	seen := map[int]bool{}
 	for _, fd := range c.Descriptors() {
+		if fd < 0 {
+			return errors.New("a descriptor has not arrived: is the limit of descriptors (LimitNOFILE=) lower?")
+		}
 		if fd <= 2 || seen[fd] {
 			return errors.New("a descriptor is standard input, output or error, or appears twice")
 		}

@@ -90,17 +90,15 @@ func (f *flow) carried() Carried {
 // Adopt continues a session that another program of this process has frozen. It takes
 // the descriptors over; on an error it has closed them with a RST.
 func (e *Engine) Adopt(c *Carried, owner Owner) (Session, error) {
-	loop := e.loop()
-	var err error
+	loop, err := e.loop(), c.Valid()
 	switch {
+	case err != nil:
 	case e.portableOnly:
 		err = fmt.Errorf("adopt: the portable relay cannot")
 	case loop == nil:
 		err = ioError("epoll_create1", syscall.EMFILE)
 	case e.table.at(int32(c.Sides[0].FD)) == nil || e.table.at(int32(c.Sides[1].FD)) == nil:
 		err = ioError("adopt", syscall.EMFILE)
-	default:
-		err = c.Valid()
 	}
 	if err != nil {
 		c.abandon()

@@ -34,27 +34,39 @@ type Received struct {
 	// Failed says why the next program could not take over and has gone back to this one;
 	// empty: this is the next program.
 	Failed string
+	// Stored means that another process has left the state, in the store of the service
+	// manager: there is nothing to go back to.
+	Stored bool
+	// Lost is how many sessions of that process were lost, all of them, and Cause why.
+	// Their ends have been a RST.
+	Lost  int
+	Cause error
 
 	world   program.World
 	signals chan os.Signal
 	state   int         // a descriptor
-	late    *time.Timer // goes back if the program does not take over in time
+	late    *time.Timer // goes back if the program does not take over in time; nil: Stored
+	number  map[int]int // by the number in the process before; nil: all numbers are the same
 
 	mu    sync.Mutex
 	taken bool // guarded by mu; the state is this program's: there is no way back
 }
 
+// early are the signals that the process handles later: until then Signals keeps them.
+var early = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2}
+
 // takeWithin bounds the start of the next program, in which all sessions stand still.
 const takeWithin = 20 * time.Second
 
-// Receive returns the state that the program before has left; nil if there is none. The
-// environment of this process says nothing of it afterwards. On an error this program
-// cannot go on, and Receive has already tried to go back.
+// Receive returns the state that the program before has left, or the process before in the
+// store of the service manager; nil, or one without a state, if there is none. The
+// environment of this process says nothing of the first afterwards. On an error this
+// program cannot go on, and Receive has already tried to go back.
 func Receive(w program.World) (*Received, error) {
 	text, ok := w.Env(variable)
-	early := make(chan os.Signal, 8)
+	signals := make(chan os.Signal, 8)
 	if ok { // a signal must not end the sessions before this program handles signals
-		signal.Notify(early, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		signal.Notify(signals, early...)
 	}
 	if ok {
 		conceal()
@@ -63,13 +75,13 @@ func Receive(w program.World) (*Received, error) {
 	os.Unsetenv(variable)
 	os.Unsetenv(backVariable)
 	if !ok {
-		return nil, nil
+		return receiveStored(w), nil
 	}
 	fd, err := strconv.Atoi(text)
 	if err != nil || fd <= 2 {
 		return nil, fmt.Errorf("%s=%s: only `ambassador upgrade` sets this variable; remove it", variable, text)
 	}
-	r := &Received{Failed: failed, world: w, signals: early, state: fd}
+	r := &Received{Failed: failed, world: w, signals: signals, state: fd}
 	b, err := readState(fd)
 	if err != nil {
 		return nil, fmt.Errorf("%s=%s: only `ambassador upgrade` sets this variable; remove it: %w", variable, text, err)
@@ -106,7 +118,7 @@ func (r *Received) Pending() bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.taken
+	return r.Handover != nil && !r.taken
 }
 
 // GoBack replaces this program by the one before, which continues with the state. It
@@ -118,7 +130,11 @@ func (r *Received) GoBack(why error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.taken || r.Failed != "" {
+	if r.Handover == nil || r.taken || r.Failed != "" {
+		return
+	}
+	if r.Stored {
+		fmt.Fprintf(r.world.Stderr, "ambassador: %d sessions of the process before end with a reset, because this one cannot take them over: %v\n", len(r.Server.Sessions), why)
 		return
 	}
 	text := strings.ReplaceAll(why.Error(), "\x00", " ")
@@ -148,7 +164,9 @@ func (r *Received) Take() {
 	defer r.mu.Unlock()
 	if !r.taken {
 		r.taken = true
-		r.late.Stop()
+		if r.late != nil {
+			r.late.Stop()
+		}
 		release(r)
 	}
 }

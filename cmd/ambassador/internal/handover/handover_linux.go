@@ -85,7 +85,7 @@ func execAt(path string, keep []int, env []string) error {
 func blocked() *unix.Sigset_t {
 	var set unix.Sigset_t
 	const bits = 8 * unsafe.Sizeof(set.Val[0])
-	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
+	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR2} {
 		n := uintptr(s - 1)
 		set.Val[n/bits] |= 1 << (n % bits)
 	}
@@ -162,6 +162,9 @@ func readState(fd int) ([]byte, error) {
 // release closes what only the way back needs, and keeps the descriptors of sessions
 // from children.
 func release(r *Received) {
+	if r.Stored { // nothing of that was needed
+		return
+	}
 	unix.Close(r.state)
 	unix.Close(r.Old)
 	for _, fd := range r.Server.Descriptors() {

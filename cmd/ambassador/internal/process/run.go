@@ -113,6 +113,7 @@ type Process struct {
 	reloads   chan struct{}  // requests for a reload
 	upgrades  chan *upgrade  // Wait does them
 	upgrading atomic.Bool    // one is being made
+	left      bool           // the sessions are the next process's; set and read by Wait's goroutine
 	remains   *remains       // of the program before, until Start has taken them over; else nil
 	work      sync.WaitGroup // all goroutines that end with ctx
 	records   sync.WaitGroup // sessions whose record is not written yet
@@ -146,7 +147,7 @@ func Run(ctx context.Context, w program.World, f *config.File, opts Options) err
 		return err
 	}
 	if opts.Signals == nil {
-		var more []os.Signal
+		more := []os.Signal{leaveSignal}
 		if len(opts.Command) > 0 {
 			more = commandSignals
 		}
@@ -192,6 +193,7 @@ func Start(ctx context.Context, w program.World, f *config.File, opts Options) (
 	if p.remains != nil {
 		p.tookOver(opts.Handover)
 	}
+	p.lostStored(opts.Handover)
 	p.closeUnused(f)
 	p.manager.ready(p.readiness())
 	p.work.Go(p.reloadLoop)
@@ -334,6 +336,7 @@ func (p *Process) apply(f *config.File) error {
 	hash := hashOf(f)
 	p.secrets.Commit(named)
 	p.metrics.Applied(cfg, ruleSeriesOf(f))
+	p.recallMetrics()
 	p.web.Commit(web)
 	p.guard(p.web.Addrs(nil))
 	p.log.Set(level, f.Log.Format)
@@ -481,6 +484,16 @@ func (p *Process) Wait() error {
 				p.wantReload()
 			case command != nil:
 				command.signal(s)
+			case s == leaveSignal && len(p.opts.Command) == 0:
+				switch {
+				case p.manager.socket == "":
+					p.log.Warn("signal ignored: no service manager has started this process, which could keep sessions ($NOTIFY_SOCKET)", "signal", s.String())
+					continue
+				case p.leave():
+					return nil
+				}
+				p.Drain(p.drainConfig())
+				return nil
 			case ends(s):
 				err := p.stoppedBy(s)
 				p.Drain(p.drainConfig())
@@ -531,6 +544,10 @@ const (
 
 // Close ends everything that is left at once.
 func (p *Process) Close() {
+	if p.left { // sessions stand still, and nothing here may touch them
+		p.log.Close()
+		return
+	}
 	p.cancel()
 	p.web.Close()
 	waitFor(p.secrets.Wait, closeTimeout)

@@ -15,6 +15,7 @@ import (
 
 	"ambassador/certs"
 	"ambassador/cmd/ambassador/internal/config"
+	"ambassador/cmd/ambassador/internal/handover"
 	"ambassador/cmd/ambassador/internal/output"
 	"ambassador/l4"
 )
@@ -27,6 +28,10 @@ func inheritedSockets() (map[string][]*os.File, error) {
 	sockets := map[string][]*os.File{}
 	var err error
 	for _, f := range activation.Files(true) {
+		if handover.IsStore(f.Name()) {
+			f.Close() // handover.Receive has read it
+			continue
+		}
 		sockets[f.Name()] = append(sockets[f.Name()], f)
 		if isConnection(f) {
 			err = fmt.Errorf("systemd passed the connection of one client, where a listening socket is needed: set Accept=no in the .socket unit, and rename NAME@.service to NAME.service")

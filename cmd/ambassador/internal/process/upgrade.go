@@ -118,6 +118,9 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 	if plan.To, err = p.checkNext(ctx, plan.Binary); err != nil {
 		return plan, nil, err
 	}
+	if err = p.fitsSandbox(); err != nil {
+		return plan, nil, err
+	}
 	plan.Carriable = p.server.Carriable()
 	if req.Wait {
 		plan.Wait = outcome.Seconds(p.drainConfig().Timeout)
@@ -166,7 +169,7 @@ func (p *Process) checkNext(ctx context.Context, binary string) (version string,
 	if _, err := p.askNext(ctx, binary, os.Args[1:], handover.CheckVariable+"=1"); err != nil {
 		return "", fmt.Errorf("%s: it refuses the configuration: %w", binary, err)
 	}
-	return v.Version, p.fitsSandbox()
+	return v.Version, nil
 }
 
 // fitsSandbox checks that the configuration, as it is now, works inside the sandbox. A
@@ -234,35 +237,59 @@ func (p *Process) upgrade(u *upgrade) {
 var errSignal = errors.New("a signal to the process came first")
 
 func (p *Process) replace(u *upgrade) error {
-	began := time.Now()
-	state, thaw, err := p.server.Freeze(p.ctx)
+	r := &remains{ID: u.plan.ID, To: u.plan.To, Started: p.started, Announced: p.bound(), Sandbox: p.sandbox.remains()}
+	more, err := r.addInherited(p)
+	if err != nil {
+		return fmt.Errorf("describe the sockets of systemd: %w", err)
+	}
+	h, web, thaw, err := p.freeze(r)
 	if err != nil {
 		return err
 	}
 	defer thaw()
-	r := &remains{ID: u.plan.ID, To: u.plan.To, Started: p.started, Frozen: began, Report: p.opts.Report.Memory(), Announced: p.bound(), Sandbox: p.sandbox.remains()}
-	if r.Metrics, err = p.lastMetrics(); err != nil {
-		return fmt.Errorf("read the metrics: %w", err)
-	}
-	more, err := r.addSockets(p)
-	if err != nil {
-		return fmt.Errorf("describe the sockets: %w", err)
-	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	p.log.Close() // write what is logged
 	p.mu.Lock()
-	cfg := p.file.Text()
+	h.Config = p.file.Text()
 	p.mu.Unlock()
 	defer signal.Notify(p.signals, endSignals...) // noSignal may ignore some
-	return handover.Exec(u.plan.Binary, &carry.Handover{From: p.world.Version, Server: *state, Process: text, Config: cfg}, more, func() error {
+	return handover.Exec(u.plan.Binary, h, append(more, web...), func() error {
 		if err := u.unchanged(); err != nil {
 			return err
 		}
 		return p.noSignal()
 	})
+}
+
+// freeze stops the server where it is, and returns its state with r, and descriptors
+// besides those of the server. No byte moves until thaw.
+func (p *Process) freeze(r *remains) (h *carry.Handover, more []int, thaw func(), err error) {
+	r.Frozen = time.Now()
+	state, thaw, err := p.server.Freeze(p.ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	h, more, err = p.describe(r, state)
+	if err != nil {
+		thaw()
+		return nil, nil, nil, err
+	}
+	p.log.Close() // write what is logged
+	return h, more, thaw, nil
+}
+
+// describe completes r, and puts it together with the state of the server.
+func (p *Process) describe(r *remains, state *carry.Server) (h *carry.Handover, more []int, err error) {
+	r.Report = p.opts.Report.Memory()
+	if r.Metrics, err = p.lastMetrics(); err != nil {
+		return nil, nil, fmt.Errorf("read the metrics: %w", err)
+	}
+	if r.Web, err = p.web.Carry(); err != nil {
+		return nil, nil, fmt.Errorf("describe the sockets: %w", err)
+	}
+	for _, c := range r.Web {
+		more = append(more, c.FD)
+	}
+	text, err := json.Marshal(r)
+	return &carry.Handover{From: p.world.Version, Server: *state, Process: text}, more, err
 }
 
 // lastMetrics are the metrics for the next program. Sessions that no collector has taken
@@ -296,14 +323,8 @@ func (p *Process) noSignal() error {
 	}
 }
 
-// addSockets adds the sockets that are not the server's, and returns their descriptors.
-func (r *remains) addSockets(p *Process) (fds []int, err error) {
-	if r.Web, err = p.web.Carry(); err != nil {
-		return nil, err
-	}
-	for _, c := range r.Web {
-		fds = append(fds, c.FD)
-	}
+// addInherited adds the sockets that systemd has passed, and returns their descriptors.
+func (r *remains) addInherited(p *Process) (fds []int, err error) {
 	for name, files := range p.inherited {
 		for _, f := range files {
 			raw, err := f.SyscallConn()
@@ -328,7 +349,13 @@ func (p *Process) takeOver(h *handover.Received) error {
 	if err := json.Unmarshal(h.Process, r); err != nil {
 		return fmt.Errorf("the state of the process: %w", err)
 	}
-	p.remains, p.started = r, r.Started
+	p.remains = r
+	if !h.Stored { // else it is another process
+		p.started = r.Started
+	}
+	for i := range r.Web {
+		r.Web[i].FD = h.Number(r.Web[i].FD)
+	}
 	p.opts.Report = report.Recall(r.Report)
 	p.sandbox = r.Sandbox.sandbox()
 	p.announced = map[l4.Bound]bool{}
@@ -346,25 +373,40 @@ func (p *Process) takeOver(h *handover.Received) error {
 	return nil
 }
 
+// recallMetrics goes on with the counters of the program before, if there was one. It is
+// called before they are served: a counter must not fall.
+func (p *Process) recallMetrics() {
+	if p.remains == nil {
+		return
+	}
+	if err := p.metrics.Recall(p.remains.Metrics); err != nil {
+		p.log.Error("counters begin at zero", "cause", err.Error())
+	}
+}
+
 // tookOver ends an upgrade: the sessions go on.
 func (p *Process) tookOver(h *handover.Received) {
 	r, n := p.remains, p.server.TakenOver()
 	for _, s := range r.Inherited {
 		syscall.Close(s.FD)
 	}
-	if err := p.metrics.Recall(r.Metrics); err != nil {
-		p.log.Error("counters begin at zero", "cause", err.Error())
-	}
 	up := &api.Upgrade{ID: r.ID, At: time.Now(), From: h.From, To: p.world.Version, Carried: n.Carried, Ended: n.Ended, Pause: outcome.Seconds(time.Since(r.Frozen))}
 	if h.Failed != "" {
 		up.To, up.Error = r.To, fmt.Sprintf("version %s could not take over, and went back: %s", r.To, h.Failed)
 		p.log.Error("upgrade failed; the program before goes on", "cause", h.Failed, "carried", n.Carried, "ended", n.Ended, "pause", time.Duration(up.Pause))
 	} else {
-		p.log.Info("upgraded", "from", up.From, "to", up.To, "carried", n.Carried, "ended", n.Ended, "pause", time.Duration(up.Pause))
+		p.log.Info(tookOverText(h), "from", up.From, "to", up.To, "carried", n.Carried, "ended", n.Ended, "pause", time.Duration(up.Pause))
 	}
 	p.metrics.Upgraded(n.Carried, n.Ended)
 	p.noteUpgrade(up)
 	p.remains, h.Handover = nil, nil // they have much memory
+}
+
+func tookOverText(h *handover.Received) string {
+	if h.Stored {
+		return "sessions of the process before go on"
+	}
+	return "upgraded"
 }
 
 // noteUpgrade keeps the result of an upgrade for the status.

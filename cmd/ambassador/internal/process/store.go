@@ -1,0 +1,89 @@
+package process
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"ambassador/cmd/ambassador/internal/api"
+	"ambassador/cmd/ambassador/internal/handover"
+)
+
+// A restart by systemd that keeps sessions: this process leaves them in systemd's store of
+// descriptors, and the next one, which systemd starts, takes them from there. A stop looks
+// the same to the process, so systemd says which it is by the signal: RestartKillSignal= of
+// the unit is leaveSignal.
+
+// leaveSignal asks a process without COMMAND to leave its sessions in the store, and to end.
+const leaveSignal = syscall.SIGUSR2
+
+// leaveChecks bounds the questions to the next program, during which sessions go on. It is
+// less than TimeoutStopSec= of any unit.
+const leaveChecks = 10 * time.Second
+
+// leave leaves the sessions to the process that systemd starts next. After true the caller
+// ends the process at once: all sessions stand still. After false they go on here.
+func (p *Process) leave() bool {
+	p.manager.stopping()
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	p.work.Go(func() { p.manager.extend(ctx) })
+	err := p.store()
+	if err != nil {
+		p.log.Error("sessions cannot be left to the next process, and are drained", "cause", err.Error())
+	}
+	p.left = err == nil
+	return p.left
+}
+
+// store is leave. After an error nothing has changed.
+func (p *Process) store() error {
+	switch err := handover.Available(); {
+	case err != nil:
+		return err
+	case !p.opts.alone:
+		return errors.New("that is possible for `run`, `forward` and `socks5` alone")
+	case !p.server.CanCarry():
+		return errors.New("that is not possible with the portable relay")
+	}
+	next, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("the file of the running program: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, leaveChecks)
+	defer cancel()
+	r := &remains{ID: rand.Text()[:10]}
+	if r.To, err = p.checkNext(ctx, next); err != nil {
+		return err
+	}
+	if p.upgrading.Swap(true) {
+		return errors.New("an upgrade is running")
+	}
+	defer p.upgrading.Store(false)
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	h, more, thaw, err := p.freeze(r)
+	if err != nil {
+		return err
+	}
+	if err := handover.Store(p.manager.socket, h, more); err != nil {
+		thaw()
+		return err
+	}
+	return nil
+}
+
+// lostStored counts the sessions of the process before that could not be taken from the
+// store.
+func (p *Process) lostStored(h *handover.Received) {
+	if h == nil || h.Cause == nil {
+		return
+	}
+	p.log.Error("sessions of the process before have ended with a reset", "sessions", h.Lost, "cause", h.Cause.Error())
+	p.metrics.Upgraded(0, h.Lost)
+	p.noteUpgrade(&api.Upgrade{At: time.Now(), To: p.world.Version, Ended: h.Lost, Error: fmt.Sprintf("%d sessions of the process before have ended with a reset: %v", h.Lost, h.Cause)})
+}
