@@ -26,6 +26,13 @@ func serveForever(how string) int {
 	if at, ok := strings.CutPrefix(how, "dns "); ok {
 		return serveName(at)
 	}
+	if dir, ok := strings.CutPrefix(how, "echoes "); ok {
+		if err := echoesForever(dir); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		return 0
+	}
 	addr, dir, _ := strings.Cut(how, " ")
 	cfg, err := (&pki{dir: dir}).server("server", "ca")
 	if err == nil {
