@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strings"
@@ -300,7 +301,11 @@ func (l *listener) adopt(c *carry.Listener, cfg *ListenerConfig) bool {
 	}
 	if u, ok := ln.(*net.UnixListener); ok {
 		if l.socket, err = unixsocket.Adopt(u, strings.TrimPrefix(c.Addr, "unix:"), c.File, cfg.Socket); err != nil {
-			l.server.log.Warn("a listening socket cannot be carried over; it is bound anew", "address", c.Addr, "cause", err.Error())
+			say := l.server.log.Warn
+			if errors.Is(err, fs.ErrNotExist) { // in a restart systemd removes the runtime directory
+				say = l.server.log.Info
+			}
+			say("a listening socket cannot be carried over; it is bound anew", "address", c.Addr, "cause", err.Error())
 			return false
 		}
 		ln = l.socket.UnixListener

@@ -134,12 +134,22 @@ cp /etc/ambassador/ambassador.yaml /test/w-with-socket
 cp /test/w-good /etc/ambassador/ambassador.yaml
 systemctl start ambassador ambassador@second
 
-# Upgrade with a live session.
+# Upgrade under load: a psql through mutual TLS that waits at its prompt, and echoes, plain and
+# through mutual TLS, that never rest.
+sed -i -e 's/^upstreams:/upstreams:\n  plain: {endpoints: ["127.0.0.1:9101"]}\n  mutual: {endpoints: ["127.0.0.1:9102"], tls: {identity: app, server_name: localhost}}/' \
+	-e 's/^listeners:/listeners:\n  plain: {listen: "127.0.0.1:9201", upstream: plain}\n  mutual: {listen: "127.0.0.1:9202", upstream: mutual}/' /etc/ambassador/ambassador.yaml
+cp /etc/ambassador/ambassador.yaml /test/w-good
+env "$SERVE_AS=echoes /test" /test/self >/test/w-echoes 2>&1 3>&- &
+echoes=$!
+wait_for grep -q listening /test/w-echoes
+systemctl restart ambassador
+touch /test/w-go
 PGPASSWORD="$PASSWORD" psql -h 127.0.0.1 -p 5432 -U app -d postgres -XAtq </test/w-in >/test/w-live 2>/test/w-ended &
 live=$!
 exec 3>/test/w-in
-echo 'select 7;' >&3
+echo 'begin; create temporary table kept (n int); insert into kept values (7); select n from kept;' >&3
 wait_for grep -q 7 /test/w-live
+wait_for grep -q 'all sessions have moved bytes' /test/w-echoes
 before=$(unit MainPID)
 from=$(date +%s%N)
 apt-get install -q -q -y /test/b.deb >/test/apt 2>&1 || cat /test/apt >&2
@@ -147,12 +157,28 @@ say "upgrade took: $((($(date +%s%N) - from) / 1000000)) ms"
 say "upgraded: $(dpkg-query -Wf '${Version}' ambassador) $(systemctl is-active ambassador ambassador@second | tr '\n' ' ')"
 say "restarted: $(test "$before" != "$(unit MainPID)" && echo yes) $(/proc/$(unit MainPID)/exe version | sed 's/ (.*//')"
 say "conffile: $(cmp /test/w-good /etc/ambassador/ambassador.yaml && echo kept)"
-echo 'select 9;' >&3 2>/dev/null
+echo 'select n + 1 from kept; commit;' >&3
+wait_for grep -q 8 /test/w-live
+say "live session: $(tr '\n' ' ' </test/w-live)$(head -1 /test/w-ended)"
+say "not carried: $(journalctl -u ambassador --no-pager -o cat | grep 'sessions cannot be left to the next process')"
+say "carried: $(ambassador status --admin /run/ambassador/admin.sock | grep -o '[0-9]* sessions carried over')"
+say "query after: $(query 'select 44')"
+
+# A version that refuses the configuration: the one that runs goes on.
+before=$(unit MainPID)
+sed -i 's/^listeners:/listenerz:/' /etc/ambassador/ambassador.yaml
+dpkg -i /test/a.deb >/test/apt 2>&1 || cat /test/apt >&2
+say "refused: $(grep -o 'the new version refuses the configuration of ambassador.service' /test/apt) $(test "$before" = "$(unit MainPID)" && echo same)"
+cp /test/w-good /etc/ambassador/ambassador.yaml
+dpkg -i /test/b.deb >/test/apt 2>&1 || cat /test/apt >&2
+echo 'select n + 2 from kept;' >&3
+wait_for grep -q 9 /test/w-live
 exec 3>&-
 wait $live
-say "live session: $(grep -c 9 /test/w-live) $(head -1 /test/w-ended)"
-say "query after: $(query 'select 44')"
-say "record: $(journalctl -u ambassador --no-pager -o cat | grep -o '"msg":"session".*"reason":"[a-z_]*"' | sed 's/.*"reason"://' | grep -E 'drain|shutdown|idle' | tail -1)"
+touch /test/w-stop
+wait $echoes
+say "echoes: $(tail -1 /test/w-echoes)"
+say "lost: $(journalctl -u ambassador --no-pager -o cat | grep -c '"reason":"shutdown"')"
 
 # A service that is stopped stays so.
 systemctl stop ambassador

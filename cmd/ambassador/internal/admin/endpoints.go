@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -208,6 +209,9 @@ func (m *Endpoints) carried(name, at string, cfg unixsocket.Config) (net.Listene
 		if socket, err = unixsocket.Adopt(u, strings.TrimPrefix(c.Addr, "unix:"), c.File, cfg); err == nil {
 			ln = socket
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) { // in a restart systemd removes the runtime directory
+		return nil, "", nil
 	}
 	if err != nil {
 		m.Log.Warn("a socket cannot be carried over; it is bound anew", "address", c.Addr, "cause", err.Error())

@@ -21,9 +21,13 @@ import (
 // leaveSignal asks a process without COMMAND to leave its sessions in the store, and to end.
 const leaveSignal = syscall.SIGUSR2
 
-// leaveChecks bounds the questions to the next program, during which sessions go on. It is
-// less than TimeoutStopSec= of any unit.
-const leaveChecks = 10 * time.Second
+const (
+	// leaveChecks bounds the questions to the next program, during which sessions go on.
+	leaveChecks = 30 * time.Second
+	// freezeTries is how often the sessions are frozen, if they do not come to rest under
+	// load: the other way is to drain them.
+	freezeTries = 3
+)
 
 // leave leaves the sessions to the process that systemd starts next. After true the caller
 // ends the process at once: all sessions stand still. After false they go on here.
@@ -66,6 +70,15 @@ func (p *Process) store() error {
 	defer p.upgrading.Store(false)
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
+	for range freezeTries {
+		if err = p.storeOnce(r); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (p *Process) storeOnce(r *remains) error {
 	h, more, thaw, err := p.freeze(r)
 	if err != nil {
 		return err
