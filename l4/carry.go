@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -462,18 +463,11 @@ func (a *adoption) upstream(r *outcome.Record) (u *upstream.Upstream, err error)
 	}
 	a.server.mu.Unlock()
 	if u != nil || a.gone[r.Upstream] != nil {
-		return orOther(u, a.gone[r.Upstream]), nil
+		return cmp.Or(u, a.gone[r.Upstream]), nil
 	}
 	u, err = upstream.New(upstream.Config{Name: r.Upstream, Endpoints: []upstream.EndpointConfig{{Address: r.Address}}}, a.server.deps)
 	a.gone[r.Upstream] = u
 	return u, err
-}
-
-func orOther(u, other *upstream.Upstream) *upstream.Upstream {
-	if u != nil {
-		return u
-	}
-	return other
 }
 
 // proceed lets the relay continue the session.
