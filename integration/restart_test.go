@@ -239,7 +239,7 @@ func TestInsideRestart(t *testing.T) {
 	for i := range sessions / 10 {
 		c := s.dial(i)
 		loads.Go(func() { // awaited below
-			if err := bulk(c.(duplex), uint64(i), &stop); err != nil {
+			if err := bulk(c.(duplex), uint64(i), sessions/10, &stop); err != nil {
 				failures <- fmt.Errorf("bulk session %d: %w", i, err)
 			}
 		})
@@ -395,7 +395,7 @@ func echoesForever(dir string) error {
 			return err
 		}
 		c.SetDeadline(time.Time{})
-		go func() { failures <- bulk(c.(duplex), uint64(i), &stop) }() // awaited below
+		go func() { failures <- bulk(c.(duplex), uint64(i), sessions, &stop) }() // awaited below
 	}
 	fmt.Println("all sessions have moved bytes")
 	err = exists("w-stop", 8*patience)

@@ -117,14 +117,14 @@ func (u *usersFile) look() time.Duration {
 	case "":
 		u.users.Set(list)
 		u.sum = sum
-		u.log.Info("users renewed", "users", list.Len())
 		u.tell(api.UsersFile{File: u.path, Users: list.Len(), Loaded: time.Now()})
+		u.log.Info("users renewed", "users", list.Len())
 	case said:
 	default:
-		u.log.Warn("users not renewed; the old ones stay", "cause", wrong)
 		now, status := time.Now(), u.reply()
 		status.LastError, status.LastErrorAt = wrong, &now
 		u.tell(status)
+		u.log.Warn("users not renewed; the old ones stay", "cause", wrong)
 	}
 	return files.PollInterval
 }
