@@ -173,8 +173,8 @@ func resets(t testing.TB, conns []net.Conn) {
 }
 
 // TestStore proves that sessions, listeners and counters go on in the process that the
-// service manager starts next: plain TCP, a unix socket, TLS of both sides, and a session
-// whose client has ended.
+// service manager starts next: plain TCP, a unix socket, TLS of both sides, a session whose
+// client has ended, and one whose client has said nothing yet.
 func TestStore(t *testing.T) {
 	t.Parallel()
 	keys := newPKI(t)
@@ -186,7 +186,7 @@ listeners:
   front: {listen: "127.0.0.1:0", upstream: plain}
   local: {listen: "unix:%s", upstream: plain}
   out: {listen: "127.0.0.1:0", upstream: secure}
-  in: {listen: "127.0.0.1:0", upstream: plain, tls: {identity: server, client: none}}
+  in: {listen: "127.0.0.1:0", upstream: plain, tls: {identity: server, client: none}, timeouts: {handshake: 10m}}
 upstreams:
   plain: {endpoints: ["%s"]}
   secure: {endpoints: ["%s"], tls: {identity: me, server_name: localhost, ca: %s}}
@@ -220,6 +220,8 @@ metrics: {listen: "127.0.0.1:0"}
 	defer in.Close()
 	fmt.Fprintln(in, "echo")
 	conns = append(conns, unixConn, out, in)
+	silent := a.connect("in") // a parked session: it begins TLS after the restarts
+	a.metric(`ambassador_sessions_active{listener="in"}`, 2)
 	half := opened(t, a.addr("front"), "sum")
 	half.CloseWrite()
 	pingedAll(t, conns, "before\n")
@@ -261,8 +263,16 @@ metrics: {listen: "127.0.0.1:0"}
 		}); err != nil {
 			t.Error(err)
 		}
-		a.metric(`ambassador_upgrade_sessions_total{result="carried"}`, float64((i+1)*5))
+		a.metric(`ambassador_upgrade_sessions_total{result="carried"}`, float64((i+1)*6))
 	}
+	late := tls.Client(silent, &tls.Config{InsecureSkipVerify: true})
+	late.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(late, "echo\n"); err != nil {
+		t.Error(err)
+	} else if err := pinged(late, "at last\n"); err != nil {
+		t.Error(err)
+	}
+	late.Close()
 	close(answer)
 	half.SetReadDeadline(time.Now().Add(patience))
 	if got, err := io.ReadAll(half); err != nil || len(got) != 65 {

@@ -444,7 +444,7 @@ func (a *adoption) adoptParked(c *carry.Parked) {
 	s.sessions[sess.seq] = sess
 	s.mu.Unlock()
 	s.opts.Observer.adopted()
-	if i >= 0 {
+	if i >= 0 && c.FD >= 0 { // else its descriptor has not arrived
 		a.parked = append(a.parked, sess)
 		return
 	}

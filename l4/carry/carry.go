@@ -159,6 +159,9 @@ func (s *Server) Renumber(to func(int) int) {
 	for i := range s.Listeners {
 		s.Listeners[i].FD = to(s.Listeners[i].FD)
 	}
+	for i := range s.Parked {
+		s.Parked[i].FD = to(s.Parked[i].FD)
+	}
 	for i := range s.Sessions {
 		s.Sessions[i].Flow.Renumber(to)
 	}

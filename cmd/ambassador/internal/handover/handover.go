@@ -134,7 +134,7 @@ func (r *Received) GoBack(why error) {
 		return
 	}
 	if r.Stored {
-		fmt.Fprintf(r.world.Stderr, "ambassador: %d sessions of the process before end with a reset, because this one cannot take them over: %v\n", len(r.Server.Sessions), why)
+		fmt.Fprintf(r.world.Stderr, "ambassador: %d sessions of the process before end with a reset, because this one cannot take them over: %v\n", len(r.Server.Sessions)+len(r.Server.Parked), why)
 		return
 	}
 	text := strings.ReplaceAll(why.Error(), "\x00", " ")

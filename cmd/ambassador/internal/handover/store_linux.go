@@ -55,7 +55,7 @@ func Store(notifySocket string, h *carry.Handover, more []int) error {
 		packed = append(packed, b.out)
 	}
 	if err == nil {
-		err = root.send(storeHead(len(h.Server.Sessions), len(fds)), packed)
+		err = root.send(storeHead(len(h.Server.Sessions)+len(h.Server.Parked), len(fds)), packed)
 	}
 	unix.Close(state)
 	for _, b := range branches {
@@ -226,6 +226,7 @@ func receiveStored(w program.World) *Received {
 	found := storedAt(w.Env)
 	if len(found) > 0 { // a signal must not end the sessions before this program handles signals
 		signal.Notify(r.signals, early...)
+		conceal()
 		for _, fd := range found {
 			r.takeRoot(fd)
 		}
