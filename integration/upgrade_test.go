@@ -232,7 +232,9 @@ func size(sessions, upgrades, longSessions, longUpgrades int) (int, int) {
 // TCP and unix; that no counter falls, and that `why` knows sessions from before.
 func TestUpgrade(t *testing.T) {
 	onlyLinux(t)
-	t.Parallel()
+	if !long() { // else each needs most of the descriptors of this process
+		t.Parallel()
+	}
 	sessions, upgrades := size(300, 3, 3000, 10)
 	answer := make(chan struct{})
 	srv := startServer(t, nil, several(answer))
@@ -467,7 +469,9 @@ sandbox: {landlock: off}
 // originate and those that we terminate, quiet ones and bulk.
 func TestUpgradeTLS(t *testing.T) {
 	onlyLinux(t)
-	t.Parallel()
+	if !long() { // else each needs most of the descriptors of this process
+		t.Parallel()
+	}
 	sessions, upgrades := size(100, 3, 3000, 10)
 	keys := newPKI(t)
 	srv, plain := startServer(t, keys.mtls(t), echo), startServer(t, nil, echo)
