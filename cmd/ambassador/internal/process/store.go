@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"syscall"
 	"time"
 
@@ -32,6 +33,7 @@ const (
 // leave leaves the sessions to the process that systemd starts next. After true the caller
 // ends the process at once: all sessions stand still. After false they go on here.
 func (p *Process) leave() bool {
+	signal.Ignore(leaveSignal) // systemd sends it to all processes of the unit: it would kill those that check
 	p.manager.stopping()
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
