@@ -78,12 +78,21 @@ while :; do sleep 0.1; done`
 	within("(?m)^through$")
 	within("(?m)^up$")
 	one := awaitChildren(t, a.cmd.Process.Pid, 1)[0]
-	for _, orphan := range awaitChildren(t, one, 4) { // COMMAND is one of them
-		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", orphan)); string(name) == "sleep\n" {
-			syscall.Kill(orphan, syscall.SIGKILL)
+	awaitChildren(t, one, 4) // COMMAND is one of them
+	if err := eventually(patience, func() error {
+		children := childrenOf(one)
+		for _, orphan := range children { // one may be a shell still
+			if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", orphan)); string(name) == "sleep\n" {
+				syscall.Kill(orphan, syscall.SIGKILL)
+			}
 		}
+		if len(children) != 1 {
+			return fmt.Errorf("process %d has the children %v", one, children)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
-	awaitChildren(t, one, 1)
 	for signal, name := range map[syscall.Signal]string{syscall.SIGQUIT: "QUIT", syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2", syscall.SIGWINCH: "WINCH"} {
 		if err := syscall.Kill(one, signal); err != nil {
 			t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"ambassador/l4/limits"
 	"ambassador/l4/netconn"
 	"ambassador/l4/outcome"
+	"ambassador/l4/peer"
 	"ambassador/l4/relay"
 	"ambassador/l4/task"
 	"ambassador/l4/unixsocket"
@@ -224,6 +225,11 @@ func (s *session) recordOfUpgrade() outcome.Record {
 // describe adds everything but the sessions to the state.
 func (f *freezer) describe() error {
 	s := f.server
+	for sess := range f.frozen {
+		if sess.isStopped() { // a parked one: a stop waits for the lock of a relayed one
+			return errors.New("a session was stopped meanwhile; another attempt may succeed")
+		}
+	}
 	f.state.Prefix, f.state.Seq, f.state.Recent = s.prefix, s.seq.Load(), s.recent.List(1<<30)
 	for _, l := range f.listeners {
 		if err := f.describeListener(l); err != nil {
@@ -445,6 +451,14 @@ func (a *adoption) adoptParked(c *carry.Parked) {
 	s.mu.Unlock()
 	s.opts.Observer.adopted()
 	if i >= 0 && c.FD >= 0 { // else its descriptor has not arrived
+		s.mu.Lock()
+		sess.slot, s.slots = true, s.slots+1 // it was admitted before, whatever the limits
+		s.mu.Unlock()
+		if sess.route.cfg.Limits != (limits.Limits{}) {
+			client := peer.Source(sess.downstream.conn)
+			sess.route.limiter.Adopt(client)
+			sess.countedAs = &client
+		}
 		a.parked = append(a.parked, sess)
 		return
 	}

@@ -22,7 +22,7 @@
 //
 // A goroutine that holds a lock takes only locks to the right of it:
 //
-//	Server.applying → Server.mu → session.mu → limits.Limiter.mu, parkedSessions.mu, memory.mu, Address.mu of l4/upstream, and those of l4/relay
+//	Server.applying → Server.mu → session.mu → limits.Limiter.mu, limits.Deadlines.mu, memory.mu, Address.mu of l4/upstream, and those of l4/relay
 //
 // One exception: Server.Freeze keeps sessions where they are with a lock of l4/relay, and
 // takes session.mu meanwhile; nothing else waits for that lock with session.mu held.

@@ -48,7 +48,10 @@ type route struct {
 	rules    *policy.Rules        // nil: all sessions use cfg.Upstream
 	limiter  *limits.Limiter      // the listener's
 	asked    *starttls.Protocol   // the protocol in which clients ask for TLS; nil: none
-	parked   parkedSessions
+	// parked are the sessions whose client has to speak and has not finished. Before the first
+	// byte they have no goroutine, no stack and no entry in Go's poller, only a socket, which
+	// an engine's loop watches, and a place here.
+	parked limits.Deadlines[*session]
 	// established has only what a relayed session still needs, so that long sessions do
 	// not keep the rules of old configurations in memory.
 	established *route

@@ -4,7 +4,7 @@ import (
 	"cmp"
 
 	"ambassador/l4/outcome"
-	"ambassador/l4/relay"
+	"ambassador/l4/relay/load"
 	"ambassador/l4/upstream"
 	"ambassador/policy"
 )
@@ -59,11 +59,11 @@ func (s *Server) LimitUses() []LimitUse {
 	return []LimitUse{connections, {"limits.memory", memory, s.HeldBytes()}}
 }
 
-// Stalls is how long single events delayed other sessions; see relay.Stalls.
-type Stalls = relay.Stalls
+// Stalls is how long single events delayed other sessions; see load.Stalls.
+type Stalls = load.Stalls
 
 // StallBounds are the upper bounds of Stalls.Counts.
-var StallBounds = relay.StallBounds
+var StallBounds = load.StallBounds
 
 // Stalls returns how long events on the engine's loops have taken since the start.
 func (s *Server) Stalls() Stalls { return s.engine.Stalls() }

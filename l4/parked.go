@@ -1,29 +1,16 @@
 package l4
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"ambassador/l4/limits"
 	"ambassador/l4/outcome"
 	"ambassador/l4/task"
 )
-
-// parkedSessions holds the sessions of a route whose client has to speak and has not
-// finished, in the order of their handshake deadlines. A session that is parked before
-// the first byte has no goroutine, no stack and no entry in Go's poller. It only has
-// its socket, which an engine's loop watches, and its element in this list.
-type parkedSessions struct {
-	mu    sync.Mutex
-	all   list.List   // guarded by mu; of *session, in the order of their handshake deadlines
-	timer *time.Timer // guarded by mu; nil before the first session
-	armed bool        // guarded by mu; the timer is running
-}
 
 // errSilent ends a session whose client sends nothing.
 var errSilent = errors.New("the client sent nothing before timeouts.handshake")
@@ -105,7 +92,7 @@ func (s *session) unlist() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.place != nil {
-		s.route.parked.remove(s.place)
+		s.route.parked.Remove(s.place)
 		s.place = nil
 	}
 }
@@ -115,6 +102,19 @@ func (s *session) unlist() {
 func (s *session) resumeParked() {
 	if t, ok := s.unpark(); ok {
 		s.resume(t)
+	}
+}
+
+// beginParked runs a session that a TLS handshake begins, as a step of the loop or, if
+// that has too many, on a goroutine.
+func (s *session) beginParked(onLoop bool) {
+	if _, ok := s.unpark(); !ok {
+		return
+	}
+	if onLoop {
+		s.server.tasks.Run(s.server.ctx, s)
+	} else {
+		s.server.tasks.Go(s.server.ctx, s)
 	}
 }
 
@@ -139,11 +139,14 @@ func (s *session) await(socket awaiter, t *task.Task) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// After its handshake deadline the session may already be off the list.
-	if s.stopped != nil || s.server.ctx.Err() != nil || !time.Now().Before(s.handshakeDeadline()) || !socket.Await(s.resumeParked) {
+	if s.stopped != nil || s.server.ctx.Err() != nil || !time.Now().Before(s.handshakeDeadline()) {
+		return false
+	}
+	if computes := t == nil && s.route.cfg.TLS != nil; computes && !socket.AwaitStep(s.beginParked) || !computes && !socket.Await(s.resumeParked) {
 		return false
 	}
 	if s.place == nil {
-		s.place = s.route.parked.add(s)
+		s.place = s.route.parked.Add(s)
 	}
 	s.parked, s.suspended = true, t
 	return true
@@ -152,6 +155,7 @@ func (s *session) await(socket awaiter, t *task.Task) bool {
 // awaiter is a socket that an event loop can watch.
 type awaiter interface {
 	Await(f func()) bool
+	AwaitStep(f func(onLoop bool)) bool
 	ReadNow(b []byte) (n int, err error, ok bool)
 }
 
@@ -195,42 +199,10 @@ func (c *suspendingConn) count(n int) {
 	}
 }
 
-// add adds a session, and returns its element.
-func (p *parkedSessions) add(s *session) *list.Element {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	at := p.all.PushBack(s)
-	p.arm(time.Now())
-	return at
-}
-
-func (p *parkedSessions) remove(at *list.Element) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.all.Remove(at)
-}
-
-// arm sets the timer for the first session. The session may leave before the timer
-// fires; that is cheaper than a timer for each session. mu is held.
-func (p *parkedSessions) arm(now time.Time) {
-	first := p.all.Front()
-	if first == nil || p.armed {
-		return
-	}
-	wait := first.Value.(*session).handshakeDeadline().Sub(now)
-	p.armed = true
-	if p.timer == nil {
-		p.timer = time.AfterFunc(wait, p.expire) // holds nothing once all sessions have left
-		return
-	}
-	p.timer.Reset(wait)
-}
-
-// expire ends the sessions whose handshake deadline has passed. Sessions whose client
+// expired ends parked sessions whose handshake deadline has passed. Sessions whose client
 // need not speak continue.
-func (p *parkedSessions) expire() {
-	now := time.Now()
-	for _, s := range p.due(now) {
+func expired(due []*session) {
+	for _, s := range due {
 		switch t, ok := s.unpark(); {
 		case !ok:
 		case t != nil: // its next read returns the deadline error
@@ -241,18 +213,6 @@ func (p *parkedSessions) expire() {
 			s.resume(nil)
 		}
 	}
-}
-
-// due removes and returns the sessions whose handshake deadline has passed.
-func (p *parkedSessions) due(now time.Time) (out []*session) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.armed = false
-	for at := p.all.Front(); at != nil && !at.Value.(*session).handshakeDeadline().After(now); at = p.all.Front() {
-		out = append(out, p.all.Remove(at).(*session))
-	}
-	p.arm(now)
-	return out
 }
 
 // handshakeDeadline is when the client must have finished its part of the handshake.

@@ -160,7 +160,7 @@ func (s *Server) Apply(cfg Config) error {
 		s.loops.Go(u.Start(s.ctx))
 	}
 	for _, sess := range parked {
-		sess.start()
+		sess.begin()
 	}
 	for _, l := range bound {
 		s.loops.Go(l.acceptLoop)
@@ -242,7 +242,7 @@ func limiterOf(sockets []*listener, used map[*limits.Limiter]bool) *limits.Limit
 // newRoute makes the route of a socket of the listener c. mu is held.
 func (s *Server) newRoute(c ListenerConfig, l *listener, upstreams []*upstream.Upstream) *route {
 	asked, _ := askedIn(c) // bind has checked the error
-	r := &route{cfg: c, listener: l, choices: map[string]choice{}, limiter: l.limiter, asked: asked, resolver: upstream.NewResolver(c.DNSServers, s.guard())}
+	r := &route{cfg: c, listener: l, choices: map[string]choice{}, limiter: l.limiter, asked: asked, parked: limits.Deadlines[*session]{By: (*session).handshakeDeadline, Expired: expired}, resolver: upstream.NewResolver(c.DNSServers, s.guard())}
 	r.established = &route{limiter: r.limiter}
 	for _, name := range c.upstreams() {
 		u := upstreams[slices.IndexFunc(upstreams, func(u *upstream.Upstream) bool { return u.Config().Name == name })]

@@ -73,6 +73,19 @@ func (s *session) start() {
 		s.fail(err)
 		return
 	}
+	s.begin()
+}
+
+// isStopped reports whether stop was called.
+func (s *session) isStopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped != nil
+}
+
+// begin continues an admitted session.
+func (s *session) begin() {
+	defer s.recoverPanic()
 	if s.park() {
 		return
 	}

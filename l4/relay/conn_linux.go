@@ -27,9 +27,13 @@ func wasReset(c net.Conn) bool {
 	return reset || err != nil
 }
 
-// pollable returns c as a connection in Go's poller.
+// pollable returns c as a connection in Go's poller, for goroutines: they leave nothing
+// when they wait.
 func pollable(c net.Conn) net.Conn {
 	if s, ok := c.(*Socket); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.leaver = nil
 		if conn, err := s.adopt(); err == nil {
 			return conn
 		}

@@ -59,10 +59,10 @@ func (e *Engine) Start(c Config) Session {
 }
 
 // Stalls returns how long events have taken since the first session.
-func (e *Engine) Stalls() (all Stalls) {
+func (e *Engine) Stalls() (all load.Stalls) {
 	if loops := e.loops.Load(); loops != nil {
 		for _, l := range *loops {
-			l.stalls.addTo(&all)
+			l.stalls.AddTo(&all)
 		}
 	}
 	return all
@@ -77,7 +77,7 @@ func (e *Engine) Working() (longest time.Duration) {
 	}
 	now := e.now()
 	for _, l := range *loops {
-		if began := l.stalls.began.Load(); began != 0 {
+		if began := l.stalls.Began.Load(); began != 0 {
 			longest = max(longest, time.Duration(now-began))
 		}
 	}
@@ -211,7 +211,7 @@ type loop struct {
 	clock  clock
 
 	activity load.Activity
-	stalls   stalls
+	stalls   load.Meter
 	giveTo   atomic.Pointer[loop]
 	give     atomic.Int32 // how many of its sessions it moves to giveTo
 
@@ -220,7 +220,7 @@ type loop struct {
 	lastTurn int32 // the descriptor of the heavy flow that had the last turn
 	last     int64 // when the last event ended, on the engine's clock
 	inARow   int   // waits in a row that took less than directWait
-	quick    int   // events since the last wait that took at most StallBounds[0]
+	quick    int   // events since the last wait that took at most load.StallBounds[0]
 	steps    load.Steps
 }
 
@@ -284,9 +284,8 @@ func (l *loop) run() {
 		}
 		l.takeTurns(heavy)
 		l.compute()
-		l.stalls.began.Store(0)
-		l.stalls.counts[0].Add(uint64(l.quick))
-		l.stalls.sum.Add(l.last - l.work.now)
+		l.stalls.Began.Store(0)
+		l.stalls.Worked(l.quick, l.last-l.work.now)
 		l.quick = 0
 		l.activity.Worked(l.last - l.work.now)
 	}
@@ -371,11 +370,11 @@ func (l *loop) handle(w *watched, ev unix.EpollEvent) {
 
 // measure measures what may hold up the loop's other sessions.
 func (l *loop) measure(work func()) {
-	l.stalls.began.Store(l.last)
+	l.stalls.Began.Store(l.last)
 	work()
 	now := l.engine.now()
-	if took := time.Duration(now - l.last); took > StallBounds[0] {
-		l.stalls.note(took)
+	if took := time.Duration(now - l.last); took > load.StallBounds[0] {
+		l.stalls.Slow(took)
 	} else {
 		l.quick++
 	}

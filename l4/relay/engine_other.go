@@ -2,7 +2,11 @@
 
 package relay
 
-import "time"
+import (
+	"time"
+
+	"ambassador/l4/relay/load"
+)
 
 // Engine runs sessions. It holds nothing while there are none.
 type Engine struct {
@@ -20,7 +24,7 @@ func New() *Engine { return &Engine{} }
 func (e *Engine) Start(c Config) Session { return e.portable.start(c, e.Budget) }
 
 // Stalls is always empty here: there are no loops.
-func (e *Engine) Stalls() Stalls { return Stalls{} }
+func (e *Engine) Stalls() load.Stalls { return load.Stalls{} }
 
 // Working is always 0 here.
 func (e *Engine) Working() time.Duration { return 0 }

@@ -158,3 +158,33 @@ func TestComputingIsBounded(t *testing.T) {
 		t.Error("a step is taken after a slow one")
 	}
 }
+
+// AwaitStep calls f as a step of the loop, and on a goroutine after a slow step.
+func TestAwaitStep(t *testing.T) {
+	e := New()
+	defer e.Close()
+	arrives := func(f func(onLoop bool)) {
+		t.Helper()
+		near, far := newSockets(t, e)
+		if !near.AwaitStep(f) {
+			t.Fatal("nobody waits")
+		}
+		io.WriteString(far, "x")
+	}
+	for range 20 { // a slow machine may let the pause pass
+		done := make(chan bool, 1)
+		arrives(func(onLoop bool) {
+			for began := e.now(); time.Duration(e.now()-began) <= load.SlowStep; {
+			}
+			done <- onLoop
+		})
+		first := <-done
+		waitFor(t, func() bool { return e.Working() == 0 })
+		arrives(func(onLoop bool) { done <- onLoop })
+		if first && !<-done {
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Error("no step on the loop, or one after a slow one")
+}

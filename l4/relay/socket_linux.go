@@ -305,6 +305,20 @@ func (s *Socket) ready(l *loop) {
 // the connection.
 func (s *Socket) Await(f func()) bool { return s.await(func(*loop) { f() }) }
 
+// AwaitStep is Await for an f that computes for long: the loop calls it as a step
+// (load.Steps). False: f is called on a goroutine of its own, because the loop has too
+// many, or none that waits for the socket.
+func (s *Socket) AwaitStep(f func(onLoop bool)) bool {
+	return s.await(func(on *loop) {
+		switch {
+		case on == nil:
+			f(false)
+		case !on.steps.Take(func() { f(true) }, on.last):
+			go f(false)
+		}
+	})
+}
+
 // await is Await. F gets the loop; nil: it is called on another goroutine.
 func (s *Socket) await(f func(*loop)) bool {
 	s.mu.Lock()

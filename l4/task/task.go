@@ -27,8 +27,14 @@ type Task struct {
 	coroutine *coroutine
 	yield     func(step) bool
 	left      atomic.Bool
-	onLeave   []func() // owned by the goroutine that runs the job
+	onLeave   []func() // owned by the goroutine that runs the job, as waits is
+	waits     int      // calls of (*Task).Suspend
 }
+
+// maxWaits is how many short waits a task has on its loop, before it leaves. A handshake
+// has three for each side; more is a peer that sends its bytes one by one, and what
+// OnLeave delays would never begin.
+const maxWaits = 16
 
 // key is the key of a context's Task.
 type key struct{}
@@ -109,25 +115,35 @@ func Go(ctx context.Context, f func()) {
 	go f()
 }
 
-// Suspend gives the goroutine back to the task's starter until resume is called, of
-// which arm makes sure: resume may be called before Suspend has given anything back.
-// False: the task has left, or arm was false, and nothing was suspended.
+// Suspend gives the goroutine back to the task's starter for a short wait, until resume is
+// called, of which arm makes sure: resume may be called before Suspend has given anything
+// back. False: the task has left, has waited too often, or arm was false, and nothing was
+// suspended.
 func (t *Task) Suspend(arm func(resume func()) bool) bool {
+	if t == nil || t.waits >= maxWaits {
+		return false
+	}
+	t.waits++
+	return t.suspend(func() bool { return arm(t.Resume) })
+}
+
+// Suspend is (*Task).Suspend for the task of ctx, and a wait of any length that something
+// else ends. Arm gets the task, to call its Resume.
+func Suspend(ctx context.Context, arm func(*Task) bool) bool {
+	t := From(ctx)
+	return t.suspend(func() bool { return arm(t) })
+}
+
+func (t *Task) suspend(arm func() bool) bool {
 	if t == nil || t.left.Load() {
 		return false
 	}
 	t.job.Suspended()
-	if !arm(t.Resume) {
+	if !arm() {
 		return false
 	}
 	t.yield(stepSuspend)
 	return true
-}
-
-// Suspend is (*Task).Suspend for the task of ctx. Arm gets the task, to call its Resume.
-func Suspend(ctx context.Context, arm func(*Task) bool) bool {
-	t := From(ctx)
-	return t.Suspend(func(func()) bool { return arm(t) })
 }
 
 // Resume goes on with a suspended task on the goroutine of the caller. It is called
@@ -177,6 +193,7 @@ func (p *Pool) newCoroutine() *coroutine {
 			ctx := context.WithValue(c.ctx, key{}, t)
 			c.ctx, c.job = nil, nil
 			t.job.Run(ctx)
+			t.left.Store(true) // who still has it must not stop the coroutine
 		}
 	})
 	return c

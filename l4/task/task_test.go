@@ -154,3 +154,32 @@ func TestCloseOnALockedThread(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	p.Close()
 }
+
+// A task that has waited too often for its loop leaves, and what has its task when it is
+// over does not stop the next one.
+func TestSuspendIsBounded(t *testing.T) {
+	var p Pool
+	defer p.Close()
+	var over *Task
+	waits := 0
+	p.Run(t.Context(), &job{run: func(ctx context.Context) {
+		over = From(ctx)
+		for over.Suspend(func(resume func()) bool { resume(); return true }) {
+			waits++
+		}
+		if !Suspend(ctx, func(t *Task) bool { t.Resume(); return true }) {
+			t.Error("a wait that something else ends is refused")
+		}
+	}})
+	if waits != maxWaits {
+		t.Errorf("%d waits, want %d", waits, maxWaits)
+	}
+	ran := false
+	p.Run(t.Context(), &job{run: func(ctx context.Context) {
+		over.Leave()
+		ran = IsOnLoop(ctx)
+	}})
+	if !ran || over.Suspend(func(func()) bool { return true }) {
+		t.Error("a task that is over has stopped another one")
+	}
+}

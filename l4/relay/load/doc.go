@@ -1,5 +1,5 @@
 // Package load decides how many event loops are in use, and which of them moves sessions
-// to another.
+// to another. It bounds the steps that compute for long, and counts how long events take.
 //
 // One loop costs up to a tenth less CPU than two: it is woken less often, and finds more
 // to do each time. But events wait for one another in a loop long before it is full:

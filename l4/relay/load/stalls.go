@@ -1,4 +1,4 @@
-package relay
+package load
 
 import (
 	"sync/atomic"
@@ -17,25 +17,34 @@ type Stalls struct {
 	Sum time.Duration
 }
 
-// stalls counts the events of one loop. Another goroutine may read it.
-type stalls struct {
+// Meter counts the events of one loop. Another goroutine may read it.
+type Meter struct {
+	Began atomic.Int64 // when the running event began, on the caller's clock; 0: none is running
+
 	counts [len(StallBounds) + 1]atomic.Uint64
 	sum    atomic.Int64
-	began  atomic.Int64 // when the running event began, on the engine's clock; 0: none is running
 }
 
-// note counts an event that took more than the first bound.
-func (s *stalls) note(d time.Duration) {
+// Slow counts an event that took more than the first bound.
+func (m *Meter) Slow(d time.Duration) {
 	i := 1
 	for i < len(StallBounds) && d > StallBounds[i] {
 		i++
 	}
-	s.counts[i].Add(1)
+	m.counts[i].Add(1)
 }
 
-func (s *stalls) addTo(all *Stalls) {
-	for i := range s.counts {
-		all.Counts[i] += s.counts[i].Load()
+// Worked counts the events that took at most the first bound, and the time in nanoseconds
+// of all.
+func (m *Meter) Worked(quick int, all int64) {
+	m.counts[0].Add(uint64(quick))
+	m.sum.Add(all)
+}
+
+// AddTo adds what was counted.
+func (m *Meter) AddTo(all *Stalls) {
+	for i := range m.counts {
+		all.Counts[i] += m.counts[i].Load()
 	}
-	all.Sum += time.Duration(s.sum.Load())
+	all.Sum += time.Duration(m.sum.Load())
 }
