@@ -66,6 +66,7 @@ var ours = map[string][]string{
 		"ambassador/l4/peer",        // the process of a client on this host
 		"ambassador/l4/preface",     // what clients say first
 		"ambassador/l4/relay",       // sockets, and the relay stage
+		"ambassador/l4/relay/load",  // how long events of loops took
 		"ambassador/l4/request",     // requests of clients, and their answers
 		"ambassador/l4/starttls",    // the client's part of a dialogue
 		"ambassador/l4/task",        // runs sessions on loops
