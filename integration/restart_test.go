@@ -89,6 +89,13 @@ func (s *shipped) override(text string) {
 	s.systemctl("daemon-reload")
 }
 
+// echoInMemory is echo without the pipe that each plain connection would splice through:
+// the descriptors of this process are for the sessions.
+func echoInMemory(_ *server, c duplex) {
+	io.Copy(struct{ io.Writer }{c}, c)
+	c.CloseWrite()
+}
+
 // newShipped installs the unit, with an echo server behind each of its listeners.
 func newShipped(t testing.TB) *shipped {
 	t.Helper()
@@ -97,7 +104,7 @@ func newShipped(t testing.TB) *shipped {
 		t.Fatal(err)
 	}
 	s := &shipped{t: t, keys: keys}
-	plain, secure := startServer(t, nil, echo), startServer(t, s.keys.mtls(t), echo)
+	plain, secure := startServer(t, nil, echoInMemory), startServer(t, s.keys.mtls(t), echoInMemory)
 	unit, err := exec.Command(binary, "print", "unit").Output()
 	if err != nil {
 		t.Fatal(err)
