@@ -120,7 +120,7 @@ func Go(ctx context.Context, f func()) {
 // back. False: the task has left, has waited too often, or arm was false, and nothing was
 // suspended.
 func (t *Task) Suspend(arm func(resume func()) bool) bool {
-	if t == nil || t.waits >= maxWaits {
+	if t == nil || t.left.Load() || t.waits >= maxWaits { // several goroutines may use a task that has left
 		return false
 	}
 	t.waits++

@@ -155,6 +155,23 @@ func TestCloseOnALockedThread(t *testing.T) {
 	p.Close()
 }
 
+// Goroutines that a task has begun use it at once.
+func TestSuspendAfterLeave(t *testing.T) {
+	var p Pool
+	defer p.Close()
+	done := make(chan bool, 2)
+	p.Run(t.Context(), &job{run: func(ctx context.Context) {
+		for range cap(done) {
+			Go(ctx, func() { done <- From(ctx).Suspend(func(func()) bool { return true }) })
+		}
+	}})
+	for range cap(done) {
+		if <-done {
+			t.Error("a task that has left was suspended")
+		}
+	}
+}
+
 // A task that has waited too often for its loop leaves, and what has its task when it is
 // over does not stop the next one.
 func TestSuspendIsBounded(t *testing.T) {
