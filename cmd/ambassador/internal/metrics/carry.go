@@ -3,6 +3,7 @@ package metrics
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -45,10 +46,26 @@ func (m *Metrics) Carry() ([]byte, error) {
 	for _, f := range families {
 		counts := f.GetType() == dto.MetricType_COUNTER || f.GetType() == dto.MetricType_HISTOGRAM
 		if counts && strings.HasPrefix(f.GetName(), "ambassador_") && f.GetName() != bytesName {
+			for _, one := range f.GetMetric() {
+				withoutExemplars(one.GetHistogram())
+			}
 			out = append(out, f)
 		}
 	}
 	return json.Marshal(out)
+}
+
+// withoutExemplars removes the exemplars, and the bucket without a bound, which a
+// histogram has only for an exemplar: JSON has no infinity, and SampleCount is its count.
+func withoutExemplars(h *dto.Histogram) {
+	if h == nil {
+		return
+	}
+	h.Exemplars = nil
+	h.Bucket = slices.DeleteFunc(h.Bucket, func(b *dto.Bucket) bool { return math.IsInf(b.GetUpperBound(), 1) })
+	for _, b := range h.Bucket {
+		b.Exemplar = nil
+	}
 }
 
 // Recall goes on with the counters and histograms of the program before, as far as their
@@ -144,6 +161,10 @@ func addTo(m, more *dto.Metric) {
 	count, sum := h.GetSampleCount()+old.GetSampleCount(), h.GetSampleSum()+old.GetSampleSum()
 	h.SampleCount, h.SampleSum = &count, &sum
 	for _, b := range h.GetBucket() {
+		if math.IsInf(b.GetUpperBound(), 1) {
+			b.CumulativeCount = &count
+			continue
+		}
 		n := b.GetCumulativeCount() + countBelow(old, b.GetUpperBound())
 		b.CumulativeCount = &n
 	}

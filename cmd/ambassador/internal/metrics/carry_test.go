@@ -3,6 +3,7 @@ package metrics
 import (
 	"math"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -97,6 +98,34 @@ func TestCountsGoOn(t *testing.T) {
 		if g[i] != n {
 			t.Errorf("native bucket %d has %d, want %d", i, g[i], n)
 		}
+	}
+}
+
+// A session that lasted longer than the last bound has an exemplar in a bucket without a
+// bound: it is carried as a count.
+func TestCarryBeyondTheLastBound(t *testing.T) {
+	m := New("v")
+	cfg := l4.Config{Listeners: []l4.ListenerConfig{{Name: "in"}}}
+	m.Applied(cfg, nil)
+	labels := prometheus.Labels{"listener": "in", "upstream": ""}
+	slow := func(m *Metrics) {
+		new(exemplars).observe(m.duration.With(labels), time.Now(), 400*24*time.Hour, "ABCD-1")
+	}
+	slow(m)
+	carried, err := m.Carry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := New("v")
+	next.Applied(cfg, nil)
+	if err := next.Recall(carried); err != nil {
+		t.Fatal(err)
+	}
+	slow(next)
+	h := counted(t, next, "ambassador_session_duration_seconds", labels).GetHistogram()
+	last := h.GetBucket()[len(h.GetBucket())-1]
+	if h.GetSampleCount() != 2 || !math.IsInf(last.GetUpperBound(), 1) || last.GetCumulativeCount() != 2 {
+		t.Errorf("%d samples, the last bucket %v", h.GetSampleCount(), last)
 	}
 }
 
