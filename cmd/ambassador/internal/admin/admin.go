@@ -255,7 +255,7 @@ func (r *route) check(req *http.Request) *api.Error {
 }
 
 // costs says whether the answer takes long enough to wait for a turn. What probes
-// ask does not: nothing may hold those up.
+// ask does not: nothing may hold those up. The page's stream has a turn for each event.
 func (r *route) costs(req *http.Request) bool {
 	return r.method == http.MethodGet && !isProbe(req) && r.path != api.PathPageEvents
 }

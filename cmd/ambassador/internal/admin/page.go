@@ -17,7 +17,9 @@ func (a *admin) pages() []route {
 	}
 	return []route{
 		{"GET", api.PathPage + exactly, []string{"q"}, func(w http.ResponseWriter, r *http.Request) error { return a.Page.Document(w, r, a.guard.access(r)) }},
-		{"GET", api.PathPageEvents, []string{"q"}, func(w http.ResponseWriter, r *http.Request) error { return a.Page.Events(w, r, a.guard.access(r)) }},
+		{"GET", api.PathPageEvents, []string{"q"}, func(w http.ResponseWriter, r *http.Request) error {
+			return a.Page.Events(w, r, a.guard.access(r), a.turns.take)
+		}},
 		{"GET", api.PathPageAsset, nil, func(w http.ResponseWriter, r *http.Request) error { return a.Page.Asset(w, r, r.PathValue("file")) }},
 	}
 }

@@ -189,8 +189,9 @@ func (p *Page) Document(w http.ResponseWriter, r *http.Request, access Access) e
 }
 
 // Events serves the stream of one viewer: an event "parts" has the HTML of the parts
-// that have changed by their ids, and an event "history" the plots.
-func (p *Page) Events(w http.ResponseWriter, r *http.Request, access Access) error {
+// that have changed by their ids, and an event "history" the plots. Turn waits until the
+// events may be made, which done says they are; after an error of it they come later.
+func (p *Page) Events(w http.ResponseWriter, r *http.Request, access Access, turn func(context.Context) (done func(), err error)) error {
 	select {
 	case p.viewers <- struct{}{}:
 		defer func() { <-p.viewers }()
@@ -204,8 +205,15 @@ func (p *Page) Events(w http.ResponseWriter, r *http.Request, access Access) err
 	tick := time.NewTicker(refresh)
 	defer tick.Stop()
 	for {
-		if err := s.step(time.Now()); err != nil {
-			return nil // the viewer has gone; the answer has begun
+		if done, err := turn(ctx); err == nil {
+			events, err := s.step(time.Now())
+			done()
+			if err == nil {
+				err = s.send(events)
+			}
+			if err != nil {
+				return nil // the viewer has gone; the answer has begun
+			}
 		}
 		select {
 		case <-tick.C:
@@ -226,16 +234,22 @@ type stream struct {
 	plotted time.Time         // the newest sample that was sent
 }
 
-// step sends what has changed.
-func (s *stream) step(now time.Time) error {
+// event is one of a stream, with its data as JSON.
+type event struct {
+	name string
+	data []byte
+}
+
+// step makes the events of what has changed.
+func (s *stream) step(now time.Time) ([]event, error) {
 	v := s.page.view(now, s.query, s.access)
 	shared, err := v.parts()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	own, err := v.render(ownParts)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	changed := map[string]string{}
 	for _, parts := range []map[string]string{shared, own} {
@@ -245,26 +259,32 @@ func (s *stream) step(now time.Time) error {
 			}
 		}
 	}
-	if err := s.send("parts", changed); err != nil {
-		return err
+	text, err := json.Marshal(changed)
+	if err != nil {
+		return nil, err
 	}
+	events := []event{{"parts", text}}
 	if v.Newest.After(s.plotted) {
 		s.plotted = v.Newest
-		return s.send("history", v.Plot)
+		if text, err = json.Marshal(v.Plot); err != nil {
+			return nil, err
+		}
+		events = append(events, event{"history", text})
 	}
-	return nil
+	return events, nil
 }
 
-func (s *stream) send(event string, value any) error {
-	text, err := json.Marshal(value)
-	if err != nil {
-		return err
+func (s *stream) send(events []event) error {
+	for _, e := range events {
+		if err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(s.w, "event: %s\ndata: %s\n\n", e.name, e.data); err != nil {
+			return err
+		}
+		if err := s.control.Flush(); err != nil {
+			return err
+		}
 	}
-	if err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintf(s.w, "event: %s\ndata: %s\n\n", event, text); err != nil {
-		return err
-	}
-	return s.control.Flush()
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,17 +147,51 @@ func TestViewersAreBounded(t *testing.T) {
 	for range maxViewers {
 		p.viewers <- struct{}{}
 	}
-	err := p.Events(httptest.NewRecorder(), httptest.NewRequest("GET", "/page/events", nil), Read)
+	err := p.Events(httptest.NewRecorder(), httptest.NewRequest("GET", "/page/events", nil), Read, atOnce)
 	if e, ok := err.(*api.Error); !ok || e.Status != http.StatusServiceUnavailable {
 		t.Errorf("one viewer more: %v, want status 503", err)
 	}
 }
 
+// atOnce is a turn for everybody.
+func atOnce(context.Context) (done func(), err error) { return func() {}, nil }
+
+// Each event is made in its turn, and sent after it.
+func TestEventsTakeTurns(t *testing.T) {
+	p := New(sourceOf(1, 1))
+	var busy, taken atomic.Int32
+	turn := func(context.Context) (func(), error) {
+		if taken.Add(1) == 1 {
+			return nil, context.DeadlineExceeded // the first event has to wait for the next tick
+		}
+		busy.Add(1)
+		return func() { busy.Add(-1) }, nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &eventWriter{deadlines: deadlines{httptest.NewRecorder()}, written: func() {
+		if busy.Load() != 0 {
+			t.Error("an event is sent within its turn")
+		}
+		cancel()
+	}}
+	if err := p.Events(w, httptest.NewRequest("GET", "/page/events", nil).WithContext(ctx), Open, turn); err != nil || taken.Load() < 2 {
+		t.Errorf("%v, %d turns", err, taken.Load())
+	}
+}
+
+// eventWriter calls written before each write.
+type eventWriter struct {
+	deadlines
+	written func()
+}
+
+func (w *eventWriter) Write(b []byte) (int, error) { w.written(); return w.deadlines.Write(b) }
+
 func TestEvents(t *testing.T) {
 	p := New(sourceOf(1, 1))
 	p.sample(time.Now().Add(-historyStep))
 	p.sample(time.Now())
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Events(w, r, Open) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Events(w, r, Open, atOnce) }))
 	defer server.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -227,7 +262,11 @@ func BenchmarkStep(b *testing.B) {
 	s.w, s.control = w, http.NewResponseController(deadlines{w})
 	for b.Loop() {
 		now = now.Add(refresh)
-		if err := s.step(now); err != nil {
+		events, err := s.step(now)
+		if err == nil {
+			err = s.send(events)
+		}
+		if err != nil {
 			b.Fatal(err)
 		}
 		w.Body.Reset()
