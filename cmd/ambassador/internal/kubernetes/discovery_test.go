@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -359,6 +360,49 @@ func TestRetryAfter(t *testing.T) {
 		r := &http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {header}}, Body: io.NopCloser(strings.NewReader("busy"))}
 		if got := newStatusError(r); got.wait != want || got.Error() != "the API server answers 429 Too Many Requests" {
 			t.Errorf("Retry-After %q: %v, %v, want %v", header, got, got.wait, want)
+		}
+	}
+}
+
+// slowBody is an answer whose end never comes: Read ends when it is closed.
+type slowBody struct{ closed chan struct{} }
+
+func (b *slowBody) Read([]byte) (int, error) { <-b.closed; return 0, io.ErrClosedPipe }
+func (b *slowBody) Close() error             { close(b.closed); return nil }
+
+// TestTheMessageOfAnErrorIsNotAwaited asserts that a server that never ends an answer
+// holds nobody up.
+func TestTheMessageOfAnErrorIsNotAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		err := newStatusError(&http.Response{StatusCode: 503, Body: &slowBody{make(chan struct{})}})
+		if took := time.Since(began); took != statusTimeout || err.code != 503 {
+			t.Errorf("%v after %v, want it after %v", err, took, statusTimeout)
+		}
+	})
+}
+
+// TestPauseAfterATurn asserts that a server which ends each watch soon is asked ever more
+// seldom, and one that ends them as agreed at once.
+func TestPauseAfterATurn(t *testing.T) {
+	c := New(func(string) (string, bool) { return "", false }, slog.New(slog.DiscardHandler), nil)
+	for _, row := range []struct {
+		name           string
+		err            error
+		lasted         time.Duration
+		failures, then int
+		least, most    time.Duration
+	}{
+		{"as agreed", nil, watchTime, 3, 0, 0, 0},
+		{"the position is gone at last", &statusError{code: 410}, watchTime, 3, 0, 0, 0},
+		{"ended after two seconds", nil, 2 * time.Second, 9, 10, longestPause / 2, longestPause},
+		{"the position is gone at once", &statusError{code: 410}, 0, 9, 10, longestPause / 2, longestPause},
+		{"refused", &statusError{code: 403}, 0, 9, 10, longestPause / 2, longestPause},
+		{"refused, after it was long well", &statusError{code: 403}, watchTime, 9, 1, 1, firstPause},
+		{"busy", &statusError{code: 429, wait: 40 * time.Second}, 0, 0, 1, 40 * time.Second, 40 * time.Second},
+	} {
+		if pause, then := c.pauseAfter(row.err, row.lasted, row.failures); then != row.then || pause < row.least || pause > row.most {
+			t.Errorf("%s: %v and %d failures, want %v to %v and %d", row.name, pause, then, row.least, row.most, row.then)
 		}
 	}
 }

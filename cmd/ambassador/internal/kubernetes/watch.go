@@ -13,7 +13,8 @@ import (
 	"ambassador/certs"
 )
 
-// The pause after a failure, which grows.
+// The pause after a failure, which grows. A watch that ends before longestPause counts as
+// one: a server that ends each after a second must not be asked each second by all.
 const (
 	firstPause   = 500 * time.Millisecond
 	longestPause = 15 * time.Second
@@ -25,8 +26,6 @@ const (
 	watchTime = 4 * time.Minute
 	// overdue is how much longer the end of a watch is awaited.
 	overdue = 15 * time.Second
-	// shortWatch is the time below which a watch that ends counts as a failure.
-	shortWatch = time.Second
 )
 
 // feed keeps a list of objects current.
@@ -57,27 +56,33 @@ func (f *feed[T]) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		lasted := time.Since(began)
-		if lasted >= longestPause {
-			failures = 0
-		}
 		if _, unasked := errors.AsType[*unaskedError](err); err != nil && !unasked {
 			f.version = "" // the position may be the cause
-		}
-		if lasted >= shortWatch && (err == nil || isGone(err)) {
-			continue
 		}
 		if err != nil && !isGone(err) {
 			f.failed(f.needs.explain(err))
 		}
-		var status *statusError
-		pause := f.client.backoff.Pause(failures, rand.Float64())
-		if errors.As(err, &status) {
-			pause = max(pause, status.wait)
+		var pause time.Duration
+		if pause, failures = f.client.pauseAfter(err, time.Since(began), failures); pause > 0 {
+			certs.Pause(ctx, pause)
 		}
-		failures++
-		certs.Pause(ctx, pause)
 	}
+}
+
+// pauseAfter is the pause after a turn that lasted some time, and the count of failures
+// with it. A watch that ends as agreed has none.
+func (c *Client) pauseAfter(err error, lasted time.Duration, failures int) (time.Duration, int) {
+	if lasted >= longestPause {
+		if err == nil || isGone(err) {
+			return 0, 0
+		}
+		failures = 0
+	}
+	pause := c.backoff.Pause(failures, rand.Float64())
+	if status, ok := errors.AsType[*statusError](err); ok {
+		pause = max(pause, status.wait)
+	}
+	return pause, failures + 1
 }
 
 // turn lists the objects if it must, and watches them. Nil: the watch has ended, and goes

@@ -21,7 +21,8 @@ type statusError struct {
 }
 
 const (
-	maxStatus     = 64 << 10 // bytes of an answer that is read for its message
+	maxStatus     = 64 << 10        // bytes of an answer that is read for its message
+	statusTimeout = 2 * time.Second // what is waited for these bytes
 	maxMessage    = 400
 	maxRetryAfter = time.Minute
 )
@@ -34,8 +35,10 @@ func (e *statusError) Error() string {
 	return text
 }
 
-// newStatusError reads the message of an answer.
+// newStatusError reads the message of an answer, for statusTimeout at most.
 func newStatusError(r *http.Response) *statusError {
+	late := time.AfterFunc(statusTimeout, func() { r.Body.Close() })
+	defer late.Stop()
 	body, _ := io.ReadAll(io.LimitReader(r.Body, maxStatus)) // what there is will do
 	e := &statusError{code: r.StatusCode, message: messageOf(body)}
 	if n, err := strconv.Atoi(r.Header.Get("Retry-After")); err == nil && n > 0 {
