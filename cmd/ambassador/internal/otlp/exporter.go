@@ -29,7 +29,10 @@ const (
 	batchTime = time.Second
 	// postTimeout bounds one request, giveUp all repetitions of it.
 	postTimeout = 10 * time.Second
-	giveUp      = time.Minute
+	// pingAfter is how long a connection is silent before it is asked whether it lives: a
+	// collector may have gone without a word.
+	pingAfter = 15 * time.Second
+	giveUp    = time.Minute
 	// The back-off doubles from firstBackoff to maxBackoff.
 	firstBackoff = time.Second
 	maxBackoff   = 15 * time.Second
@@ -59,7 +62,7 @@ func New(log *slog.Logger, version, headers string) *Exporter {
 	host, _ := os.Hostname() // an empty name is sent as such
 	dialer := net.Dialer{Timeout: postTimeout}
 	dialer.SetMultipathTCP(false)
-	e := &Exporter{client: &http.Client{Timeout: postTimeout, Transport: &http.Transport{DialContext: dialer.DialContext, MaxIdleConns: 2, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true},
+	e := &Exporter{client: &http.Client{Timeout: postTimeout, Transport: &http.Transport{DialContext: dialer.DialContext, MaxIdleConns: 2, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: postTimeout}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	from := origin{version: version, host: host}
 	add := func(name string, encode func([]*outcome.Record) any) {

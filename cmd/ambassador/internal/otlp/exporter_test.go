@@ -187,6 +187,7 @@ func largeRecord(id string) *outcome.Record {
 // limited is a collector that refuses requests above a size.
 type limited struct {
 	limit, largest int
+	takes          time.Duration // for each answer
 	taken          strings.Builder
 }
 
@@ -196,6 +197,7 @@ func (c *limited) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	c.largest = max(c.largest, len(body))
+	time.Sleep(c.takes)
 	w := httptest.NewRecorder()
 	if len(body) > c.limit {
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
@@ -243,6 +245,27 @@ func testBounds(t *testing.T, limit, dropped int) {
 	if left := e.signals[1].queued.Load(); left != 0 {
 		t.Errorf("%d bytes are counted for an empty queue", left)
 	}
+}
+
+// TestHalvesAreBoundedInTime: a collector that calls each request too large, slowly, holds
+// the queue up no longer than one that does not answer.
+func TestHalvesAreBoundedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := New(slog.New(slog.DiscardHandler), "v1", "")
+		e.client = &http.Client{Transport: &limited{limit: 1, takes: postTimeout - time.Second}}
+		e.Set("http://collector:4318", false)
+		records := make([]*outcome.Record, 64)
+		for i := range records {
+			records[i] = largeRecord("A-1")
+		}
+		traces := e.signals[1]
+		traces.unsent.Add(int64(len(records)))
+		began := time.Now()
+		traces.send(t.Context(), records)
+		if took, dropped := time.Since(began), e.Dropped()[Traces]; took > giveUp+postTimeout || dropped != int64(len(records)) {
+			t.Errorf("%d dropped after %v, want %d after %v at most", dropped, took, len(records), giveUp+postTimeout)
+		}
+	})
 }
 
 // TestQueueIsBoundedInBytes: a few large sessions are bounded as many small ones.

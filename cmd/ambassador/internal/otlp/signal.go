@@ -123,7 +123,7 @@ func (s *signal) send(ctx context.Context, sessions []*outcome.Record) {
 // is sent in halves.
 func (s *signal) sendUntil(ctx context.Context, sessions []*outcome.Record, end time.Time) {
 	to := s.url.Load()
-	if to == nil { // a reload has ended it
+	if to == nil || !time.Now().Before(end) { // a reload has ended it, or its parts took too long
 		s.dropped.Add(int64(len(sessions)))
 		return
 	}
