@@ -389,6 +389,24 @@ sandbox: {landlock: off}
 	refused("nonsense", "--dry-run")
 	refused("nonsense")
 	os.WriteFile(file, good, 0o600)
+	gate := filepath.Join(t.TempDir(), "gate")
+	slow := otherProgram(t, "touch "+gate+"; while [ -e "+gate+" ]; do sleep 0.1; done; exec "+binary+` "$@"`)
+	slowly := make(chan int, 1)
+	go func() {
+		_, _, code, _ := ask(a.process, "upgrade", "--dry-run", "--binary", slow)
+		slowly <- code
+	}()
+	if err := eventually(patience, func() error { _, err := os.Stat(gate); return err }); err != nil {
+		t.Fatal("the slow program is not asked: ", err)
+	}
+	refused("another upgrade is running")
+	refused("another upgrade is running", "--dry-run")
+	os.Rename(slow, slow+".old") // its next question goes at once to the program itself
+	os.Symlink(binary, slow)
+	os.Remove(gate)
+	if code := <-slowly; code != 0 {
+		t.Errorf("the slow dry run: exit code %d", code)
+	}
 	if out, code := a.ask("upgrade", "--dry-run"); code != 0 || !strings.Contains(out, "1 session carried over") {
 		t.Errorf("dry run: %d %q", code, out)
 	}

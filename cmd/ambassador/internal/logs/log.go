@@ -92,10 +92,13 @@ func (l *Log) Dropped() int64 {
 	return l.out.total
 }
 
-// Close writes what has been logged, at most lastLogTimeout long.
-func (l *Log) Close() {
+// Close writes what has been logged, at most lastLogTimeout long. The log can be used after it.
+func (l *Log) Close() { l.Flush(lastLogTimeout) }
+
+// Flush writes what has been logged, as far as its reader takes it in a time.
+func (l *Log) Flush(atMost time.Duration) {
 	l.flush()
-	l.out.close()
+	l.out.drain(atMost)
 }
 
 // Set takes up the log section of a configuration: format is text, json, or auto (or

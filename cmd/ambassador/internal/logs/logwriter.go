@@ -86,8 +86,8 @@ func (l *logWriter) flush() {
 	}
 }
 
-// close waits until all has been written, at most lastLogTimeout.
-func (l *logWriter) close() {
+// drain waits until all has been written, at most so long.
+func (l *logWriter) drain(atMost time.Duration) {
 	l.mu.Lock()
 	if !l.armed {
 		l.mu.Unlock()
@@ -100,6 +100,6 @@ func (l *logWriter) close() {
 	l.mu.Unlock()
 	select {
 	case <-idle:
-	case <-time.After(lastLogTimeout):
+	case <-time.After(atMost):
 	}
 }

@@ -34,7 +34,7 @@ func TestLogWaitsForNoReader(t *testing.T) {
 		}
 		synctest.Wait()
 		r.open()
-		l.close()
+		l.drain(lastLogTimeout)
 		if n := strings.Count(r.got.String(), "line\n"); n != 1000 || r.got.Len() != 5000 {
 			t.Errorf("%d lines, %d bytes of 1000 lines", n, r.got.Len())
 		}
@@ -54,7 +54,7 @@ func TestLogSaysWhatItDropped(t *testing.T) {
 			l.Write(half)
 		}
 		r.open()
-		l.close()
+		l.drain(lastLogTimeout)
 		if got := r.got.String(); !strings.HasPrefix(got, "first\n") || !strings.HasSuffix(got, "lost iii\n") || len(got) != 6+2*len(half)+9 {
 			t.Errorf("%d bytes: %.20q … %q", len(got), got, got[max(0, len(got)-20):])
 		}
@@ -74,7 +74,7 @@ func TestLogIsWrittenInStrides(t *testing.T) {
 			l.Write([]byte("line\n"))
 			<-time.After(time.Millisecond)
 		}
-		l.close()
+		l.drain(lastLogTimeout)
 		if len(at) < 2 || at[0] != 0 || at[1] != logPace || len(at) > 4 {
 			t.Errorf("written at %v", at)
 		}
@@ -92,7 +92,7 @@ func TestLogEndsThoughNobodyReads(t *testing.T) {
 		l := newLogWriter(r)
 		l.Write([]byte("line\n"))
 		start := time.Now()
-		l.close()
+		l.drain(lastLogTimeout)
 		if d := time.Since(start); d != lastLogTimeout {
 			t.Errorf("closed after %v", d)
 		}

@@ -28,6 +28,8 @@ const (
 	// freezeTries is how often the sessions are frozen, if they do not come to rest under
 	// load: the other way is to drain them.
 	freezeTries = 3
+	// upgradeTick is how often a running upgrade is looked at.
+	upgradeTick = 20 * time.Millisecond
 )
 
 // leave leaves the sessions to the process that systemd starts next. After true the caller
@@ -62,14 +64,14 @@ func (p *Process) store() error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, leaveChecks)
 	defer cancel()
+	if err := p.awaitUpgrade(ctx); err != nil {
+		return err
+	}
+	defer p.upgrading.Store(false)
 	r := &remains{ID: rand.Text()[:10]}
 	if r.To, err = p.checkNext(ctx, next); err != nil {
 		return err
 	}
-	if p.upgrading.Swap(true) {
-		return errors.New("an upgrade is running")
-	}
-	defer p.upgrading.Store(false)
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
 	for range freezeTries {
@@ -78,6 +80,20 @@ func (p *Process) store() error {
 		}
 	}
 	return err
+}
+
+// awaitUpgrade waits until no upgrade is asked for or running, and takes its place.
+func (p *Process) awaitUpgrade(ctx context.Context) error {
+	tick := time.NewTicker(upgradeTick)
+	defer tick.Stop()
+	for p.upgrading.Swap(true) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.New("an upgrade is running")
+		}
+	}
+	return nil
 }
 
 func (p *Process) storeOnce(r *remains) error {

@@ -36,6 +36,8 @@ const (
 	checkTimeout = 20 * time.Second
 	// checkOutput bounds what is kept of its answer, in bytes.
 	checkOutput = 8 << 10
+	// frozenLog bounds the wait for the log's reader while no byte moves.
+	frozenLog = 50 * time.Millisecond
 )
 
 // remains is what the process itself leaves to the next program.
@@ -111,6 +113,14 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 			return plan, nil, fmt.Errorf("the file of the running program: %w; give --binary", err)
 		}
 	}
+	if p.upgrading.Swap(true) { // its questions too: each starts a process, and the reaper waits for one
+		return plan, nil, errors.New("another upgrade is running")
+	}
+	defer func() {
+		if begin == nil {
+			p.upgrading.Store(false)
+		}
+	}()
 	file, err := os.Stat(plan.Binary)
 	if err != nil {
 		return plan, nil, err
@@ -127,9 +137,6 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 	}
 	if req.DryRun {
 		return plan, nil, nil
-	}
-	if p.upgrading.Swap(true) {
-		return plan, nil, errors.New("another upgrade is running")
 	}
 	plan.ID = rand.Text()[:10]
 	return plan, func() { p.work.Go(func() { p.beginUpgrade(&upgrade{plan, file}) }) }, nil
@@ -262,6 +269,10 @@ func (p *Process) replace(u *upgrade) error {
 // freeze stops the server where it is, and returns its state with r, and descriptors
 // besides those of the server. No byte moves until thaw.
 func (p *Process) freeze(r *remains) (h *carry.Handover, more []int, thaw func(), err error) {
+	if _, err := p.metrics.Carry(); err != nil { // while nothing has changed
+		return nil, nil, nil, fmt.Errorf("read the metrics: %w", err)
+	}
+	p.log.Close() // while bytes move: its reader may be slow
 	r.Frozen = time.Now()
 	state, thaw, err := p.server.Freeze(p.ctx)
 	if err != nil {
@@ -272,7 +283,7 @@ func (p *Process) freeze(r *remains) (h *carry.Handover, more []int, thaw func()
 		thaw()
 		return nil, nil, nil, err
 	}
-	p.log.Close() // write what is logged
+	p.log.Flush(frozenLog)
 	return h, more, thaw, nil
 }
 
