@@ -144,6 +144,7 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 		}
 		cfg := how.Config.Clone() // has the keys of tickets as they are now
 		cfg.KeyLogWriter = &s.server.inbound.secrets
+		cfg.VerifyConnection = leavingForLongChains(ctx, cfg.VerifyConnection)
 		return cfg, conn.Turn()
 	}})
 	defer shadow.Forget() // also if the handshake panics
@@ -166,6 +167,23 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 		s.note(func(r *outcome.Record) { r.Principal = s.downstream.principal })
 	}
 	return nil
+}
+
+// usualChain is how many certificates most clients send. The judgement of a chain that is
+// made for it can take a hundred signatures.
+const usualChain = 4
+
+// leavingForLongChains is verify for a handshake on a loop.
+func leavingForLongChains(ctx context.Context, verify func(tls.ConnectionState) error) func(tls.ConnectionState) error {
+	if verify == nil {
+		return nil
+	}
+	return func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) > usualChain {
+			task.Leave(ctx)
+		}
+		return verify(cs)
+	}
 }
 
 // reason classifies why the handshake on conn failed.

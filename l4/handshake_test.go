@@ -297,39 +297,52 @@ func TestClientsEndIsHeldBack(t *testing.T) {
 }
 
 // TLS handshakes with near peers are done by the loop that has accepted the connection:
-// a server begins on it, and a client is on it after it has waited for the server.
+// a server begins on it, and a client is on it after it has waited for the server. The
+// judgement of a chain that its sender has made long is not.
 func TestHandshakesStayOnTheLoop(t *testing.T) {
 	parks(t)
-	cert, pool := l4test.SelfSigned(t)
-	var onLoop atomic.Bool
-	client := &tls.Config{ServerName: "localhost", RootCAs: pool}
-	client.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		onLoop.Store(task.IsOnLoop(asked.Context()))
-		return &cert, nil
+	short, pool := l4test.SelfSigned(t)
+	long := short
+	for range 40 {
+		long.Certificate = append(slices.Clip(long.Certificate), short.Certificate[0])
 	}
-	asClient := tlsUpstream(tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}), client)
-	asServer, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
-	asServer.Listeners[0].TLS.Terminate = func(hello *tls.ClientHelloInfo) (Termination, error) {
-		onLoop.Store(task.IsOnLoop(hello.Context()))
-		return Termination{Config: &tls.Config{Certificates: []tls.Certificate{cert}}}, nil
-	}
-	for name, cfg := range map[string]Config{"client": asClient, "server": asServer} {
-		t.Run(name, func(t *testing.T) {
-			f := serve(t, Options{}, cfg)
-			for range 20 { // on a slow machine a peer, or the step before, may take too long for a loop
-				c := net.Conn(f.client(0))
-				if name == "server" {
-					c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
-				}
-				ping(t, c)
-				c.Close()
-				f.record()
-				if onLoop.Load() {
-					return
-				}
-				time.Sleep(300 * time.Millisecond) // the pause after a slow step
+	for name, peer := range map[string]tls.Certificate{"short": short, "long": long} {
+		var onLoop atomic.Bool // at the judgement, or just after it
+		client := &tls.Config{ServerName: "localhost", RootCAs: pool}
+		client.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			onLoop.Store(task.IsOnLoop(asked.Context()))
+			return &short, nil
+		}
+		asClient := tlsUpstream(tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{peer}, ClientAuth: tls.RequireAnyClientCert}), client)
+		asServer, _, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
+		asServer.Listeners[0].TLS.Terminate = func(hello *tls.ClientHelloInfo) (Termination, error) {
+			judge := func(tls.ConnectionState) error { onLoop.Store(task.IsOnLoop(hello.Context())); return nil }
+			return Termination{Config: &tls.Config{Certificates: []tls.Certificate{short}, ClientAuth: tls.RequireAnyClientCert, VerifyConnection: judge}}, nil
+		}
+		session := func(f *fixture, side string) bool {
+			c := net.Conn(f.client(0))
+			if side == "server" {
+				c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{peer}})
 			}
-			t.Error("never on the loop")
-		})
+			ping(t, c)
+			c.Close()
+			f.record()
+			return onLoop.Load()
+		}
+		for side, cfg := range map[string]Config{"client": asClient, "server": asServer} {
+			t.Run(side+" of a "+name+" chain", func(t *testing.T) {
+				f := serve(t, Options{}, cfg)
+				for i := range 20 { // on a slow machine a peer, or the step before, may take too long for a loop
+					switch on := session(f, side); {
+					case on && name == "long":
+						t.Fatal("on the loop")
+					case on || name == "long" && i == 4:
+						return
+					}
+					time.Sleep(300 * time.Millisecond) // the pause after a slow step
+				}
+				t.Error("never on the loop")
+			})
+		}
 	}
 }

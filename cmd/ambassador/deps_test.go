@@ -135,6 +135,7 @@ var ours = map[string][]string{
 		"ambassador/l4/limits",  // turns
 		"ambassador/l4/netconn", // interrupts
 		"ambassador/l4/preface", // the most bytes of a ClientHello
+		"ambassador/l4/task",    // leaves the loop for what computes long
 		"ambassador/policy",     // the source of a client
 	},
 	"ambassador/l4/request": {

@@ -10,6 +10,7 @@ import (
 	"ambassador/l4/limits"
 	"ambassador/l4/netconn"
 	"ambassador/l4/preface"
+	"ambassador/l4/task"
 	"ambassador/policy"
 )
 
@@ -79,6 +80,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 	}
 	c.Hold(cost(c.took+n) - cost(c.took))
 	c.took += n
+	if c.took > usualFlight {
+		task.Leave(c.Context)
+	}
 	switch {
 	case !c.wrote && c.took > preface.MaxHello:
 		return 0, &sizeError{"ClientHello", preface.MaxHello}

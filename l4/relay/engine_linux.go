@@ -270,9 +270,7 @@ func (l *loop) run() {
 		heavy := events[:0]
 		for _, ev := range events[:n] {
 			if ev.Fd == l.wakeFD {
-				for step := l.steps.Next(); step != nil; step = l.steps.Next() {
-					go step() // nobody else would resume it
-				}
+				l.clearSteps()
 				return
 			}
 			w := l.engine.table.at(ev.Fd).Load()
@@ -321,7 +319,14 @@ func (l *loop) wait(events []unix.EpollEvent) int {
 	return max(n, 0)
 }
 
-// compute does the waiting steps, for turnTime.
+// clearSteps gives the waiting steps to goroutines.
+func (l *loop) clearSteps() {
+	for step := l.steps.Next(); step != nil; step = l.steps.Next() {
+		go step()
+	}
+}
+
+// compute does the waiting steps, for turnTime. After a slow one, goroutines do the others.
 func (l *loop) compute() {
 	for began := l.last; time.Duration(l.last-began) < turnTime; {
 		step := l.steps.Next()
@@ -330,7 +335,9 @@ func (l *loop) compute() {
 		}
 		was := l.last
 		l.measure(step)
-		l.steps.Took(l.last, time.Duration(l.last-was))
+		if l.steps.Took(l.last, time.Duration(l.last-was)) {
+			l.clearSteps()
+		}
 	}
 }
 

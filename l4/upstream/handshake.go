@@ -12,6 +12,7 @@ import (
 	"ambassador/l4/ending"
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
+	"ambassador/l4/task"
 	"ambassador/l4/tlscause"
 )
 
@@ -35,16 +36,23 @@ const (
 // handshake is one TLS handshake with an upstream, and the connection below it.
 type handshake struct {
 	net.Conn
+	ctx      context.Context
 	config   *tls.Config
 	offered  bool // a session is offered: crypto/tls does not report that if the handshake fails
 	hello    int  // bytes sent before the first byte was received
 	received int  // bytes
 }
 
+// usualFlight is what most servers send for a handshake, in bytes. A chain that is made
+// for it takes a hundred signatures to judge, which must not hold a loop up.
+const usualFlight = 6 << 10
+
 // Read counts for the explanation of a failure.
 func (h *handshake) Read(b []byte) (int, error) {
 	n, err := h.Conn.Read(b)
-	h.received += n
+	if h.received += n; h.received > usualFlight {
+		task.Leave(h.ctx)
+	}
 	return n, err
 }
 

@@ -144,7 +144,7 @@ func (c *Conn) originate(ctx context.Context) error {
 	c.config = cfg
 	h := c.handshake(cfg, start)
 	watch := tlscause.NewWatch(c.raw, cfg)
-	h.Conn = watch
+	h.Conn, h.ctx = watch, ctx
 	shadow := c.upstream.secrets.Client(h)
 	c.transport = relay.NewTransport(shadow)
 	conn := tls.Client(c.transport, h.config)

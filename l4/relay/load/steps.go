@@ -46,9 +46,12 @@ func (s *Steps) Next() func() {
 	return step
 }
 
-// Took says how long a step took that ended at a time.
-func (s *Steps) Took(end int64, d time.Duration) {
-	if d > SlowStep {
-		s.pauses = end + pauseAfter*int64(d)
+// Took says how long a step took that ended at a time. It reports whether that was slow:
+// those that wait should not do the same to the loop.
+func (s *Steps) Took(end int64, d time.Duration) (slow bool) {
+	if d <= SlowStep {
+		return false
 	}
+	s.pauses = end + pauseAfter*int64(d)
+	return true
 }
