@@ -28,8 +28,8 @@ const (
 	// freezeTries is how often the sessions are frozen, if they do not come to rest under
 	// load: the other way is to drain them.
 	freezeTries = 3
-	// upgradeTick is how often a running upgrade is looked at.
-	upgradeTick = 20 * time.Millisecond
+	// askTick is how often eventually asks.
+	askTick = 20 * time.Millisecond
 )
 
 // leave leaves the sessions to the process that systemd starts next. After true the caller
@@ -64,15 +64,17 @@ func (p *Process) store() error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, leaveChecks)
 	defer cancel()
-	if err := p.awaitUpgrade(ctx); err != nil {
-		return err
+	if !eventually(ctx, func() bool { return !p.upgrading.Swap(true) }) {
+		return errors.New("an upgrade is running")
 	}
 	defer p.upgrading.Store(false)
 	r := &remains{ID: rand.Text()[:10]}
 	if r.To, err = p.checkNext(ctx, next); err != nil {
 		return err
 	}
-	p.reloading.Lock()
+	if !eventually(ctx, p.reloading.TryLock) {
+		return errReloading
+	}
 	defer p.reloading.Unlock()
 	for range freezeTries {
 		if err = p.storeOnce(r); err == nil {
@@ -82,18 +84,18 @@ func (p *Process) store() error {
 	return err
 }
 
-// awaitUpgrade waits until no upgrade is asked for or running, and takes its place.
-func (p *Process) awaitUpgrade(ctx context.Context) error {
-	tick := time.NewTicker(upgradeTick)
+// eventually asks until the answer is true, or ctx ends.
+func eventually(ctx context.Context, ask func() bool) bool {
+	tick := time.NewTicker(askTick)
 	defer tick.Stop()
-	for p.upgrading.Swap(true) {
+	for !ask() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errors.New("an upgrade is running")
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 func (p *Process) storeOnce(r *remains) error {

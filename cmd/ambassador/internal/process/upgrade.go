@@ -36,6 +36,8 @@ const (
 	checkTimeout = 20 * time.Second
 	// checkOutput bounds what is kept of its answer, in bytes.
 	checkOutput = 8 << 10
+	// reloadTimeout bounds the wait for a reload, in which signals wait too.
+	reloadTimeout = 5 * time.Second
 	// frozenLog bounds the wait for the log's reader while no byte moves.
 	frozenLog = 50 * time.Millisecond
 )
@@ -182,7 +184,11 @@ func (p *Process) checkNext(ctx context.Context, binary string) (version string,
 // fitsSandbox checks that the configuration, as it is now, works inside the sandbox. A
 // configuration that only the next program understands is left to that.
 func (p *Process) fitsSandbox() error {
-	p.reloading.Lock()
+	ctx, cancel := context.WithTimeout(p.ctx, reloadTimeout)
+	defer cancel()
+	if !eventually(ctx, p.reloading.TryLock) {
+		return errReloading
+	}
 	defer p.reloading.Unlock()
 	if p.opts.Load == nil || p.sandbox == nil {
 		return nil
@@ -231,13 +237,25 @@ func (l *limited) Write(b []byte) (int, error) {
 // upgrade replaces this program. It returns only if that fails: then nothing has changed.
 func (p *Process) upgrade(u *upgrade) {
 	defer p.upgrading.Store(false)
-	p.reloading.Lock()
-	defer p.reloading.Unlock()
-	p.manager.reloading()
-	err := p.replace(u)
-	p.manager.ready(p.readiness())
+	err := p.replaceNow(u)
 	p.log.Error("upgrade failed; the running program goes on", "binary", u.plan.Binary, "cause", err.Error())
 	p.noteUpgrade(&api.Upgrade{ID: u.plan.ID, At: time.Now(), From: u.plan.From, To: u.plan.To, Error: err.Error()})
+}
+
+// errReloading means that a reload has not ended: a file of it may be on a host that is gone.
+var errReloading = errors.New("a reload is running, and has not ended for a while")
+
+// replaceNow is replace while nothing is reloaded.
+func (p *Process) replaceNow(u *upgrade) error {
+	ctx, cancel := context.WithTimeout(p.ctx, reloadTimeout)
+	defer cancel()
+	if !eventually(ctx, p.reloading.TryLock) {
+		return errReloading
+	}
+	defer p.reloading.Unlock()
+	p.manager.reloading()
+	defer func() { p.manager.ready(p.readiness()) }()
+	return p.replace(u)
 }
 
 // errSignal means that a signal came first.

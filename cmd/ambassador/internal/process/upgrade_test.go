@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -42,4 +43,23 @@ func TestNextProgramIsUnchanged(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
+}
+
+// A reload that never ends does not hold an upgrade up, which waits for one that does.
+func TestUpgradeWaitsForAReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Process{ctx: t.Context()}
+		p.reloading.Lock()
+		began := time.Now()
+		if err := p.replaceNow(nil); err != errReloading || time.Since(began) != reloadTimeout {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		if err := p.fitsSandbox(); err != errReloading || time.Since(began) != 2*reloadTimeout {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		time.AfterFunc(reloadTimeout/2, p.reloading.Unlock)
+		if err := p.fitsSandbox(); err != nil {
+			t.Error(err)
+		}
+	})
 }
