@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"iter"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -174,19 +175,22 @@ func (r *Record) ClientProcess() string {
 	return strings.Join(parts, ", ")
 }
 
-// LogAttrs are the record's fields for slog, in the order of the type; empty
-// ones that only some sessions have are left out.
-func (r *Record) LogAttrs() []slog.Attr {
-	a := make([]slog.Attr, 0, len(recordFields))
-	for i := range recordFields {
-		f := &recordFields[i]
-		if f.text != nil {
-			if text := *f.text(r); text != "" {
-				a = append(a, slog.String(f.key, text))
+// Attrs are the record's fields for slog, in the order of the type; empty ones that only
+// some sessions have are left out.
+func (r *Record) Attrs() iter.Seq[slog.Attr] {
+	return func(yield func(slog.Attr) bool) {
+		for i := range recordFields {
+			f := &recordFields[i]
+			var v slog.Value
+			var ok bool
+			if f.text == nil {
+				v, ok = f.value(r)
+			} else if text := *f.text(r); text != "" {
+				v, ok = slog.StringValue(text), true
 			}
-		} else if v, ok := f.value(r); ok {
-			a = append(a, slog.Attr{Key: f.key, Value: v})
+			if ok && !yield(slog.Attr{Key: f.key, Value: v}) {
+				return
+			}
 		}
 	}
-	return a
 }

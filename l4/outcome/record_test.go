@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func fill(t *testing.T) (r Record, texts []string) {
 func TestRecordFields(t *testing.T) {
 	r, _ := fill(t)
 	v := reflect.ValueOf(&r).Elem()
-	attrs := r.LogAttrs()
+	attrs := slices.Collect(r.Attrs())
 	last := v.NumField() - 1 // Trace, with trace_id and span_id
 	if len(recordFields) != last+2 || len(attrs) != last+2 || v.Field(last).Kind() != reflect.Pointer {
 		t.Fatalf("%d fields, %d in recordFields, %d logged", v.NumField(), len(recordFields), len(attrs))
@@ -84,7 +85,7 @@ func TestRecordFields(t *testing.T) {
 			}
 		}
 	}
-	if got := (&Record{}).LogAttrs(); len(got) != 6 {
+	if got := slices.Collect((&Record{}).Attrs()); len(got) != 6 {
 		t.Errorf("an empty record has %v", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -213,7 +214,7 @@ func (l *Log) Session(r *outcome.Record) {
 		l.tell(time.Now(), r)
 		return
 	case asText:
-		l.LogAttrs(context.Background(), level, "session", r.LogAttrs()...)
+		l.LogAttrs(context.Background(), level, "session", slices.Collect(r.Attrs())...)
 		return
 	}
 	line, _ := l.lines.Get().(*[]byte)
@@ -232,7 +233,7 @@ func appendSession(b []byte, now time.Time, level slog.Level, r *outcome.Record)
 	b = append(b, `","level":"`...)
 	b = append(b, level.String()...)
 	b = append(b, `","msg":"session"`...)
-	for _, a := range r.LogAttrs() {
+	for a := range r.Attrs() {
 		b = append(append(append(b, `,"`...), a.Key...), `":`...)
 		b = appendValue(b, a.Value)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +91,7 @@ func TestTheLineOfASessionIsTheHandlers(t *testing.T) {
 		var want bytes.Buffer
 		h := slog.NewJSONHandler(&want, &slog.HandlerOptions{ReplaceAttr: inSeconds})
 		line := slog.NewRecord(cmdtest.Noon(), slog.LevelWarn, "session", 0)
-		line.AddAttrs(r.LogAttrs()...)
+		line.AddAttrs(slices.Collect(r.Attrs())...)
 		if err := h.Handle(t.Context(), line); err != nil {
 			t.Fatal(err)
 		}

@@ -103,7 +103,7 @@ func at(r *outcome.Record, after time.Duration) string {
 func attributesOf(r *outcome.Record) (out []attribute) {
 	without := *r
 	without.Trace = nil
-	for _, a := range without.LogAttrs() {
+	for a := range without.Attrs() {
 		out = append(out, attribute{"ambassador." + a.Key, valueOf(a.Value)})
 	}
 	return out
