@@ -29,11 +29,12 @@ type prober struct {
 	patience time.Duration // with the server's first bytes
 
 	// Owned by run.
-	first     string    // the first bytes of the server's last answer
-	seen      time.Time // the last result, of a probe or of a session
-	mysql     bool      // the server greets like MySQL, or its starttls says so and no probe logs in
-	greetings int       // probes that a MySQL server counted as failed clients, since the last good client
-	unready   string    // why no probe can log in, as logged last
+	first     string        // the first bytes of the server's last answer
+	seen      time.Time     // the last result, of a probe or of a session
+	mysql     bool          // the server greets like MySQL, or its starttls says so and no probe logs in
+	greetings int           // probes that a MySQL server counted as failed clients, since the last good client
+	unready   string        // why no probe can log in, as logged last
+	reached   time.Duration // the bound that the last probe has reached; 0: none
 }
 
 const (
@@ -92,6 +93,7 @@ func (p *prober) step(ctx context.Context) {
 	if h.OnFailure && p.leaveToSessions(lastResult, closed, now) {
 		return
 	}
+	p.reached = 0
 	passive := lastResult != policy.Neutral && a.verdict() != policy.Unhealthy && closed && !h.talks()
 	switch {
 	case passive:
@@ -110,9 +112,17 @@ func (p *prober) step(ctx context.Context) {
 	}
 	if lastResult != policy.Neutral && ctx.Err() == nil {
 		p.seen = now
-		p.upstream.judge(a, lastResult == policy.Success, cause, time.Now())
+		p.upstream.judging.Lock() // one after the other: two must not each take the other for the one that is left
+		defer p.upstream.judging.Unlock()
+		if lastResult == policy.Success || !p.mayTakeLonger() {
+			p.upstream.judge(a, lastResult == policy.Success, cause, time.Now())
+		}
 	}
 }
+
+// mayTakeLonger reports whether the last probe has reached its bound, and the next one has a
+// later one: the address has become the last that is left.
+func (p *prober) mayTakeLonger() bool { return p.reached != 0 && p.timeout() > p.reached }
 
 // leaveToSessions implements health.OnFailure: without trouble, only the successes of
 // sessions count, and their failures are left to the breaker. It returns false if the
@@ -138,7 +148,7 @@ func (p *prober) giveUp(now time.Time) {
 }
 
 // probe checks the address with an attempt like a session's. Neutral means that our
-// side prevented the check.
+// side prevented the check, or ended it too early.
 func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	u, a := p.upstream, p.address
 	a.asked.Store(true)
@@ -153,6 +163,9 @@ func (p *prober) probe(ctx context.Context) (policy.Outcome, string) {
 	verdict, cause, jitter := policy.Success, "a health probe passed", 0.0
 	if err != nil {
 		if err.Reason == outcome.Timeout && ctx.Err() != nil {
+			if p.reached = bound; p.mayTakeLonger() {
+				return policy.Neutral, ""
+			}
 			err.Err = p.explainTimeout(err.Err, bound)
 		}
 		verdict, cause, jitter = ending.OutcomeOf(err.Reason, err, false), err.Error(), rand.Float64()

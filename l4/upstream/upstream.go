@@ -49,6 +49,7 @@ type Upstream struct {
 	preconnectedPool *preconnectedPool  // preconnected connections; nil: none are kept
 	demand           chan struct{}      // asks reach for a trial; nil: reach waits for no demand
 
+	judging    sync.Mutex                     // held while a prober judges
 	publishing sync.Mutex                     // held while published is published
 	probers    *probers                       // guarded by publishing; nil while run does not run
 	lastLogged atomic.Pointer[outcome.Reason] // why it was not reached, as logged last
