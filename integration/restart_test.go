@@ -28,6 +28,12 @@ const insideVariable = "AMBASSADOR_TEST_INSIDE"
 func TestRestart(t *testing.T) {
 	onlyLinux(t)
 	t.Parallel()
+	inContainer(t, "TestInsideRestart")
+}
+
+// inContainer runs another test of this binary in a container with a real systemd.
+func inContainer(t *testing.T, name string) {
+	t.Helper()
 	need(t, "systemd-nspawn")
 	dir := shortDir(t)
 	self, err := os.Executable()
@@ -41,14 +47,21 @@ func TestRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := bootIn(t, dir, nil, fmt.Sprintf("cd /test && %s=1 AMBASSADOR_TEST_LONG=%s AMBASSADOR_TEST_BINARY=/opt/ambassador /test/self -test.v -test.run '^TestInsideRestart$' 2>&1\n", insideVariable, os.Getenv("AMBASSADOR_TEST_LONG")),
+	script := "cd /test && export " + insideVariable + "=1 AMBASSADOR_TEST_BINARY=/opt/ambassador"
+	for _, v := range []string{"AMBASSADOR_TEST_LONG", "AMBASSADOR_REQUIRE_SERVERS", "AMBASSADOR_TEST_PGBIN"} {
+		script += fmt.Sprintf(" %s='%s'", v, os.Getenv(v))
+	}
+	out := bootIn(t, dir, nil, script+"\n/test/self -test.v -test.run '^"+name+"$' 2>&1\n",
 		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self")
 	for l := range strings.Lines(out) {
 		if strings.Contains(l, "restart") {
 			t.Log(strings.TrimSpace(l))
 		}
 	}
-	if !strings.Contains(out, "\n--- PASS: TestInsideRestart") {
+	switch {
+	case strings.Contains(out, "\n--- SKIP: "+name):
+		missing(t, "a program that "+name+" needs")
+	case !strings.Contains(out, "\n--- PASS: "+name):
 		t.Error("the test in the container has failed")
 	}
 }
@@ -96,15 +109,14 @@ func echoInMemory(_ *server, c duplex) {
 	c.CloseWrite()
 }
 
-// newShipped installs the unit, with an echo server behind each of its listeners.
-func newShipped(t testing.TB) *shipped {
+// newShipped installs the unit, with the configuration that config returns.
+func newShipped(t testing.TB, config func(keys *pki) string) *shipped {
 	t.Helper()
 	keys, err := writePKI("/etc/ambassador/keys")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &shipped{t: t, keys: keys}
-	plain, secure := startServer(t, nil, echoInMemory), startServer(t, s.keys.mtls(t), echoInMemory)
 	unit, err := exec.Command(binary, "print", "unit").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -113,22 +125,8 @@ func newShipped(t testing.TB) *shipped {
 		t.Fatalf("%v: %s", err, text)
 	}
 	for name, text := range map[string]string{
-		"/test/units/ambassador.service": string(unit),
-		"/etc/ambassador/ambassador.yaml": fmt.Sprintf(`
-drain: {timeout: 5s}
-limits: {connections: 20000}
-listeners:
-  front: {listen: "127.0.0.1:7001", upstream: plain}
-  out: {listen: "127.0.0.1:7002", upstream: secure}
-  in: {listen: "127.0.0.1:7003", upstream: plain, tls: {identity: server, client: required, principals: [any], ca: %[3]s/ca.crt}}
-  local: {listen: "unix:/run/ambassador/in.sock", upstream: plain, socket: {mode: "0666"}}
-upstreams:
-  plain: {endpoints: ["%[1]s"]}
-  secure: {endpoints: ["%[2]s"], tls: {identity: me, server_name: localhost, ca: %[3]s/ca.crt}}
-identities:
-  me: {files: {cert: %[3]s/client.crt, key: %[3]s/client.key}}
-  server: {files: {cert: %[3]s/server.crt, key: %[3]s/server.key}}
-`, plain.addr, secure.addr, s.keys.dir),
+		"/test/units/ambassador.service":  string(unit),
+		"/etc/ambassador/ambassador.yaml": "drain: {timeout: 5s}\n" + config(keys),
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			t.Fatal(err)
@@ -144,6 +142,28 @@ identities:
 	fmt.Fprintln(said, "listening admin unix:/run/ambassador/admin.sock")
 	s.a = &ambassador{&process{stdout: said, stderr: newOutput(), exited: make(chan struct{})}, t}
 	return s
+}
+
+// echoShipped is newShipped with an echo server behind each listener.
+func echoShipped(t testing.TB) *shipped {
+	t.Helper()
+	return newShipped(t, func(keys *pki) string {
+		plain, secure := startServer(t, nil, echoInMemory), startServer(t, keys.mtls(t), echoInMemory)
+		return fmt.Sprintf(`
+limits: {connections: 20000}
+listeners:
+  front: {listen: "127.0.0.1:7001", upstream: plain}
+  out: {listen: "127.0.0.1:7002", upstream: secure}
+  in: {listen: "127.0.0.1:7003", upstream: plain, tls: {identity: server, client: required, principals: [any], ca: %[3]s/ca.crt}}
+  local: {listen: "unix:/run/ambassador/in.sock", upstream: plain, socket: {mode: "0666"}}
+upstreams:
+  plain: {endpoints: ["%[1]s"]}
+  secure: {endpoints: ["%[2]s"], tls: {identity: me, server_name: localhost, ca: %[3]s/ca.crt}}
+identities:
+  me: {files: {cert: %[3]s/client.crt, key: %[3]s/client.key}}
+  server: {files: {cert: %[3]s/server.crt, key: %[3]s/server.key}}
+`, plain.addr, secure.addr, keys.dir)
+	})
 }
 
 // dial connects in one of the ways that sessions have.
@@ -219,7 +239,7 @@ func TestInsideRestart(t *testing.T) {
 	if !on(insideVariable) {
 		t.Skip("TestRestart runs it in a container")
 	}
-	s := newShipped(t)
+	s := echoShipped(t)
 	s.override("")
 	s.systemctl("start", "ambassador")
 	sessions, restarts := size(200, 2, 6000, 5)

@@ -603,38 +603,6 @@ identities: {me: {files: {cert: %s, key: %s}}}
 	a.endsAs(c, "relay", "drained")
 }
 
-// TestUpgradePostgres proves that psql stays in its transaction, with its temporary table,
-// through upgrades.
-func TestUpgradePostgres(t *testing.T) {
-	onlyLinux(t)
-	t.Parallel()
-	keys := newPKI(t)
-	db := newPostgres(t, keys)
-	if err := os.WriteFile(db.file("d/pg_hba.conf"), []byte("host all all all scram-sha-256\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	db.stop(t)
-	db.startServer(t)
-	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
-listeners: {front: {listen: "127.0.0.1:0", upstream: db}}
-upstreams: {db: {endpoints: ["%s"]}}
-`, db.addr())))
-	p := talkWith(t, db.client(a.addr("front"), "disable", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1"))
-	p.say("begin; create temporary table kept (n int); insert into kept values (41); select 'backend ' || pg_backend_pid();")
-	backend := p.hear(`backend \d+`)
-	_, upgrades := size(0, 3, 0, 10)
-	for i := range upgrades {
-		if r := a.upgrade(); r.Carried != 1 {
-			t.Fatalf("upgrade: %+v", r)
-		}
-		p.say(fmt.Sprintf("update kept set n = n + 1; select 'round %d', n from kept;", i))
-		p.hear(fmt.Sprintf(`round %d\|%d`, i, 42+i))
-	}
-	p.say("commit; select 'still backend ' || pg_backend_pid();")
-	p.hear("still " + backend + "\n")
-	p.end()
-}
-
 // TestUpgradeKilled proves that no session ends as if it were complete when the next
 // program is killed before it has taken the sessions over.
 func TestUpgradeKilled(t *testing.T) {
