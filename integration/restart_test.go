@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -194,12 +195,17 @@ type pinger struct {
 	stop    atomic.Bool
 	running sync.WaitGroup
 	mu      sync.Mutex
+	answers []int         // guarded by mu; how many each connection got
 	longest time.Duration // guarded by mu
 	errs    []error       // guarded by mu
 }
 
 // run pings c; end waits for it.
 func (p *pinger) run(c net.Conn) {
+	p.mu.Lock()
+	i := len(p.answers)
+	p.answers = append(p.answers, 0)
+	p.mu.Unlock()
 	p.running.Go(func() {
 		for n := 0; !p.stop.Load(); n++ {
 			began := time.Now()
@@ -207,6 +213,7 @@ func (p *pinger) run(c net.Conn) {
 			took := time.Since(began)
 			p.mu.Lock()
 			p.longest = max(p.longest, took)
+			p.answers[i]++
 			if err != nil {
 				p.errs = append(p.errs, err)
 			}
@@ -217,6 +224,28 @@ func (p *pinger) run(c net.Conn) {
 			time.Sleep(2 * time.Millisecond) // leave the machine to others
 		}
 	})
+}
+
+// pause waits until each connection has an answer to a ping of before the call, and
+// returns took.
+func (p *pinger) pause(t testing.TB) time.Duration {
+	t.Helper()
+	p.mu.Lock()
+	before := slices.Clone(p.answers)
+	p.mu.Unlock()
+	if err := eventually(patience, func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for i, n := range p.answers {
+			if n == before[i] {
+				return errors.Join(append(p.errs, fmt.Errorf("a ping has no answer yet"))...)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return p.took()
 }
 
 // took returns the longest answer since it was last called.
@@ -282,10 +311,11 @@ func TestInsideRestart(t *testing.T) {
 		began := time.Now()
 		s.systemctl("restart", "ambassador")
 		took := time.Since(began)
+		pause := pings.pause(t)
 		pingedAll(t, conns, fmt.Sprintf("after restart %d\n", i))
 		s.a.notLess(before)
 		s.a.metric(`ambassador_upgrade_sessions_total{result="carried"}`, float64((i+1)*(len(conns)+sessions/10+8)))
-		t.Logf("restart %d: %d sessions, systemctl took %v, longest answer to a ping %v", i, len(conns)+sessions/10+8, took.Round(time.Millisecond), pings.took().Round(time.Millisecond))
+		t.Logf("restart %d: %d sessions, systemctl took %v, longest answer to a ping %v", i, len(conns)+sessions/10+8, took.Round(time.Millisecond), pause.Round(time.Millisecond))
 	}
 	if out, code := s.a.ask("why", id); code != 0 || !strings.Contains(out, id) {
 		t.Errorf("why does not know a session from before: %q", out)

@@ -105,8 +105,8 @@ func bulk(c duplex, seed uint64, many int, stop *atomic.Bool) error {
 	failed := make(chan error, 1)
 	go func() { // ends with the connection; awaited below
 		b, from := make([]byte, 256<<10), noise(seed)
-		for !stop.Load() {
-			time.Sleep(time.Duration(many) * 5 * time.Millisecond)
+		for wait := int(seed); !stop.Load(); wait = many { // each at its time
+			time.Sleep(time.Duration(wait) * 5 * time.Millisecond)
 			io.ReadFull(from, b)
 			sent.Write(b)
 			if _, err := c.Write(b); err != nil {
