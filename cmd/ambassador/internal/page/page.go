@@ -85,10 +85,11 @@ type Page struct {
 	history history    // guarded by mu
 }
 
-// asset is a file, compressed once.
+// asset is a file.
 type asset struct {
-	plain, packed []byte
-	kind, tag     string
+	plain     []byte
+	packed    func() []byte // compressed once, when it is first served
+	kind, tag string
 }
 
 // New makes a page. Run records its history.
@@ -105,7 +106,7 @@ func readAsset(name string) asset {
 	if err != nil {
 		panic("page: internal error: " + err.Error())
 	}
-	return asset{plain: text, packed: pack(text), kind: mime.TypeByExtension(path.Ext(name)), tag: fmt.Sprintf(`"%x"`, sha256.Sum256(text))}
+	return asset{plain: text, packed: sync.OnceValue(func() []byte { return pack(text) }), kind: mime.TypeByExtension(path.Ext(name)), tag: fmt.Sprintf(`"%x"`, sha256.Sum256(text))}
 }
 
 func pack(text []byte) []byte {
@@ -162,11 +163,11 @@ func (p *Page) Asset(w http.ResponseWriter, r *http.Request, name string) error 
 }
 
 // send writes the form that the client takes.
-func send(w http.ResponseWriter, r *http.Request, plain, packed []byte) {
+func send(w http.ResponseWriter, r *http.Request, plain []byte, packed func() []byte) {
 	w.Header().Set("Vary", "Accept-Encoding")
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		w.Header().Set("Content-Encoding", "gzip")
-		plain = packed
+		plain = packed()
 	}
 	w.Write(plain)
 }
@@ -184,7 +185,7 @@ func (p *Page) Document(w http.ResponseWriter, r *http.Request, access Access) e
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	send(w, r, b.Bytes(), pack(b.Bytes()))
+	send(w, r, b.Bytes(), func() []byte { return pack(b.Bytes()) })
 	return nil
 }
 
