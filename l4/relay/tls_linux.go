@@ -94,11 +94,7 @@ func restoreTLS(state []byte) (*tlsSide, error) {
 	}
 	defer s.Clear()
 	t := &tlsSide{transport: NewTransport(nil), notified: s.Notified()}
-	c, err := tlsrecord.NewConn(t.transport, &s)
-	if err != nil {
-		return nil, err
-	}
-	t.conn = c
+	t.conn = tlsrecord.NewConn(t.transport, &s)
 	t.transport.handOver()
 	t.transport.fed = &t.feed
 	t.transport.shut.Store(t.notified)

@@ -21,7 +21,7 @@ type Conn struct {
 
 	inMu  sync.Mutex
 	in    receiver   // guarded by inMu, like the next group
-	open  protection // of in
+	open  protection // of in; made for the first record, like seal
 	inErr error      // the first permanent error
 	plain []byte     // decrypted and not read yet, within buf
 	buf   *[bufferSize]byte
@@ -46,18 +46,11 @@ var (
 
 // NewConn continues the connection in s on conn, which the Conn owns if there is no
 // error. It copies the State, which the caller should Clear.
-func NewConn(conn net.Conn, s *State) (*Conn, error) {
+func NewConn(conn net.Conn, s *State) *Conn {
 	c := &Conn{conn: conn, suite: s.suite, in: s.in, out: s.out, notified: s.notified}
 	c.in.message = bytes.Clone(s.in.message)
 	c.plain, c.raw = bytes.Clone(s.plain), bytes.Clone(s.raw)
-	var err error
-	if c.open, err = c.in.protection(c.suite); err != nil {
-		return nil, err
-	}
-	if c.seal, err = c.out.protection(c.suite); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return c
 }
 
 // Export returns the state of the connection, of which only one may be continued: the
@@ -124,27 +117,27 @@ func (c *Conn) readRecord() error {
 	}
 	record := c.buf[c.r : c.r+n]
 	c.r += n
+	if err := c.in.prepare(c.suite, &c.open); err != nil {
+		return c.failed(err)
+	}
 	data, renewed, err := c.in.record(c.suite, &c.open, record)
 	c.plain = data
 	if err != nil {
 		return c.violated(err)
 	}
-	return c.renew(renewed)
+	if renewed {
+		c.renew()
+	}
+	return nil
 }
 
 func headerError(header []byte, format string, args ...any) error {
 	return tls.RecordHeaderError{Msg: fmt.Sprintf(format, args...), RecordHeader: [headerSize]byte(header)}
 }
 
-// renew makes the keys that a KeyUpdate of the peer demands, ours too if it requests
-// that.
-func (c *Conn) renew(renewed bool) (err error) {
-	if !renewed {
-		return nil
-	}
-	if c.open, err = c.in.protection(c.suite); err != nil {
-		return c.failed(err)
-	}
+// renew follows a KeyUpdate of the peer with new keys, ours too if it requests that.
+func (c *Conn) renew() {
+	c.open = protection{}
 	for ; c.in.owed > 0; c.in.owed-- {
 		c.outMu.Lock()
 		if !c.notified && c.outErr == nil {
@@ -152,7 +145,6 @@ func (c *Conn) renew(renewed bool) (err error) {
 		}
 		c.outMu.Unlock()
 	}
-	return nil
 }
 
 // receive reads until that many bytes are buffered.
@@ -270,9 +262,8 @@ func (c *Conn) updateKeys() error {
 	if err := c.write(typeHandshake, keyUpdate[:]); err != nil {
 		return err
 	}
-	if c.outErr = c.out.update(c.suite); c.outErr == nil {
-		c.seal, c.outErr = c.out.protection(c.suite)
-	}
+	c.seal = protection{}
+	c.outErr = c.out.update(c.suite)
 	return c.outErr
 }
 
@@ -280,7 +271,10 @@ func (c *Conn) updateKeys() error {
 func (c *Conn) write(typ byte, content []byte) error {
 	buf := outputs.Get().(*[]byte)
 	defer outputs.Put(buf)
-	record, err := c.out.seal(&c.seal, (*buf)[:0], typ, content)
+	record, err := (*buf)[:0], c.out.prepare(c.suite, &c.seal)
+	if err == nil {
+		record, err = c.out.seal(&c.seal, record, typ, content)
+	}
 	if err == nil {
 		_, err = c.conn.Write(record)
 	}

@@ -18,6 +18,9 @@ func TestSizeOfAShadow(t *testing.T) {
 		t.Errorf("an idle Shadow holds %d bytes, setup %v, message %d bytes", cap(s.buf), s.setup != nil, cap(s.in.message))
 	}
 	c := ours.handOver(t)
+	if c.open.aead != nil || c.seal.aead != nil {
+		t.Error("a Conn has keys before a record needs them")
+	}
 	c.conn = &feed{Conn: c.conn, fed: true}
 	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) || c.buf != nil || c.raw != nil || c.plain != nil {
 		t.Errorf("an idle Conn holds a buffer: %v, %d bytes, plain %d bytes, %v", c.buf != nil, cap(c.raw), cap(c.plain), err)

@@ -104,6 +104,15 @@ func (k *keys) protection(s *suite) (p protection, err error) {
 	return p, err
 }
 
+// prepare derives p, unless that is done. A Conn does that when a record needs it: all
+// connections of an upgrade go on at the same moment, and most of them are idle.
+func (k *keys) prepare(s *suite, p *protection) (err error) {
+	if p.aead == nil {
+		*p, err = k.protection(s)
+	}
+	return err
+}
+
 // nonce is that of RFC 8446, 5.3.
 func (p *protection) nonce(seq uint64) (n [12]byte) {
 	n = p.iv

@@ -310,6 +310,7 @@ func echo(t *testing.T, e *end) {
 func TestErrors(t *testing.T) {
 	k := kind{suite: tls.TLS_AES_128_GCM_SHA256, client: true}
 	record := func(c *Conn, typ byte, content string) []byte {
+		c.out.prepare(c.suite, &c.seal)
 		b, _ := c.out.seal(&c.seal, nil, typ, []byte(content))
 		return b
 	}
@@ -346,7 +347,7 @@ func TestErrors(t *testing.T) {
 			return repeat(17, func() []byte {
 				b := record(c, typeHandshake, "\x18\x00\x00\x01\x00")
 				c.out.update(c.suite)
-				c.seal, _ = c.out.protection(c.suite)
+				c.seal = protection{}
 				return b
 			})
 		},
