@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type Received struct {
 	state   int         // a descriptor
 	late    *time.Timer // goes back if the program does not take over in time; nil: Stored
 	number  map[int]int // by the number in the process before; nil: all numbers are the same
+	percent int         // of the garbage collector, for Collect; zero: it was not stopped
 
 	mu    sync.Mutex
 	taken bool // guarded by mu; the state is this program's: there is no way back
@@ -86,6 +88,7 @@ func Receive(w program.World) (*Received, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s=%s: only `ambassador upgrade` sets this variable; remove it: %w", variable, text, err)
 	}
+	r.stopCollector()
 	if r.Handover, err = carry.Read(b); err == nil {
 		r.late = time.AfterFunc(takeWithin, func() { r.GoBack(fmt.Errorf("it did not take over within %s", takeWithin)) })
 		return r, nil
@@ -94,6 +97,22 @@ func Receive(w program.World) (*Received, error) {
 		r.GoBack(err)
 	}
 	return nil, err
+}
+
+// stopCollector stops the garbage collector, which would use as much of the processors as
+// decoding the state does, while all sessions stand still.
+func (r *Received) stopCollector() {
+	if r.percent == 0 {
+		r.percent = debug.SetGCPercent(-1)
+	}
+}
+
+// Collect starts the garbage collector again. It is called when the sessions go on.
+func (r *Received) Collect() {
+	if r != nil && r.percent != 0 {
+		debug.SetGCPercent(r.percent)
+		r.percent = 0
+	}
 }
 
 // Signals gives the signals that have come since the start to the channel that handles

@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -150,5 +152,40 @@ func TestStoreOfAnotherForm(t *testing.T) {
 		if r.Handover != nil || r.Lost != lost || r.Cause == nil {
 			t.Errorf("%q: %+v, want %d lost", text, r, lost)
 		}
+	}
+}
+
+// tableSize is how many descriptors the kernel's table of this process has room for.
+func tableSize(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\nFDSize:")
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// The table of descriptors grows once, and not while they arrive.
+func TestTableGrows(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	more := tableSize(t)
+	if room := descriptorRoom(); more > room {
+		t.Skipf("the table has room for %d descriptors already, of %d", more, room)
+	}
+	growTable(int(f.Fd()), more)
+	if n := tableSize(t); n <= more {
+		t.Errorf("the table has room for %d descriptors, want more than %d", n, more)
+	}
+	if _, err := unix.FcntlInt(f.Fd()+uintptr(more), unix.F_GETFD, 0); err != unix.EBADF {
+		t.Errorf("the descriptor that made it grow: %v, want EBADF", err)
 	}
 }

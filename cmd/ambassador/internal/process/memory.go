@@ -15,7 +15,9 @@ import (
 // cost only their own memory.
 type memory struct {
 	busy atomic.Bool // sessions began or ended since the last check
-	code []mapping   // of the program; static once run begins
+	// Static once run begins.
+	code []mapping     // of the program
+	wait time.Duration // until settle: sessions of the program before go first
 }
 
 const (
@@ -50,6 +52,11 @@ func (m *memory) run(ctx context.Context) {
 		p := &pacer{percent: maxPercent}
 		p.arm()
 		defer p.stopped.Store(true)
+	}
+	select {
+	case <-time.After(m.wait):
+	case <-ctx.Done():
+		return
 	}
 	m.settle()
 	m.watch(ctx, tidy)

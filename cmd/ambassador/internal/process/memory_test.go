@@ -33,6 +33,34 @@ func TestMemoryIsTidiedWhenQuiet(t *testing.T) {
 	})
 }
 
+// After a takeover the sessions go first: memory is returned later.
+func TestMemorySettlesLater(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		forced := func() uint32 {
+			var s runtime.MemStats
+			runtime.ReadMemStats(&s)
+			return s.NumForcedGC
+		}
+		before := forced()
+		m := memory{wait: quietAfter}
+		go m.run(ctx) // ends with ctx
+		<-time.After(quietAfter - 1)
+		if n := forced(); n != before {
+			t.Errorf("%d collections before its time", n-before)
+		}
+		<-time.After(2)
+		synctest.Wait()
+		if n := forced(); n == before {
+			t.Error("no collection afterwards")
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
 // Garbage of a busy period does not stay in the process.
 func TestTidyGivesMemoryBack(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))

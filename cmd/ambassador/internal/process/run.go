@@ -192,9 +192,11 @@ func Start(ctx context.Context, w program.World, f *config.File, opts Options) (
 	}
 	if p.remains != nil {
 		p.tookOver(opts.Handover)
+		p.memory.wait = quietAfter
 	}
 	p.lostStored(opts.Handover)
 	p.closeUnused(f)
+	opts.Handover.Collect()
 	p.manager.ready(p.readiness())
 	p.work.Go(p.reloadLoop)
 	p.work.Go(p.attendManager)
