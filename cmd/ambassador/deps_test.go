@@ -427,6 +427,7 @@ var banned = map[string]string{
 	"io/ioutil":      "deprecated",
 	"net/http/pprof": "it registers itself with the default mux",
 	"expvar":         "it registers itself with the default mux",
+	"mime":           "TypeByExtension reads a file of the host, of some hundred kB",
 }
 
 // listed has the fields of `go list -json` that the tests use.

@@ -8,9 +8,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"mime"
 	"net/http"
-	"path"
 	"strings"
 	"sync"
 	"time"
@@ -95,18 +93,24 @@ type asset struct {
 // New makes a page. Run records its history.
 func New(s Source) *Page {
 	p := &Page{source: s, viewers: make(chan struct{}, maxViewers), assets: map[string]asset{}}
-	for _, name := range []string{"page.css", "page.js", "uplot.css", "uplot.js", "icon.svg"} {
-		p.assets[name] = readAsset(name)
+	for name, kind := range map[string]string{"page.css": css, "page.js": script, "uplot.css": css, "uplot.js": script, "icon.svg": "image/svg+xml"} {
+		p.assets[name] = readAsset(name, kind)
 	}
 	return p
 }
 
-func readAsset(name string) asset {
+// Package mime would read a file of the host for these, of some hundred kB, at each start.
+const (
+	css    = "text/css; charset=utf-8"
+	script = "text/javascript; charset=utf-8"
+)
+
+func readAsset(name, kind string) asset {
 	text, err := files.ReadFile("assets/" + name)
 	if err != nil {
 		panic("page: internal error: " + err.Error())
 	}
-	return asset{plain: text, packed: sync.OnceValue(func() []byte { return pack(text) }), kind: mime.TypeByExtension(path.Ext(name)), tag: fmt.Sprintf(`"%x"`, sha256.Sum256(text))}
+	return asset{plain: text, packed: sync.OnceValue(func() []byte { return pack(text) }), kind: kind, tag: fmt.Sprintf(`"%x"`, sha256.Sum256(text))}
 }
 
 func pack(text []byte) []byte {

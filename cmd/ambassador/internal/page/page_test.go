@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -125,6 +126,9 @@ func TestSize(t *testing.T) {
 		r.Header.Set("Accept-Encoding", "gzip")
 		if err := p.Asset(w, r, name); err != nil {
 			t.Fatal(err)
+		}
+		if kind, want := w.Header().Get("Content-Type"), map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}[path.Ext(name)]; kind != want {
+			t.Errorf("%s has type %q, want %q", name, kind, want)
 		}
 		total += w.Body.Len()
 		z, err := gzip.NewReader(w.Body)
