@@ -574,7 +574,7 @@ func (f *flow) flush(w *workspace, d direction) {
 func (f *flow) count(w *workspace, d direction, n int) {
 	if n > 0 {
 		f.moved[d].Add(int64(n))
-		f.last[d].Store(max(w.now-f.start, 1))
+		f.last[d].Store(max(w.now-f.start, f.last[1-d].Load()+1)) // later than what moved before in the same batch of events
 	}
 }
 

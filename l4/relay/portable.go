@@ -72,7 +72,8 @@ type pumped struct {
 	start  time.Time
 
 	moved [2]atomic.Int64 // bytes delivered, by direction
-	last  [2]atomic.Int64 // when a byte last moved, by direction, in nanoseconds after start
+	last  [2]atomic.Int64 // when bytes last began to move, by direction, in nanoseconds after start
+	wrote atomic.Int64    // when bytes last ended to move: not for each direction, or the answer to them could be older
 	held  [2]atomic.Bool  // bytes are read but not written yet, by direction
 
 	mu       sync.Mutex
@@ -124,7 +125,9 @@ func (s *pumped) Held() (n int64) {
 
 // Quiet is how long no byte has moved, and which side sent the last one.
 func (s *pumped) Quiet() (time.Duration, Side) {
-	return quiet(time.Since(s.start), s.last[up].Load(), s.last[down].Load())
+	now := time.Since(s.start)
+	_, last := quiet(now, s.last[up].Load(), s.last[down].Load())
+	return now - s.lastMoved(), last
 }
 
 // Stop ends the session with a RST on both sides.
@@ -205,8 +208,8 @@ func (s *pumped) deliver(d direction, b []byte) bool {
 	s.hold(d)
 	dst := &s.legs[1-d]
 	n, err := dst.write(b)
-	s.release(d)
 	s.count(d, int64(n))
+	s.release(d)
 	if err != nil {
 		s.writeFailed(d, dst.failure(err))
 	}
@@ -216,7 +219,7 @@ func (s *pumped) deliver(d direction, b []byte) bool {
 func (s *pumped) count(d direction, n int64) {
 	if n > 0 {
 		s.moved[d].Add(n)
-		s.last[d].Store(int64(time.Since(s.start)))
+		s.wrote.Store(int64(time.Since(s.start)))
 	}
 }
 
@@ -371,7 +374,7 @@ func (s *pumped) limitReached() (End, bool) {
 }
 
 func (s *pumped) lastMoved() time.Duration {
-	return time.Duration(max(s.last[up].Load(), s.last[down].Load()))
+	return time.Duration(max(s.last[up].Load(), s.last[down].Load(), s.wrote.Load()))
 }
 
 // untilNext returns the time until a limit could next be reached. Mu is held, or

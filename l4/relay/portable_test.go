@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -32,3 +33,43 @@ func TestBytesOnTheirWayEndTheQuiet(t *testing.T) {
 		}
 	}
 }
+
+// slowWriter is a connection whose Write returns after the answer was read.
+type slowWriter struct {
+	net.Conn
+	answered chan struct{}
+}
+
+func (c *slowWriter) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	<-c.answered
+	return n, err
+}
+
+// An answer comes after its question, also if the write of the question returns later.
+func TestTheAnswerIsLast(t *testing.T) {
+	client, downstream := net.Pipe()
+	upstream, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	w := &slowWriter{upstream, make(chan struct{})}
+	over := make(ended)
+	s := (&portable{}).start(Config{Downstream: Leg{raw: downstream}, Upstream: Leg{raw: w}, Owner: over}, nil)
+	go client.Write([]byte("question")) // ends with the session
+	b := make([]byte, 8)
+	io.ReadFull(server, b)
+	go server.Write([]byte("answer")) // ends with the session
+	io.ReadFull(client, b[:6])
+	close(w.answered)
+	s.Stop(nil)
+	<-over // both directions have returned
+	if _, last := s.Quiet(); last != Upstream || s.Up() != 8 || s.Down() != 6 {
+		t.Errorf("%d and %d bytes, the last ones of %v", s.Up(), s.Down(), last)
+	}
+}
+
+// ended is an Owner that is closed at the end.
+type ended chan struct{}
+
+func (ended) Settled()      {}
+func (e ended) Done(Result) { close(e) }
