@@ -26,8 +26,9 @@ type keeper struct {
 	conn *net.UnixConn
 	most int // how many descriptors it keeps
 
-	mu   sync.Mutex
-	kept []int // guarded by mu
+	mu    sync.Mutex
+	kept  []int // guarded by mu
+	ready int   // guarded by mu; how many processes have said that they are
 }
 
 func newKeeper(t testing.TB, most int) *keeper {
@@ -75,6 +76,9 @@ func (k *keeper) told(text string, fds []int) {
 			continue
 		}
 		unix.Close(fd)
+	}
+	if strings.HasPrefix(text, "READY=1") {
+		k.ready++
 	}
 	if strings.HasPrefix(text, "FDSTOREREMOVE=1\nFDNAME=ambassador-sessions") {
 		k.dropLocked()

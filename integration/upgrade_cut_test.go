@@ -23,6 +23,7 @@ type cutting struct {
 
 	mu   sync.Mutex
 	seen map[string]bool // guarded by mu; the lines that servers have received
+	back map[string]int  // guarded by mu; how many lines of each session have come back
 	ends chan error      // one for each end of a session: nil if it was a reset
 }
 
@@ -78,23 +79,25 @@ func (k *cutting) use(c net.Conn, name string, started chan<- struct{}) {
 		if got != line {
 			k.t.Errorf("the echo of %q is %q", line, got)
 		}
+		k.mu.Lock()
+		k.back[name]++
+		k.mu.Unlock()
 		if n == 0 {
 			close(started)
 		}
 	}
 }
 
-// TestUpgradeCut proves that kill -9 at a random moment of an upgrade ends each session
-// with a reset at both ends, so that none looks complete, and that no line is served twice.
-func TestUpgradeCut(t *testing.T) {
-	onlyLinux(t)
-	t.Parallel()
-	times, _ := size(4, 0, 200, 0)
-	const each = 15 // sessions of each kind
+// eachCut is how many sessions of each kind a round has.
+const eachCut = 15
+
+// newCutting makes a test with a configuration of three listeners.
+func newCutting(t testing.TB) (k *cutting, file string) {
+	t.Helper()
 	keys := newPKI(t)
-	k := &cutting{t: t, seen: map[string]bool{}, ends: make(chan error, 6*each)}
+	k = &cutting{t: t, seen: map[string]bool{}, back: map[string]int{}, ends: make(chan error, 6*eachCut)}
 	plain, secure := startServer(t, nil, k.serve), startServer(t, keys.mtls(t), k.serve)
-	file := writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+	return k, writeFile(t, "ambassador.yaml", fmt.Sprintf(`
 listeners:
   plain: {listen: "127.0.0.1:0", upstream: plain}
   out: {listen: "127.0.0.1:0", upstream: secure}
@@ -106,22 +109,56 @@ identities:
   me: {files: {cert: %s, key: %s}}
   server: {files: {cert: %s, key: %s}}
 `, secure.addr, keys.file("ca.crt"), plain.addr, keys.file("client.crt"), keys.file("client.key"), keys.file("server.crt"), keys.file("server.key")))
+}
+
+// open opens the sessions of a round, and waits until each has moved a line.
+func (k *cutting) open(a *ambassador, round string) {
+	k.t.Helper()
+	k.mu.Lock()
+	clear(k.back)
+	k.mu.Unlock()
+	for i := range 3 * eachCut {
+		c := a.connect([]string{"plain", "out", "in"}[i%3])
+		if i%3 == 2 {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		}
+		started := make(chan struct{})
+		go k.use(c, fmt.Sprintf("%s session %d", round, i), started) // ends with the session; reset awaits it
+		select {
+		case <-started:
+		case <-time.After(patience):
+			k.t.Fatal("a session does not begin")
+		}
+	}
+}
+
+// reset waits until both ends of each session have ended, and expects resets.
+func (k *cutting) reset(round string) {
+	k.t.Helper()
+	for range 6 * eachCut {
+		select {
+		case err := <-k.ends:
+			if err != nil {
+				k.t.Errorf("%s: %v", round, err)
+			}
+		case <-time.After(patience):
+			k.t.Fatalf("%s: a session does not end", round)
+		}
+	}
+}
+
+// TestUpgradeCut proves that kill -9 at a random moment of an upgrade ends each session
+// with a reset at both ends, so that none looks complete, and that no line is served twice.
+func TestUpgradeCut(t *testing.T) {
+	onlyLinux(t)
+	t.Parallel()
+	times, _ := size(4, 0, 200, 0)
+	k, file := newCutting(t)
 	check, replace, after := time.Second, time.Second, 0 // how long both parts of an upgrade take
 	for n := range times {
 		a := start(t, "run", "-c", file)
-		for i := range 3 * each {
-			c := a.connect([]string{"plain", "out", "in"}[i%3])
-			if i%3 == 2 {
-				c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
-			}
-			started := make(chan struct{})
-			go k.use(c, fmt.Sprintf("kill %d session %d", n, i), started) // ends with the session; awaited below
-			select {
-			case <-started:
-			case <-time.After(patience):
-				t.Fatal("a session does not begin")
-			}
-		}
+		round := fmt.Sprintf("kill %d", n)
+		k.open(a, round)
 		from, began := a.stderr.len(), time.Now()
 		q, err := launch(exec.Command(binary, "upgrade", "--admin", a.addr("admin")))
 		if err != nil {
@@ -141,22 +178,14 @@ identities:
 		default:
 			during(time.Duration(rand.Int64N(int64(within)))) // at random, which is what is tested
 		}
+		killed := time.Since(began)
 		a.kill(t)
 		q.signal(os.Kill)
 		q.exit(patience)
 		if regexp.MustCompile(`"msg":"upgraded"`).MatchString(a.stderr.String()) {
 			after++
 		}
-		for range 6 * each {
-			select {
-			case err := <-k.ends:
-				if err != nil {
-					t.Errorf("kill %d, after %v: %v", n, time.Since(began), err)
-				}
-			case <-time.After(patience):
-				t.Fatalf("kill %d: a session does not end", n)
-			}
-		}
+		k.reset(fmt.Sprintf("%s, after %v", round, killed))
 	}
 	t.Logf("%d kills within %v + %v, %d after the upgrade", times, check, replace, after)
 }

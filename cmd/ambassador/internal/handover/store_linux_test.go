@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"testing"
@@ -187,5 +189,26 @@ func TestTableGrows(t *testing.T) {
 	}
 	if _, err := unix.FcntlInt(f.Fd()+uintptr(more), unix.F_GETFD, 0); err != unix.EBADF {
 		t.Errorf("the descriptor that made it grow: %v, want EBADF", err)
+	}
+}
+
+// The garbage collector runs again when the sessions go on.
+func TestCollect(t *testing.T) {
+	before := debug.SetGCPercent(123)
+	defer debug.SetGCPercent(before)
+	percent := func() int {
+		s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+		metrics.Read(s)
+		return int(int64(s[0].Value.Uint64()))
+	}
+	r := &Received{}
+	r.stopCollector()
+	r.stopCollector()
+	if n := percent(); n == 123 {
+		t.Error("the collector was not stopped")
+	}
+	r.Collect()
+	if n := percent(); n != 123 {
+		t.Errorf("the collector has %d percent, want 123", n)
 	}
 }
