@@ -217,7 +217,9 @@ func FuzzRecords(f *testing.F) {
 			f.Add(i, b)
 		}
 	}
-	f.Add(byte(4), []byte("8000020\x150000")) // a header of another version, of a record that is not complete
+	f.Add(byte(4), []byte("8000020\x150000"))         // a header of another version, of a record that is not complete
+	f.Add(byte(2), []byte("200\x03\x03000000000000")) // one of an unknown type
+	f.Add(byte(31), []byte("a\x14"))                  // a ChangeCipherSpec that is protected
 	f.Fuzz(func(t *testing.T, which byte, script []byte) {
 		k := kind{suite: suites[which%3].id, client: which/3&1 != 0, tickets: which/6&1 != 0}
 		w := newTwins(t, k)

@@ -58,10 +58,10 @@ var errUnexpected = &violation{alertUnexpectedMessage, nil}
 // data in it. Renewed says that p is out of date. The error is a *violation, an alert of
 // the peer as an error of crypto/tls, or that of a cipher.
 func (r *receiver) record(s *suite, p *protection, record []byte) (data []byte, renewed bool, err error) {
-	if record[0] == typeChangeCipherSpec { // never protected (RFC 8446, 5)
-		return nil, false, r.changeCipherSpec(record[headerSize:])
+	typ, content := record[0], record[headerSize:]
+	if typ != typeChangeCipherSpec { // which is not protected (RFC 8446, 5)
+		typ, content, err = r.open(p, record)
 	}
-	typ, content, err := r.open(p, record)
 	if alert, ok := err.(tls.AlertError); ok {
 		return nil, false, &violation{alert, nil}
 	}
@@ -74,6 +74,8 @@ func (r *receiver) record(s *suite, p *protection, record []byte) (data []byte, 
 		return nil, false, errUnexpected
 	}
 	switch typ {
+	case typeChangeCipherSpec:
+		return nil, false, r.changeCipherSpec(content)
 	case typeApplicationData:
 		if len(content) == 0 {
 			return nil, false, r.ignore("tls: too many ignored records")
@@ -93,13 +95,11 @@ func (r *receiver) record(s *suite, p *protection, record []byte) (data []byte, 
 	return nil, false, errUnexpected
 }
 
-// changeCipherSpec ignores a record that has a meaning only for middleboxes.
+// changeCipherSpec ignores a record that has a meaning only for middleboxes. Like crypto/tls
+// it also ignores one that is protected, which RFC 8446, 5, does not allow.
 func (r *receiver) changeCipherSpec(content []byte) error {
-	switch {
-	case len(content) != 1 || content[0] != 1:
+	if len(content) != 1 || content[0] != 1 {
 		return &violation{alertDecodeError, nil}
-	case len(r.message) > 0:
-		return errUnexpected
 	}
 	return r.ignore("tls: too many ignored records")
 }

@@ -191,8 +191,9 @@ func recordSize(header []byte) int {
 	return headerSize + int(binary.BigEndian.Uint16(header[3:]))
 }
 
-// plausible reports whether a header can be that of a record after the handshake. Others
-// are left to crypto/tls at once, which knows the error.
+// plausible reports whether crypto/tls reads the rest of a record with this header, after
+// the handshake. Others are left to it at once, because it knows the error. It judges the
+// type when it has the whole record.
 func plausible(header []byte) bool {
-	return header[0] >= typeChangeCipherSpec && header[0] <= typeApplicationData && header[1] == 3 && header[2] == 3 && recordSize(header) <= maxRecord
+	return header[1] == 3 && header[2] == 3 && recordSize(header) <= maxRecord
 }
