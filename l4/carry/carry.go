@@ -1,12 +1,17 @@
 package carry
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"ambassador/l4/outcome"
 	"ambassador/l4/relay"
@@ -17,14 +22,14 @@ import (
 
 // Version is the version of the form. It changes whenever a program of the version
 // before would misunderstand the state, or lose a part of it.
-const Version = 2
+const Version = 3
 
 // Server is the state of an l4.Server.
 type Server struct {
 	Prefix string `json:"prefix"` // of session ids
 	Seq    uint64 `json:"seq"`    // of the last session
 
-	Sessions []Session `json:"sessions"`
+	Sessions []Session `json:"-"` // in packs
 	// Parked are sessions whose client has sent nothing yet.
 	Parked []Parked `json:"parked,omitempty"`
 	// Ended are the records of sessions that end with the program, because they cannot be
@@ -172,11 +177,14 @@ const magic = "ambassador carry"
 
 // header is the fixed beginning of a state. Only the lengths follow the version, so
 // that every version can tell which one it reads.
+//
+// The state in JSON follows, then the sessions in packs, then their bytes.
 type header struct {
-	Magic       [len(magic)]byte
-	Version     uint32
-	Old         int32 // a descriptor of the old executable, which every version can read
-	Meta, Blobs uint64
+	Magic   [len(magic)]byte
+	Version uint32
+	Old     int32 // a descriptor of the old executable, which every version can read
+	// The lengths of the parts.
+	Meta, Packs, Blobs uint64
 }
 
 // headerSize is the size of a header in bytes.
@@ -198,12 +206,19 @@ func Write(w io.Writer, h *Handover) error {
 			s.Blobs[k] = len(*b)
 		}
 	}
+	packs, err := pack(h.Server.Sessions)
+	if err != nil {
+		return err
+	}
 	meta, err := json.Marshal(h)
 	if err != nil {
 		return err
 	}
 	head := header{Version: Version, Old: int32(h.Old), Meta: uint64(len(meta))}
 	copy(head.Magic[:], magic)
+	for _, text := range packs {
+		head.Packs += uint64(len(text))
+	}
 	for i := range h.Server.Sessions {
 		for _, n := range h.Server.Sessions[i].Blobs {
 			head.Blobs += uint64(n)
@@ -212,8 +227,10 @@ func Write(w io.Writer, h *Handover) error {
 	if err := binary.Write(w, binary.BigEndian, &head); err != nil {
 		return err
 	}
-	if _, err := w.Write(meta); err != nil {
-		return err
+	for _, text := range append([][]byte{meta}, packs...) {
+		if _, err := w.Write(text); err != nil {
+			return err
+		}
 	}
 	for i := range h.Server.Sessions {
 		for _, b := range h.Server.Sessions[i].blobs() {
@@ -223,6 +240,56 @@ func Write(w io.Writer, h *Handover) error {
 		}
 	}
 	return nil
+}
+
+const (
+	// packSize is how many sessions a pack has. All processors encode packs, and decode
+	// them, because no byte of any session moves meanwhile.
+	packSize = 256
+	// lengthSize is the size of the length before a pack, in bytes.
+	lengthSize = 8
+)
+
+// pack encodes sessions.
+func pack(sessions []Session) (packs [][]byte, err error) {
+	parts := slices.Collect(slices.Chunk(sessions, packSize))
+	packs = make([][]byte, len(parts))
+	return packs, inParallel(len(parts), func(i int) error {
+		text, err := json.Marshal(parts[i])
+		packs[i] = append(binary.BigEndian.AppendUint64(nil, uint64(len(text))), text...)
+		return err
+	})
+}
+
+// unpack is the reverse of pack.
+func unpack(b []byte) ([]Session, error) {
+	var texts [][]byte
+	for len(b) > 0 {
+		if len(b) < lengthSize || binary.BigEndian.Uint64(b) > uint64(len(b)-lengthSize) {
+			return nil, errors.New("a pack is cut off")
+		}
+		end := lengthSize + int(binary.BigEndian.Uint64(b))
+		texts, b = append(texts, b[lengthSize:end]), b[end:]
+	}
+	parts := make([][]Session, len(texts))
+	err := inParallel(len(texts), func(i int) error { return json.Unmarshal(texts[i], &parts[i]) })
+	return slices.Concat(parts...), err
+}
+
+// inParallel calls do for each number below n, and returns one of its errors.
+func inParallel(n int, do func(i int) error) error {
+	var calls sync.WaitGroup
+	var next atomic.Int64
+	errs := make([]error, n)
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		calls.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				errs[i] = do(i)
+			}
+		})
+	}
+	calls.Wait()
+	return cmp.Or(errs...)
 }
 
 // blobs returns the bytes of a session that are written after the rest of the state.
@@ -242,7 +309,7 @@ func Read(b []byte) (*Handover, error) {
 		return &Handover{Old: int(head.Old)}, &VersionError{head.Version}
 	}
 	b = b[headerSize:]
-	if head.Meta > uint64(len(b)) || head.Blobs != uint64(len(b))-head.Meta {
+	if size := uint64(len(b)); head.Meta > size || head.Packs > size-head.Meta || head.Blobs != size-head.Meta-head.Packs {
 		return nil, errors.New("the state of the sessions is cut off, or longer than it says")
 	}
 	h := &Handover{}
@@ -252,7 +319,11 @@ func Read(b []byte) (*Handover, error) {
 	if h.Old != int(head.Old) {
 		return nil, errors.New("the state of the sessions contradicts its beginning")
 	}
-	if err := h.Server.take(b[head.Meta:]); err != nil {
+	var err error
+	if h.Server.Sessions, err = unpack(b[head.Meta : head.Meta+head.Packs]); err != nil {
+		return nil, fmt.Errorf("the state of the sessions: %w", err)
+	}
+	if err := h.Server.take(b[head.Meta+head.Packs:]); err != nil {
 		return nil, fmt.Errorf("the state of the sessions: %w", err)
 	}
 	return h, nil

@@ -126,3 +126,29 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// Sessions of many packs keep their order, and none may be malformed.
+func TestPacks(t *testing.T) {
+	h := &Handover{Server: Server{Seq: 3 * packSize}}
+	for i := range 3*packSize - 1 {
+		h.Server.Sessions = append(h.Server.Sessions, Session{Seq: uint64(i), Flow: relay.Carried{Sides: [2]relay.CarriedSide{{FD: 10 + 2*i}, {FD: 11 + 2*i}}}})
+	}
+	b := written(t, h)
+	got, err := Read(b)
+	if err != nil || !reflect.DeepEqual(got, h) {
+		t.Errorf("%d sessions came back, or others, %v", len(got.Server.Sessions), err)
+	}
+	for _, seq := range []string{`[{"seq":0,`, `[{"seq":256,`, `[{"seq":512,`} {
+		i := bytes.Index(b, []byte(seq))
+		bad := bytes.Clone(b)
+		bad[i] = '{'
+		if _, err := Read(bad); err == nil {
+			t.Errorf("a malformed pack at %s is taken", seq)
+		}
+		bad = bytes.Clone(b)
+		bad[i-lengthSize] = 0xff
+		if _, err := Read(bad); err == nil || !strings.Contains(err.Error(), "cut off") {
+			t.Errorf("a wrong length at %s: %v", seq, err)
+		}
+	}
+}
