@@ -132,6 +132,8 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 	transport := relay.NewTransport(shadow)
 	var how Termination
 	var seen tlscause.Downstream
+	judging := ctx
+	defer func() { judging = nil }() // the connection keeps its configuration
 	client := tls.Server(transport, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		seen.Hello = hello
 		conn.Yield() // Terminate may wait
@@ -144,7 +146,7 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 		}
 		cfg := how.Config.Clone() // has the keys of tickets as they are now
 		cfg.KeyLogWriter = &s.server.inbound.secrets
-		cfg.VerifyConnection = leavingForLongChains(ctx, cfg.VerifyConnection)
+		cfg.VerifyConnection = leavingForLongChains(&judging, cfg.VerifyConnection)
 		return cfg, conn.Turn()
 	}})
 	defer shadow.Forget() // also if the handshake panics
@@ -173,14 +175,14 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 // made for it can take a hundred signatures.
 const usualChain = 4
 
-// leavingForLongChains is verify for a handshake on a loop.
-func leavingForLongChains(ctx context.Context, verify func(tls.ConnectionState) error) func(tls.ConnectionState) error {
+// leavingForLongChains is verify for a handshake on a loop, whose context ctx has.
+func leavingForLongChains(ctx *context.Context, verify func(tls.ConnectionState) error) func(tls.ConnectionState) error {
 	if verify == nil {
 		return nil
 	}
 	return func(cs tls.ConnectionState) error {
 		if len(cs.PeerCertificates) > usualChain {
-			task.Leave(ctx)
+			task.Leave(*ctx)
 		}
 		return verify(cs)
 	}
