@@ -83,10 +83,7 @@ func TestProbesFollowFailedSessions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); u.run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer running(t, u)()
 		p := &proved{u, f, t}
 		bad := slices.IndexFunc(u.members(), func(m member) bool { return m.Address.name == "127.0.0.1:2" })
 		time.Sleep(time.Minute)
@@ -129,10 +126,7 @@ func TestReadinessIsTriedOnDemand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); u.run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer running(t, u)()
 		waiting := func(want string) {
 			t.Helper()
 			time.Sleep(2 * time.Second)

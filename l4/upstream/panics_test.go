@@ -33,10 +33,7 @@ func panicking(t *testing.T, cfg Config, n int, test func(u *Upstream, s *l4test
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); u.run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer running(t, u)()
 		test(u, s)
 		if got := u.members()[0].places.Load(); cfg.Preconnect.Connections == 0 && got != 0 {
 			t.Errorf("%d places are taken at the address", got)

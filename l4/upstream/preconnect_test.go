@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,10 +20,7 @@ func TestUnusedPreconnectedOfMySQL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan struct{})
-			go func() { defer close(done); u.run(ctx) }()
-			defer func() { cancel(); <-done }()
+			defer running(t, u)()
 			p := &proved{u, f, t}
 			for range 2 {
 				before := p.dials()

@@ -42,6 +42,14 @@ type proved struct {
 	t   *testing.T
 }
 
+// running runs u until the returned function is called.
+func running(t *testing.T, u *Upstream) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); u.run(ctx) }() // stop waits for it
+	return func() { cancel(); <-done }
+}
+
 // prove runs test with an upstream of 127.0.0.1:1, whose dials get answer.
 func prove(t *testing.T, cfg Config, answer func(context.Context) (net.Conn, error), test func(p *proved)) {
 	t.Helper()
@@ -52,10 +60,7 @@ func prove(t *testing.T, cfg Config, answer func(context.Context) (net.Conn, err
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); u.run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer running(t, u)()
 		test(&proved{u, f, t})
 	})
 }
@@ -249,10 +254,7 @@ func TestTheProbeIsTheTrial(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); u.run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer running(t, u)()
 		time.Sleep(time.Second)
 		breaker := u.members()[0].breaker
 		session := func() (attempts int) {

@@ -66,10 +66,7 @@ func proveOneIsUsable(t *testing.T, fall int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); u.run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer running(t, u)()
 	for range 20 {
 		time.Sleep(10 * time.Second)
 		conn, err := u.connect(t.Context(), noProgress)
