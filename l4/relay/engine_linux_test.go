@@ -496,3 +496,18 @@ func TestBulkBetweenBareSocketsIsSpliced(t *testing.T) {
 		t.Errorf("%d of %d bytes were spliced", n, r.Up)
 	}
 }
+
+// Of bytes that move in one batch of events the later are the last: a client's next
+// question, which comes with an answer, is not answered yet.
+func TestTheLastOfABatch(t *testing.T) {
+	e := New()
+	f := &flow{loop: &loop{engine: e}, start: e.now()}
+	w := &workspace{now: f.start}
+	for i := range 4 {
+		d := []direction{down, up}[i%2]
+		f.count(w, d, 1)
+		if _, last := f.Quiet(); last != d.from() {
+			t.Errorf("after bytes of %v, those of %v are the last", d.from(), last)
+		}
+	}
+}
