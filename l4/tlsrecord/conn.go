@@ -44,8 +44,8 @@ var (
 	outputs = sync.Pool{New: func() any { b := make([]byte, 0, maxRecord); return &b }}
 )
 
-// NewConn continues the connection in s on conn, which the Conn owns if there is no
-// error. It copies the State, which the caller should Clear.
+// NewConn continues the connection in s on conn, which the Conn owns. It copies the State,
+// which the caller should Clear.
 func NewConn(conn net.Conn, s *State) *Conn {
 	c := &Conn{conn: conn, suite: s.suite, in: s.in, out: s.out, notified: s.notified}
 	c.in.message = bytes.Clone(s.in.message)
