@@ -1,10 +1,13 @@
 package l4
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -344,5 +347,52 @@ func TestHandshakesStayOnTheLoop(t *testing.T) {
 				t.Error("never on the loop")
 			})
 		}
+	}
+}
+
+// The context of a handshake does not live as long as the session: it has timers, and what
+// the handshake needed.
+func TestHandshakesContextIsForgotten(t *testing.T) {
+	parks(t)
+	cert, pool := l4test.SelfSigned(t)
+	watch := func(ctx context.Context, forgotten chan struct{}) {
+		parent := reflect.ValueOf(ctx).Elem().FieldByName("Context").Interface() // ours: crypto/tls has derived its own
+		runtime.SetFinalizer(parent, func(context.Context) { close(forgotten) })
+	}
+	for _, side := range []string{"client", "server"} {
+		t.Run(side, func(t *testing.T) {
+			forgotten := make(chan struct{})
+			cfg, ours, _ := tlsListener(t, l4test.Backend(t, l4test.Echo))
+			if terminate := cfg.Listeners[0].TLS.Terminate; side == "server" {
+				cfg.Listeners[0].TLS.Terminate = func(hello *tls.ClientHelloInfo) (Termination, error) {
+					watch(hello.Context(), forgotten)
+					return terminate(hello)
+				}
+			} else {
+				client := &tls.Config{ServerName: "localhost", RootCAs: pool}
+				client.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					watch(asked.Context(), forgotten)
+					return &cert, nil
+				}
+				cfg = tlsUpstream(tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}), client)
+			}
+			f := serve(t, Options{}, cfg)
+			c := net.Conn(f.client(0))
+			if side == "server" {
+				c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ours}})
+			}
+			ping(t, c)
+			for end := time.After(l4test.Bound); ; {
+				runtime.GC()
+				select {
+				case <-forgotten:
+					ping(t, c)
+					return
+				case <-end:
+					t.Fatal("the session keeps the context of its handshake")
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		})
 	}
 }
