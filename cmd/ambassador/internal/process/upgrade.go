@@ -115,6 +115,10 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 			return plan, nil, fmt.Errorf("the file of the running program: %w; give --binary", err)
 		}
 	}
+	file, err := os.Stat(plan.Binary) // may wait for a host that is gone: not in the place of the one upgrade
+	if err != nil {
+		return plan, nil, err
+	}
 	if p.upgrading.Swap(true) { // its questions too: each starts a process, and the reaper waits for one
 		return plan, nil, errors.New("another upgrade is running")
 	}
@@ -123,10 +127,6 @@ func (p *Process) Upgrade(ctx context.Context, req admin.UpgradeRequest) (plan a
 			p.upgrading.Store(false)
 		}
 	}()
-	file, err := os.Stat(plan.Binary)
-	if err != nil {
-		return plan, nil, err
-	}
 	if plan.To, err = p.checkNext(ctx, plan.Binary); err != nil {
 		return plan, nil, err
 	}
