@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	cdplog "github.com/chromedp/cdproto/log"
 	cdpruntime "github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -145,11 +147,32 @@ func (b *browser) quiet() {
 	b.complaints = nil
 }
 
-// click clicks on an element. The page may replace it between the search and the click.
+// click clicks on an element. What the page shows anew may move it between the search and
+// the press: the press then meets another element, and is repeated.
 func (b *browser) click(selector string) {
 	b.t.Helper()
-	if err := eventually(patience, func() error { return chromedp.Do(b.ctx, chromedp.Click(selector)) }); err != nil {
+	err := eventually(patience, func() error {
+		js[bool](b, fmt.Sprintf("window.met = false; addEventListener('pointerdown', (e) => { met = e.target.closest(%q) !== null }, {capture: true, once: true}); true", selector))
+		if err := chromedp.Do(b.ctx, chromedp.Click(selector)); err != nil {
+			return err
+		}
+		if !js[bool](b, "met") {
+			return errors.New("the press has met another element")
+		}
+		return nil
+	})
+	if err != nil {
 		b.t.Fatalf("browser: click on %s: %v", selector, err)
+	}
+}
+
+// mouse presses or releases the left button over the middle of an element.
+func (b *browser) mouse(event input.DispatchMouseEventType, selector string) {
+	b.t.Helper()
+	at := js[[2]float64](b, fmt.Sprintf("(() => { const r = document.querySelector(%q).getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()", selector))
+	params := input.DispatchMouseEventParams{Type: event, X: at[0], Y: at[1], Button: input.MouseButtonLeft, ClickCount: 1}
+	if _, err := chromedp.Call(b.ctx, input.DispatchMouseEvent, params); err != nil {
+		b.t.Fatalf("browser: %s on %s: %v", event, selector, err)
 	}
 }
 
@@ -283,7 +306,22 @@ func TestPage(t *testing.T) {
 	}
 	b.look(1280, "light")
 	b.fits()
-	b.click("#upstreams button")
+	// What comes while the button of the mouse is held down does not take the click away.
+	js[bool](b, "document.querySelector('#upstreams button').scrollIntoView({block: 'center'}), true")
+	b.mouse(input.DispatchMouseEventTypeMousePressed, "#upstreams button")
+	for range 2 { // the first may have been under way
+		since := b.text("#live")
+		err := eventually(patience, func() error {
+			if b.text("#live") == since {
+				return errors.New("no figures come while the button is held down")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	b.mouse(input.DispatchMouseEventTypeMouseReleased, "#upstreams button")
 	b.shows("#result", "connection refused")
 	again, err := serveAt(mail, nil, echoLines)
 	if err != nil {
@@ -319,6 +357,42 @@ func TestPage(t *testing.T) {
 	if _, status, err := httpGet(url); err != nil || status != http.StatusForbidden {
 		t.Errorf("the URL opens the page twice: status %d, %v", status, err)
 	}
+}
+
+// TestPageStandsStill proves that nothing of the page moves when its script begins, when
+// the first figures come and when the plots are drawn.
+func TestPageStandsStill(t *testing.T) {
+	t.Parallel()
+	b := newBrowser(t)
+	token := writeFile(t, "token", "a-secret-of-32-characters-or-more\n")
+	a := start(t, "run", "-c", writeFile(t, "ambassador.yaml", fmt.Sprintf(`
+admin: {listen: "127.0.0.1:0", token_file: %s}
+upstreams: {net: {dynamic: true}}
+listeners: {proxy: {listen: "127.0.0.1:0", socks5: {}, rules: [{host: a.example, upstream: net}]}}
+`, token)))
+	for _, width := range []int64{1280, 1000, 360} {
+		b.look(width, "light")
+		b.do(chromedp.Navigate("http://"+a.addr("admin")+"/"), chromedp.WaitVisible("#answers"))
+		b.shows("#live", "Live")
+		b.do(chromedp.WaitVisible("#bytes canvas"), chromedp.WaitVisible("#failures canvas"))
+		// The last move is made here: when it is reported, all before it have been.
+		js[bool](b, `window.moves = []; new PerformanceObserver((list) => { for (const e of list.getEntries()) moves.push(e.sources.map((s) =>
+			(s.node?.id || s.node?.nodeName) + " by " + (s.currentRect.y - s.previousRect.y)).join(", ")) }).observe({type: "layout-shift", buffered: true});
+			document.querySelector("h1").style.paddingTop = "77px"; true`)
+		var moves []string
+		err := eventually(patience, func() error {
+			if moves = js[[]string](b, "moves"); !slices.ContainsFunc(moves, func(m string) bool { return strings.Contains(m, "main by 77") }) {
+				return fmt.Errorf("at %d pixels, the move of the test's is not seen: %q", width, moves)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		} else if len(moves) != 1 {
+			t.Errorf("at %d pixels there were %d moves: %q", width, len(moves), moves)
+		}
+	}
+	b.quiet()
 }
 
 // TestPageCookie proves that the browser sends the cookie of the page to no other server

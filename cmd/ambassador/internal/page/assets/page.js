@@ -114,7 +114,6 @@
   byId("filter").addEventListener("submit", (e) => { e.preventDefault(); connect(); });
 
   const actions = byId("actions"), result = byId("result");
-  if (actions) actions.hidden = false;
   actions?.addEventListener("submit", (e) => e.preventDefault());
   function say(text, good) { result.textContent = text; result.className = good ? "ok" : "bad"; }
   document.addEventListener("click", async (e) => {
