@@ -130,8 +130,9 @@ listeners:
 	}
 }
 
-// startSSH starts an SSH server that lets our own user in by a key. It gives the
-// client's flags.
+// startSSH starts an SSH server that lets our own user in by a key, with a home that is
+// the server's folder: bash reads .bashrc there, and one of the machine may wait for
+// a lock. It gives the client's flags.
 func startSSH(t testing.TB) (d *daemon, flags []string) {
 	t.Helper()
 	server := sbin(t, "sshd")
@@ -143,8 +144,8 @@ func startSSH(t testing.TB) (d *daemon, flags []string) {
 	for _, key := range []string{"host", "id"} {
 		run(t, exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", d.file(key)))
 	}
-	conf := d.write(t, "sshd_config", fmt.Sprintf("ListenAddress %s\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\nPidFile none\n",
-		d.addr(), d.file("host"), d.file("id.pub")))
+	conf := d.write(t, "sshd_config", fmt.Sprintf("ListenAddress %s\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\nPidFile none\nSetEnv HOME=%s\n",
+		d.addr(), d.file("host"), d.file("id.pub"), d.dir))
 	d.command = func() *exec.Cmd { return exec.Command(server, "-D", "-e", "-f", conf) }
 	d.start(t)
 	me, err := user.Current()

@@ -225,9 +225,11 @@ func TestInsideRestartClients(t *testing.T) {
 		return r.config(keys)
 	})
 	s.override("")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the log:\n%s\nof sshd:\n%s", tail(s.logged(), 16<<10), tail(r.host.stderr.String(), 4<<10))
+		}
+	})
 	s.systemctl("start", "ambassador")
 	r.liveThrough(s.a, restarts, func() { s.systemctl("restart", "ambassador") })
-	if t.Failed() {
-		t.Logf("the log:\n%s", tail(s.logged(), 16<<10))
-	}
 }
