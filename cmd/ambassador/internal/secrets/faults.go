@@ -55,14 +55,15 @@ func judgedOf(f *config.File) map[string]judged {
 	return out
 }
 
-// warnings are what is wrong with an identity that can be used.
-func (j judged) warnings(source *certs.Source, now time.Time) (out []string) {
+// warnings are what is wrong with an identity that can be used. Exposed is what is wrong
+// with files, by path.
+func (j judged) warnings(source *certs.Source, exposed map[string]string, now time.Time) (out []string) {
 	if snap, err := source.Current(); err == nil {
 		out = faultsOf(snap.Certificate, j.uses, now)
 	}
 	for _, path := range j.secrets {
-		if err := certs.Exposed(path); err != nil {
-			out = append(out, err.Error())
+		if text := exposed[path]; text != "" {
+			out = append(out, text)
 		}
 	}
 	return out

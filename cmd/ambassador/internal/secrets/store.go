@@ -25,6 +25,8 @@ type Store struct {
 	roots    *keeper[*identity] // by path
 	users    *keeper[*usersFile]
 
+	exposed exposed
+
 	judged atomic.Pointer[map[string]judged] // of the identities, by name; nil before the first Commit
 }
 
@@ -32,7 +34,7 @@ type Store struct {
 // if it is not nil, is told of each panic that an issuer has recovered from, by part:
 // issuer, roots, files or source. Api is where the Secrets are.
 func NewStore(ctx context.Context, log *slog.Logger, panicked func(part string), api *kubernetes.Client) *Store {
-	return &Store{log: log, panicked: panicked, api: api, ids: newKeeper[*identity](ctx), roots: newKeeper[*identity](ctx), users: newKeeper[*usersFile](ctx)}
+	return &Store{log: log, panicked: panicked, api: api, exposed: exposed{look: certs.Exposed}, ids: newKeeper[*identity](ctx), roots: newKeeper[*identity](ctx), users: newKeeper[*usersFile](ctx)}
 }
 
 // Prepared is what one configuration names.
@@ -104,15 +106,20 @@ func (s *Store) Identities() (out []certs.Status) {
 }
 
 // JudgedIdentities is Identities with warnings, which costs more: it looks at each chain
-// and at the files.
+// and at the files. It waits for the files for lookTimeout at most.
 func (s *Store) JudgedIdentities() (out []certs.Status) {
 	var all map[string]judged
 	if p := s.judged.Load(); p != nil {
 		all = *p
 	}
+	var paths []string
+	for _, j := range all {
+		paths = append(paths, j.secrets...)
+	}
+	exposed := s.exposed.of(paths)
 	for _, id := range s.ids.current().list() {
 		st := id.source.Status()
-		st.Warnings = all[st.Name].warnings(id.source, time.Now())
+		st.Warnings = all[st.Name].warnings(id.source, exposed, time.Now())
 		out = append(out, st)
 	}
 	return out
