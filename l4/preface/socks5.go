@@ -2,22 +2,19 @@ package preface
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 
 	"github.com/armon/go-socks5"
 )
 
-// SOCKS5 is RFC 1928, its user names and passwords RFC 1929. The library reads the
-// greeting, the user name and the request, and nothing else: it would dial, answer
-// and copy without a way to cancel it, and has no reply for a timeout.
+// SOCKS5 is RFC 1928, its user names and passwords RFC 1929. The library reads the user
+// name and the request. The rest of its server is not used: it would dial, answer and
+// copy without a way to cancel it, and has no reply for a timeout.
 
 const (
 	socksVersion     = 5
@@ -71,108 +68,135 @@ func (r SOCKSReply) Write(w io.Writer, bound netip.AddrPort) error {
 // auth or of the library passes through.
 func ReadSOCKS5(conn net.Conn, auth Credentials, hints bool) (Request, error) {
 	c := &socksClient{client: client{Conn: conn}, auth: auth, hintsAllowed: hints}
-	reader := socksReaders.Get().(*socksReader)
-	reader.client = c
-	server := reader.open
+	if err := c.choose(); err != nil {
+		return Request{}, err
+	}
 	if auth != nil {
-		server = reader.guarded
+		if err := c.login(); err != nil {
+			return Request{}, err
+		}
 	}
-	err := server.ServeConn(c)
-	reader.client = nil
-	socksReaders.Put(reader)
-	if c.wants == nil {
-		return Request{}, c.failure(err)
+	asked, err := socks5.NewRequest(c)
+	if c.err != nil {
+		return Request{}, c.ended("SOCKS5")
 	}
-	r, err := c.request()
+	refuse := func(reply SOCKSReply, err error) (Request, error) {
+		reply.Write(conn, netip.AddrPort{})
+		return Request{}, err
+	}
+	switch {
+	case err == errAddressKind:
+		return refuse(socksBadAddress, malformed("the client's address is none of IPv4, IPv6 and a name"))
+	case err != nil:
+		return refuse(SOCKSFailed, malformed("SOCKS5 request: %w", err))
+	case asked.Command != socks5.ConnectCommand:
+		return refuse(socksBadCommand, malformed("the client asks for something else than CONNECT: BIND and UDP ASSOCIATE are not served"))
+	}
+	r, err := c.request(asked.DestAddr)
 	if err != nil {
-		SOCKSFailed.Write(conn, netip.AddrPort{})
-		return Request{}, malformed("SOCKS5 request: %w", err)
+		return refuse(SOCKSFailed, malformed("SOCKS5 request: %w", err))
 	}
 	return r, nil
 }
 
-// socksReader is the library's server, for one client at a time: its callbacks do not
-// say whose request they are about. There are two servers because the library takes the
-// first method it knows of those that the client lists, and a client must not be able to
-// choose the one without a password.
-type socksReader struct {
-	open, guarded *socks5.Server
-	client        *socksClient
-}
+// errAddressKind is the library's error for an address of an unknown kind, which has no
+// name outside of it.
+var errAddressKind = func() error {
+	_, err := socks5.NewRequest(strings.NewReader("\x05\x01\x00\x00"))
+	return err
+}()
 
-// socksReaders are those without a client.
-var socksReaders = sync.Pool{New: func() any {
-	r := &socksReader{}
-	r.open, r.guarded = newSOCKSServer(r, socks5.NoAuthAuthenticator{}), newSOCKSServer(r, socksPassword{})
-	return r
-}}
-
-func newSOCKSServer(r *socksReader, method socks5.Authenticator) *socks5.Server {
-	server, err := socks5.New(&socks5.Config{
-		AuthMethods: []socks5.Authenticator{method},
-		Resolver:    r,
-		Rules:       r,
-		Logger:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // the caller has the error
-	})
-	if err != nil {
-		panic("preface: internal error: " + err.Error())
-	}
-	return server
-}
-
-// socksClient is the client's connection as the library sees it: the library reads and
-// writes all but the reply, which is ours. Used by one goroutine at a time.
+// socksClient is the client's connection as the library reads it. Used by one goroutine
+// at a time.
 type socksClient struct {
 	client
 	auth         Credentials
 	hintsAllowed bool
 
 	room    [512]byte // what was read
-	read    []byte    // of room, what the library has not read yet
-	first   [8]byte   // the first bytes of the client
-	said    [2]byte   // the last message before the reply
-	reply   SOCKSReply
+	read    []byte    // of room, what nothing has used yet
+	one     [1]byte   // storage of next
 	user    string
 	hints   string
-	refused error            // by auth
-	wants   *socks5.AddrSpec // nil: there is no good request
+	refused error // by auth
 }
 
-// Read gives the library a byte at a time, so that it reads nothing behind its messages.
 func (c *socksClient) Read(b []byte) (int, error) {
 	if len(c.read) == 0 {
-		begun := c.spoke
 		n, err := c.client.Read(c.room[:])
 		if n == 0 {
 			return 0, err
 		}
-		if c.read = c.room[:n]; !begun {
-			copy(c.first[:], c.read)
-		}
+		c.read = c.room[:n]
 	}
-	n := copy(b[:1], c.read)
+	n := copy(b, c.read)
 	c.read = c.read[n:]
 	return n, nil
 }
 
-// Write drops the library's reply to a good request, and notes what else it writes.
-func (c *socksClient) Write(b []byte) (int, error) {
-	switch {
-	case len(b) == len(c.said):
-		c.said = [2]byte(b)
-	case c.wants != nil:
-		return len(b), nil
-	default:
-		c.reply = SOCKSReply(b[1])
+// next reads a byte.
+func (c *socksClient) next() (byte, error) {
+	if _, err := io.ReadFull(c, c.one[:]); err != nil {
+		return 0, c.ended("SOCKS5")
 	}
-	return c.client.Write(b)
+	return c.one[0], nil
 }
 
-// Close does nothing: the library does not own the connection.
-func (c *socksClient) Close() error { return nil }
+// choose reads the methods that the client offers, and takes the one that the listener
+// demands: a client must not be able to choose the one without a password.
+func (c *socksClient) choose() error {
+	version, err := c.next()
+	if err != nil {
+		return err
+	}
+	if version != socksVersion {
+		return &Error{notSOCKS5(append([]byte{version}, c.read[:min(7, len(c.read))]...))}
+	}
+	count, err := c.next()
+	if err != nil {
+		return err
+	}
+	demanded, answer, offered := socks5.NoAuth, byte(socksNoMethod), byte(0)
+	if c.auth != nil {
+		demanded = socks5.UserPassAuth
+	}
+	for range count {
+		if offered, err = c.next(); err != nil {
+			return err
+		}
+		if offered == demanded {
+			answer = demanded
+		}
+	}
+	if answer == socks5.UserPassAuth {
+		return nil // the library answers it
+	}
+	if c.Write([]byte{socksVersion, answer}); c.err != nil {
+		return c.ended("SOCKS5")
+	}
+	switch {
+	case answer == socks5.NoAuth:
+		return nil
+	case c.auth != nil:
+		return &LoginError{"the client offers no user name and password, and the listener has users_file"}
+	}
+	return malformed("the client insists on proving who it is, and socks5 of the listener has no users_file")
+}
 
-// RemoteAddr is nil, which saves a copy: nothing reads the one in the library's request.
-func (c *socksClient) RemoteAddr() net.Addr { return nil }
+// login lets the library read the user name and the password, and answer them.
+func (c *socksClient) login() error {
+	_, err := socks5.UserPassAuthenticator{Credentials: c}.Authenticate(c, c)
+	switch {
+	case err == nil:
+		return nil
+	case c.refused != nil: // even if the client has left without waiting for the answer
+		return c.refused
+	case c.err != nil:
+		return c.ended("SOCKS5")
+	}
+	c.Write([]byte{socksUserVersion, socksUserFailed})
+	return malformed("SOCKS5 request: %w", err)
+}
 
 // Valid checks a user's password for the library.
 func (c *socksClient) Valid(user, password string) bool {
@@ -184,41 +208,13 @@ func (c *socksClient) Valid(user, password string) bool {
 }
 
 // request is the good request.
-func (c *socksClient) request() (Request, error) {
-	to := c.wants
+func (c *socksClient) request(to *socks5.AddrSpec) (Request, error) {
 	r := Request{User: c.user, hints: c.hints, separator: '+', Early: bytes.Clone(c.read)}
 	if addr, ok := netip.AddrFromSlice(to.IP); ok {
 		r.Addr = addr.Unmap()
 		return r, r.setPort(uint16(to.Port))
 	}
 	return r, r.setName(to.FQDN, uint16(to.Port))
-}
-
-// failure is why there is no good request. The library's own error has only words for
-// it.
-func (c *socksClient) failure(words error) error {
-	switch {
-	case c.refused != nil: // even if the client has left without waiting for the answer
-		return c.refused
-	case c.err != nil:
-		return c.ended("SOCKS5")
-	case c.first[0] != socksVersion:
-		return &Error{notSOCKS5(c.first[:])}
-	case c.said == [2]byte{socksVersion, socksNoMethod} && c.auth != nil:
-		return &LoginError{"the client offers no user name and password, and the listener has users_file"}
-	case c.said == [2]byte{socksVersion, socksNoMethod}:
-		return malformed("the client insists on proving who it is, and socks5 of the listener has no users_file")
-	case c.reply == socksBadCommand:
-		return malformed("the client asks for something else than CONNECT: BIND and UDP ASSOCIATE are not served")
-	case c.reply == socksBadAddress:
-		return malformed("the client's address is none of IPv4, IPv6 and a name")
-	}
-	if c.said == [2]byte{socksVersion, socks5.UserPassAuth} {
-		c.client.Write([]byte{socksUserVersion, socksUserFailed})
-	} else {
-		SOCKSFailed.Write(&c.client, netip.AddrPort{})
-	}
-	return malformed("SOCKS5 request: %w", words)
 }
 
 // notSOCKS5 says what the client speaks instead.
@@ -232,29 +228,4 @@ func notSOCKS5(first []byte) error {
 		return fmt.Errorf("the client sends an HTTP request (%q), and the listener speaks SOCKS5: let the client do so too (curl -x socks5h://…), or give the listener http_connect instead (curl -x http://…)", first)
 	}
 	return fmt.Errorf("the client begins with %q, and not with SOCKS5, as the listener does", first)
-}
-
-// socksPassword is the method with a user name and a password.
-type socksPassword struct{}
-
-// GetCode is the number of the method.
-func (socksPassword) GetCode() uint8 { return socks5.UserPassAuth }
-
-// Authenticate lets the client's own Credentials decide.
-func (socksPassword) Authenticate(r io.Reader, w io.Writer) (*socks5.AuthContext, error) {
-	return socks5.UserPassAuthenticator{Credentials: w.(*socksClient)}.Authenticate(r, w)
-}
-
-// Resolve resolves nothing: names are for the rules.
-func (*socksReader) Resolve(ctx context.Context, _ string) (context.Context, net.IP, error) {
-	return ctx, nil, nil
-}
-
-// Allow keeps a good request and refuses it, so that the library does nothing more.
-func (r *socksReader) Allow(ctx context.Context, req *socks5.Request) (context.Context, bool) {
-	if req.Command != socks5.ConnectCommand {
-		return ctx, true // the library refuses it itself
-	}
-	r.client.wants = req.DestAddr
-	return ctx, false
 }

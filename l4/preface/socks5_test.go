@@ -4,8 +4,6 @@ import (
 	"errors"
 	"io"
 	"net/netip"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,15 +115,6 @@ func TestSOCKS5ReadsOncePerMessage(t *testing.T) {
 	r, err := ReadSOCKS5(c, batch, false)
 	if err != nil || c.reads != 3 || len(r.Early) != 0 {
 		t.Errorf("%d reads, early %q, %v", c.reads, r.Early, err)
-	}
-}
-
-// The library would write its errors to the standard output.
-func TestSOCKS5LibraryIsQuiet(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestBadSOCKS5Requests$")
-	out, err := cmd.Output()
-	if err != nil || strings.Contains(string(out), "socks:") {
-		t.Errorf("%v, output %q", err, out)
 	}
 }
 
