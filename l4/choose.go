@@ -24,13 +24,14 @@ import (
 func (s *session) routeTo(ctx context.Context) (upstream.Want, *outcome.Error) {
 	s.at(outcome.StageRoute)
 	d := s.downstream.destination()
-	if d.Port != 0 {
-		s.note(func(rec *outcome.Record) { rec.Destination = d.String() })
+	if d != nil {
+		text := d.String()
+		s.note(func(rec *outcome.Record) { rec.Destination = text })
 	}
 	if s.isOwnDial() {
 		return upstream.Want{}, s.loops()
 	}
-	var decision policy.Decision
+	var decision *policy.Decision
 	var err error
 	for judged := false; !judged; judged = s.isCurrent() { // a reload may happen during a lookup
 		if failure := s.renewRoute(); failure != nil {
@@ -39,15 +40,20 @@ func (s *session) routeTo(ctx context.Context) (upstream.Want, *outcome.Error) {
 		if s.route.rules == nil {
 			return s.choose(s.route.cfg.Upstream, d)
 		}
+		if d == nil {
+			d = &destination.Destination{} // port 0: rules may match clients alone
+		}
 		d.Scope = ""
-		decision, err = s.decide(ctx, d, nameserver.Quick)
+		var by policy.Decision
+		by, err = s.decide(ctx, d, nameserver.Quick)
+		decision = &by
 	}
 	r := s.route
 	if err != nil {
 		return upstream.Want{}, &outcome.Error{Stage: outcome.StageRoute, Reason: ending.Classify(outcome.StageRoute, err), Err: err}
 	}
 	if r.cfg.Rules != nil {
-		s.ruled(&decision)
+		s.ruled(decision)
 	}
 	switch decision.Verdict {
 	case policy.Deny:
@@ -57,7 +63,7 @@ func (s *session) routeTo(ctx context.Context) (upstream.Want, *outcome.Error) {
 	}
 	d.IPs, d.May, d.Ours, d.LookUp = decision.Addrs, decision.May, s.server.isOurs, s.lookUp
 	if d.Partial {
-		d.DecideAgain = func(ctx context.Context) ([]netip.Addr, error) { return s.decideAgain(ctx, d, &decision) }
+		d.DecideAgain = func(ctx context.Context) ([]netip.Addr, error) { return s.decideAgain(ctx, d, decision) }
 	}
 	return s.choose(decision.Upstream, d)
 }
@@ -145,7 +151,7 @@ func (s *session) ruled(d *policy.Decision) {
 }
 
 // choose sets the named upstream as the session's, and returns what to connect to and
-// how.
+// how. The destination is nil, or has port 0, if the client has not named one.
 func (s *session) choose(name string, d *destination.Destination) (w upstream.Want, failure *outcome.Error) {
 	c := s.route.choices[name]
 	s.upstream = c.upstream
@@ -164,7 +170,7 @@ func (s *session) choose(name string, d *destination.Destination) (w upstream.Wa
 	w.Trace = s.rec.Trace()
 	w.NoPreconnected, w.Exact = hints.NoPreconnect, hints.Attempts > 0
 	if c.upstream.Config().Dynamic {
-		if d.Port == 0 {
+		if d == nil || d.Port == 0 {
 			return w, &outcome.Error{Stage: outcome.StageRoute, Reason: outcome.NoRoute, Err: fmt.Errorf("upstream %s dials what clients ask for, and this one has not asked for anything", name)}
 		}
 		w.To = c.upstream.Target(d)
@@ -202,7 +208,7 @@ func (s *session) decline(ctx context.Context, r *request.Request, failure *outc
 	defer cancel()
 	defer netconn.Bound(ctx, s.downstream.conn)()
 	if err := r.Answer.Refuse(s.downstream.stream(), ending.ForClient(failure)); err == nil {
-		closeAfterReading(s.downstream.stream())
+		netconn.CloseAfterReading(s.downstream.stream())
 	}
 }
 

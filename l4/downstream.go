@@ -115,11 +115,10 @@ func (d *downstream) requested() *request.Request {
 	return d.request
 }
 
-// destination is the client's destination. Its port is 0 if the client has not named
-// one.
+// destination is the client's destination; nil if the client has not named one.
 func (d *downstream) destination() *destination.Destination {
 	if d.request == nil {
-		return &destination.Destination{}
+		return nil
 	}
 	return &destination.Destination{Host: d.request.Host, Absolute: d.request.Absolute, Addr: d.request.Addr, Port: d.request.Port}
 }

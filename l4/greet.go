@@ -110,7 +110,7 @@ func (s *session) asksForTLS(ctx context.Context) (hello []byte, err error) {
 		if reason := ending.DialogueReason(err); reason != outcome.BadGreeting {
 			return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: reason, Err: err}
 		}
-		closeAfterReading(s.downstream.conn) // the client may have been told why
+		netconn.CloseAfterReading(s.downstream.conn) // the client may have been told why
 		return nil, &outcome.Error{Stage: outcome.StageGreet, Reason: outcome.BadGreeting, Err: err}
 	}
 	if got.Cancel != nil {
@@ -154,7 +154,7 @@ func (s *session) terminate(ctx context.Context, begun []byte) error {
 	shadow.Established(client.ConnectionState())
 	if err != nil {
 		if conn.Spoke() {
-			closeAfterReading(s.downstream.conn) // a reset could discard the alert
+			netconn.CloseAfterReading(s.downstream.conn) // a reset could discard the alert
 		}
 		if alert := conn.Alert(); alert != 0 {
 			err = &net.OpError{Op: "remote error", Err: alert}
@@ -234,7 +234,7 @@ func (s *session) readRequest(ctx context.Context, read func(net.Conn, preface.C
 		var e *outcome.Error
 		if errors.As(err, &e) && slices.Contains(toldReasons, e.Reason) {
 			s.conclude()
-			closeAfterReading(s.downstream.stream()) // the client was told why
+			netconn.CloseAfterReading(s.downstream.stream()) // the client was told why
 		}
 		return err
 	}

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -39,8 +37,8 @@ type session struct {
 	// The small fields are together to save memory: a session may live for days.
 	stack     int32 // owned by Run; bytes that are counted for the task's stack
 	slot      bool  // guarded by Server.mu; the session counts for limits.connections
-	concluded bool  // guarded by mu; the ending is decided, and the client is being told
 	accounted bool  // guarded by mu; rec includes flow's bytes
+	ended     ended // guarded by mu
 	parked    bool  // guarded by mu; the session waits for its client without a goroutine
 
 	held atomic.Int64 // bytes that memory counts for the session before the relay
@@ -56,6 +54,15 @@ type session struct {
 
 	suspended *task.Task // guarded by mu; the task of a parked session that has already run; else nil
 }
+
+// ended is what of a session does not change any more.
+type ended uint8
+
+const (
+	nothing   ended = iota
+	concluded       // the ending is decided, and the client is being told
+	recorded        // and the record, which is read without session.mu
+)
 
 // start begins the life of a connection:
 //
@@ -231,7 +238,7 @@ func (s *session) answerFailure(ctx context.Context, protocol *starttls.Protocol
 	defer cancel()
 	defer netconn.Bound(ctx, s.downstream.conn)()
 	if err := protocol.Refuse(s.downstream.stream(), fmt.Errorf("%w (%s)", ending.ForClient(failure), failure.Reason)); err == nil {
-		closeAfterReading(s.downstream.stream())
+		netconn.CloseAfterReading(s.downstream.stream())
 	}
 }
 
@@ -320,7 +327,7 @@ func (s *session) sendRefusal(ctx context.Context, d *starttls.Dialogue, why err
 	defer cancel()
 	defer netconn.Bound(ctx, s.downstream.conn)()
 	if _, err := s.downstream.stream().Write(text); err == nil {
-		closeAfterReading(s.downstream.stream())
+		netconn.CloseAfterReading(s.downstream.stream())
 	}
 }
 
@@ -433,9 +440,8 @@ func (s *session) close(end *outcome.Error) {
 	if r.FirstClose == "" && (end.Reason == outcome.Closed || end.Reason == outcome.Probe) {
 		r.FirstClose = relay.Downstream.String()
 	}
+	r.ID, s.ended = s.id(), recorded
 	relayed := s.flow != nil
-	rec := *r
-	rec.ID = s.id()
 	s.mu.Unlock()
 	s.unlist()
 	if !relayed {
@@ -443,7 +449,7 @@ func (s *session) close(end *outcome.Error) {
 	}
 	s.leave()
 	s.letGo()
-	s.server.forget(s, &rec)
+	s.server.forget(s, r)
 }
 
 // ending converts the error from establish into the session's ending. A session that
@@ -456,7 +462,7 @@ func (s *session) ending(err error) *outcome.Error {
 	if !errors.As(err, &end) {
 		end = &outcome.Error{Stage: s.rec.Record().Stage, Reason: outcome.Internal, Err: err}
 	}
-	if cause := s.cause(); cause != nil && !s.concluded {
+	if cause := s.cause(); cause != nil && s.ended == nothing {
 		return &outcome.Error{Stage: end.Stage, Reason: ending.StopReason(cause), Err: cause}
 	}
 	return end
@@ -475,7 +481,9 @@ func (s *session) cause() error {
 func (s *session) conclude() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.concluded = s.cause() == nil
+	if s.cause() == nil {
+		s.ended = concluded
+	}
 }
 
 // stop ends the session from outside; ending.StopReason names the cause. It may be called at
@@ -521,11 +529,13 @@ func (s *session) trying(stage outcome.Stage, endpoint, address string, attempt 
 // at records the session's current stage.
 func (s *session) at(stage outcome.Stage) { s.note(func(r *outcome.Record) { r.Stage = stage }) }
 
-// note locks mu and changes the record.
+// note locks mu and changes the record, unless the session has ended.
 func (s *session) note(change func(*outcome.Record)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	change(s.rec.Record())
+	if s.ended != recorded {
+		change(s.rec.Record())
+	}
 }
 
 // snapshot returns the current record of a live session.
@@ -570,17 +580,3 @@ func (s *session) relayed() relay.Session {
 }
 
 func (s *session) id() string { return s.server.prefix + strconv.FormatUint(s.seq, 10) }
-
-// closeAfterReading closes our side for writing and lets the client read what we sent.
-// A close with unread bytes in the buffer would cause a reset, and the client would
-// lose our answer. It waits at most lastReadTimeout and reads at most 64 KiB.
-func closeAfterReading(c net.Conn) {
-	if cw, ok := c.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
-		c.SetReadDeadline(time.Now().Add(lastReadTimeout))
-		io.CopyN(io.Discard, c, 64<<10)
-	}
-	c.Close()
-}
-
-// lastReadTimeout is how long a refused client may take to close its side.
-const lastReadTimeout = time.Second

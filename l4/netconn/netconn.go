@@ -3,6 +3,7 @@ package netconn
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -55,6 +56,20 @@ func Bound(ctx context.Context, conns ...deadliner) (unbound func()) {
 func Reset(c net.Conn) {
 	if t, ok := c.(interface{ SetLinger(int) error }); ok {
 		t.SetLinger(0)
+	}
+	c.Close()
+}
+
+// lastReadTimeout is how long a refused client may take to close its side.
+const lastReadTimeout = time.Second
+
+// CloseAfterReading closes our side for writing, lets the client read what we sent, and
+// closes the connection. A close with unread bytes in the buffer would cause a reset, and
+// the client would lose our answer. It waits at most a second and reads at most 64 KiB.
+func CloseAfterReading(c net.Conn) {
+	if cw, ok := c.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		c.SetReadDeadline(time.Now().Add(lastReadTimeout))
+		io.CopyN(io.Discard, c, 64<<10)
 	}
 	c.Close()
 }

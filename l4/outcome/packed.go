@@ -33,7 +33,9 @@ func (a *Account) Join(t *Trace) { a.trace, a.Record().Trace = t, t }
 // Record returns the record, to read it and to change it until Pack is called.
 func (a *Account) Record() *Record {
 	if a.record == nil {
-		a.record, a.packed = newRecord(a.Copy()), ""
+		a.record = free.Get().(*Record)
+		a.copyTo(a.record)
+		a.packed = ""
 	}
 	return a.record
 }
@@ -44,11 +46,16 @@ func (a *Account) Copy() Record {
 		return *a.record
 	}
 	var r Record
+	a.copyTo(&r)
+	return r
+}
+
+// copyTo is Copy of a packed record into an empty one.
+func (a *Account) copyTo(r *Record) {
 	if a.packed != "" {
-		r = a.packed.Unpack()
+		a.packed.unpackTo(r)
 	}
 	r.Start, r.Trace = a.start, a.trace // with the monotonic clock, and with the phases
-	return r
 }
 
 // Pack packs the record until Record is called. It is for another account then.
@@ -89,9 +96,15 @@ type Packed string
 // traceIndex stands where the index of a text stands.
 const traceIndex = 0xff
 
+// maxOnStack is the size of the buffers for packed records, which stay on the stack
+// unless the record is unusually large.
+const maxOnStack = 512
+
 // Pack returns the record in little memory.
-func (r *Record) Pack() Packed {
-	b := make([]byte, 0, 512) // stays on the stack unless the record is unusually large
+func (r *Record) Pack() Packed { return Packed(r.appendTo(make([]byte, 0, maxOnStack))) }
+
+// appendTo appends what Pack returns.
+func (r *Record) appendTo(b []byte) []byte {
 	for _, n := range r.numbers() {
 		b = binary.AppendVarint(b, n)
 	}
@@ -106,12 +119,18 @@ func (r *Record) Pack() Packed {
 	if t := r.Trace; t != nil {
 		b = append(append(append(b, traceIndex), t.TraceID[:]...), t.SpanID[:]...)
 	}
-	return Packed(b)
+	return b
 }
 
 // Unpack returns the record that was packed. Start is as it was, without the reading of
 // the monotonic clock, and Trace has only its IDs. The record's texts share the memory of p.
 func (p Packed) Unpack() (r Record) {
+	p.unpackTo(&r)
+	return r
+}
+
+// unpackTo is Unpack into an empty record.
+func (p Packed) unpackTo(r *Record) {
 	n := r.numbers()
 	for i := range n {
 		n[i], p = p.varint()
@@ -127,9 +146,8 @@ func (p Packed) Unpack() (r Record) {
 		f := &recordFields[p[0]]
 		var size uint64
 		size, p = p[1:].uvarint()
-		*f.text(&r), p = string(p[:size]), p[size:]
+		*f.text(r), p = string(p[:size]), p[size:]
 	}
-	return r
 }
 
 func (p Packed) bytes() (up, down int64) {

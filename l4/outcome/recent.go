@@ -23,7 +23,7 @@ type Recent struct {
 
 // Add keeps a copy of a record, in place of the oldest one if the ring is full.
 func (r *Recent) Add(rec *Record) {
-	packed := rec.Pack()
+	packed := rec.appendTo(make([]byte, 0, maxOnStack))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next == len(r.records) {
@@ -34,13 +34,13 @@ func (r *Recent) Add(rec *Record) {
 }
 
 // keep copies a record into the ring's memory. mu is held.
-func (r *Recent) keep(p Packed) Packed {
+func (r *Recent) keep(p []byte) Packed {
 	if r.text.Cap()-r.text.Len() < len(p) {
 		r.text.Reset() // the old text stays as long as records refer to it
 		r.text.Grow(max(recordText, len(p)))
 	}
 	from := r.text.Len()
-	r.text.WriteString(string(p))
+	r.text.Write(p)
 	return Packed(r.text.String()[from:])
 }
 

@@ -28,7 +28,6 @@ type plan struct {
 	rounds        int             // rounds that have ended
 	repeats       bool            // addresses are tried again
 	last          candidate       // the previous candidate
-	few           [3]*Address     // storage of tried
 }
 
 // begin begins a phase of attempt n, if the session is traced.
@@ -122,10 +121,7 @@ func (p *plan) take() (candidate, bool) {
 	if !ok {
 		return c, false
 	}
-	if p.last = c; p.tried == nil {
-		p.tried = p.few[:0]
-	}
-	p.tried = append(p.tried, c.at)
+	p.last, p.tried = c, append(p.tried, c.at)
 	return c, true
 }
 

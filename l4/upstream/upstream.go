@@ -322,8 +322,7 @@ func (u *Upstream) attempt(ctx context.Context, plan *plan, n int, report progre
 		return fail(outcome.StagePermit, err)
 	}
 	c, err := plan.next(ctx)
-	var refused *outcome.Refusal
-	if errors.As(err, &refused) && refused.Stage == outcome.StageRoute {
+	if refused, is := errors.AsType[*outcome.Refusal](err); is && refused.Stage == outcome.StageRoute {
 		return nil, u.failed(ctx, outcome.StageRoute, c, err)
 	}
 	if err != nil && c.endpoint == nil {
