@@ -335,7 +335,8 @@ func TestHandshakesStayOnTheLoop(t *testing.T) {
 		for side, cfg := range map[string]Config{"client": asClient, "server": asServer} {
 			t.Run(side+" of a "+name+" chain", func(t *testing.T) {
 				f := serve(t, Options{}, cfg)
-				for i := range 20 { // on a slow machine a peer, or the step before, may take too long for a loop
+				// On a busy machine a peer, or the step before, takes too long for a loop.
+				for i, start := 0, time.Now(); time.Since(start) < time.Minute; i++ {
 					switch on := session(f, side); {
 					case on && name == "long":
 						t.Fatal("on the loop")
