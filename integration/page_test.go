@@ -151,9 +151,15 @@ func (b *browser) quiet() {
 // the press: the press then meets another element, and is repeated.
 func (b *browser) click(selector string) {
 	b.t.Helper()
+	b.meet(selector, func() error { return chromedp.Do(b.ctx, chromedp.Click(selector)) })
+}
+
+// meet presses until the press has met the element.
+func (b *browser) meet(selector string, press func() error) {
+	b.t.Helper()
 	err := eventually(patience, func() error {
 		js[bool](b, fmt.Sprintf("window.met = false; addEventListener('pointerdown', (e) => { met = e.target.closest(%q) !== null }, {capture: true, once: true}); true", selector))
-		if err := chromedp.Do(b.ctx, chromedp.Click(selector)); err != nil {
+		if err := press(); err != nil {
 			return err
 		}
 		if !js[bool](b, "met") {
@@ -162,17 +168,34 @@ func (b *browser) click(selector string) {
 		return nil
 	})
 	if err != nil {
-		b.t.Fatalf("browser: click on %s: %v", selector, err)
+		b.t.Fatalf("browser: press on %s: %v", selector, err)
 	}
 }
 
-// mouse presses or releases the left button over the middle of an element.
-func (b *browser) mouse(event input.DispatchMouseEventType, selector string) {
+// hold presses the left button of the mouse over an element, and returns what releases it.
+func (b *browser) hold(selector string) (release func()) {
 	b.t.Helper()
-	at := js[[2]float64](b, fmt.Sprintf("(() => { const r = document.querySelector(%q).getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()", selector))
-	params := input.DispatchMouseEventParams{Type: event, X: at[0], Y: at[1], Button: input.MouseButtonLeft, ClickCount: 1}
-	if _, err := chromedp.Call(b.ctx, input.DispatchMouseEvent, params); err != nil {
-		b.t.Fatalf("browser: %s on %s: %v", event, selector, err)
+	var at [2]float64
+	pressed := false
+	mouse := func(event input.DispatchMouseEventType) error {
+		_, err := chromedp.Call(b.ctx, input.DispatchMouseEvent, input.DispatchMouseEventParams{Type: event, X: at[0], Y: at[1], Button: input.MouseButtonLeft, ClickCount: 1})
+		return err
+	}
+	b.meet(selector, func() error {
+		if pressed { // another element
+			if err := mouse(input.DispatchMouseEventTypeMouseReleased); err != nil {
+				return err
+			}
+		}
+		pressed = true
+		at = js[[2]float64](b, fmt.Sprintf("(() => { const e = document.querySelector(%q); e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()", selector))
+		return mouse(input.DispatchMouseEventTypeMousePressed)
+	})
+	return func() {
+		b.t.Helper()
+		if err := mouse(input.DispatchMouseEventTypeMouseReleased); err != nil {
+			b.t.Fatalf("browser: release over %s: %v", selector, err)
+		}
 	}
 }
 
@@ -307,8 +330,7 @@ func TestPage(t *testing.T) {
 	b.look(1280, "light")
 	b.fits()
 	// What comes while the button of the mouse is held down does not take the click away.
-	js[bool](b, "document.querySelector('#upstreams button').scrollIntoView({block: 'center'}), true")
-	b.mouse(input.DispatchMouseEventTypeMousePressed, "#upstreams button")
+	release := b.hold("#upstreams button")
 	for range 2 { // the first may have been under way
 		since := b.text("#live")
 		err := eventually(patience, func() error {
@@ -321,7 +343,7 @@ func TestPage(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	b.mouse(input.DispatchMouseEventTypeMouseReleased, "#upstreams button")
+	release()
 	b.shows("#result", "connection refused")
 	again, err := serveAt(mail, nil, echoLines)
 	if err != nil {
@@ -372,6 +394,7 @@ listeners: {proxy: {listen: "127.0.0.1:0", socks5: {}, rules: [{host: a.example,
 `, token)))
 	for _, width := range []int64{1280, 1000, 360} {
 		b.look(width, "light")
+		b.do(chromedp.EmulateViewport(width, 5000)) // what is outside of the window moves unseen
 		b.do(chromedp.Navigate("http://"+a.addr("admin")+"/"), chromedp.WaitVisible("#answers"))
 		b.shows("#live", "Live")
 		b.do(chromedp.WaitVisible("#bytes canvas"), chromedp.WaitVisible("#failures canvas"))
