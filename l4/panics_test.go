@@ -55,6 +55,27 @@ func TestPanicOfASessionLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// What has got the record of a session keeps it as it was, whatever panics later.
+func TestPanicAfterTheEndChangesNoRecord(t *testing.T) {
+	f := serve(t, Options{}, oneUpstream(l4test.Backend(t, l4test.Echo)))
+	given := make(chan outcome.Record, 2)
+	f.opts.Observer.Ended = func(r *outcome.Record) {
+		given <- *r
+		f.records <- r
+		panic("a bug")
+	}
+	var kept []*outcome.Record
+	for range 2 { // the loop serves the second one after the panic of the first
+		c := f.client(0)
+		ping(t, c)
+		c.Close()
+		kept = append(kept, f.record())
+	}
+	if was := <-given; *kept[0] != was {
+		t.Errorf("the record was %+v, and is %+v", was, *kept[0])
+	}
+}
+
 // A panic within a handshake leaves no connection in the log of keys.
 func TestPanicOfAHandshakeIsForgotten(t *testing.T) {
 	bug := func(*tls.ClientHelloInfo) (Termination, error) { panic("a bug") }

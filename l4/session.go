@@ -44,7 +44,7 @@ type session struct {
 	held atomic.Int64 // bytes that memory counts for the session before the relay
 
 	mu        sync.Mutex
-	rec       outcome.Account    // guarded by mu, but for Start; what status shows of a live session; ID is not set
+	rec       outcome.Account    // guarded by mu until it is recorded, but for Start; what status shows of a live session; ID is not set before
 	cancel    context.CancelFunc // guarded by mu; ends establishment
 	stopped   error              // guarded by mu; why the session was stopped from outside; the first cause counts
 	flow      relay.Session      // guarded by mu; nil before the relay
@@ -418,6 +418,10 @@ func (s *session) close(end *outcome.Error) {
 	s.joinTraceLate(end.Stage)
 	s.mu.Lock()
 	r := s.rec.Record()
+	if s.ended == recorded { // a panic after the end: others may have this one
+		again := *r
+		r = &again
+	}
 	r.Stage, r.Reason = end.Stage, end.Reason
 	if end.Reason == outcome.Probe && r.BytesUp+r.BytesDown > 0 { // for example a greeting in a dialogue
 		r.Reason = outcome.Closed
@@ -481,7 +485,7 @@ func (s *session) cause() error {
 func (s *session) conclude() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cause() == nil {
+	if s.ended == nothing && s.cause() == nil {
 		s.ended = concluded
 	}
 }
