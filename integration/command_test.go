@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -119,4 +121,43 @@ func awaitChildren(t testing.TB, pid, n int) (children []int) {
 		t.Fatal(err)
 	}
 	return children
+}
+
+// TestSchedulingPolicy proves that all our threads have SCHED_BATCH, also after an upgrade,
+// and that COMMAND has the policy that we were started with.
+func TestSchedulingPolicy(t *testing.T) {
+	onlyLinux(t)
+	t.Parallel()
+	srv := startServer(t, nil, echoLines)
+	a := start(t, "run", "-c", commandConfig(t, srv.addr), "--", "sleep", "1000")
+	line(t, a.connect("orders-db"), "hello")
+	for _, child := range awaitChildren(t, a.cmd.Process.Pid, 1) {
+		wantPolicy(t, child, 0)
+	}
+	wantPolicy(t, a.cmd.Process.Pid, 3)
+	a = start(t, "forward", "--plain", "--listen", "127.0.0.1:0", "--to", srv.addr)
+	c := a.connect("forward")
+	line(t, c, "before")
+	a.upgrade()
+	line(t, c, "after")
+	wantPolicy(t, a.cmd.Process.Pid, 3)
+}
+
+// wantPolicy asserts the scheduling policy (sched(7)) of each thread of a process.
+func wantPolicy(t testing.TB, pid, want int) {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("process %d has no threads: %v", pid, err)
+	}
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(text), ") ") // what follows is the third field
+		if fields := strings.Fields(rest); len(fields) < 39 || fields[38] != fmt.Sprint(want) {
+			t.Errorf("%s: want the policy %d in the 41st field of %s", thread, want, text)
+		}
+	}
 }

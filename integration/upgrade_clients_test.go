@@ -5,6 +5,7 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -232,4 +233,9 @@ func TestInsideRestartClients(t *testing.T) {
 	})
 	s.systemctl("start", "ambassador")
 	r.liveThrough(s.a, restarts, func() { s.systemctl("restart", "ambassador") })
+	main, err := strconv.Atoi(strings.TrimSpace(run(t, exec.Command("systemctl", "show", "--value", "-p", "MainPID", "ambassador"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantPolicy(t, main, 3) // the unit permits it
 }

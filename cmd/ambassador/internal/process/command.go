@@ -90,7 +90,7 @@ func listenerVariables(bound []l4.Bound) (variables, hidden []string) {
 }
 
 // startChild starts COMMAND with our standard input, output and error. COMMAND gets the
-// descriptor limit that we were started with, and our environment without the service
+// descriptor limit and the scheduling policy that we were started with, and our environment without the service
 // manager's variables for us, with more.
 func startChild(w program.World, args, more []string, r *reaper) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{}), reaper: r}
@@ -100,7 +100,7 @@ func startChild(w program.World, args, more []string, r *reaper) (*child, error)
 		return slices.Contains(managerVariables(), name)
 	})
 	c.cmd.Env = append(c.cmd.Env, more...)
-	if err := r.start(c.cmd); err != nil {
+	if err := asStarted(func() error { return r.start(c.cmd) }); err != nil {
 		return nil, notStarted(args[0], err)
 	}
 	go c.wait() // ends with COMMAND, and then closes done

@@ -156,7 +156,9 @@ func Run(ctx context.Context, w program.World, f *config.File, opts Options) err
 		opts.Handover.Signals(signals)
 		opts.Signals = signals
 	}
-	opts.alone = w.Alone
+	if opts.alone = w.Alone; opts.alone {
+		patient()
+	}
 	p, err := Start(ctx, w, f, opts)
 	if err != nil {
 		opts.Handover.GoBack(err)
