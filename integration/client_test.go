@@ -307,8 +307,8 @@ func TestDescriptors(t *testing.T) {
 			t.Fatalf("prlimit: %v\n%s", err, text)
 		}
 	}
-	limit(3) // which are standard input, output and error: there is none for anything new
-	from := a.stderr.len()
+	from := a.stderr.len() // an accept that finds nothing fails, too
+	limit(3)               // which are standard input, output and error: there is none for anything new
 	var crowd []net.Conn
 	for range 12 {
 		crowd = append(crowd, a.connect("front"))
@@ -324,8 +324,8 @@ func TestDescriptors(t *testing.T) {
 	a.metric("ambassador_accept_pauses_total{listener=front}", 1)
 
 	// The end is not kept waiting by a pause.
-	limit(3)
 	from = a.stderr.len()
+	limit(3)
 	a.connect("front")
 	a.awaitAfter(from, "accepting pauses")
 	live.Close()

@@ -130,7 +130,7 @@ func TestSchedulingPolicy(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil, echoLines)
 	a := start(t, "run", "-c", commandConfig(t, srv.addr), "--", "sleep", "1000")
-	line(t, a.connect("orders-db"), "hello")
+	a.await("COMMAND is started") // a thread has our first policy until then
 	for _, child := range awaitChildren(t, a.cmd.Process.Pid, 1) {
 		wantPolicy(t, child, 0)
 	}

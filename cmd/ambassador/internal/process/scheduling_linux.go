@@ -12,18 +12,18 @@ import (
 
 // A relay wakes up for each message. Under the default policy its wake-up takes the
 // processor from the client or server that has just sent, before that one has done the
-// rest of its work and waits by itself: for each message there are two switches more.
-// Under SCHED_BATCH (sched(7)) the kernel lets it go on until then, or until its time is
-// over. Everything else, such as the share of a busy processor, stays as it is.
+// rest of its work and waits by itself, which costs switches. Under SCHED_BATCH (sched(7))
+// the kernel lets it go on until then, or until its time is over. Our share of a busy
+// processor stays as it is.
 
 // yields says whether patient has changed our policy.
 var yields atomic.Bool
 
-// patient makes SCHED_BATCH the policy of all our threads, if they have the default one
-// and the kernel permits it.
+// patient makes SCHED_BATCH the policy of our threads, if the main thread has the default
+// one, /proc lists them and the kernel permits it.
 func patient() {
-	if policyOf(0) != unix.SCHED_NORMAL {
-		return // whoever started us has chosen
+	if policyOf(os.Getpid()) != unix.SCHED_NORMAL {
+		return // the one that started us has chosen
 	}
 	done := map[string]bool{}
 	for more := true; more; { // threads that begin meanwhile have the policy of their parent
@@ -37,7 +37,8 @@ func patient() {
 			if done[t.Name()] || err != nil {
 				continue
 			}
-			if done[t.Name()], more = true, true; setPolicy(tid, unix.SCHED_BATCH) {
+			done[t.Name()], more = true, true
+			if policyOf(tid) == unix.SCHED_NORMAL && setPolicy(tid, unix.SCHED_BATCH) {
 				yields.Store(true)
 			}
 		}
