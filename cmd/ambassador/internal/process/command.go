@@ -90,8 +90,8 @@ func listenerVariables(bound []l4.Bound) (variables, hidden []string) {
 }
 
 // startChild starts COMMAND with our standard input, output and error. COMMAND gets the
-// descriptor limit and the scheduling policy that we were started with, and our environment without the service
-// manager's variables for us, with more.
+// descriptor limit and the scheduling policy that we were started with, and our
+// environment without the service manager's variables for us, with more.
 func startChild(w program.World, args, more []string, r *reaper) (*child, error) {
 	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{}), reaper: r}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = w.Stdin, w.Stdout, w.Stderr
